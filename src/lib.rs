@@ -1,0 +1,1 @@
+//! A caching, signing reverse proxy in front of the Linksfield IoT-SIM platform.
