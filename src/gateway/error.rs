@@ -1,0 +1,337 @@
+//! Why did a request fail, and what is the response to that? One table has the answer.
+//!
+//! Every code has its paragraph in `docs/errors.md`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::body::Body;
+
+/// `Proxy-Status` (RFC 9209): which intermediary made the answer, and why.
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Where the paragraphs about the codes stand; the fragment is the code.
+const DOCUMENT: &str = "docs/errors.md";
+
+/// Did the request reach Linksfield?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sent {
+    /// Proven not: no byte of it has left.
+    No,
+    /// An answer to it has begun.
+    Yes,
+    /// It has left, or may have, and no answer came.
+    Unknown,
+}
+
+impl Sent {
+    /// The spelling in errors, metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Yes => "yes",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A failure that the gateway answers itself. The message is for the caller, the source for the operator.
+///
+/// A variant exists where somebody would act differently on it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// HTTP that could be read in two ways, or asks for what a proxy of one upstream does not do.
+    #[error("{0}")]
+    MalformedRequest(&'static str),
+    /// A path that could be read in two ways.
+    #[error("{0}")]
+    InvalidPath(&'static str),
+    /// A method that the route does not have.
+    #[error("{} is what this path takes", .allow)]
+    MethodNotAllowed {
+        /// The value of `Allow`.
+        allow: &'static str,
+    },
+    /// A content type other than JSON.
+    #[error("send the parameters as application/json in UTF-8")]
+    UnsupportedMediaType,
+    /// A web page tries to use the gateway.
+    #[error("requests of web pages are not taken: remove the Origin header if this is no browser")]
+    ForeignOrigin,
+    /// A header of ours with a value that cannot be.
+    #[error("{name}: {expected}")]
+    InvalidHeader {
+        /// The header's name.
+        name: &'static str,
+        /// What it takes.
+        expected: &'static str,
+    },
+    /// No bearer token, or one that no caller has.
+    #[error("send the token of a configured caller as Authorization: Bearer")]
+    Unauthenticated,
+    /// The caller may not use this tenant.
+    #[error("this caller may not use the tenant {0}")]
+    TenantForbidden(Arc<str>),
+    /// The caller may only query.
+    #[error("this caller may send queries only, and what is not configured as a query is a command")]
+    CommandsForbidden,
+    /// The brake: commands of this tenant are switched off.
+    #[error("commands of the tenant {0} are switched off in the gateway's configuration")]
+    CommandsDisabled(Arc<str>),
+    /// A tenant or access code that is not configured.
+    #[error("no configured tenant has this {0}")]
+    UnknownTenant(&'static str),
+    /// Header and body name different tenants.
+    #[error("x-linksfield-tenant and access_code name different tenants")]
+    TenantMismatch,
+    /// Which account is a command for?
+    #[error("several tenants are configured: name one with x-linksfield-tenant or access_code")]
+    TenantRequired,
+    /// Not in the configuration, which refuses such paths.
+    #[error("this path is not configured, and unlisted paths are refused")]
+    UnlistedPath,
+    /// The configuration says `kind = "refuse"`.
+    #[error("the configuration refuses this path")]
+    RouteRefused,
+    /// A body that is no usable JSON object.
+    #[error("{0}")]
+    InvalidJson(String),
+    /// A body beyond the cap.
+    #[error("the body is larger than {0} bytes")]
+    BodyTooLarge(usize),
+    /// The caller stopped sending.
+    #[error("the body did not come in time")]
+    BodyTimeout,
+    /// The caller's body broke off.
+    #[error("the body broke off")]
+    BodyIncomplete(#[source] hyper::Error),
+    /// Repeatable commands do not exist yet; ignoring the key would be a promise not kept.
+    #[error("this version of the gateway keeps no idempotency keys: send the command without one, once")]
+    IdempotencyUnsupported,
+    /// No turn can be had in time.
+    #[error("too many requests wait for Linksfield, which takes only a few at a time")]
+    Overloaded {
+        /// When a turn may be free.
+        retry_after: Duration,
+    },
+    /// More connections than the configuration allows.
+    #[error("too many connections")]
+    TooManyConnections,
+    /// No connection: refused, unknown host, no route, TLS.
+    #[error("no connection to Linksfield: {}", .reason.text())]
+    UpstreamUnreachable {
+        /// What failed.
+        reason: Unreachable,
+        /// The cause itself.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The time for connecting has passed.
+    #[error("Linksfield did not take the connection in time")]
+    UpstreamConnectTimeout,
+    /// The deadline has passed before the answer came.
+    #[error("Linksfield did not answer in time")]
+    UpstreamTimeout(Sent),
+    /// The connection broke before the answer was whole.
+    #[error("the connection to Linksfield broke before the answer was whole")]
+    UpstreamDisconnected {
+        /// Yes if the head of an answer had come.
+        sent: Sent,
+        /// The cause itself.
+        #[source]
+        source: hyper::Error,
+    },
+    /// An answer to a query that is none of the vendor's envelopes.
+    #[error("Linksfield answered HTTP {status}, and the body is {reason}")]
+    UpstreamInvalidAnswer {
+        /// The answer's status.
+        status: StatusCode,
+        /// What is wrong with it.
+        reason: InvalidAnswer,
+    },
+    /// A bug of ours.
+    #[error("the gateway failed")]
+    Internal(Sent),
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreachable {
+    /// The host name has no address.
+    Dns,
+    /// Nobody listens, or no route.
+    Connection,
+    /// The peer's certificate is not trusted.
+    Certificate,
+    /// Another failure of the TLS handshake.
+    Tls,
+}
+
+impl Unreachable {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Dns => "its host name cannot be resolved",
+            Self::Connection => "it was refused or there is no route",
+            Self::Certificate => "its certificate is not trusted",
+            Self::Tls => "the TLS handshake failed",
+        }
+    }
+
+    /// The proxy error type of RFC 9209, section 2.3.
+    const fn proxy_error(self) -> &'static str {
+        match self {
+            Self::Dns => "dns_error",
+            Self::Connection => "connection_refused",
+            Self::Certificate => "tls_certificate_error",
+            Self::Tls => "tls_protocol_error",
+        }
+    }
+}
+
+/// What is wrong with an answer that is no envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidAnswer {
+    /// Not a JSON object with a `code`.
+    NotAnEnvelope,
+    /// Larger than `upstream.max_answer`.
+    TooLarge,
+}
+
+impl std::fmt::Display for InvalidAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NotAnEnvelope => "not the vendor's envelope",
+            Self::TooLarge => "larger than upstream.max_answer",
+        })
+    }
+}
+
+/// What the outside sees of a failure.
+struct Row {
+    code: &'static str,
+    status: StatusCode,
+    title: &'static str,
+    sent: Sent,
+    /// The proxy error type of RFC 9209, section 2.3.
+    proxy_error: &'static str,
+}
+
+impl Error {
+    /// The table. A new variant compiles once it has a row; its paragraph in the documents is checked by a test.
+    #[rustfmt::skip]
+    fn row(&self) -> Row {
+        use StatusCode as S;
+        const REQUEST: &str = "http_request_error";
+        const DENIED: &str = "http_request_denied";
+        let (code, status, title, sent, proxy_error) = match self {
+            Self::MalformedRequest(_) => ("malformed_request", S::BAD_REQUEST, "Malformed request", Sent::No, REQUEST),
+            Self::InvalidPath(_) => ("invalid_path", S::BAD_REQUEST, "Invalid path", Sent::No, REQUEST),
+            Self::MethodNotAllowed { .. } => ("method_not_allowed", S::METHOD_NOT_ALLOWED, "Method not allowed", Sent::No, REQUEST),
+            Self::UnsupportedMediaType => ("unsupported_media_type", S::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type", Sent::No, REQUEST),
+            Self::ForeignOrigin => ("foreign_origin", S::FORBIDDEN, "Request of a web page", Sent::No, DENIED),
+            Self::InvalidHeader { .. } => ("invalid_header", S::BAD_REQUEST, "Invalid header", Sent::No, REQUEST),
+            Self::Unauthenticated => ("unauthenticated", S::UNAUTHORIZED, "Unknown caller", Sent::No, DENIED),
+            Self::TenantForbidden(_) => ("tenant_forbidden", S::FORBIDDEN, "Tenant not allowed", Sent::No, DENIED),
+            Self::CommandsForbidden => ("commands_forbidden", S::FORBIDDEN, "Commands not allowed", Sent::No, DENIED),
+            Self::CommandsDisabled(_) => ("commands_disabled", S::FORBIDDEN, "Commands switched off", Sent::No, DENIED),
+            Self::UnknownTenant(_) => ("unknown_tenant", S::BAD_REQUEST, "Unknown tenant", Sent::No, REQUEST),
+            Self::TenantMismatch => ("tenant_mismatch", S::BAD_REQUEST, "Two tenants named", Sent::No, REQUEST),
+            Self::TenantRequired => ("tenant_required", S::BAD_REQUEST, "Tenant required", Sent::No, REQUEST),
+            Self::UnlistedPath => ("unlisted_path", S::NOT_FOUND, "Path not configured", Sent::No, DENIED),
+            Self::RouteRefused => ("route_refused", S::FORBIDDEN, "Path refused", Sent::No, DENIED),
+            Self::InvalidJson(_) => ("invalid_json", S::BAD_REQUEST, "Invalid JSON", Sent::No, REQUEST),
+            Self::BodyTooLarge(_) => ("body_too_large", S::PAYLOAD_TOO_LARGE, "Body too large", Sent::No, REQUEST),
+            Self::BodyTimeout => ("body_timeout", S::REQUEST_TIMEOUT, "Body too slow", Sent::No, REQUEST),
+            Self::BodyIncomplete(_) => ("body_incomplete", S::BAD_REQUEST, "Body incomplete", Sent::No, REQUEST),
+            Self::IdempotencyUnsupported => ("idempotency_unsupported", S::NOT_IMPLEMENTED, "No idempotency keys", Sent::No, REQUEST),
+            Self::Overloaded { .. } => ("overloaded", S::SERVICE_UNAVAILABLE, "Overloaded", Sent::No, "connection_limit_reached"),
+            Self::TooManyConnections => ("too_many_connections", S::SERVICE_UNAVAILABLE, "Too many connections", Sent::No, "connection_limit_reached"),
+            Self::UpstreamUnreachable { reason, .. } => ("upstream_unreachable", S::BAD_GATEWAY, "Linksfield unreachable", Sent::No, reason.proxy_error()),
+            Self::UpstreamConnectTimeout => ("upstream_unreachable", S::GATEWAY_TIMEOUT, "Linksfield unreachable", Sent::No, "connection_timeout"),
+            Self::UpstreamTimeout(sent) => ("upstream_timeout", S::GATEWAY_TIMEOUT, "Linksfield too slow", *sent, "http_response_timeout"),
+            Self::UpstreamDisconnected { sent: Sent::Yes, .. } => ("upstream_disconnected", S::BAD_GATEWAY, "Answer cut off", Sent::Yes, "http_response_incomplete"),
+            Self::UpstreamDisconnected { sent, .. } => ("upstream_disconnected", S::BAD_GATEWAY, "Connection lost", *sent, "connection_terminated"),
+            Self::UpstreamInvalidAnswer { reason: InvalidAnswer::TooLarge, .. } => ("upstream_invalid_answer", S::BAD_GATEWAY, "Answer too large", Sent::Yes, "http_response_body_size"),
+            Self::UpstreamInvalidAnswer { .. } => ("upstream_invalid_answer", S::BAD_GATEWAY, "Answer not understood", Sent::Yes, "http_protocol_error"),
+            Self::Internal(sent) => ("internal", S::INTERNAL_SERVER_ERROR, "Internal error", *sent, "proxy_internal_error"),
+        };
+        Row { code, status, title, sent, proxy_error }
+    }
+
+    /// The stable word for this failure: problem type, metric label, log field.
+    pub fn code(&self) -> &'static str {
+        self.row().code
+    }
+
+    /// Did the request reach Linksfield?
+    pub fn sent(&self) -> Sent {
+        self.row().sent
+    }
+
+    /// The response: RFC 9457 `application/problem+json` and the vendor's envelope in one object.
+    pub fn to_response(&self, request_id: &str) -> Response<Body> {
+        let row = self.row();
+        let detail = self.to_string();
+        let problem = Problem {
+            r#type: format!("{DOCUMENT}#{}", row.code),
+            title: row.title,
+            status: row.status.as_u16(),
+            code: row.code,
+            message: &detail,
+            detail: &detail,
+            data: None,
+            success: false,
+            request_id,
+            sent: row.sent.as_str(),
+        };
+        let body = serde_json::to_vec(&problem).expect("strings and numbers are always JSON");
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = row.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let proxy_status = format!("linksfield-gateway; error={}", row.proxy_error);
+        headers.insert(PROXY_STATUS, HeaderValue::from_str(&proxy_status).expect("made of tokens"));
+        match self {
+            Self::MethodNotAllowed { allow } => {
+                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            Self::Unauthenticated => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::Overloaded { retry_after } => {
+                let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            }
+            Self::TooManyConnections => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            // The rest of the body may still come; nothing behind it may be read as a request.
+            Self::BodyTooLarge(_) | Self::BodyTimeout | Self::BodyIncomplete(_) => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// The members of RFC 9457, section 3.1, then those of the vendor's envelope, then ours.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    message: &'a str,
+    data: Option<()>,
+    success: bool,
+    request_id: &'a str,
+    sent: &'static str,
+}

@@ -1,0 +1,465 @@
+//! What are the parameters, in normal form? Cache key, wire body and signed text all read this one text.
+//!
+//! The normal form is compact JSON: the vendor's global fields and the empty parameters are out, keys are in order,
+//! string values are equal to those that came, number tokens stand as they were written, arrays keep their order.
+//! Law: `normal(parse(normal(x))) == normal(x)`.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The vendor's global fields, which the gateway sets itself. Those of a caller are replaced.
+pub const GLOBALS: [&str; 4] = ["access_code", "sign", "timestamp", "version"];
+
+/// How deep arrays and objects may nest, the parameters' own object included.
+///
+/// Each level is scanned once more by its parent, so this also bounds the work that a hostile body can cause.
+pub const MAX_DEPTH: usize = 32;
+
+/// A JSON value that borrows from its text and keeps every number token as it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value<'a> {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool(bool),
+    /// The token as it stands in the text: `1.50`, `1e-7`, twenty digits.
+    Number(&'a str),
+    /// The decoded text of a string.
+    String(Cow<'a, str>),
+    /// An array, in its order.
+    Array(Vec<Value<'a>>),
+    /// An object, in the order of its text; no key stands twice.
+    Object(Object<'a>),
+}
+
+/// The members of an object in the order of its text; no key stands twice.
+pub type Object<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
+
+/// Why a body is no usable set of parameters. The text is for the caller and shows none of the body's values.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidParams(String);
+
+/// The parameters of one request in normal form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Params {
+    text: String,
+    access_code: Option<String>,
+}
+
+impl Params {
+    /// Reads a body. An empty one is `{}`.
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidParams> {
+        let mut fields = if body.is_empty() {
+            Object::new()
+        } else {
+            parse_object(body)?
+        };
+        let access_code = match fields.iter().find(|(key, _)| key == "access_code") {
+            Some((_, Value::String(code))) if !code.is_empty() => Some(code.clone().into_owned()),
+            None | Some((_, Value::Null | Value::String(_))) => None,
+            Some(_) => return Err(InvalidParams("access_code must be a string".into())),
+        };
+        fields.retain(|(key, value)| !GLOBALS.contains(&&**key) && !value.is_empty());
+        sort(&mut fields);
+        let mut text = String::with_capacity(body.len() + 2);
+        write_object(&mut text, &fields);
+        Ok(Self { text, access_code })
+    }
+
+    /// The normal form, a JSON object.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The `access_code` that the caller's body named, if any.
+    pub fn access_code(&self) -> Option<&str> {
+        self.access_code.as_deref()
+    }
+
+    /// The parameters in order, for signing.
+    pub fn fields(&self) -> Object<'_> {
+        parse_object(self.text.as_bytes()).expect("the normal form was written by write_object")
+    }
+}
+
+impl Value<'_> {
+    /// Is this what the vendor calls an empty parameter: null, `""`, `[]` or `{}`? (`0`, `false` and `" "` are not.)
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Value::Null => true,
+            Value::Bool(_) | Value::Number(_) => false,
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+        }
+    }
+}
+
+/// The order of keys: by UTF-16 code unit, as Java's `String.compareTo` and so its `TreeMap` have it.
+pub fn key_order(left: &str, right: &str) -> Ordering {
+    left.encode_utf16().cmp(right.encode_utf16())
+}
+
+/// Parses a JSON object strictly: UTF-8, no duplicate key, no lone surrogate, at most [`MAX_DEPTH`] levels.
+pub fn parse_object(body: &[u8]) -> Result<Object<'_>, InvalidParams> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| InvalidParams(format!("not UTF-8 after byte {}", error.valid_up_to())))?;
+    match text.trim_start_matches([' ', '\t', '\n', '\r']).as_bytes().first() {
+        Some(b'{') => object(text, 1),
+        Some(_) => Err(InvalidParams("the body must be a JSON object".into())),
+        None => Err(InvalidParams("the body is blank".into())),
+    }
+}
+
+fn object(text: &str, depth: usize) -> Result<Object<'_>, InvalidParams> {
+    let raw: RawObject = serde_json::from_str(text).map_err(describe)?;
+    let mut keys: Vec<&str> = raw.0.iter().map(|(key, _)| &**key).collect();
+    keys.sort_unstable();
+    if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(InvalidParams(format!("the key {:?} stands twice", shortened(pair[0]))));
+    }
+    raw.0
+        .into_iter()
+        .map(|(key, raw)| Ok((key, value(raw.get(), depth)?)))
+        .collect()
+}
+
+/// `depth` is that of the object or array around this value. `text` is valid JSON but for its strings' surrogates.
+fn value(text: &str, depth: usize) -> Result<Value<'_>, InvalidParams> {
+    let opens = text.starts_with(['{', '[']);
+    if opens && depth >= MAX_DEPTH {
+        return Err(InvalidParams(format!("nested deeper than {MAX_DEPTH} levels")));
+    }
+    Ok(match text.as_bytes()[0] {
+        b'n' => Value::Null,
+        b't' => Value::Bool(true),
+        b'f' => Value::Bool(false),
+        b'"' => {
+            let Text(text) = serde_json::from_str(text).map_err(|error| string_error(&error))?;
+            Value::String(text)
+        }
+        b'[' => {
+            let raw: Vec<&RawValue> = serde_json::from_str(text).map_err(describe)?;
+            let items = raw.into_iter().map(|item| value(item.get(), depth + 1));
+            Value::Array(items.collect::<Result<_, _>>()?)
+        }
+        b'{' => Value::Object(object(text, depth + 1)?),
+        _ => Value::Number(text),
+    })
+}
+
+fn describe(error: serde_json::Error) -> InvalidParams {
+    InvalidParams(error.to_string())
+}
+
+/// Without the position, which would count from the start of the string.
+fn string_error(error: &serde_json::Error) -> InvalidParams {
+    let text = error.to_string();
+    let reason = text.split(" at line ").next().unwrap_or_default();
+    InvalidParams(format!("{reason} in a string"))
+}
+
+fn shortened(key: &str) -> &str {
+    let end = key.char_indices().nth(40).map_or(key.len(), |(at, _)| at);
+    &key[..end]
+}
+
+fn sort(fields: &mut Object<'_>) {
+    fields.sort_unstable_by(|(left, _), (right, _)| key_order(left, right));
+    fields.iter_mut().for_each(|(_, value)| sort_nested(value));
+}
+
+fn sort_nested(value: &mut Value<'_>) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(sort_nested),
+        Value::Object(fields) => sort(fields),
+        _ => {}
+    }
+}
+
+/// Writes compact JSON: non-ASCII raw, only `"`, `\` and controls escaped, numbers as they came.
+pub fn write_object(out: &mut String, fields: &Object<'_>) {
+    out.push('{');
+    for (index, (key, value)) in fields.iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        write_string(out, key);
+        out.push(':');
+        write_value(out, value);
+    }
+    out.push('}');
+}
+
+fn write_value(out: &mut String, value: &Value<'_>) {
+    match value {
+        Value::Null => out.push_str("null"),
+        Value::Bool(true) => out.push_str("true"),
+        Value::Bool(false) => out.push_str("false"),
+        Value::Number(token) => out.push_str(token),
+        Value::String(text) => write_string(out, text),
+        Value::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                write_value(out, item);
+            }
+            out.push(']');
+        }
+        Value::Object(fields) => write_object(out, fields),
+    }
+}
+
+fn write_string(out: &mut String, text: &str) {
+    write_string_with(out, text, |_| None);
+}
+
+/// Writes a JSON string. `escape` may ask for a character's own escape; without it only `"`, `\` and controls have one.
+pub fn write_string_with(out: &mut String, text: &str, escape: impl Fn(char) -> Option<Escape>) {
+    out.push('"');
+    for character in text.chars() {
+        match (escape(character), character) {
+            (Some(Escape::Slash), _) => {
+                out.push('\\');
+                out.push(character);
+            }
+            (Some(Escape::Lower), _) => push_units(out, character, |out, unit| push_hex(out, unit, b"0123456789abcdef")),
+            (Some(Escape::Upper), _) => push_units(out, character, |out, unit| push_hex(out, unit, b"0123456789ABCDEF")),
+            (None, '"') => out.push_str("\\\""),
+            (None, '\\') => out.push_str("\\\\"),
+            (None, '\u{8}') => out.push_str("\\b"),
+            (None, '\u{c}') => out.push_str("\\f"),
+            (None, '\n') => out.push_str("\\n"),
+            (None, '\r') => out.push_str("\\r"),
+            (None, '\t') => out.push_str("\\t"),
+            (None, '\0'..='\u{1f}') => push_hex(out, character as u16, b"0123456789abcdef"),
+            (None, _) => out.push(character),
+        }
+    }
+    out.push('"');
+}
+
+/// How a character is escaped beyond what JSON demands.
+#[derive(Debug, Clone, Copy)]
+pub enum Escape {
+    /// A backslash before it.
+    Slash,
+    /// `\u` and its UTF-16 code units in lower-case hexadecimal.
+    Lower,
+    /// `\u` and its UTF-16 code units in upper-case hexadecimal.
+    Upper,
+}
+
+fn push_units(out: &mut String, character: char, push: impl Fn(&mut String, u16)) {
+    for unit in character.encode_utf16(&mut [0; 2]) {
+        push(out, *unit);
+    }
+}
+
+fn push_hex(out: &mut String, unit: u16, digits: &[u8; 16]) {
+    out.push_str("\\u");
+    for shift in [12, 8, 4, 0] {
+        out.push(char::from(digits[usize::from(unit >> shift & 0xf)]));
+    }
+}
+
+/// An object's members as they stand in the text, not yet parsed.
+struct RawObject<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for RawObject<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = RawObject<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(8);
+                while let Some((Text(key), value)) = map.next_entry()? {
+                    members.push((key, value));
+                }
+                Ok(RawObject(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// A decoded string that borrows where no escape stands in it; serde's own `Cow` always copies.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Decoded;
+        impl<'de> Visitor<'de> for Decoded {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Decoded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn normal(body: &str) -> String {
+        Params::parse(body.as_bytes()).unwrap().text
+    }
+
+    #[test]
+    fn the_normal_form_is() {
+        let nested_31 = format!("{}1{}", "[".repeat(31), "]".repeat(31));
+        let deep = format!(r#"{{"a":{nested_31}}}"#);
+        let rows = [
+            ("", "{}"),
+            ("{}", "{}"),
+            (" { } ", "{}"),
+            // keys in order of their UTF-16 code units, at every level
+            (r#"{"b":1,"a":{"z":1,"Z":2,"_":3}}"#, r#"{"a":{"Z":2,"_":3,"z":1},"b":1}"#),
+            ("{\"\u{ffee}\":1,\"\u{1f600}\":2}", "{\"\u{1f600}\":2,\"\u{ffee}\":1}"),
+            // empty parameters are out at the top, and only there
+            (r#"{"a":"","b":null,"c":[],"d":{},"e":0,"f":false,"g":" ","h":"0"}"#, r#"{"e":0,"f":false,"g":" ","h":"0"}"#),
+            (r#"{"a":{"b":"","c":[null,""]}}"#, r#"{"a":{"b":"","c":[null,""]}}"#),
+            // the vendor's globals are ours to set, nested ones are not globals
+            (r#"{"sign":"x","timestamp":1,"version":"9","access_code":"P","a":{"sign":"y"}}"#, r#"{"a":{"sign":"y"}}"#),
+            // no digit changes
+            (
+                r#"{"a":1.50,"b":1e-7,"c":12345678901234567890123,"d":-0,"e":1E+2,"f":100.0}"#,
+                r#"{"a":1.50,"b":1e-7,"c":12345678901234567890123,"d":-0,"e":1E+2,"f":100.0}"#,
+            ),
+            // strings: equal, raw where JSON allows it
+            (r#"{"a":"\u4e2d\u56fd \/ \ud83d\ude00 \u007f\u2028 <&>"}"#, "{\"a\":\"中国 / 😀 \u{7f}\u{2028} <&>\"}"),
+            (r#"{"a":"\u0000\u001F\b\f\n\r\t\"\\"}"#, r#"{"a":"\u0000\u001f\b\f\n\r\t\"\\"}"#),
+            (&deep, &deep),
+        ];
+        for (body, expected) in rows {
+            assert_eq!(normal(body), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_could_be_read_in_two_ways_is_refused_with_the_reason() {
+        let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(32), "]".repeat(32));
+        let rows: [(&[u8], &str); 14] = [
+            (b" ", "blank"),
+            (b"[]", "must be a JSON object"),
+            (b"null", "must be a JSON object"),
+            (b"{\"a\":1", "EOF"),
+            (b"{\"a\":1} x", "trailing characters"),
+            (b"{\"a\":01}", "invalid number"),
+            (b"{\"a\":NaN}", "expected value"),
+            (b"{\"a\":1,\"a\":1}", "\"a\" stands twice"),
+            (b"{\"x\":{\"a\":1,\"\\u0061\":2}}", "\"a\" stands twice"),
+            (b"{\"a\":\"\\ud800\"}", "surrogate"),
+            (b"{\"\\udc00\":1}", "surrogate"),
+            (b"{\"a\":\"\x01\"}", "control character"),
+            (b"{\"a\":\"\xff\"}", "not UTF-8 after byte 6"),
+            (deep.as_bytes(), "nested deeper than 32 levels"),
+        ];
+        for (body, reason) in rows {
+            let error = Params::parse(body).unwrap_err().to_string();
+            assert!(error.contains(reason), "{}: {error}", String::from_utf8_lossy(body));
+        }
+        let error = Params::parse(br#"{"access_code":7}"#).unwrap_err();
+        assert_eq!(error.to_string(), "access_code must be a string");
+    }
+
+    #[test]
+    fn the_access_code_of_the_body_is_told() {
+        let code = |body: &str| Params::parse(body.as_bytes()).unwrap().access_code;
+        assert_eq!(code(r#"{"access_code":"P000270"}"#).as_deref(), Some("P000270"));
+        assert_eq!(code(r#"{"access_code":""}"#), None);
+        assert_eq!(code(r#"{"access_code":null}"#), None);
+        assert_eq!(code("{}"), None);
+    }
+
+    /// Any JSON text of an object with unique keys, escapes written in several ways.
+    fn json_object() -> impl Strategy<Value = Vec<(String, String)>> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            Just(r#""""#.to_owned()),
+            "-?(0|[1-9][0-9]{0,22})(\\.[0-9]{1,4})?([eE][+-]?[0-9]{1,3})?",
+            any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+        ];
+        let value = leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(" , "))),
+                prop::collection::btree_map("[a-c]{1,2}", inner, 0..4).prop_map(|members| object_text(
+                    &members.into_iter().collect::<Vec<_>>()
+                )),
+            ]
+        });
+        prop::collection::btree_map("[A-Za-z_\\-0-9中\u{e000}\u{1f600}]{1,4}", value, 0..8)
+            .prop_map(|members| members.into_iter().collect())
+    }
+
+    fn object_text(members: &[(String, String)]) -> String {
+        let members: Vec<String> = members
+            .iter()
+            .map(|(key, value)| format!("{} : {value}", serde_json::to_string(key).unwrap()))
+            .collect();
+        format!("{{ {} }}", members.join(",\n"))
+    }
+
+    proptest! {
+        #[test]
+        fn the_normal_form_of_a_normal_form_is_itself(members in json_object()) {
+            let once = normal(&object_text(&members));
+            prop_assert_eq!(normal(&once), once);
+        }
+
+        #[test]
+        fn the_order_of_parameters_does_not_matter(members in json_object(), seed in any::<u64>()) {
+            let mut shuffled = members.clone();
+            shuffled.sort_by_key(|(key, _)| key.bytes().fold(seed, |sum, byte| sum.rotate_left(7) ^ u64::from(byte)));
+            prop_assert_eq!(normal(&object_text(&members)), normal(&object_text(&shuffled)));
+        }
+
+        #[test]
+        fn empty_and_absent_are_one(members in json_object(), empty in prop_oneof!["\"\"", "null", "\\[ \\]", "\\{\\}"]) {
+            let mut more = members.clone();
+            more.push(("an empty one".to_owned(), empty));
+            prop_assert_eq!(normal(&object_text(&members)), normal(&object_text(&more)));
+        }
+
+        #[test]
+        fn every_value_stays_what_it_was(members in json_object()) {
+            let body = object_text(&members);
+            let params = Params::parse(body.as_bytes()).unwrap();
+            let mut expected = parse_object(body.as_bytes()).unwrap();
+            expected.retain(|(key, value)| !GLOBALS.contains(&&**key) && !value.is_empty());
+            sort(&mut expected);
+            prop_assert_eq!(params.fields(), expected);
+        }
+
+        #[test]
+        fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = Params::parse(&body);
+        }
+
+        #[test]
+        fn no_text_of_json_tokens_makes_it_panic(body in "[\\{\\}\\[\\]\",:0-9eE.\\\\ux+-]{0,48}") {
+            let _ = Params::parse(format!("{{{body}").as_bytes());
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! How far has an upstream call come, and may it still be called off?
+//!
+//! The task that makes the call and the caller who waits for it race: one wants to send, the other may leave. Both go
+//! through one atomic state, so exactly one of [`Progress::begin`] and [`Progress::cancel`] succeeds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use super::error::Sent;
+
+const WAITING: u8 = 0;
+const SENDING: u8 = 1;
+const ANSWERED: u8 = 2;
+const CANCELLED: u8 = 3;
+
+/// The state of one upstream call, shared by its task and by those who wait for it.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: AtomicU8,
+    cancelled: CancellationToken,
+}
+
+impl Progress {
+    /// Claims the right to send the first byte. False if the call was cancelled.
+    pub fn begin(&self) -> bool {
+        self.step(WAITING, SENDING)
+    }
+
+    /// The connection handed the request back: it is proven that no byte has left.
+    pub fn not_sent(&self) {
+        self.step(SENDING, WAITING);
+    }
+
+    /// The head of an answer has come.
+    pub fn answered(&self) {
+        self.0.state.store(ANSWERED, Ordering::Release);
+    }
+
+    /// Calls the call off. True if no byte has left, and none will.
+    pub fn cancel(&self) -> bool {
+        let cancelled = self.step(WAITING, CANCELLED);
+        if cancelled {
+            self.0.cancelled.cancel();
+        }
+        cancelled
+    }
+
+    /// Resolves once [`cancel`](Self::cancel) has succeeded.
+    pub async fn cancelled(&self) {
+        self.0.cancelled.cancelled().await;
+    }
+
+    /// Did the request reach Linksfield, as far as is known now?
+    pub fn sent(&self) -> Sent {
+        match self.0.state.load(Ordering::Acquire) {
+            SENDING => Sent::Unknown,
+            ANSWERED => Sent::Yes,
+            _ => Sent::No,
+        }
+    }
+
+    fn step(&self, from: u8, to: u8) -> bool {
+        self.0
+            .state
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_was_cancelled_never_begins() {
+        let progress = Progress::default();
+        assert!(progress.cancel());
+        assert!(!progress.begin());
+        assert_eq!(progress.sent(), Sent::No);
+    }
+
+    #[test]
+    fn a_call_that_has_begun_is_never_cancelled() {
+        let progress = Progress::default();
+        assert!(progress.begin());
+        assert!(!progress.cancel());
+        assert_eq!(progress.sent(), Sent::Unknown);
+        progress.answered();
+        assert_eq!(progress.sent(), Sent::Yes);
+    }
+
+    #[test]
+    fn a_request_that_came_back_unsent_may_be_cancelled_again() {
+        let progress = Progress::default();
+        assert!(progress.begin());
+        progress.not_sent();
+        assert!(progress.cancel());
+    }
+}

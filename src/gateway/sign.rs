@@ -1,0 +1,287 @@
+//! How do parameters become a signature? Normal form → canonical text → HMAC-SHA1. Pure: no clock, no I/O.
+//!
+//! The rule is the vendor's CSSS overview: write all non-empty parameters as one JSON string in lexicographic key
+//! order, take HMAC-SHA1 of it under the secret, Base64 the result. What the page leaves open is a key of `[signing]`;
+//! the options shape only the text that is signed, never the parameters on the wire.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use sha1::Sha1;
+
+use super::params::{Escape, Object, Params, Value, key_order, write_object, write_string_with};
+use crate::config::{
+    Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars, SecretEncoding, Signing, Spaces,
+    Timestamp, TimestampType,
+};
+
+/// Signs for one tenant. Keyed once; the secret itself is not kept.
+#[derive(Clone)]
+pub struct Signer {
+    mac: Hmac<Sha1>,
+    form: Signing,
+    /// The canonical text is the wire body without `sign`: nothing has to be written twice.
+    text_is_wire: bool,
+}
+
+/// A secret that `secret_encoding` cannot decode. Says nothing about the secret itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the secret is not {0}, as signing.secret_encoding says")]
+pub struct InvalidSecret(&'static str);
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signer").field("form", &self.form).finish_non_exhaustive()
+    }
+}
+
+impl Signer {
+    /// Keys a signer.
+    pub fn new(secret: &SecretString, form: &Signing) -> Result<Self, InvalidSecret> {
+        let key = secret_bytes(secret, form.secret_encoding)?;
+        let mac = Hmac::new_from_slice(&key).expect("HMAC takes keys of every length");
+        Ok(Self {
+            mac,
+            form: form.clone(),
+            text_is_wire: text_is_wire(form),
+        })
+    }
+
+    /// The body for the wire: the parameters, the vendor's global fields, and last the signature over them.
+    pub fn sign(&self, params: &Params, access_code: &str, now: SystemTime) -> Bytes {
+        self.signed(params, access_code, now).body
+    }
+
+    /// As [`sign`](Self::sign), with the text that was signed, for those who want to see it.
+    pub fn signed(&self, params: &Params, access_code: &str, now: SystemTime) -> Signed {
+        let timestamp = timestamp(now, self.form.timestamp).to_string();
+        let fields = self.with_globals(params.fields(), access_code, &timestamp);
+        let mut body = String::with_capacity(params.as_str().len() + 160);
+        write_object(&mut body, &fields);
+        let text = if self.text_is_wire {
+            Cow::Borrowed(&*body)
+        } else {
+            Cow::Owned(canonical_text(&fields, &self.form))
+        };
+        let signature = self.signature(&text);
+        let text = text.into_owned();
+        body.pop();
+        body.push_str(r#","sign":""#);
+        body.push_str(&signature);
+        body.push_str(r#""}"#);
+        Signed { text, body: body.into() }
+    }
+
+    /// The signature over a canonical text.
+    pub fn signature(&self, text: &str) -> String {
+        let mut mac = self.mac.clone();
+        mac.update(text.as_bytes());
+        encode(&mac.finalize().into_bytes(), self.form.output)
+    }
+
+    fn with_globals<'a>(&self, mut fields: Object<'a>, access_code: &'a str, timestamp: &'a str) -> Object<'a> {
+        let timestamp = match self.form.timestamp_type {
+            TimestampType::String => Value::String(timestamp.into()),
+            TimestampType::Number => Value::Number(timestamp),
+        };
+        let globals = [
+            ("access_code", Value::String(access_code.into())),
+            ("timestamp", timestamp),
+            ("version", Value::String(self.form.version.clone().into())),
+        ];
+        for (key, value) in globals {
+            let at = fields.partition_point(|(other, _)| key_order(other, key).is_lt());
+            fields.insert(at, (key.into(), value));
+        }
+        fields
+    }
+}
+
+/// A signed request.
+#[derive(Debug)]
+pub struct Signed {
+    /// The canonical text: what the signature covers.
+    pub text: String,
+    /// The body for the wire.
+    pub body: Bytes,
+}
+
+/// The text that is signed for `fields`, which stand in the order of the wire and hold no `sign`.
+pub fn canonical_text(fields: &Object<'_>, form: &Signing) -> String {
+    let mut text = String::new();
+    let mut fields: Vec<&(Cow<'_, str>, Value<'_>)> =
+        fields.iter().filter(|(_, value)| !is_left_out(value, form)).collect();
+    match form.key_order {
+        KeyOrder::CodeUnit => fields.sort_by(|(left, _), (right, _)| key_order(left, right)),
+        KeyOrder::CaseInsensitive => {
+            fields.sort_by(|(left, _), (right, _)| key_order(&left.to_lowercase(), &right.to_lowercase()));
+        }
+        KeyOrder::AsSent => {}
+    }
+    text.push('{');
+    for (index, (key, value)) in fields.into_iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        write_string(&mut text, key, form);
+        text.push(':');
+        write_parameter(&mut text, value, form);
+    }
+    text.push('}');
+    match form.spaces {
+        Spaces::Kept => text,
+        Spaces::Removed => text.replace(' ', ""), // of compact JSON only the strings hold any
+    }
+}
+
+/// A value at the top level, where scalars and nested values may have a form of their own.
+fn write_parameter(text: &mut String, value: &Value<'_>, form: &Signing) {
+    let as_string = match value {
+        Value::Number(_) | Value::Bool(_) => form.scalars == Scalars::Stringified,
+        Value::Array(_) | Value::Object(_) => form.nested_values == NestedValues::JsonString,
+        Value::Null | Value::String(_) => false,
+    };
+    if as_string {
+        let mut inner = String::new();
+        write_value(&mut inner, value, form);
+        write_string(text, &inner, form);
+    } else {
+        write_value(text, value, form);
+    }
+}
+
+fn write_value(text: &mut String, value: &Value<'_>, form: &Signing) {
+    match value {
+        Value::Null => text.push_str("null"),
+        Value::Bool(value) => text.push_str(if *value { "true" } else { "false" }),
+        Value::Number(token) => text.push_str(token),
+        Value::String(value) => write_string(text, value, form),
+        Value::Array(items) => {
+            text.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                write_value(text, item, form);
+            }
+            text.push(']');
+        }
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields
+                .iter()
+                .filter(|(_, value)| form.empty_depth == EmptyDepth::TopLevel || !is_left_out(value, form))
+                .collect();
+            if form.nested_order == NestedOrder::Sorted {
+                fields.sort_by(|(left, _), (right, _)| key_order(left, right));
+            }
+            text.push('{');
+            for (index, (key, value)) in fields.into_iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                write_string(text, key, form);
+                text.push(':');
+                write_value(text, value, form);
+            }
+            text.push('}');
+        }
+    }
+}
+
+/// Does the vendor's "non-empty" exclude this value?
+fn is_left_out(value: &Value<'_>, form: &Signing) -> bool {
+    let empty = form.empty;
+    match value {
+        Value::Null => true,
+        Value::String(text) if text.is_empty() => empty != Empty::NullOnly,
+        Value::String(text) => empty == Empty::AlsoWhitespace && text.trim().is_empty(),
+        Value::Array(items) => items.is_empty() && !matches!(empty, Empty::NullOnly | Empty::NullAndString),
+        Value::Object(fields) => {
+            !matches!(empty, Empty::NullOnly | Empty::NullAndString)
+                && match form.empty_depth {
+                    EmptyDepth::TopLevel => fields.is_empty(),
+                    EmptyDepth::Recursive => fields.iter().all(|(_, value)| is_left_out(value, form)),
+                }
+        }
+        Value::Bool(value) => empty == Empty::AlsoZeroAndFalse && !value,
+        Value::Number(token) => {
+            let digits = token.split(['e', 'E']).next().unwrap_or(token);
+            empty == Empty::AlsoZeroAndFalse && !digits.contains(|digit: char| matches!(digit, '1'..='9'))
+        }
+    }
+}
+
+fn write_string(text: &mut String, value: &str, form: &Signing) {
+    write_string_with(text, value, |character| escape(character, form));
+}
+
+/// What the serializers of linksfield-api §2.5 escape beyond JSON's own.
+fn escape(character: char, form: &Signing) -> Option<Escape> {
+    let by_serializer = match (form.escapes, character) {
+        (Escapes::Fastjson, '\u{8}' | '\t' | '\n' | '\u{c}' | '\r') => None,
+        (Escapes::Fastjson, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}') => Some(Escape::Upper),
+        (Escapes::Go | Escapes::Gson, '<' | '>' | '&' | '\u{2028}' | '\u{2029}') => Some(Escape::Lower),
+        (Escapes::Gson, '=' | '\'') => Some(Escape::Lower),
+        (Escapes::Php, '/') => Some(Escape::Slash),
+        _ => None,
+    };
+    by_serializer.or(match form.non_ascii {
+        NonAscii::EscapedLower if !character.is_ascii() => Some(Escape::Lower),
+        NonAscii::EscapedUpper if !character.is_ascii() => Some(Escape::Upper),
+        _ => None,
+    })
+}
+
+/// Is the canonical text, for every set of parameters in normal form, the wire body without `sign`?
+fn text_is_wire(form: &Signing) -> bool {
+    let shape = Signing {
+        timestamp: form.timestamp,
+        timestamp_type: form.timestamp_type,
+        version: form.version.clone(),
+        secret_encoding: form.secret_encoding,
+        output: form.output,
+        ..Signing::default()
+    };
+    shape == *form
+}
+
+fn timestamp(now: SystemTime, unit: Timestamp) -> u128 {
+    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    match unit {
+        Timestamp::Seconds => u128::from(since_epoch.as_secs()),
+        Timestamp::Milliseconds => since_epoch.as_millis(),
+    }
+}
+
+fn secret_bytes(secret: &SecretString, encoding: SecretEncoding) -> Result<Vec<u8>, InvalidSecret> {
+    let text = secret.expose_secret();
+    match encoding {
+        SecretEncoding::Text => Ok(text.as_bytes().to_vec()),
+        SecretEncoding::Base64 => STANDARD.decode(text).map_err(|_| InvalidSecret("Base64")),
+        SecretEncoding::Hex => hex_decode(text).ok_or(InvalidSecret("hexadecimal")),
+    }
+}
+
+fn hex_decode(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+    Some(digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
+}
+
+/// A digest in the form of `signing.output`.
+fn encode(digest: &[u8], output: Output) -> String {
+    match output {
+        Output::Base64 => STANDARD.encode(digest),
+        Output::Base64Url => URL_SAFE.encode(digest),
+        Output::Hex => digest.iter().fold(String::with_capacity(40), |mut text, byte| {
+            text.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
+            text.push(char::from(b"0123456789abcdef"[usize::from(byte & 0xf)]));
+            text
+        }),
+    }
+}

@@ -1,0 +1,168 @@
+//! Who asks: which caller, and which tenant's account is used?
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hyper::header::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+
+use super::error::Error;
+use super::sign::{InvalidSecret, Signer};
+use crate::config::{Config, Secrets};
+
+/// The label of requests whose tenant or caller is not known.
+pub const UNKNOWN: &str = "other";
+
+/// One Linksfield account.
+#[derive(Debug)]
+pub struct Tenant {
+    /// The place of its label among the tenants' labels.
+    pub label: usize,
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// The code that Linksfield knows it by.
+    pub access_code: Arc<str>,
+    /// Signs with its secret.
+    pub signer: Signer,
+    /// May commands be sent for it?
+    pub commands: bool,
+}
+
+/// All tenants.
+#[derive(Debug)]
+pub struct Tenants {
+    by_name: HashMap<Arc<str>, Arc<Tenant>>,
+    by_access_code: HashMap<Arc<str>, Arc<Tenant>>,
+    default: Option<Arc<Tenant>>,
+}
+
+impl Tenants {
+    /// Keys a signer for each configured tenant.
+    pub fn new(config: &Config, secrets: &Secrets) -> Result<Self, InvalidSecret> {
+        let mut tenants = Self {
+            by_name: HashMap::new(),
+            by_access_code: HashMap::new(),
+            default: None,
+        };
+        for (label, (name, settings)) in config.tenants.iter().enumerate() {
+            let tenant = Arc::new(Tenant {
+                label,
+                name: name.as_str().into(),
+                access_code: settings.access_code.as_str().into(),
+                signer: Signer::new(&secrets.tenants[name].current, &config.signing)?,
+                commands: settings.commands,
+            });
+            if settings.default {
+                tenants.default = Some(tenant.clone());
+            }
+            tenants.by_access_code.insert(tenant.access_code.clone(), tenant.clone());
+            tenants.by_name.insert(tenant.name.clone(), tenant);
+        }
+        Ok(tenants)
+    }
+
+    /// The labels of all tenants, that of the unknown ones last.
+    pub fn labels(config: &Config) -> Vec<String> {
+        config.tenants.keys().cloned().chain([UNKNOWN.to_owned()]).collect()
+    }
+
+    /// The tenant with this name.
+    pub fn named(&self, name: &str) -> Option<&Arc<Tenant>> {
+        self.by_name.get(name)
+    }
+
+    /// All tenants, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.by_name.values()
+    }
+
+    /// The tenant that a header names, else the body's `access_code`, else the only one, else for queries the default.
+    pub fn identify(&self, header: Option<&HeaderValue>, access_code: Option<&str>, is_query: bool) -> Result<&Arc<Tenant>, Error> {
+        let by_header = header
+            .map(|name| name.to_str().ok().and_then(|name| self.by_name.get(name)).ok_or(Error::UnknownTenant("name")))
+            .transpose()?;
+        let by_code = access_code
+            .map(|code| self.by_access_code.get(code).ok_or(Error::UnknownTenant("access_code")))
+            .transpose()?;
+        match (by_header, by_code) {
+            (Some(header), Some(code)) if !Arc::ptr_eq(header, code) => Err(Error::TenantMismatch),
+            (Some(tenant), _) | (None, Some(tenant)) => Ok(tenant),
+            (None, None) => self.implied(is_query).ok_or(Error::TenantRequired),
+        }
+    }
+
+    fn implied(&self, is_query: bool) -> Option<&Arc<Tenant>> {
+        if self.by_name.len() == 1 {
+            return self.by_name.values().next();
+        }
+        self.default.as_ref().filter(|_| is_query)
+    }
+}
+
+/// A service known by its token.
+#[derive(Debug)]
+pub struct Caller {
+    /// The place of its label among the callers' labels.
+    pub label: usize,
+    token: SecretString,
+    tenants: Vec<String>,
+    commands: bool,
+}
+
+/// All callers; without any, everybody who reaches the listener may do everything.
+#[derive(Debug)]
+pub struct Callers(Vec<Caller>);
+
+impl Callers {
+    /// Reads the configured callers.
+    pub fn new(config: &Config, secrets: &Secrets) -> Self {
+        let caller = |(label, (name, settings)): (usize, (&String, &crate::config::Caller))| Caller {
+            label,
+            token: secrets.callers[name].clone(),
+            tenants: settings.tenants.clone(),
+            commands: settings.commands,
+        };
+        Self(config.callers.iter().enumerate().map(caller).collect())
+    }
+
+    /// The labels of all callers, that of the unknown ones last.
+    pub fn labels(config: &Config) -> Vec<String> {
+        config.callers.keys().cloned().chain([UNKNOWN.to_owned()]).collect()
+    }
+
+    /// The caller whose token an `Authorization` header bears; none where no callers are configured.
+    pub fn authenticate(&self, authorization: Option<&HeaderValue>) -> Result<Option<&Caller>, Error> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let token = authorization.and_then(bearer).ok_or(Error::Unauthenticated)?;
+        // Every token is compared, in constant time: the time taken tells nothing about any of them.
+        let mut found = None;
+        for caller in &self.0 {
+            if bool::from(caller.token.expose_secret().as_bytes().ct_eq(token)) {
+                found = Some(caller);
+            }
+        }
+        found.map(Some).ok_or(Error::Unauthenticated)
+    }
+}
+
+impl Caller {
+    /// May this caller do that with this tenant?
+    pub fn authorize(&self, tenant: &Tenant, is_query: bool) -> Result<(), Error> {
+        if !self.tenants.iter().any(|name| **name == *tenant.name) {
+            return Err(Error::TenantForbidden(tenant.name.clone()));
+        }
+        if !is_query && !self.commands {
+            return Err(Error::CommandsForbidden);
+        }
+        Ok(())
+    }
+}
+
+/// The token of `Authorization: Bearer …`; the scheme's case does not matter (RFC 9110, section 11.1).
+fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = authorization.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}

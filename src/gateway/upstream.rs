@@ -1,0 +1,355 @@
+//! The one HTTP client: how does a signed body get to Linksfield, and what comes back?
+//!
+//! Each [`Slot`] owns at most one HTTP/1.1 connection, idle or busy, so the vendor never sees more connections than
+//! there are slots. The base URL is fixed by the configuration, and so is the list of headers in both directions:
+//! nothing of a caller's head goes upstream.
+
+mod answer;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue,
+    RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
+};
+use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+
+pub use self::answer::{Envelope, Outcome, classify};
+use super::error::{Error, Unreachable};
+use super::language::Language;
+use super::progress::Progress;
+use crate::body::{Prefix, ReadError, read_prefix};
+use crate::config::{self, BaseUrl};
+
+/// A query may use a connection that has been idle for this long: well under the keep-alive of common servers.
+pub const QUERY_MAX_IDLE: Duration = Duration::from_secs(15);
+/// A command may not meet a connection that the vendor is just closing: whether it was read would be unknown.
+pub const COMMAND_MAX_IDLE: Duration = Duration::from_secs(1);
+/// How long the vendor may take to close its side after we have closed ours.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The way to Linksfield.
+#[derive(Debug)]
+pub struct Upstream {
+    base_url: BaseUrl,
+    host: HeaderValue,
+    tls: Option<(TlsConfig, ServerName<'static>)>,
+    connect_timeout: Duration,
+    max_answer: usize,
+}
+
+#[derive(Clone)]
+struct TlsConfig(Arc<ClientConfig>);
+
+impl std::fmt::Debug for TlsConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsConfig")
+    }
+}
+
+/// Why the client cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// `upstream.ca_file` holds no usable certificate.
+    #[error("upstream.ca_file: {0}")]
+    CaFile(String),
+    /// The host of the base URL is no name that a certificate can have.
+    #[error("upstream.base_url: {0} is no host name that a certificate can have")]
+    ServerName(String),
+}
+
+/// One of the vendor's few connections, connected or not.
+#[derive(Debug, Default)]
+pub struct Slot {
+    connection: Option<Connection>,
+    /// The driver of the last connection, until the vendor has seen it closed.
+    closing: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: JoinHandle<()>,
+    idle_since: Instant,
+    /// Has it carried an exchange before?
+    reused: bool,
+}
+
+/// An answer of Linksfield, with the headers that are passed on.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// `Content-Type`, `Content-Language`, `Content-Encoding` and `Retry-After`, where they came.
+    pub headers: HeaderMap,
+    /// The body, or the first [`max_answer`](config::Upstream::max_answer) bytes and some of it.
+    pub body: Bytes,
+    /// What follows `body`, still unread.
+    pub rest: Option<Incoming>,
+    /// Was its length told, so that a cut would have been noticed?
+    pub is_framed: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// A connection that had been idle was closed before a byte left: the call may be made anew.
+    NotSent,
+    /// The call has failed.
+    Failed(Error),
+}
+
+impl Slot {
+    /// Closes the connection; the slot is connected anew once the vendor has seen that.
+    fn retire(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(connection.sender);
+            self.closing = Some(connection.driver);
+        }
+    }
+
+    async fn closed(&mut self) {
+        if let Some(mut driver) = self.closing.take()
+            && timeout(LINGER * 2, &mut driver).await.is_err()
+        {
+            driver.abort();
+        }
+    }
+
+    /// A connection that may still be used: not closed, and idle for at most `max_idle`.
+    async fn usable(&mut self, max_idle: Duration) -> bool {
+        let Some(connection) = &mut self.connection else {
+            return false;
+        };
+        connection.reused = true;
+        if connection.idle_since.elapsed() <= max_idle && connection.sender.ready().await.is_ok() {
+            return true;
+        }
+        self.retire();
+        false
+    }
+}
+
+impl Upstream {
+    /// Builds the client. The TLS configuration is built once: sessions are resumed through it.
+    pub fn new(config: &config::Upstream, ca: Option<&[u8]>) -> Result<Self, TlsError> {
+        let base_url = config.base_url.clone();
+        let tls = if base_url.is_https() {
+            let name = ServerName::try_from(base_url.host().to_owned())
+                .map_err(|_| TlsError::ServerName(base_url.host().to_owned()))?;
+            Some((TlsConfig(tls_config(ca)?), name))
+        } else {
+            None
+        };
+        Ok(Self {
+            host: HeaderValue::from_str(&base_url.authority()).expect("an authority is visible ASCII"),
+            base_url,
+            tls,
+            connect_timeout: config.connect_timeout,
+            max_answer: usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX),
+        })
+    }
+
+    /// Sees to it that the slot has a connection that was idle for at most `max_idle`.
+    pub async fn connect(&self, slot: &mut Slot, max_idle: Duration, deadline: Instant) -> Result<(), Error> {
+        if slot.usable(max_idle).await {
+            return Ok(());
+        }
+        let deadline = deadline.min(Instant::now() + self.connect_timeout);
+        let connected = timeout_at(deadline, async {
+            slot.closed().await;
+            self.open().await
+        });
+        slot.connection = Some(connected.await.map_err(|_| Error::UpstreamConnectTimeout)??);
+        Ok(())
+    }
+
+    async fn open(&self) -> Result<Connection, Error> {
+        let stream = self.dial().await?;
+        match &self.tls {
+            None => handshake(stream).await,
+            Some((config, name)) => {
+                let connector = TlsConnector::from(config.0.clone());
+                let stream = connector.connect(name.clone(), stream).await.map_err(tls_failure)?;
+                handshake(stream).await
+            }
+        }
+    }
+
+    /// Resolves the host anew for each connection and tries all its addresses.
+    async fn dial(&self) -> Result<TcpStream, Error> {
+        let unreachable = |reason| move |source| Error::UpstreamUnreachable { reason, source };
+        let host = (self.base_url.host(), self.base_url.port());
+        let addresses = tokio::net::lookup_host(host).await.map_err(unreachable(Unreachable::Dns))?;
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true).map_err(unreachable(Unreachable::Connection))?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(unreachable(Unreachable::Connection)(last))
+    }
+
+    /// Sends a signed body over the slot's connection and reads the answer, until `deadline`.
+    ///
+    /// The caller has claimed `progress`; here it learns whether the claim was used and whether an answer began.
+    pub async fn exchange(
+        &self,
+        slot: &mut Slot,
+        path: &str,
+        language: &Language,
+        body: Bytes,
+        deadline: Instant,
+        progress: &Progress,
+    ) -> Result<Answer, Failure> {
+        let request = self.request(path, language, body);
+        let answered = timeout_at(deadline, self.attempt(slot, request, progress)).await;
+        let answer = answered.unwrap_or_else(|_| Err(Failure::Failed(Error::UpstreamTimeout(progress.sent()))));
+        match &answer {
+            Ok(answer) if answer.rest.is_none() => {
+                if let Some(connection) = &mut slot.connection {
+                    connection.idle_since = Instant::now();
+                }
+            }
+            Ok(_) => {} // the rest is read later; a connection given back before its end is not usable
+            Err(_) => slot.retire(),
+        }
+        answer
+    }
+
+    async fn attempt(&self, slot: &mut Slot, request: Request<Full<Bytes>>, progress: &Progress) -> Result<Answer, Failure> {
+        let connection = slot.connection.as_mut().expect("connected before an exchange");
+        let response = connection.sender.try_send_request(request).await.map_err(|mut error| {
+            if error.take_message().is_some() {
+                progress.not_sent();
+                if connection.reused {
+                    return Failure::NotSent;
+                }
+            }
+            let source = error.into_error();
+            Failure::Failed(Error::UpstreamDisconnected { sent: progress.sent(), source })
+        })?;
+        progress.answered();
+        read(response, self.max_answer).await.map_err(Failure::Failed)
+    }
+
+    fn request(&self, path: &str, language: &Language, body: Bytes) -> Request<Full<Bytes>> {
+        let json = HeaderValue::from_static("application/json");
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = hyper::Method::POST;
+        *request.uri_mut() = format!("{}{path}", self.base_url.path()).parse().expect("checked when the route was found");
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.host.clone());
+        headers.insert(CONTENT_TYPE, json.clone());
+        headers.insert(ACCEPT, json);
+        // An answer expanded here would need a bound of its own.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(ACCEPT_LANGUAGE, language.header.clone());
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("linksfield-gateway/", env!("CARGO_PKG_VERSION"))));
+        request
+    }
+}
+
+async fn read(response: Response<Incoming>, max: usize) -> Result<Answer, Error> {
+    let (head, body) = response.into_parts();
+    let is_framed = head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING);
+    let mut headers = HeaderMap::new();
+    for name in [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, RETRY_AFTER] {
+        if let Some(value) = head.headers.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    let (body, rest) = match read_prefix(body, max, Duration::MAX).await {
+        Ok(Prefix::Whole(body)) => (body, None),
+        Ok(Prefix::Longer(body, rest)) => (body, Some(rest)),
+        Err(ReadError::Broken(source)) => return Err(Error::UpstreamDisconnected { sent: super::error::Sent::Yes, source }),
+        Err(ReadError::Stalled | ReadError::TooLarge) => unreachable!("no patience and no cap were given"),
+    };
+    Ok(Answer { status: head.status, headers, body, rest, is_framed })
+}
+
+async fn handshake<S>(stream: S) -> Result<Connection, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| Error::UpstreamUnreachable {
+        reason: Unreachable::Connection,
+        source: io::Error::other(error),
+    })?;
+    Ok(Connection {
+        sender,
+        driver: tokio::spawn(drive(connection)),
+        idle_since: Instant::now(),
+        reused: false,
+    })
+}
+
+/// Drives a connection to its end and closes it; ends when the vendor has closed its side too, so that it no longer
+/// counts the connection when the slot opens its next one.
+async fn drive<S>(connection: http1::Connection<TokioIo<S>, Full<Bytes>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Ok(parts) = connection.without_shutdown().await else {
+        return;
+    };
+    let mut stream = parts.io.into_inner();
+    let close = async {
+        stream.shutdown().await?;
+        let mut discarded = [0; 1024];
+        while stream.read(&mut discarded).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(LINGER, close).await;
+}
+
+/// TLS 1.2 or later, verified against the given certificates, else against Mozilla's, which are part of the binary.
+fn tls_config(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|error| TlsError::CaFile(error.to_string()))?;
+                roots.add(certificate).map_err(|error| TlsError::CaFile(error.to_string()))?;
+            }
+            if roots.is_empty() {
+                return Err(TlsError::CaFile("no certificate in PEM form".into()));
+            }
+        }
+    }
+    // Chosen here, as a second provider that some dependency turns on would make the default panic.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = builder.expect("the provider has the suites of both versions");
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+fn tls_failure(source: io::Error) -> Error {
+    let cause = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    let reason = match cause {
+        Some(rustls::Error::InvalidCertificate(_)) => Unreachable::Certificate,
+        Some(_) => Unreachable::Tls,
+        None => Unreachable::Connection,
+    };
+    Error::UpstreamUnreachable { reason, source }
+}
