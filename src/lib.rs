@@ -1,1 +1,2 @@
 //! A caching, signing reverse proxy in front of the Linksfield IoT-SIM platform.
+pub mod config;
