@@ -50,3 +50,8 @@
 //! reads · *command* every other · *fill* the one upstream call that answers a miss · *coalesced* waiting for somebody
 //! else's fill · *generation* a number that an invalidation raises · *permit* the right to use one connection slot for one
 //! call · *drain* finishing what is in flight before the process ends.
+
+pub mod body;
+pub mod config;
+pub mod gateway;
+pub mod telemetry;

@@ -1,0 +1,301 @@
+//! The configuration: schema, defaults, checks. Each field already has the type it is used with.
+//!
+//! A file is read in three steps: the text becomes a table, the environment's overrides are laid over it (`environment`), and
+//! the table becomes a [`Config`] (`read`), which is then held against the rules across fields (`check`). Every step tells all
+//! that it finds, not the first. The file names where secrets are; [`Config::load_secrets`] alone holds them, so a `Config`
+//! can be shown to anybody (`show`).
+//!
+//! No message of this module quotes a value of the file: a secret in the wrong place is still a secret.
+
+mod base_url;
+mod limits;
+mod problem;
+mod route;
+mod secrets;
+mod show;
+mod signing;
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    base_url::{BaseUrl, BaseUrlError},
+    limits::{Day, Limit, Limits},
+    problem::{Problem, Problems, Warning},
+    route::{Idempotency, Kind, Route},
+    secrets::{Secrets, TenantSecret},
+    signing::{
+        Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
+        SecretEncoding, Signing, Spaces, Timestamp, TimestampType,
+    },
+};
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The side of the callers.
+    pub server: Server,
+    /// The log.
+    pub log: Log,
+    /// The side of the vendor.
+    pub upstream: Upstream,
+    /// How requests are signed.
+    pub signing: Signing,
+    /// The cache.
+    pub cache: Cache,
+    /// Who may ask, by the name that logs and metrics use.
+    pub callers: BTreeMap<String, Caller>,
+    /// In whose name the gateway asks, by the name that callers, logs and metrics use.
+    pub tenants: BTreeMap<String, Tenant>,
+    /// What may be done with a path; a path that is not here is a command.
+    pub routes: BTreeMap<String, Route>,
+}
+
+/// `[server]`: listeners, bounds and the drain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Where callers connect. Beyond loopback it needs `callers` or `allow_unauthenticated`.
+    pub listen: SocketAddr,
+    /// Where metrics, probes and the admin page are.
+    pub admin_listen: SocketAddr,
+    /// Holds the token for what changes something or shows a request; without it, these exist only on loopback.
+    #[serde(serialize_with = "show::or_unset")]
+    pub admin_token_file: Option<PathBuf>,
+    /// Serve whoever can connect, though `listen` is beyond loopback.
+    pub allow_unauthenticated: bool,
+    /// Threads that serve callers.
+    pub worker_threads: NonZeroUsize,
+    /// A caller's deadline where it names none, and the most it may name; queueing included.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// The largest request body.
+    #[serde(serialize_with = "show::size")]
+    pub max_body: ByteSize,
+    /// Connections of callers at a time.
+    pub max_connections: NonZeroUsize,
+    /// From accept, or from the first byte of a later request, to the end of the head.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// Without progress: of the body, or of a caller who reads slowly.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    /// Keep-alive between requests: longer than callers keep theirs, so that they close first.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// After SIGTERM, no longer ready but still accepting.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
+    /// How long requests in flight have to finish.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// What becomes of paths that are not in `routes`.
+    pub unlisted_paths: UnlistedPaths,
+    /// Keeps what must survive a restart.
+    #[serde(serialize_with = "show::or_unset")]
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6180)),
+            admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6181)),
+            admin_token_file: None,
+            allow_unauthenticated: false,
+            worker_threads: at_least_one(2),
+            request_timeout: Duration::from_secs(20),
+            max_body: ByteSize::mib(1),
+            max_connections: at_least_one(10_000),
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(120),
+            drain_delay: Duration::ZERO,
+            drain_timeout: Duration::from_secs(25),
+            unlisted_paths: UnlistedPaths::default(),
+            state_dir: None,
+        }
+    }
+}
+
+/// What becomes of a path that is not in `routes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnlistedPaths {
+    /// It is signed and forwarded as a command.
+    #[default]
+    Forward,
+    /// It is refused.
+    Refuse,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `off`, `error`, `warn`, `info`, `debug`, `trace`; or by target: `info,hyper=debug`.
+    pub level: String,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::default(),
+        }
+    }
+}
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// `[upstream]`: the vendor and how it is spoken to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upstream {
+    /// Where the vendor is. It has no default.
+    pub base_url: BaseUrl,
+    /// Send signed requests unencrypted to another machine.
+    pub allow_plaintext: bool,
+    /// What may be sent as `Accept-Language`; the first where a caller names none that matches.
+    pub languages: Vec<String>,
+    /// To connect, TLS included.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// One exchange with the vendor, retries included.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Certificates (PEM) to trust instead of the bundled roots.
+    #[serde(serialize_with = "show::or_unset")]
+    pub ca_file: Option<PathBuf>,
+    /// The largest answer.
+    #[serde(serialize_with = "show::size")]
+    pub max_answer: ByteSize,
+    /// Offer HTTP/2 by ALPN.
+    pub http2: bool,
+    /// What the vendor allows.
+    pub limits: Limits,
+    /// What the vendor's business codes mean.
+    pub codes: Codes,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            base_url: BaseUrl::default(),
+            allow_plaintext: false,
+            languages: vec!["zh-CN".to_owned(), "en-US".to_owned()],
+            connect_timeout: Duration::from_secs(2),
+            timeout: Duration::from_secs(15),
+            ca_file: None,
+            max_answer: ByteSize::mib(8),
+            http2: false,
+            limits: Limits::default(),
+            codes: Codes::default(),
+        }
+    }
+}
+
+/// `[upstream.codes]`: business codes that mean more than "failed". HTTP 401, 403, 429 and 5xx count always.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Codes {
+    /// The signature was refused.
+    pub bad_signature: Vec<String>,
+    /// Too many requests.
+    pub throttled: Vec<String>,
+    /// A fault on the vendor's side that may pass.
+    pub transient: Vec<String>,
+}
+
+/// `[cache]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// Memory that cached answers may take.
+    #[serde(serialize_with = "show::size")]
+    pub max_size: ByteSize,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            max_size: ByteSize::mib(64),
+        }
+    }
+}
+
+/// `[callers.NAME]`: a service that may ask, and for what.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Caller {
+    /// Holds the token that it sends as `Authorization: Bearer`.
+    pub token_file: PathBuf,
+    /// The tenants it may name.
+    pub tenants: Vec<String>,
+    /// Whether it may send commands.
+    pub commands: bool,
+}
+
+/// `[tenants.NAME]`: an account at the vendor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tenant {
+    /// The account's partner code.
+    pub access_code: String,
+    /// Holds its secret.
+    #[serde(serialize_with = "show::or_unset")]
+    pub secret_file: Option<PathBuf>,
+    /// Or the environment variable that holds it, for laptops only.
+    #[serde(serialize_with = "show::or_unset")]
+    pub secret_env: Option<String>,
+    /// Holds the secret before a rotation, while it lasts.
+    #[serde(serialize_with = "show::or_unset")]
+    pub previous_secret_file: Option<PathBuf>,
+    /// The brake: `false` refuses this tenant's commands.
+    pub commands: bool,
+    /// Answers queries that name no tenant.
+    pub default: bool,
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self {
+            access_code: String::new(),
+            secret_file: None,
+            secret_env: None,
+            previous_secret_file: None,
+            commands: true,
+            default: false,
+        }
+    }
+}
+
+/// For defaults; 0 becomes 1.
+const fn at_least_one(number: usize) -> NonZeroUsize {
+    match NonZeroUsize::new(number) {
+        Some(number) => number,
+        None => NonZeroUsize::MIN,
+    }
+}

@@ -1,0 +1,152 @@
+//! `[routes."/path"]`: what the gateway may do with the requests of one upstream path.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The policy of one path. Which keys mean something depends on `kind`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Route {
+    /// Does it only read, or change something, or is it closed? The file must say so for every route.
+    pub kind: Kind,
+    /// Query: an answer younger than this is a hit.
+    #[serde(with = "humantime_serde")]
+    pub fresh_for: Duration,
+    /// Query: counted from the end of `fresh_for`; served at once while one fill runs.
+    #[serde(with = "humantime_serde")]
+    pub stale_for: Duration,
+    /// Query: counted from the end of `fresh_for`; served where the vendor fails.
+    #[serde(with = "humantime_serde")]
+    pub stale_if_error: Duration,
+    /// Query: `page_no` and `page_size` make pages of one snapshot.
+    pub pages: bool,
+    /// Command: the queries it changes; `None` means every query of its tenant.
+    #[serde(serialize_with = "super::show::or_unset")]
+    pub invalidates: Option<Vec<String>>,
+    /// One exchange with the vendor; `None` means `upstream.timeout`.
+    #[serde(
+        deserialize_with = "humantime_serde::deserialize",
+        serialize_with = "super::show::duration_or_unset"
+    )]
+    pub timeout: Option<Duration>,
+    /// Command: must a caller send an `idempotency-key`?
+    pub idempotency: Idempotency,
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Self {
+            kind: Kind::default(),
+            fresh_for: Duration::from_secs(30),
+            stale_for: Duration::from_secs(30),
+            stale_if_error: Duration::from_secs(600),
+            pages: false,
+            invalidates: None,
+            timeout: None,
+            idempotency: Idempotency::default(),
+        }
+    }
+}
+
+/// What a route does to the vendor's world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// It only reads: cached, coalesced, retried.
+    Query,
+    /// It changes something and may cost money: none of these. The default, for it is the careful one.
+    #[default]
+    Command,
+    /// It is not forwarded.
+    Refuse,
+}
+
+impl Kind {
+    /// Its name in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Command => "command",
+            Self::Refuse => "refuse",
+        }
+    }
+
+    /// Whether a key of a route means something for this kind.
+    pub(super) fn has_key(self, key: &str) -> bool {
+        match key {
+            "fresh_for" | "stale_for" | "stale_if_error" | "pages" => self == Self::Query,
+            "invalidates" | "idempotency" => self == Self::Command,
+            "timeout" => self != Self::Refuse,
+            _ => true,
+        }
+    }
+}
+
+/// Whether a command must carry an `idempotency-key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Idempotency {
+    /// It may.
+    #[default]
+    Optional,
+    /// It must.
+    Required,
+}
+
+/// Why a path cannot be the path of a request, as the end of a sentence.
+pub(super) fn path_fault(path: &str) -> Option<&'static str> {
+    if !path.starts_with('/') {
+        return Some("does not begin with \"/\"");
+    }
+    if path.contains(['?', '#']) {
+        return Some("has a query or a fragment");
+    }
+    if path.contains("//") {
+        return Some("has a doubled slash");
+    }
+    let lower = path.to_ascii_lowercase();
+    if lower.contains("%2f") || lower.contains("%5c") {
+        return Some("has an encoded slash");
+    }
+    if lower
+        .split('/')
+        .any(|segment| matches!(segment.replace("%2e", ".").as_str(), "." | ".."))
+    {
+        return Some("has a dot segment");
+    }
+    // RFC 3986 §3.3
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte);
+    if !path.bytes().all(allowed) {
+        return Some("has a character that must be percent-encoded");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_no_request_can_have_is_found() {
+        for path in ["/", "/package/queryOrder", "/a/b/", "/a%20b", "/..a"] {
+            assert_eq!(path_fault(path), None, "{path}");
+        }
+        for path in [
+            "",
+            "a",
+            "/a//b",
+            "/a/../b",
+            "/a/.",
+            "/%2E%2e/b",
+            "/a%2fb",
+            "/a?b",
+            "/a#b",
+            "/a b",
+            "/ä",
+            "/a\\b",
+        ] {
+            assert!(path_fault(path).is_some(), "{path}");
+        }
+    }
+}
