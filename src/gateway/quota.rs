@@ -39,23 +39,23 @@ impl Rate {
 
 /// The vendor's limits, as slots of type `T`.
 #[derive(Debug)]
-pub struct Quota<T>(Arc<Shared<T>>);
+pub struct Quota<T: Send + 'static>(Arc<Shared<T>>);
 
-impl<T> Clone for Quota<T> {
+impl<T: Send + 'static> Clone for Quota<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
 #[derive(Debug)]
-struct Shared<T> {
+struct Shared<T: Send + 'static> {
     rate: Option<Rate>,
     max_queue: usize,
     state: Mutex<State<T>>,
 }
 
 #[derive(Debug)]
-struct State<T> {
+struct State<T: Send + 'static> {
     /// Last in, first out: the connection that was used last is the one most surely alive.
     free: Vec<T>,
     /// Calls that hold a permit.

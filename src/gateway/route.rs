@@ -108,10 +108,9 @@ impl Routes {
         config.routes.keys().cloned().chain([UNLISTED.to_owned()]).collect()
     }
 
-    /// The paths of the configured queries.
-    pub fn queries(&self) -> impl Iterator<Item = &Arc<str>> {
-        let is_query = |route: &Route| matches!(route.kind, Kind::Query(_));
-        self.by_path.iter().filter(move |(_, route)| is_query(route)).map(|(path, _)| path)
+    /// The configured queries, with their paths.
+    pub fn queries(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Route>)> {
+        self.by_path.iter().filter(|(_, route)| matches!(route.kind, Kind::Query(_)))
     }
 
     /// Finds the route of a request's path. A path that begins with the base URL's own path has it removed once.

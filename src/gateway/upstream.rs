@@ -29,12 +29,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
-pub use self::answer::{Envelope, Outcome, classify};
-use super::error::{Error, Unreachable};
+use self::answer::Meaning;
+pub use self::answer::{Outcome, Shape};
+use super::error::{Error, Sent, Unreachable};
 use super::language::Language;
 use super::progress::Progress;
 use crate::body::{Prefix, ReadError, read_prefix};
-use crate::config::{self, BaseUrl};
+use crate::config::{self, BaseUrl, Codes};
 
 /// A query may use a connection that has been idle for this long: well under the keep-alive of common servers.
 pub const QUERY_MAX_IDLE: Duration = Duration::from_secs(15);
@@ -51,6 +52,7 @@ pub struct Upstream {
     tls: Option<(TlsConfig, ServerName<'static>)>,
     connect_timeout: Duration,
     max_answer: usize,
+    codes: Codes,
 }
 
 #[derive(Clone)]
@@ -103,6 +105,12 @@ pub struct Answer {
     pub rest: Option<Incoming>,
     /// Was its length told, so that a cut would have been noticed?
     pub is_framed: bool,
+    /// What it means.
+    pub outcome: Outcome,
+    /// What its body is.
+    pub shape: Shape,
+    /// The envelope's `code`.
+    pub vendor_code: Option<Box<str>>,
 }
 
 /// Why there is no answer.
@@ -124,10 +132,11 @@ impl Slot {
     }
 
     async fn closed(&mut self) {
-        if let Some(mut driver) = self.closing.take()
-            && timeout(LINGER * 2, &mut driver).await.is_err()
-        {
-            driver.abort();
+        if let Some(driver) = &mut self.closing {
+            if timeout(LINGER * 2, &mut *driver).await.is_err() {
+                driver.abort();
+            }
+            self.closing = None;
         }
     }
 
@@ -157,10 +166,11 @@ impl Upstream {
             None
         };
         Ok(Self {
-            host: HeaderValue::from_str(&base_url.authority()).expect("an authority is visible ASCII"),
+            host: HeaderValue::from_str(base_url.authority()).expect("an authority is visible ASCII"),
             base_url,
             tls,
             connect_timeout: config.connect_timeout,
+            codes: config.codes.clone(),
             max_answer: usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX),
         })
     }
@@ -249,7 +259,26 @@ impl Upstream {
             Failure::Failed(Error::UpstreamDisconnected { sent: progress.sent(), source })
         })?;
         progress.answered();
-        read(response, self.max_answer).await.map_err(Failure::Failed)
+        self.read(response).await.map_err(Failure::Failed)
+    }
+
+    async fn read(&self, response: Response<Incoming>) -> Result<Answer, Error> {
+        let (head, body) = response.into_parts();
+        let is_framed = head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING);
+        let mut headers = HeaderMap::new();
+        for name in [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, RETRY_AFTER] {
+            if let Some(value) = head.headers.get(&name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        let (body, rest) = match read_prefix(body, self.max_answer, Duration::MAX).await {
+            Ok(Prefix::Whole(body)) => (body, None),
+            Ok(Prefix::Longer(body, rest)) => (body, Some(rest)),
+            Err(ReadError::Broken(source)) => return Err(Error::UpstreamDisconnected { sent: Sent::Yes, source }),
+            Err(ReadError::Stalled | ReadError::TooLarge) => unreachable!("no patience and no cap were given"),
+        };
+        let Meaning { outcome, shape, vendor_code } = Meaning::of(head.status, &body, &self.codes);
+        Ok(Answer { status: head.status, headers, body, rest, is_framed, outcome, shape, vendor_code })
     }
 
     fn request(&self, path: &str, language: &Language, body: Bytes) -> Request<Full<Bytes>> {
@@ -267,24 +296,6 @@ impl Upstream {
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("linksfield-gateway/", env!("CARGO_PKG_VERSION"))));
         request
     }
-}
-
-async fn read(response: Response<Incoming>, max: usize) -> Result<Answer, Error> {
-    let (head, body) = response.into_parts();
-    let is_framed = head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING);
-    let mut headers = HeaderMap::new();
-    for name in [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, RETRY_AFTER] {
-        if let Some(value) = head.headers.get(&name) {
-            headers.insert(name, value.clone());
-        }
-    }
-    let (body, rest) = match read_prefix(body, max, Duration::MAX).await {
-        Ok(Prefix::Whole(body)) => (body, None),
-        Ok(Prefix::Longer(body, rest)) => (body, Some(rest)),
-        Err(ReadError::Broken(source)) => return Err(Error::UpstreamDisconnected { sent: super::error::Sent::Yes, source }),
-        Err(ReadError::Stalled | ReadError::TooLarge) => unreachable!("no patience and no cap were given"),
-    };
-    Ok(Answer { status: head.status, headers, body, rest, is_framed })
 }
 
 async fn handshake<S>(stream: S) -> Result<Connection, Error>

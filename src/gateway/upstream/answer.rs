@@ -40,34 +40,63 @@ impl Outcome {
     }
 }
 
+/// What the body of an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Not a JSON object with a `code`.
+    NoEnvelope,
+    /// An envelope whose `data` is neither object nor array.
+    NoData,
+    /// An envelope with data.
+    Data,
+    /// An envelope whose data has a `page` and a `package_order`.
+    Page,
+}
+
+/// What an answer means, read from it once.
+#[derive(Debug)]
+pub struct Meaning {
+    pub outcome: Outcome,
+    pub shape: Shape,
+    pub vendor_code: Option<Box<str>>,
+}
+
+impl Meaning {
+    pub fn of(status: StatusCode, body: &[u8], codes: &Codes) -> Self {
+        let envelope = serde_json::from_slice::<Envelope<'_>>(body).ok();
+        Self {
+            outcome: classify(status, envelope.as_ref(), codes),
+            shape: envelope.as_ref().map_or(Shape::NoEnvelope, Envelope::shape),
+            vendor_code: envelope.map(|envelope| presentable(&envelope.code).into()),
+        }
+    }
+}
+
 /// The vendor's envelope: `{"code": …, "data": …, "message": …, "success": …}`.
 #[derive(Debug, Deserialize)]
-pub struct Envelope<'a> {
+struct Envelope<'a> {
     /// `"0000"` is success; the vendor's table is not public.
     #[serde(borrow)]
-    pub code: Cow<'a, str>,
+    code: Cow<'a, str>,
     success: Option<bool>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
 
-impl<'a> Envelope<'a> {
-    /// Reads an envelope; none if the body is not one.
-    pub fn read(body: &'a [u8]) -> Option<Self> {
-        serde_json::from_slice(body).ok()
-    }
-
-    /// Is `data` what a query answers: an object or an array, and for `pages` one with `page` and `package_order`?
-    pub fn has_shape(&self, pages: bool) -> bool {
-        let Some(data) = self.data.map(RawValue::get) else {
-            return false;
-        };
-        if pages {
-            serde_json::from_str::<PagedData>(data).is_ok()
-        } else {
-            data.starts_with(['{', '['])
+impl Envelope<'_> {
+    fn shape(&self) -> Shape {
+        match self.data.map(RawValue::get) {
+            Some(data) if serde_json::from_str::<PagedData>(data).is_ok() => Shape::Page,
+            Some(data) if data.starts_with(['{', '[']) => Shape::Data,
+            _ => Shape::NoData,
         }
     }
+}
+
+/// The code as it may stand in a log: it comes from outside.
+fn presentable(code: &str) -> &str {
+    let is_plain = code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if is_plain && code.len() <= 32 { code } else { "unprintable" }
 }
 
 /// `data` of a paged answer, as far as it must be there.
@@ -92,7 +121,7 @@ struct PageNumbers {
 }
 
 /// The table: status and `code` → meaning.
-pub fn classify(status: StatusCode, envelope: Option<&Envelope<'_>>, codes: &Codes) -> Outcome {
+fn classify(status: StatusCode, envelope: Option<&Envelope<'_>>, codes: &Codes) -> Outcome {
     let listed = |list: &[String]| envelope.is_some_and(|envelope| list.iter().any(|code| **code == *envelope.code));
     let succeeded = envelope.is_some_and(|envelope| envelope.code == "0000" && envelope.success == Some(true));
     match status.as_u16() {
@@ -141,8 +170,8 @@ mod tests {
         ];
         for (status, body, expected) in rows {
             let status = StatusCode::from_u16(status).unwrap();
-            let outcome = classify(status, Envelope::read(body.as_bytes()).as_ref(), &codes);
-            assert_eq!(outcome, expected, "{status} {body}");
+            let meaning = Meaning::of(status, body.as_bytes(), &codes);
+            assert_eq!(meaning.outcome, expected, "{status} {body}");
         }
     }
 
@@ -152,26 +181,26 @@ mod tests {
             "", "[]", "null", "<html>", r#"{"success":true}"#, r#"{"code":0}"#, r#"{"code":"0000""#, r#"{"code":"0000"} x"#,
             r#"{"code":"0000","code":"0001"}"#,
         ] {
-            assert!(Envelope::read(body.as_bytes()).is_none(), "{body}");
+            let meaning = Meaning::of(StatusCode::OK, body.as_bytes(), &Codes::default());
+            assert_eq!(meaning.shape, Shape::NoEnvelope, "{body}");
         }
     }
 
     #[test]
     fn a_page_has_numbers_and_orders() {
         let rows = [
-            (r#"{"page":{"cur_page_no":1,"page_size":2,"total_count":0,"total_pages":0},"package_order":[]}"#, true, true),
-            (r#"{"page":{"cur_page_no":1,"page_size":2,"total_count":0,"total_pages":0}}"#, true, false),
-            (r#"{"package_order":[]}"#, true, false),
-            (r#"{"page":{"cur_page_no":"1","page_size":2,"total_count":0,"total_pages":0},"package_order":[]}"#, true, false),
-            ("[]", true, false),
-            ("[]", false, true),
-            ("{}", false, true),
-            ("null", false, false),
-            (r#""text""#, false, false),
+            (r#"{"page":{"cur_page_no":1,"page_size":2,"total_count":0,"total_pages":0},"package_order":[]}"#, Shape::Page),
+            (r#"{"page":{"cur_page_no":1,"page_size":2,"total_count":0,"total_pages":0}}"#, Shape::Data),
+            (r#"{"package_order":[]}"#, Shape::Data),
+            (r#"{"page":{"cur_page_no":"1","page_size":2,"total_count":0,"total_pages":0},"package_order":[]}"#, Shape::Data),
+            ("[]", Shape::Data),
+            ("{}", Shape::Data),
+            ("null", Shape::NoData),
+            (r#""text""#, Shape::NoData),
         ];
-        for (data, pages, expected) in rows {
+        for (data, expected) in rows {
             let body = format!(r#"{{"code":"0000","data":{data},"success":true}}"#);
-            assert_eq!(Envelope::read(body.as_bytes()).unwrap().has_shape(pages), expected, "{data} {pages}");
+            assert_eq!(Meaning::of(StatusCode::OK, body.as_bytes(), &Codes::default()).shape, expected, "{data}");
         }
     }
 }

@@ -1,0 +1,169 @@
+//! Is the head of a request one that we take, and what does it ask of us?
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
+use hyper::{Request, Version};
+
+use super::error::Error;
+
+/// Refuses what another server might read differently (RFC 9112, section 3.2), and every web page.
+pub fn check(request: &Request<Incoming>) -> Result<(), Error> {
+    let (uri, headers) = (request.uri(), request.headers());
+    if uri.scheme().is_some() || uri.authority().is_some() {
+        // The upstream is fixed by the configuration; nobody chooses another by a URL.
+        return Err(Error::MalformedRequest("send the path only (origin-form): this is no forward proxy"));
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if request.version() == Version::HTTP_11 => {
+            return Err(Error::MalformedRequest("HTTP/1.1 needs a Host header"));
+        }
+        (_, Some(_)) => return Err(Error::MalformedRequest("more than one Host header")),
+        _ => {}
+    }
+    if uri.query().is_some() {
+        return Err(Error::InvalidPath("Linksfield reads no query string here: put the parameters into the JSON body"));
+    }
+    match headers.get(ORIGIN) {
+        Some(origin) if !is_own(origin, headers.get(HOST)) => Err(Error::ForeignOrigin),
+        _ => Ok(()),
+    }
+}
+
+/// Is this the origin of the gateway itself, by a name that no attacker's DNS can give to it?
+fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+    let authority = origin.as_bytes().strip_prefix(b"http://").and_then(|authority| std::str::from_utf8(authority).ok());
+    let Some(authority) = authority.filter(|authority| host.is_some_and(|host| host == authority)) else {
+        return false;
+    };
+    let name = match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => authority,
+    };
+    name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+}
+
+/// Only JSON in UTF-8; nothing at all is an empty set of parameters.
+pub fn check_content(headers: &HeaderMap, body: &Incoming) -> Result<(), Error> {
+    match headers.get(CONTENT_TYPE) {
+        Some(value) if is_json(value) => Ok(()),
+        None if body.is_end_stream() => Ok(()),
+        _ => Err(Error::UnsupportedMediaType),
+    }
+}
+
+fn is_json(content_type: &HeaderValue) -> bool {
+    let mut parts = content_type.to_str().unwrap_or_default().split(';').map(str::trim);
+    let is_json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    is_json
+        && parts.all(|parameter| match parameter.split_once('=') {
+            Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
+                matches!(value.trim_matches('"').to_ascii_lowercase().as_str(), "utf-8" | "utf8")
+            }
+            _ => true,
+        })
+}
+
+/// The caller's own id, if it is one that may stand in logs and headers.
+pub fn request_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get("x-request-id")?.to_str().ok()?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    ((1..=64).contains(&id.len()) && id.bytes().all(is_plain)).then(|| id.to_owned())
+}
+
+/// How long the caller waits: `800ms`, `2s`, or bare milliseconds.
+pub fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
+    const NAME: &str = "x-request-timeout";
+    let Some(value) = headers.get(NAME) else {
+        return Ok(None);
+    };
+    let invalid = Error::InvalidHeader { name: NAME, expected: "a time greater than 0, as 800ms, 2s, or bare milliseconds" };
+    let text = value.to_str().unwrap_or_default();
+    let (digits, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
+    match (digits.parse(), unit) {
+        (Ok(1..), "ms" | "") => Ok(Some(Duration::from_millis(digits.parse().unwrap_or_default()))),
+        (Ok(1..), "s") => Ok(Some(Duration::from_secs(digits.parse().unwrap_or_default()))),
+        (Ok(0_u64) | Err(_), _) | (Ok(_), _) => Err(invalid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_read_as_written_or_refused() {
+        let rows = [
+            ("800ms", Some(800)),
+            ("2s", Some(2000)),
+            ("1500", Some(1500)),
+            ("0", None),
+            ("0s", None),
+            ("", None),
+            ("s", None),
+            ("-1", None),
+            ("1.5s", None),
+            ("2 s", None),
+            ("2m", None),
+            ("99999999999999999999", None),
+        ];
+        for (text, millis) in rows {
+            let headers = HeaderMap::from_iter([("x-request-timeout".parse().unwrap(), HeaderValue::from_static(text))]);
+            let expected = millis.map(|millis| Some(Duration::from_millis(millis)));
+            assert_eq!(request_timeout(&headers).ok(), expected, "{text:?}");
+        }
+        assert_eq!(request_timeout(&HeaderMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn only_an_origin_that_no_web_page_can_have_is_our_own() {
+        let rows = [
+            ("http://127.0.0.1:6180", "127.0.0.1:6180", true),
+            ("http://localhost:6180", "localhost:6180", true),
+            ("http://[::1]:6180", "[::1]:6180", true),
+            ("http://localhost:6180", "127.0.0.1:6180", false),
+            ("http://evil.example:6180", "evil.example:6180", false),
+            ("https://evil.example", "127.0.0.1:6180", false),
+            ("null", "127.0.0.1:6180", false),
+            ("", "127.0.0.1:6180", false),
+        ];
+        for (origin, host, expected) in rows {
+            let host = HeaderValue::from_static(host);
+            assert_eq!(is_own(&HeaderValue::from_static(origin), Some(&host)), expected, "{origin} at {host:?}");
+        }
+    }
+
+    #[test]
+    fn json_in_utf_8_is_taken() {
+        let rows = [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/json;charset=\"UTF-8\"", true),
+            ("application/json; profile=x", true),
+            ("application/json; charset=gbk", false),
+            ("application/jsonx", false),
+            ("text/plain", false),
+            ("application/x-www-form-urlencoded", false),
+            ("", false),
+        ];
+        for (value, expected) in rows {
+            assert_eq!(is_json(&HeaderValue::from_static(value)), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_kept_if_it_is_short_and_plain() {
+        let read = |id: &str| {
+            let headers = HeaderMap::from_iter([("x-request-id".parse().unwrap(), HeaderValue::from_str(id).unwrap())]);
+            request_id(&headers)
+        };
+        assert_eq!(read("a-B_9.z").as_deref(), Some("a-B_9.z"));
+        assert!(read(&"x".repeat(64)).is_some());
+        for id in ["", "a b", "a\"b", "ü", &"x".repeat(65)] {
+            assert_eq!(read(id), None, "{id:?}");
+        }
+    }
+}
