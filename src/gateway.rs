@@ -352,6 +352,11 @@ impl Gateway {
         result.map(|(answer, sent_at)| Answered { answer, sent_at, deadline, permit })
     }
 
+    /// What a connection beyond the limit is told.
+    pub fn refuse_connection(&self) -> Response<Body> {
+        Error::TooManyConnections.to_response(&self.0.metrics.request_id())
+    }
+
     /// Waits until every command that is under way has ended.
     pub async fn commands_finished(&self) {
         self.0.commands.close();

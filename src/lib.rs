@@ -51,7 +51,219 @@
 //! else's fill · *generation* a number that an invalidation raises · *permit* the right to use one connection slot for one
 //! call · *drain* finishing what is in flight before the process ends.
 
+pub mod admin;
 pub mod body;
+pub mod cli;
 pub mod config;
 pub mod gateway;
+pub mod server;
 pub mod telemetry;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::admin::Admin;
+use crate::config::{Config, Limit, Secrets};
+use crate::gateway::quota::{Quota, Rate};
+use crate::gateway::route::Routes;
+use crate::gateway::sign::InvalidSecret;
+use crate::gateway::tenant::{Callers, Tenants};
+use crate::gateway::upstream::{Slot, TlsError, Upstream};
+use crate::gateway::Gateway;
+use crate::server::{Drain, Limits, Times, serve};
+use crate::telemetry::{Constants, Labels, Metrics};
+
+/// Connections that may ask for metrics and probes at a time.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// Slots where the configuration names no limit of connections.
+const UNLIMITED_CONNECTIONS: u32 = 256;
+
+/// Why a gateway cannot start, although its configuration was accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener cannot be bound.
+    #[error("{key} = {address}: {source}")]
+    Bind {
+        /// The key of the listener.
+        key: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A secret cannot be used.
+    #[error(transparent)]
+    Secret(#[from] InvalidSecret),
+    /// The TLS client cannot be built.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The runtime of the admin listener cannot be started.
+    #[error("cannot start the admin listener: {0}")]
+    Admin(#[source] io::Error),
+}
+
+/// A gateway whose listeners are bound.
+#[derive(Debug)]
+pub struct Instance {
+    gateway: Gateway,
+    metrics: Arc<Metrics>,
+    data: TcpListener,
+    admin: std::net::TcpListener,
+    configuration: String,
+    limits: Limits,
+    drain_delay: Duration,
+    drain_timeout: Duration,
+}
+
+impl Instance {
+    /// Builds the parts, joins them and binds the listeners.
+    pub async fn start(config: &Config, secrets: &Secrets) -> Result<Self, StartError> {
+        let metrics = Arc::new(metrics(config));
+        let gateway = Gateway::new(
+            config,
+            gateway::Parts {
+                tenants: Tenants::new(config, secrets)?,
+                callers: Callers::new(config, secrets),
+                upstream: Upstream::new(&config.upstream, secrets.ca.as_deref())?,
+                quota: quota(&config.upstream.limits),
+                metrics: metrics.clone(),
+            },
+        );
+        let server = &config.server;
+        let bind = async |key, address| TcpListener::bind(address).await.map_err(|source| StartError::Bind { key, address, source });
+        let data = bind("server.listen", server.listen).await?;
+        let admin = bind("server.admin_listen", server.admin_listen).await?;
+        Ok(Self {
+            gateway,
+            metrics,
+            data,
+            admin: admin.into_std().map_err(StartError::Admin)?,
+            configuration: config.effective(),
+            limits: Limits {
+                connections: server.max_connections.get(),
+                times: Times { header: server.header_timeout, write: server.body_timeout, idle: server.idle_timeout },
+            },
+            drain_delay: server.drain_delay,
+            drain_timeout: server.drain_timeout,
+        })
+    }
+
+    /// Where callers connect to.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.data.local_addr()
+    }
+
+    /// Where metrics and probes are.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// Serves until `shutdown` resolves, then drains: readiness fails at once, the listener closes after `drain_delay`,
+    /// what is in flight finishes, at the latest after `drain_timeout`.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+        let drain = Drain::default();
+        let admin_drain = Drain::default();
+        let admin = Admin::new(admin::Parts {
+            metrics: self.metrics.clone(),
+            gateway: self.gateway.clone(),
+            drain: drain.clone(),
+            configuration: self.configuration,
+        });
+        for (listener, address) in [("data", self.data.local_addr()), ("admin", self.admin.local_addr())] {
+            if let Ok(address) = address {
+                info!(listener, %address, "listening");
+            }
+        }
+        let admin_thread = run_admin(self.admin, admin, self.limits.times, admin_drain.clone())?;
+        let connections = self.metrics.connections.clone();
+        let data = tokio::spawn(serve(self.data, self.gateway.clone(), self.limits, drain.clone(), Some(connections)));
+
+        shutdown.await;
+        info!("draining");
+        drain.announce();
+        tokio::time::sleep(self.drain_delay).await;
+        drain.close();
+        let finished = async {
+            let _ = data.await; // every connection has ended, so nobody can begin a command any more
+            self.gateway.commands_finished().await;
+        };
+        match timeout(self.drain_timeout, finished).await {
+            Ok(()) => info!("drained"),
+            Err(_) => {
+                let (connections, requests) = (self.metrics.connections.get(), self.metrics.requests_in_flight.get());
+                warn!(connections, requests, "drain_timeout has passed, ending all the same");
+            }
+        }
+        admin_drain.close();
+        let _ = tokio::task::spawn_blocking(|| admin_thread.join()).await;
+        Ok(())
+    }
+}
+
+/// The admin listener gets a thread of its own: it answers while the gateway's threads are busy, and costs them nothing.
+fn run_admin(
+    listener: std::net::TcpListener,
+    admin: Admin,
+    times: Times,
+    drain: Drain,
+) -> Result<std::thread::JoinHandle<()>, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Admin)?;
+    let listener = {
+        let _inside = runtime.enter();
+        TcpListener::from_std(listener).map_err(StartError::Admin)?
+    };
+    let limits = Limits { connections: ADMIN_CONNECTIONS, times };
+    let serve = move || {
+        let served = serve(listener, admin, limits, drain.clone(), None);
+        runtime.block_on(async {
+            tokio::select! {
+                () = served => {}
+                () = drain.closed_for(Duration::from_secs(1)) => {} // a scrape that hangs holds nobody up
+            }
+        });
+    };
+    std::thread::Builder::new().name("admin".into()).spawn(serve).map_err(StartError::Admin)
+}
+
+fn quota(limits: &config::Limits) -> Quota<Slot> {
+    let instances = limits.instances.get();
+    let slots = match limits.connections {
+        Limit::Of(connections) => connections.get() / instances,
+        Limit::None => UNLIMITED_CONNECTIONS,
+    };
+    let rate = match limits.requests_per_second {
+        Limit::Of(per_second) => Some(Rate::share(per_second.get(), instances)),
+        Limit::None => None,
+    };
+    Quota::new((0..slots).map(|_| Slot::default()).collect(), rate, limits.queue)
+}
+
+fn metrics(config: &Config) -> Metrics {
+    let labels = Labels {
+        routes: Routes::labels(config),
+        tenants: Tenants::labels(config),
+        callers: Callers::labels(config),
+    };
+    let limits = &config.upstream.limits;
+    let instances = limits.instances.get();
+    let constants = Constants {
+        cache_capacity: config.cache.max_size.as_u64(),
+        per_second: match limits.requests_per_second {
+            Limit::Of(per_second) => Some(f64::from(per_second.get()) / f64::from(instances)),
+            Limit::None => None,
+        },
+        connections: match limits.connections {
+            Limit::Of(connections) => Some(connections.get() / instances),
+            Limit::None => None,
+        },
+    };
+    Metrics::new(labels, constants)
+}

@@ -3,6 +3,8 @@
 //! Labels come from the configuration only: a label is the place of a name in [`Labels`], whose last name stands for
 //! everything that is not configured. Handles are looked up once, not for each request.
 
+pub mod log;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -15,7 +15,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, HeaderValue,
     RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
 };
 use hyper::{HeaderMap, Request, Response, StatusCode};
@@ -99,6 +99,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// `Content-Type`, `Content-Language`, `Content-Encoding` and `Retry-After`, where they came.
     pub headers: HeaderMap,
+    /// When the vendor says it answered.
+    pub date: Option<HeaderValue>,
     /// The body, or the first [`max_answer`](config::Upstream::max_answer) bytes and some of it.
     pub body: Bytes,
     /// What follows `body`, still unread.
@@ -278,7 +280,8 @@ impl Upstream {
             Err(ReadError::Stalled | ReadError::TooLarge) => unreachable!("no patience and no cap were given"),
         };
         let Meaning { outcome, shape, vendor_code } = Meaning::of(head.status, &body, &self.codes);
-        Ok(Answer { status: head.status, headers, body, rest, is_framed, outcome, shape, vendor_code })
+        let date = head.headers.get(DATE).cloned();
+        Ok(Answer { status: head.status, headers, date, body, rest, is_framed, outcome, shape, vendor_code })
     }
 
     fn request(&self, path: &str, language: &Language, body: Bytes) -> Request<Full<Bytes>> {

@@ -1,0 +1,242 @@
+//! The commands: what may be asked of the binary, and what it answers. Results go to standard output, problems to
+//! standard error; the exit code is 0 for yes, 1 for no, 2 for a wrong use.
+
+mod calibrate;
+mod demo;
+mod healthcheck;
+mod probe;
+
+use std::fmt::Display;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::Instance;
+use crate::config::{Config, LogFormat, Secrets, Warning};
+use crate::gateway::params::Params;
+use crate::gateway::tenant::Tenants;
+use crate::simulator;
+use crate::telemetry::{REVISION, log};
+
+/// A caching, signing reverse proxy in front of the Linksfield IoT-SIM platform.
+#[derive(Debug, Parser)]
+#[command(version, long_version = long_version(), max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    #[command(after_help = "Example: linksfield-gateway serve --config config/gateway.toml")]
+    Serve {
+        /// The configuration, in TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run a gateway with a Linksfield simulator behind it, and show what to paste.
+    #[command(after_help = "Example: linksfield-gateway demo")]
+    Demo(demo::Options),
+    /// Tell every problem of a configuration, else show what is in effect.
+    #[command(after_help = "Example: linksfield-gateway check --config config/gateway.toml --no-secrets")]
+    Check {
+        /// The configuration, in TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Do not read the files and variables that hold secrets.
+        #[arg(long)]
+        no_secrets: bool,
+    },
+    /// Sign a body from standard input: prints the canonical text, then the signed body.
+    #[command(
+        after_help = "Example: echo '{\"page_no\":1,\"page_size\":2}' | linksfield-gateway sign --config gateway.toml --tenant acme"
+    )]
+    Sign {
+        /// The configuration, in TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The tenant whose secret signs.
+        #[arg(long, value_name = "NAME")]
+        tenant: String,
+        /// Sign for this second since 1970 instead of now.
+        #[arg(long, value_name = "SECONDS")]
+        timestamp: Option<u64>,
+    },
+    /// Find the [signing] section that reproduces a known-good signed body from standard input.
+    #[command(after_help = "Example: linksfield-gateway calibrate --secret-file /etc/linksfield/acme < signed-body.json")]
+    Calibrate {
+        /// The file that holds the secret the body was signed with.
+        #[arg(long, value_name = "FILE")]
+        secret_file: PathBuf,
+    },
+    /// Spend one call at the real vendor: are base URL, secret, signing and clock right, and which code means what?
+    #[command(after_help = "Example: linksfield-gateway probe --config gateway.toml --tenant acme")]
+    Probe(probe::Options),
+    /// Run the Linksfield simulator alone.
+    #[command(after_help = "Example: linksfield-gateway simulate --latency 300ms --enforce-limits")]
+    Simulate(simulator::Options),
+    /// Ask a running gateway whether it is ready, as an exec probe of a container without a shell.
+    #[command(after_help = "Example: linksfield-gateway healthcheck --admin 127.0.0.1:6181")]
+    Healthcheck(healthcheck::Options),
+}
+
+fn long_version() -> &'static str {
+    const { constcat() }
+}
+
+/// Runs the command that the arguments name.
+pub fn run() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Serve { config } => serve(&config),
+        Command::Demo(options) => demo::run(&options),
+        Command::Check { config, no_secrets } => check(&config, no_secrets),
+        Command::Sign { config, tenant, timestamp } => sign(&config, &tenant, timestamp),
+        Command::Calibrate { secret_file } => calibrate::run(&secret_file),
+        Command::Probe(options) => probe::run(&options),
+        Command::Simulate(options) => simulate(options),
+        Command::Healthcheck(options) => healthcheck::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed(reason)) => {
+            let _ = writeln!(io::stderr(), "{}", reason.trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a command says no.
+#[derive(Debug)]
+struct Failed(String);
+
+impl<E: Display> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+type Done = Result<(), Failed>;
+
+fn serve(path: &Path) -> Done {
+    let (config, secrets, warnings) = load(path)?;
+    start_log(&config);
+    for Warning { key, reason, remedy } in warnings {
+        warn!(key, reason, remedy, "configuration");
+    }
+    runtime(config.server.worker_threads.get())?.block_on(async {
+        let instance = Instance::start(&config, &secrets).await?;
+        drop(secrets);
+        instance.run(asked_to_end()?).await?;
+        Ok(())
+    })
+}
+
+fn check(path: &Path, no_secrets: bool) -> Done {
+    let (config, mut warnings) = Config::load(path)?;
+    if !no_secrets {
+        let secrets = config.load_secrets()?;
+        warnings.extend(secrets.warnings.iter().cloned());
+        Tenants::new(&config, &secrets)?;
+    }
+    let mut text = String::new();
+    for warning in &warnings {
+        text += &format!("# warning: {warning}\n");
+    }
+    text += &config.effective();
+    text += "\n";
+    for line in config.arithmetic().lines() {
+        text += &format!("# {line}\n");
+    }
+    print(&text)
+}
+
+fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {
+    let (config, secrets, _) = load(path)?;
+    let tenants = Tenants::new(&config, &secrets)?;
+    let tenant = tenants.named(tenant).ok_or_else(|| unknown_tenant(&config, tenant))?;
+    let params = Params::parse(&standard_input()?)?;
+    let now = timestamp.map_or_else(wall_clock, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+    let signed = tenant.signer.signed(&params, &tenant.access_code, now);
+    print(&format!("{}\n{}\n", signed.text, String::from_utf8_lossy(&signed.body)))
+}
+
+fn simulate(options: simulator::Options) -> Done {
+    runtime(2)?.block_on(async {
+        let listener = tokio::net::TcpListener::bind(options.listen).await?;
+        print(&format!("a Linksfield simulator listens on http://{}{}\n", listener.local_addr()?, options.base_path))?;
+        simulator::run(listener, options, asked_to_end()?).await?;
+        Ok(())
+    })
+}
+
+fn load(path: &Path) -> Result<(Config, Secrets, Vec<Warning>), Failed> {
+    let (config, mut warnings) = Config::load(path)?;
+    let secrets = config.load_secrets()?;
+    warnings.extend(secrets.warnings.iter().cloned());
+    Ok((config, secrets, warnings))
+}
+
+fn unknown_tenant(config: &Config, name: &str) -> Failed {
+    let names: Vec<&str> = config.tenants.keys().map(String::as_str).collect();
+    Failed(format!("no tenant is called {name:?}; there are: {}", names.join(", ")))
+}
+
+fn start_log(config: &Config) {
+    let format = match config.log.format {
+        LogFormat::Auto => log::Format::Auto,
+        LogFormat::Json => log::Format::Json,
+        LogFormat::Text => log::Format::Text,
+    };
+    let level = LevelFilter::from_str(&config.log.level).unwrap_or(LevelFilter::INFO);
+    log::init(level, format);
+}
+
+fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+}
+
+/// Resolves at the first SIGTERM or SIGINT; a second one ends the process at once.
+fn asked_to_end() -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        let mut asked = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        asked().await;
+        tokio::spawn(async move {
+            asked().await;
+            warn!("asked to end a second time");
+            std::process::exit(1);
+        });
+    })
+}
+
+fn standard_input() -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    io::stdin().read_to_end(&mut body)?;
+    Ok(body)
+}
+
+/// Prints a result. A reader who has gone is no reason to panic.
+fn print(text: &str) -> Done {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the commands have no gateway whose clock they could use")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}

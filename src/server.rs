@@ -1,0 +1,238 @@
+//! Who may connect, and for how long? Listener, accept loop, connection limits, drain.
+
+mod patience;
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use prometheus::IntGauge;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+pub use self::patience::Times;
+use self::patience::{Answering, PatientStream};
+use crate::body::Body;
+use crate::gateway::Gateway;
+
+/// Connections beyond the limit that are told so; further ones are closed without a word.
+const TOLD_TOO_MANY: usize = 64;
+
+/// What a listener's connections may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at a time.
+    pub connections: usize,
+    /// The times of each.
+    pub times: Times,
+}
+
+/// What answers the requests of a listener.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// Answers a request; a failure is an answer too.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+
+    /// What a connection beyond the limit is told.
+    fn refuse_connection(&self) -> Response<Body>;
+}
+
+impl Service for Gateway {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        self.handle(request).await
+    }
+
+    fn refuse_connection(&self) -> Response<Body> {
+        self.refuse_connection()
+    }
+}
+
+/// The phases of an end that loses no request. Cloned into whatever has to know.
+#[derive(Debug, Clone, Default)]
+pub struct Drain {
+    announced: CancellationToken,
+    closing: CancellationToken,
+}
+
+impl Drain {
+    /// The end has been announced: readiness fails, answers carry `Connection: close`, connections are still accepted.
+    pub fn announce(&self) {
+        self.announced.cancel();
+    }
+
+    /// Has the end been announced?
+    pub fn is_announced(&self) -> bool {
+        self.announced.is_cancelled()
+    }
+
+    /// The listener closes, and each connection as soon as it is idle.
+    pub fn close(&self) {
+        self.announce();
+        self.closing.cancel();
+    }
+
+    /// Resolves `grace` after the listener was told to close.
+    pub async fn closed_for(&self, grace: Duration) {
+        self.closing.cancelled().await;
+        tokio::time::sleep(grace).await;
+    }
+}
+
+/// Serves a listener until `drain` closes it and the last connection has ended.
+pub async fn serve(listener: TcpListener, service: impl Service, limits: Limits, drain: Drain, connections: Option<IntGauge>) {
+    let server = Server {
+        slots: Arc::new(Semaphore::new(limits.connections)),
+        told: Arc::new(Semaphore::new(TOLD_TOO_MANY)),
+        times: limits.times,
+        tasks: TaskTracker::new(),
+        drain: drain.clone(),
+        gauge: connections,
+    };
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = drain.closing.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => server.take(stream, &service),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                // Out of file descriptors, mostly: accepting again at once would only spin.
+                warn!(%error, "cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    // Those that wait in the backlog would be reset with the listener.
+    while let Some(stream) = accept_now(&listener).await {
+        server.take(stream, &service);
+    }
+    drop(listener);
+    server.tasks.close();
+    server.tasks.wait().await;
+}
+
+/// A connection that is waiting already, if there is one.
+async fn accept_now(listener: &TcpListener) -> Option<TcpStream> {
+    let accepted = std::future::poll_fn(|cx| match listener.poll_accept(cx) {
+        Poll::Ready(Ok((stream, _))) => Poll::Ready(Some(stream)),
+        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
+    });
+    accepted.await
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+struct Server {
+    slots: Arc<Semaphore>,
+    told: Arc<Semaphore>,
+    times: Times,
+    tasks: TaskTracker,
+    drain: Drain,
+    gauge: Option<IntGauge>,
+}
+
+impl Server {
+    fn take(&self, stream: TcpStream, service: &impl Service) {
+        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+            self.tasks.spawn(self.connection(stream, service.clone(), slot, false));
+        } else if let Ok(slot) = self.told.clone().try_acquire_owned() {
+            self.tasks.spawn(self.connection(stream, service.clone(), slot, true));
+        }
+    }
+
+    fn connection<S: Service>(
+        &self,
+        stream: TcpStream,
+        service: S,
+        slot: OwnedSemaphorePermit,
+        refuse: bool,
+    ) -> impl Future<Output = ()> + use<S> {
+        let gauge = self.gauge.clone();
+        let drain = self.drain.clone();
+        let answering = Answering::default();
+        let _ = stream.set_nodelay(true); // without it the answer is late, no more
+        let stream = PatientStream::new(stream, self.times, answering.clone(), &drain.closing);
+        async move {
+            let _slot = slot;
+            let _counted = gauge.map(Counted::new);
+            let answer = service_fn(|request: Request<Incoming>| {
+                answering.begin();
+                let ended = EndsAnswering(answering.clone());
+                let (service, drain) = (&service, &drain);
+                async move {
+                    let mut response = if refuse { service.refuse_connection() } else { service.answer(request).await };
+                    if drain.is_announced() || refuse {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, Infallible>(response.map(|body| AnswerBody { body, _ended: ended }))
+                }
+            });
+            // hyper's own timer is not set: it cannot tell an idle connection from a slow head. The stream can.
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+        }
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Ends the answering phase when the body of the answer is dropped, whatever the reason.
+struct EndsAnswering(Answering);
+
+impl Drop for EndsAnswering {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+struct AnswerBody {
+    body: Body,
+    _ended: EndsAnswering,
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,105 @@
+//! How does a log line look? One JSON object a line, or text where a person reads.
+
+use std::fmt;
+use std::io::IsTerminal;
+
+use serde::ser::{SerializeMap, Serializer};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// How lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// JSON, but text on a terminal.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// Text.
+    Text,
+}
+
+/// Sends the log to standard error: standard output belongs to the commands that print results.
+///
+/// Does nothing if the process has a log already.
+pub fn init(level: LevelFilter, format: Format) {
+    let is_terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
+    let _ = match format {
+        Format::Auto if is_terminal => builder.with_target(false).with_ansi(true).try_init(),
+        Format::Text => builder.with_target(false).with_ansi(is_terminal).try_init(),
+        Format::Auto | Format::Json => builder.event_format(JsonLine).try_init(),
+    };
+}
+
+/// `{"time":…,"level":…,"message":…}` and the event's fields.
+struct JsonLine;
+
+impl<S, N> FormatEvent<S, N> for JsonLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut time = String::with_capacity(32);
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        let mut line = Vec::with_capacity(512);
+        write_fields(&mut line, &time, event).map_err(|_| fmt::Error)?;
+        writer.write_str(std::str::from_utf8(&line).map_err(|_| fmt::Error)?)?;
+        writer.write_char('\n')
+    }
+}
+
+fn write_fields(line: &mut Vec<u8>, time: &str, event: &Event<'_>) -> serde_json::Result<()> {
+    let mut serializer = serde_json::Serializer::new(line);
+    let mut map = serializer.serialize_map(None)?;
+    map.serialize_entry("time", time)?;
+    map.serialize_entry("level", event.metadata().level().as_str())?;
+    let mut fields = Fields { map, result: Ok(()) };
+    event.record(&mut fields);
+    fields.result?;
+    fields.map.end()
+}
+
+struct Fields<M: SerializeMap> {
+    map: M,
+    result: Result<(), M::Error>,
+}
+
+impl<M: SerializeMap> Fields<M> {
+    fn write(&mut self, field: &Field, value: &(impl serde::Serialize + ?Sized)) {
+        if self.result.is_ok() {
+            self.result = self.map.serialize_entry(field.name(), value);
+        }
+    }
+}
+
+impl<M: SerializeMap> Visit for Fields<M> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.write(field, &format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.write(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.write(field, &value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.write(field, &value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.write(field, &value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.write(field, &value);
+    }
+}
