@@ -341,6 +341,11 @@ impl Config {
         }
         Err(Problems::new(source, problems))
     }
+
+    /// Reads the files and variables that hold the secrets, and `ca_file`. Paths are relative to the working directory.
+    pub fn load_secrets(&self) -> Result<Secrets, Problems> {
+        secrets::load(self, environment::variable)
+    }
 }
 
 #[cfg(test)]

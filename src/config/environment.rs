@@ -25,6 +25,15 @@ pub(super) fn variables() -> impl Iterator<Item = (String, String)> {
     })
 }
 
+/// One variable, if it is set and UTF-8.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the configuration is where the environment is read"
+)]
+pub(super) fn variable(name: &str) -> Option<String> {
+    env::var(name).ok()
+}
+
 /// What a variable stands for.
 struct Key {
     path: Vec<String>,

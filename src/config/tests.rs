@@ -1,6 +1,7 @@
 //! The configuration as a whole: the shipped file, every problem at once, nothing secret in any message.
 
 mod rules;
+mod secrets;
 mod values;
 
 use std::{iter, num::NonZeroUsize, time::Duration};
