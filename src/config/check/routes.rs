@@ -97,7 +97,7 @@ impl Check<'_> {
             }
         }
         if route.kind == Kind::Query
-            && route.fresh_for + route.stale_for > Duration::from_secs(24 * 3600)
+            && route.fresh_for.saturating_add(route.stale_for) > Duration::from_secs(24 * 3600)
         {
             self.warn(
                 &key("fresh_for"),

@@ -196,6 +196,12 @@ const RULES: &[(&str, &str, &str)] = &[
         "routes.\"/a\".timeout",
         "remove it",
     ),
+    // The longest that can be written: a sum with it would overflow.
+    (
+        "[routes.'/a']\nkind = 'query'\nfresh_for = '18446744073709551615s'\nstale_for = '1s'",
+        "routes.\"/a\".fresh_for",
+        "a year",
+    ),
     (
         "[routes.'/a']\nkind = 'query'\ntimeout = '0s'",
         "routes.\"/a\".timeout",
