@@ -8,18 +8,23 @@
 //! No message of this module quotes a value of the file: a secret in the wrong place is still a secret.
 
 mod base_url;
+mod check;
+mod environment;
 mod limits;
 mod problem;
+mod read;
 mod route;
+mod schema;
 mod secrets;
 mod show;
 mod signing;
 
 use std::{
     collections::BTreeMap,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -299,3 +304,49 @@ const fn at_least_one(number: usize) -> NonZeroUsize {
         None => NonZeroUsize::MIN,
     }
 }
+
+impl Config {
+    /// Reads the file and the environment, and checks what they say.
+    pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), Problems> {
+        let source = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|error| {
+            let reason = format!("the file cannot be read: {error}");
+            let remedy = "correct the path; config/gateway.toml is an example to begin with";
+            Problems::new(
+                &source,
+                vec![Problem::new("the file itself", reason, remedy)],
+            )
+        })?;
+        Self::parse(&text, &source, environment::variables())
+    }
+
+    /// Checks what a text and an environment say. `source` is the name of the text in messages.
+    pub fn parse(
+        text: &str,
+        source: &str,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<Warning>), Problems> {
+        let mut problems = Vec::new();
+        let mut table = read::table(text).map_err(|problems| Problems::new(source, problems))?;
+        let overridden = environment::overlay(&mut table, env, &mut problems);
+        let config = read::config(&mut table, &mut problems);
+        let warnings = check::check(&config, &table, &mut problems);
+        if problems.is_empty() {
+            return Ok((config, warnings));
+        }
+        for problem in &mut problems {
+            if let Some(variable) = overridden.get(&problem.key) {
+                problem.reason = format!("{} (the value comes from {variable})", problem.reason);
+            }
+        }
+        Err(Problems::new(source, problems))
+    }
+
+    /// Reads the files and variables that hold the secrets, and `ca_file`. Paths are relative to the working directory.
+    pub fn load_secrets(&self) -> Result<Secrets, Problems> {
+        secrets::load(self, environment::variable)
+    }
+}
+
+#[cfg(test)]
+mod tests;

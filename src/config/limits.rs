@@ -154,21 +154,14 @@ impl Day {
         if text == "rolling" {
             return Some(Self::Rolling);
         }
-        let (time, offset_minutes) = match text.strip_suffix('Z') {
-            Some(time) => (time, 0),
-            None => {
-                let (time, offset) = text.split_at_checked(text.find(['+', '-'])?)?;
-                let (hours, minutes) = hours_and_minutes(offset.get(1..)?)?;
-                let ahead = i16::from(hours) * 60 + i16::from(minutes);
-                (
-                    time,
-                    if offset.starts_with('-') {
-                        -ahead
-                    } else {
-                        ahead
-                    },
-                )
-            }
+        let (time, offset_minutes) = if let Some(time) = text.strip_suffix('Z') {
+            (time, 0)
+        } else {
+            let (time, offset) = text.split_at_checked(text.find(['+', '-'])?)?;
+            let (hours, minutes) = hours_and_minutes(offset.get(1..)?)?;
+            let ahead = i16::from(hours) * 60 + i16::from(minutes);
+            let behind = offset.starts_with('-');
+            (time, if behind { -ahead } else { ahead })
         };
         let (hour, minute) = hours_and_minutes(time)?;
         Some(Self::At {

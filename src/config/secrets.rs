@@ -1,10 +1,31 @@
-//! The secrets that the configuration names.
+//! The secrets that the configuration names: read once, held as [`SecretString`], never shown.
+//!
+//! Every message names the key and where the secret is, never what is there.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
-use super::problem::Warning;
+use super::{
+    Config,
+    problem::{Problem, Problems, Warning},
+    schema::dotted,
+};
+
+/// More than any secret or token; a mistaken path to something huge is not read to its end.
+const LARGEST_SECRET: u64 = 64 * 1024;
+
+/// More than the bundle of a whole operating system.
+const LARGEST_CA: u64 = 4 * 1024 * 1024;
+
+/// Shorter tokens can be guessed.
+const SHORTEST_TOKEN: usize = 16;
 
 /// What the files and variables that a configuration names hold.
 #[derive(Debug, Clone, Default)]
@@ -28,4 +49,196 @@ pub struct TenantSecret {
     pub current: SecretString,
     /// The one before it, during a rotation.
     pub previous: Option<SecretString>,
+}
+
+/// One run over everything that is to be read.
+struct Loader<V> {
+    variable: V,
+    problems: Vec<Problem>,
+    warnings: Vec<Warning>,
+}
+
+/// Reads what the configuration names; `variable` looks one up in the environment.
+pub(super) fn load(
+    config: &Config,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Secrets, Problems> {
+    let mut loader = Loader {
+        variable,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let mut secrets = Secrets::default();
+    for (name, tenant) in &config.tenants {
+        let key = |last: &str| dotted(&["tenants", name, last]);
+        let current = match (&tenant.secret_file, &tenant.secret_env) {
+            (Some(path), _) => loader.file(&key("secret_file"), path),
+            (None, Some(variable)) => loader.environment(&key("secret_env"), variable),
+            (None, None) => None,
+        };
+        let path = tenant.previous_secret_file.as_deref();
+        let previous = path.and_then(|path| loader.file(&key("previous_secret_file"), path));
+        if let Some(current) = current {
+            secrets
+                .tenants
+                .insert(name.clone(), TenantSecret { current, previous });
+        }
+    }
+    for (name, caller) in &config.callers {
+        let key = dotted(&["callers", name, "token_file"]);
+        if let Some(token) = loader.token(&key, &caller.token_file) {
+            secrets.callers.insert(name.clone(), token);
+        }
+    }
+    if let Some(path) = &config.server.admin_token_file {
+        secrets.admin_token = loader.token("server.admin_token_file", path);
+    }
+    if let Some(path) = &config.upstream.ca_file {
+        secrets.ca = loader.certificates("upstream.ca_file", path);
+    }
+    loader.distinct_tokens(&secrets);
+    secrets.warnings = loader.warnings;
+    if loader.problems.is_empty() {
+        Ok(secrets)
+    } else {
+        Err(Problems::new("secrets", loader.problems))
+    }
+}
+
+impl<V: Fn(&str) -> Option<String>> Loader<V> {
+    fn file(&mut self, key: &str, path: &Path) -> Option<SecretString> {
+        match read(path, LARGEST_SECRET) {
+            Ok((bytes, mode)) => {
+                if mode & 0o007 != 0 {
+                    self.warnings.push(Warning::new(
+                        key,
+                        format!("every user of the machine may use {}", path.display()),
+                        "take the rights of others away: chmod o= FILE; in a pod, defaultMode: 0440 with an fsGroup",
+                    ));
+                }
+                self.secret(key, &format!("the file {}", path.display()), bytes)
+            }
+            Err(error) => {
+                self.unreadable(key, path, &error);
+                None
+            }
+        }
+    }
+
+    fn environment(&mut self, key: &str, variable: &str) -> Option<SecretString> {
+        if let Some(text) = (self.variable)(variable) {
+            return self.secret(key, &format!("the variable {variable}"), text.into_bytes());
+        }
+        self.problems.push(Problem::new(
+            key,
+            format!("the variable {variable} is not set, or is not UTF-8"),
+            "set it where the gateway is started, or use secret_file",
+        ));
+        None
+    }
+
+    /// Where it is said where it comes from: `the file /etc/linksfield/acme`.
+    fn secret(&mut self, key: &str, origin: &str, mut bytes: Vec<u8>) -> Option<SecretString> {
+        // An editor's newline; a second one is part of the secret.
+        if bytes.pop_if(|last| *last == b'\n').is_some() {
+            bytes.pop_if(|last| *last == b'\r');
+        }
+        let (reason, remedy) = if bytes.is_empty() {
+            ("is empty", "write the secret into it")
+        } else if bytes.len() as u64 > LARGEST_SECRET {
+            ("is larger than 64 KiB", "name what holds the secret alone")
+        } else if let Ok(text) = String::from_utf8(bytes) {
+            return Some(SecretString::from(text));
+        } else {
+            ("is not UTF-8", "write the secret as text")
+        };
+        self.problems
+            .push(Problem::new(key, format!("{origin} {reason}"), remedy));
+        None
+    }
+
+    fn token(&mut self, key: &str, path: &Path) -> Option<SecretString> {
+        let token = self.file(key, path)?;
+        let text = token.expose_secret();
+        // What a header can carry after "Bearer "; anything else could never be matched.
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.problems.push(Problem::new(
+                key,
+                format!("the file {} holds something that cannot be a bearer token", path.display()),
+                "write one token of letters, digits and punctuation, without spaces: openssl rand -hex 32",
+            ));
+            return None;
+        }
+        if text.len() < SHORTEST_TOKEN {
+            self.warnings.push(Warning::new(
+                key,
+                format!("the token is shorter than {SHORTEST_TOKEN} characters and can be guessed"),
+                "make a new one: openssl rand -hex 32",
+            ));
+        }
+        Some(token)
+    }
+
+    fn certificates(&mut self, key: &str, path: &Path) -> Option<Vec<u8>> {
+        let bytes = match read(path, LARGEST_CA) {
+            Ok((bytes, _)) => bytes,
+            Err(error) => {
+                self.unreadable(key, path, &error);
+                return None;
+            }
+        };
+        let marker = b"-----BEGIN CERTIFICATE-----";
+        let has_certificate = bytes.windows(marker.len()).any(|window| window == marker);
+        if has_certificate && bytes.len() as u64 <= LARGEST_CA {
+            return Some(bytes);
+        }
+        self.problems.push(Problem::new(
+            key,
+            format!(
+                "the file {} holds no certificate in PEM, or is larger than 4 MiB",
+                path.display()
+            ),
+            "name a file with \"-----BEGIN CERTIFICATE-----\" in it",
+        ));
+        None
+    }
+
+    fn unreadable(&mut self, key: &str, path: &Path, error: &io::Error) {
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound => "correct the path, or create the file",
+            io::ErrorKind::PermissionDenied => {
+                "let the user of the gateway read it; in a pod, with an fsGroup"
+            }
+            _ => "name a readable file",
+        };
+        let reason = format!("the file {} cannot be read: {error}", path.display());
+        self.problems.push(Problem::new(key, reason, remedy));
+    }
+
+    /// A token names one caller, and the admin's is nobody else's.
+    fn distinct_tokens(&mut self, secrets: &Secrets) {
+        let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+        if let Some(token) = &secrets.admin_token {
+            owners.insert(token.expose_secret(), "the admin listener");
+        }
+        for (name, token) in &secrets.callers {
+            if let Some(other) = owners.insert(token.expose_secret(), name) {
+                self.problems.push(Problem::new(
+                    dotted(&["callers", name, "token_file"]),
+                    format!("its token is that of {other} as well"),
+                    "give each a token of its own: openssl rand -hex 32",
+                ));
+            }
+        }
+    }
+}
+
+/// The content, up to one byte more than allowed, and the mode.
+fn read(path: &Path, largest: u64) -> io::Result<(Vec<u8>, u32)> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    let mut bytes = Vec::new();
+    // A newline of two bytes on top, and one more byte to tell what is too large.
+    file.take(largest + 3).read_to_end(&mut bytes)?;
+    Ok((bytes, mode))
 }

@@ -1,4 +1,6 @@
-//! The configuration as it came out.
+//! The configuration as it came out: every key with its value, and what the limits amount to.
+//!
+//! Nothing secret can be in it: a [`Config`] holds names of files and variables only.
 
 // serde hands every value over by reference.
 #![expect(
@@ -7,13 +9,149 @@
     reason = "the signatures are serde's"
 )]
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use bytesize::ByteSize;
 use serde::{Serialize, Serializer};
 
+use super::{Config, Kind};
+
 /// Stands for "not set" on the way out, since TOML has no null; no text of a file can be it.
 pub(super) const UNSET: &str = "\u{1}";
+
+impl Config {
+    /// The effective configuration as TOML: every key that means something, defaults included. It can be read again.
+    pub fn effective(&self) -> String {
+        // No file can say what TOML cannot: a path that is not UTF-8, set by a program.
+        let text =
+            toml::to_string(self).unwrap_or_else(|error| format!("# cannot be shown: {error}"));
+        let unset = format!(" = {}", toml::Value::from(UNSET));
+        let mut shown = String::with_capacity(text.len());
+        let mut kind = None;
+        for line in text.lines() {
+            if line.starts_with('[') {
+                kind = None;
+            }
+            if let Some(of_route) = line.strip_prefix("kind = ") {
+                let is_named = |kind: &Kind| of_route.trim_matches('"') == kind.as_str();
+                kind = [Kind::Query, Kind::Command, Kind::Refuse]
+                    .into_iter()
+                    .find(is_named);
+            }
+            let key = line.split(" = ").next().unwrap_or(line);
+            // A key of another kind would be refused when it is read again.
+            if kind.is_some_and(|kind| !kind.has_key(key)) {
+                continue;
+            }
+            match line.strip_suffix(&unset) {
+                Some(key) => shown.extend(["# ", key, " is not set\n"]),
+                None => shown.extend([line, "\n"]),
+            }
+        }
+        shown
+    }
+
+    /// What the vendor's limits amount to for this process, for people to read.
+    pub fn arithmetic(&self) -> String {
+        let mut lines = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write_arithmetic(&mut lines);
+        lines
+    }
+
+    fn write_arithmetic(&self, out: &mut String) -> std::fmt::Result {
+        let limits = &self.upstream.limits;
+        let instances = limits.instances;
+        writeln!(
+            out,
+            "limits of one source address, and the share of this process ({instances} behind the address):"
+        )?;
+        for (name, limit) in [
+            ("requests_per_second", limits.requests_per_second),
+            ("connections", limits.connections),
+            ("requests_per_day", limits.requests_per_day),
+        ] {
+            match limits.share(limit) {
+                Some(share) => writeln!(out, "  {name}: {limit} / {instances} = {share}")?,
+                None => writeln!(out, "  {name}: none")?,
+            }
+        }
+        let queries = limits
+            .share(limits.requests_per_day)
+            .map(|day| f64::from(day) * (1.0 - limits.command_reserve));
+        if let Some(queries) = queries {
+            let percent = limits.command_reserve * 100.0;
+            writeln!(
+                out,
+                "  queries a day: {queries:.0}; {percent:.0} % of the day is kept for commands"
+            )?;
+        }
+
+        writeln!(
+            out,
+            "calls a day that one page costs while it is asked for all the time:"
+        )?;
+        for (path, route) in self
+            .routes
+            .iter()
+            .filter(|(_, route)| route.kind == Kind::Query)
+        {
+            let fresh_for = humantime::format_duration(route.fresh_for);
+            if route.fresh_for.is_zero() {
+                writeln!(out, "  {path}: one for each question (fresh_for = \"0s\")")?;
+                continue;
+            }
+            let calls = 86_400.0 / route.fresh_for.as_secs_f64();
+            write!(out, "  {path}: {calls:.0} (fresh_for = \"{fresh_for}\")")?;
+            match queries {
+                Some(queries) if queries > 0.0 => {
+                    writeln!(
+                        out,
+                        "; {:.0} % of the day's queries",
+                        100.0 * calls / queries
+                    )?;
+                }
+                _ => writeln!(out)?,
+            }
+        }
+
+        writeln!(
+            out,
+            "sustained calls a second (requests at a time / the vendor's answer time):"
+        )?;
+        let per_second = limits
+            .share(limits.requests_per_second)
+            .map_or(f64::INFINITY, f64::from);
+        match limits.share(limits.connections) {
+            Some(connections) => {
+                for answer_time in [0.2, 1.0, 5.0] {
+                    let rate = (f64::from(connections) / answer_time).min(per_second);
+                    let bound = if rate < per_second {
+                        "connections"
+                    } else {
+                        "requests_per_second"
+                    };
+                    writeln!(
+                        out,
+                        "  answers in {answer_time} s: {rate:.1} (bound by {bound})"
+                    )?;
+                }
+            }
+            None if per_second.is_finite() => {
+                writeln!(out, "  {per_second:.1} (bound by requests_per_second)")?;
+            }
+            None => writeln!(out, "  without bound")?,
+        }
+        if let Some(day) = limits.share(limits.requests_per_day) {
+            writeln!(
+                out,
+                "  all day long: {:.3} (bound by requests_per_day)",
+                f64::from(day) / 86_400.0
+            )?;
+        }
+        Ok(())
+    }
+}
 
 /// An optional key, so that it is shown even where it is not set.
 pub(super) fn or_unset<T: Serialize, S: Serializer>(

@@ -1,0 +1,246 @@
+//! The rules across fields: what the types cannot say.
+//!
+//! A rule says nothing about a key that has already been reported: its value is a default that nobody wrote.
+
+mod names;
+mod routes;
+mod upstream;
+
+use std::{collections::BTreeSet, net::IpAddr, path::Path, time::Duration};
+
+use bytesize::ByteSize;
+use toml::Table;
+
+use super::{
+    Config, Idempotency,
+    problem::{Problem, Warning},
+    schema::dotted,
+};
+
+/// Longer than any use, shorter than what overflows when it is added to a clock.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// More than any machine needs, less than what the runtime's counters refuse.
+const MOST: usize = 1_000_000;
+
+/// One run over all rules.
+struct Check<'a> {
+    config: &'a Config,
+    /// The file with its overrides: which keys were written.
+    table: &'a Table,
+    /// Keys that have been reported before.
+    reported: BTreeSet<String>,
+    problems: Vec<Problem>,
+    warnings: Vec<Warning>,
+}
+
+/// Adds what the rules find to the problems, and returns the warnings.
+pub(super) fn check(config: &Config, table: &Table, problems: &mut Vec<Problem>) -> Vec<Warning> {
+    let reported = problems.iter().map(|problem| problem.key.clone()).collect();
+    let mut check = Check {
+        config,
+        table,
+        reported,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
+    check.server();
+    check.log();
+    check.upstream();
+    check.tenants();
+    check.callers();
+    check.routes();
+    check.not_yet_supported();
+
+    let Check {
+        reported,
+        problems: found,
+        mut warnings,
+        ..
+    } = check;
+    problems.extend(
+        found
+            .into_iter()
+            .filter(|problem| !is_reported(&reported, &problem.key)),
+    );
+    warnings.retain(|warning| !is_reported(&reported, &warning.key));
+    warnings
+}
+
+/// Whether the key, one above it or one below it has been reported.
+fn is_reported(reported: &BTreeSet<String>, key: &str) -> bool {
+    let contains = |outer: &str, inner: &str| {
+        inner
+            .strip_prefix(outer)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    reported
+        .iter()
+        .any(|other| contains(other, key) || contains(key, other))
+}
+
+impl Check<'_> {
+    fn problem(&mut self, key: &str, reason: impl Into<String>, remedy: impl Into<String>) {
+        self.problems.push(Problem::new(key, reason, remedy));
+    }
+
+    fn warn(&mut self, key: &str, reason: impl Into<String>, remedy: impl Into<String>) {
+        self.warnings.push(Warning::new(key, reason, remedy));
+    }
+
+    fn server(&mut self) {
+        let server = &self.config.server;
+        let (listen, admin) = (server.listen, server.admin_listen);
+        if !is_loopback(listen.ip())
+            && self.config.callers.is_empty()
+            && !server.allow_unauthenticated
+        {
+            self.problem(
+                "server.listen",
+                "it is beyond loopback and no caller is configured: whoever can connect could order",
+                "configure [callers.NAME] with a token_file each, or set server.allow_unauthenticated = true where the network \
+                 lets only trusted callers through",
+            );
+        }
+        let same_address = listen.ip() == admin.ip()
+            || listen.ip().is_unspecified()
+            || admin.ip().is_unspecified();
+        // Port 0 is a free one each time.
+        if same_address && listen.port() == admin.port() && listen.port() != 0 {
+            self.problem(
+                "server.admin_listen",
+                "it takes the same address and port as server.listen",
+                "give it a port of its own, such as 6181",
+            );
+        }
+        for (key, duration, may_be_zero) in [
+            ("server.request_timeout", server.request_timeout, false),
+            ("server.header_timeout", server.header_timeout, false),
+            ("server.body_timeout", server.body_timeout, false),
+            ("server.idle_timeout", server.idle_timeout, false),
+            ("server.drain_delay", server.drain_delay, true),
+            ("server.drain_timeout", server.drain_timeout, false),
+        ] {
+            self.duration(key, duration, may_be_zero);
+        }
+        self.size("server.max_body", server.max_body, false);
+        self.count("server.max_connections", server.max_connections.get(), MOST);
+        self.count("server.worker_threads", server.worker_threads.get(), 1024);
+        for (key, path) in [
+            ("server.admin_token_file", &server.admin_token_file),
+            ("upstream.ca_file", &self.config.upstream.ca_file),
+        ] {
+            self.path(key, path.as_deref());
+        }
+        if server.drain_timeout < server.request_timeout {
+            self.warn(
+                "server.drain_timeout",
+                "it is shorter than server.request_timeout: a request that came right before the end may be cut",
+                "make it at least as long, and the grace period of the pod longer than drain_delay and drain_timeout together",
+            );
+        }
+    }
+
+    fn log(&mut self) {
+        let is_level = |word: &str| {
+            ["off", "error", "warn", "info", "debug", "trace"]
+                .contains(&word.to_lowercase().as_str())
+        };
+        let is_directive = |directive: &str| match directive.split_once('=') {
+            None => is_level(directive),
+            Some((target, level)) => {
+                let allowed =
+                    |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
+                !target.is_empty() && target.bytes().all(allowed) && is_level(level)
+            }
+        };
+        if !self
+            .config
+            .log
+            .level
+            .split(',')
+            .all(|directive| is_directive(directive.trim()))
+        {
+            self.problem(
+                "log.level",
+                "it is no level and no list of targets with their levels",
+                "write off, error, warn, info, debug or trace, or a list such as \"info,hyper=debug\"",
+            );
+        }
+    }
+
+    /// Keys that the schema has for what is still to come. They are refused, so that nobody relies on them; a feature that
+    /// has arrived takes its line out.
+    fn not_yet_supported(&mut self) {
+        let mut keys = Vec::new();
+        if self.config.upstream.http2 {
+            keys.push("upstream.http2".to_owned());
+        }
+        if self.config.server.state_dir.is_some() {
+            keys.push("server.state_dir".to_owned());
+        }
+        for (path, route) in &self.config.routes {
+            if route.idempotency == Idempotency::Required {
+                keys.push(dotted(&["routes", path, "idempotency"]));
+            }
+        }
+        for key in keys {
+            self.problem(
+                &key,
+                "this version does not support it yet",
+                "leave the key out",
+            );
+        }
+    }
+
+    fn duration(&mut self, key: &str, duration: Duration, may_be_zero: bool) {
+        if duration.is_zero() && !may_be_zero {
+            self.problem(
+                key,
+                "it is zero, which would end everything at once",
+                "make it longer than zero",
+            );
+        }
+        if duration > LONGEST {
+            self.problem(key, "it is longer than a year", "make it a year at most");
+        }
+    }
+
+    fn size(&mut self, key: &str, size: ByteSize, is_cache: bool) {
+        if size.as_u64() == 0 && !is_cache {
+            self.problem(
+                key,
+                "it is zero, which would refuse everything",
+                "make it larger than zero",
+            );
+        }
+        // Bodies are held in memory as a whole.
+        if size > ByteSize::gib(1) && !is_cache {
+            self.problem(
+                key,
+                "it is larger than 1GiB, and bodies are held in memory",
+                "make it 1GiB at most",
+            );
+        }
+    }
+
+    fn count(&mut self, key: &str, count: usize, most: usize) {
+        if count > most {
+            self.problem(
+                key,
+                format!("it is above {most}"),
+                format!("make it {most} at most"),
+            );
+        }
+    }
+
+    fn path(&mut self, key: &str, path: Option<&Path>) {
+        if path.is_some_and(|path| path.as_os_str().is_empty()) {
+            self.problem(key, "it is empty", "name a file, or leave the key out");
+        }
+    }
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}

@@ -1,0 +1,199 @@
+//! Reading the secrets: what is taken, what is refused, and that nothing of it is shown.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use secrecy::ExposeSecret as _;
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::secrets::load;
+
+const MARK: &str = "s3cr3t-hunter2-0001";
+
+fn file(dir: &TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let path = dir.path().join(name);
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    path
+}
+
+fn tenant(secret_file: &Path) -> Config {
+    let tenant = Tenant {
+        secret_file: Some(secret_file.to_owned()),
+        ..Tenant::default()
+    };
+    Config {
+        tenants: BTreeMap::from([("acme".to_owned(), tenant)]),
+        ..Config::default()
+    }
+}
+
+fn caller(config: &mut Config, name: &str, token_file: PathBuf) {
+    let caller = Caller {
+        token_file,
+        ..Caller::default()
+    };
+    config.callers.insert(name.to_owned(), caller);
+}
+
+fn unset(_: &str) -> Option<String> {
+    None
+}
+
+fn keys(problems: &Problems) -> Vec<&str> {
+    problems
+        .problems
+        .iter()
+        .map(|problem| problem.key.as_str())
+        .collect()
+}
+
+#[test]
+fn one_trailing_newline_is_no_part_of_a_secret() {
+    let dir = TempDir::new().unwrap();
+    for (content, secret) in [
+        ("a", "a"),
+        ("a\n", "a"),
+        ("a\r\n", "a"),
+        ("a\n\n", "a\n"),
+        ("a\r", "a\r"),
+        (" a \n", " a "),
+        ("密\n", "密"),
+    ] {
+        let secrets = load(&tenant(&file(&dir, "secret", content)), unset).unwrap();
+        assert_eq!(
+            secrets.tenants["acme"].current.expose_secret(),
+            secret,
+            "{content:?}"
+        );
+        assert!(secrets.warnings.is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_be_a_secret_is_refused_without_being_shown() {
+    let dir = TempDir::new().unwrap();
+    let largest = "x".repeat(64 * 1024);
+    assert!(
+        load(
+            &tenant(&file(&dir, "largest", format!("{largest}\r\n"))),
+            unset
+        )
+        .is_ok()
+    );
+    for (path, reason) in [
+        (file(&dir, "empty", ""), "is empty"),
+        (file(&dir, "newline", "\n"), "is empty"),
+        (
+            file(&dir, "binary", [MARK.as_bytes(), b"\xff"].concat()),
+            "is not UTF-8",
+        ),
+        (
+            file(&dir, "large", format!("{largest}x")),
+            "is larger than 64 KiB",
+        ),
+        (
+            file(&dir, "huge", "x".repeat(1 << 20)),
+            "is larger than 64 KiB",
+        ),
+        (dir.path().join("none"), "cannot be read"),
+        (dir.path().to_owned(), "cannot be read"),
+    ] {
+        let problems = load(&tenant(&path), unset).unwrap_err();
+        assert_eq!(keys(&problems), ["tenants.acme.secret_file"]);
+        let shown = problems.to_string();
+        assert!(
+            shown.contains(reason) && shown.contains(path.to_str().unwrap()),
+            "{shown}"
+        );
+        assert!(!shown.contains(MARK) && !shown.contains("xxx"), "{shown}");
+    }
+}
+
+#[test]
+fn a_secret_may_come_from_the_environment() {
+    let mut config = tenant(Path::new("unused"));
+    let tenant = config.tenants.get_mut("acme").unwrap();
+    (tenant.secret_file, tenant.secret_env) = (None, Some("ACME".to_owned()));
+    let secrets = load(&config, |name| {
+        (name == "ACME").then(|| format!("{MARK}\n"))
+    })
+    .unwrap();
+    assert_eq!(secrets.tenants["acme"].current.expose_secret(), MARK);
+    for variable in [unset, |_: &str| Some("\n".to_owned())] {
+        let problems = load(&config, variable).unwrap_err();
+        assert_eq!(keys(&problems), ["tenants.acme.secret_env"]);
+        assert!(problems.to_string().contains("the variable ACME"));
+    }
+}
+
+#[test]
+fn a_token_belongs_to_one() {
+    let dir = TempDir::new().unwrap();
+    let mut config = tenant(&file(&dir, "secret", MARK));
+    config.server.admin_token_file = Some(file(&dir, "admin", "admin-token-0123456789"));
+    caller(&mut config, "a", file(&dir, "a", format!("{MARK}\n")));
+    caller(&mut config, "b", file(&dir, "b", MARK));
+    caller(&mut config, "c", file(&dir, "c", "admin-token-0123456789"));
+    caller(&mut config, "d", file(&dir, "d", "two words, no token"));
+    caller(&mut config, "e", dir.path().join("none"));
+    let problems = load(&config, unset).unwrap_err();
+    let expected = ["d", "e", "b", "c"].map(|name| format!("callers.{name}.token_file"));
+    assert_eq!(keys(&problems), expected);
+    let shown = problems.to_string();
+    assert!(
+        shown.contains("that of a as well") && shown.contains("that of the admin listener"),
+        "{shown}"
+    );
+    assert!(
+        !shown.contains(MARK) && !shown.contains("two words"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn doubtful_secrets_are_warned_about() {
+    let dir = TempDir::new().unwrap();
+    let open = file(&dir, "open", MARK);
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut config = tenant(&open);
+    caller(&mut config, "short", file(&dir, "short", "hunter2"));
+    let secrets = load(&config, unset).unwrap();
+    let keys: Vec<_> = secrets
+        .warnings
+        .iter()
+        .map(|warning| warning.key.as_str())
+        .collect();
+    assert_eq!(
+        keys,
+        ["tenants.acme.secret_file", "callers.short.token_file"]
+    );
+    // Neither warnings nor secrets show what they are about.
+    let shown = format!("{secrets:?}");
+    assert!(
+        !shown.contains(MARK) && !shown.contains("hunter2"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_file_of_certificates_must_hold_one() {
+    let dir = TempDir::new().unwrap();
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let mut config = Config::default();
+    config.upstream.ca_file = Some(file(&dir, "ca.pem", pem));
+    assert_eq!(load(&config, unset).unwrap().ca.unwrap(), pem.as_bytes());
+    config.upstream.ca_file = Some(file(&dir, "ca.pem", MARK));
+    let problems = load(&config, unset).unwrap_err();
+    assert_eq!(keys(&problems), ["upstream.ca_file"]);
+    assert!(!problems.to_string().contains(MARK));
+}
+
+#[test]
+fn the_file_itself_may_be_missing() {
+    let dir = TempDir::new().unwrap();
+    let problems = Config::load(&dir.path().join("none.toml")).unwrap_err();
+    assert!(problems.to_string().contains("none.toml"));
+    let path = file(&dir, "gateway.toml", SHIPPED);
+    assert!(Config::load(&path).is_ok());
+}
