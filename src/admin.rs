@@ -37,12 +37,21 @@ impl Admin {
 
     fn show(&self, path: &str) -> Response<Body> {
         match path {
-            "/metrics" => text("text/plain; version=0.0.4; charset=utf-8", self.0.metrics.render(self.0.gateway.snapshot())),
+            "/metrics" => text(
+                "text/plain; version=0.0.4; charset=utf-8",
+                self.0.metrics.render(self.0.gateway.snapshot()),
+            ),
             "/livez" => text("text/plain; charset=utf-8", "alive\n"),
             "/readyz" => self.readiness(),
-            "/config" => text("application/toml; charset=utf-8", self.0.configuration.clone()),
+            "/config" => text(
+                "application/toml; charset=utf-8",
+                self.0.configuration.clone(),
+            ),
             _ => {
-                let mut response = text("text/plain; charset=utf-8", "Here are: /metrics /livez /readyz /config\n");
+                let mut response = text(
+                    "text/plain; charset=utf-8",
+                    "Here are: /metrics /livez /readyz /config\n",
+                );
                 *response.status_mut() = StatusCode::NOT_FOUND;
                 response
             }
@@ -72,7 +81,9 @@ impl Service for Admin {
             _ => {
                 let mut response = text("text/plain; charset=utf-8", "GET only\n");
                 *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                response
+                    .headers_mut()
+                    .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
                 response
             }
         }

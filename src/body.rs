@@ -62,7 +62,10 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = std::io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
@@ -122,7 +125,11 @@ pub enum Prefix {
 }
 
 /// Reads a whole body of at most `cap` bytes; `patience` is how long the peer may stay without progress.
-pub async fn read_whole(body: Incoming, cap: usize, patience: Duration) -> Result<Bytes, ReadError> {
+pub async fn read_whole(
+    body: Incoming,
+    cap: usize,
+    patience: Duration,
+) -> Result<Bytes, ReadError> {
     if HttpBody::size_hint(&body).lower() > cap as u64 {
         return Err(ReadError::TooLarge); // before the first poll: `Expect: 100-continue` is not answered
     }
@@ -133,9 +140,16 @@ pub async fn read_whole(body: Incoming, cap: usize, patience: Duration) -> Resul
 }
 
 /// Reads until the end or until more than `cap` bytes have come.
-pub async fn read_prefix(mut body: Incoming, cap: usize, patience: Duration) -> Result<Prefix, ReadError> {
+pub async fn read_prefix(
+    mut body: Incoming,
+    cap: usize,
+    patience: Duration,
+) -> Result<Prefix, ReadError> {
     let mut read = Chunks::default();
-    while let Some(frame) = timeout(patience, body.frame()).await.map_err(|_| ReadError::Stalled)? {
+    while let Some(frame) = timeout(patience, body.frame())
+        .await
+        .map_err(|_| ReadError::Stalled)?
+    {
         if read.push(frame?, cap) {
             return Ok(Prefix::Longer(read.join(), body));
         }
@@ -159,7 +173,8 @@ impl Chunks {
         if self.joined.is_empty() && self.only.is_empty() {
             self.only = data;
         } else {
-            self.joined.extend_from_slice(&std::mem::take(&mut self.only));
+            self.joined
+                .extend_from_slice(&std::mem::take(&mut self.only));
             self.joined.extend_from_slice(&data);
         }
         self.only.len() + self.joined.len() > cap

@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -27,7 +27,7 @@ use crate::telemetry::{REVISION, log};
 
 /// A caching, signing reverse proxy in front of the Linksfield IoT-SIM platform.
 #[derive(Debug, Parser)]
-#[command(version, long_version = long_version(), max_term_width = 100)]
+#[command(version = version(), max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -46,7 +46,9 @@ enum Command {
     #[command(after_help = "Example: linksfield-gateway demo")]
     Demo(demo::Options),
     /// Tell every problem of a configuration, else show what is in effect.
-    #[command(after_help = "Example: linksfield-gateway check --config config/gateway.toml --no-secrets")]
+    #[command(
+        after_help = "Example: linksfield-gateway check --config config/gateway.toml --no-secrets"
+    )]
     Check {
         /// The configuration, in TOML.
         #[arg(long, value_name = "FILE")]
@@ -71,7 +73,9 @@ enum Command {
         timestamp: Option<u64>,
     },
     /// Find the [signing] section that reproduces a known-good signed body from standard input.
-    #[command(after_help = "Example: linksfield-gateway calibrate --secret-file /etc/linksfield/acme < signed-body.json")]
+    #[command(
+        after_help = "Example: linksfield-gateway calibrate --secret-file /etc/linksfield/acme < signed-body.json"
+    )]
     Calibrate {
         /// The file that holds the secret the body was signed with.
         #[arg(long, value_name = "FILE")]
@@ -88,8 +92,8 @@ enum Command {
     Healthcheck(healthcheck::Options),
 }
 
-fn long_version() -> &'static str {
-    const { constcat() }
+fn version() -> String {
+    format!("{} (revision {REVISION})", env!("CARGO_PKG_VERSION"))
 }
 
 /// Runs the command that the arguments name.
@@ -98,7 +102,11 @@ pub fn run() -> ExitCode {
         Command::Serve { config } => serve(&config),
         Command::Demo(options) => demo::run(&options),
         Command::Check { config, no_secrets } => check(&config, no_secrets),
-        Command::Sign { config, tenant, timestamp } => sign(&config, &tenant, timestamp),
+        Command::Sign {
+            config,
+            tenant,
+            timestamp,
+        } => sign(&config, &tenant, timestamp),
         Command::Calibrate { secret_file } => calibrate::run(&secret_file),
         Command::Probe(options) => probe::run(&options),
         Command::Simulate(options) => simulate(options),
@@ -128,7 +136,12 @@ type Done = Result<(), Failed>;
 fn serve(path: &Path) -> Done {
     let (config, secrets, warnings) = load(path)?;
     start_log(&config);
-    for Warning { key, reason, remedy } in warnings {
+    for Warning {
+        key,
+        reason,
+        remedy,
+    } in warnings
+    {
         warn!(key, reason, remedy, "configuration");
     }
     runtime(config.server.worker_threads.get())?.block_on(async {
@@ -146,32 +159,46 @@ fn check(path: &Path, no_secrets: bool) -> Done {
         warnings.extend(secrets.warnings.iter().cloned());
         Tenants::new(&config, &secrets)?;
     }
-    let mut text = String::new();
-    for warning in &warnings {
-        text += &format!("# warning: {warning}\n");
-    }
-    text += &config.effective();
-    text += "\n";
-    for line in config.arithmetic().lines() {
-        text += &format!("# {line}\n");
-    }
-    print(&text)
+    let warnings = warnings
+        .iter()
+        .map(|warning| format!("# warning: {warning}\n"));
+    let arithmetic = config.arithmetic();
+    let arithmetic = arithmetic.lines().map(|line| format!("# {line}\n"));
+    let effective = [config.effective(), "\n".to_owned()];
+    print(
+        &warnings
+            .chain(effective)
+            .chain(arithmetic)
+            .collect::<String>(),
+    )
 }
 
 fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {
     let (config, secrets, _) = load(path)?;
     let tenants = Tenants::new(&config, &secrets)?;
-    let tenant = tenants.named(tenant).ok_or_else(|| unknown_tenant(&config, tenant))?;
+    let tenant = tenants
+        .named(tenant)
+        .ok_or_else(|| unknown_tenant(&config, tenant))?;
     let params = Params::parse(&standard_input()?)?;
-    let now = timestamp.map_or_else(wall_clock, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+    let now = timestamp.map_or_else(wall_clock, |seconds| {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    });
     let signed = tenant.signer.signed(&params, &tenant.access_code, now);
-    print(&format!("{}\n{}\n", signed.text, String::from_utf8_lossy(&signed.body)))
+    print(&format!(
+        "{}\n{}\n",
+        signed.text,
+        String::from_utf8_lossy(&signed.body)
+    ))
 }
 
 fn simulate(options: simulator::Options) -> Done {
     runtime(2)?.block_on(async {
         let listener = tokio::net::TcpListener::bind(options.listen).await?;
-        print(&format!("a Linksfield simulator listens on http://{}{}\n", listener.local_addr()?, options.base_path))?;
+        print(&format!(
+            "a Linksfield simulator listens on http://{}{}\n",
+            listener.local_addr()?,
+            options.base_path
+        ))?;
         simulator::run(listener, options, asked_to_end()?).await?;
         Ok(())
     })
@@ -186,7 +213,10 @@ fn load(path: &Path) -> Result<(Config, Secrets, Vec<Warning>), Failed> {
 
 fn unknown_tenant(config: &Config, name: &str) -> Failed {
     let names: Vec<&str> = config.tenants.keys().map(String::as_str).collect();
-    Failed(format!("no tenant is called {name:?}; there are: {}", names.join(", ")))
+    Failed(format!(
+        "no tenant is called {name:?}; there are: {}",
+        names.join(", ")
+    ))
 }
 
 fn start_log(config: &Config) {
@@ -200,26 +230,37 @@ fn start_log(config: &Config) {
 }
 
 fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
 }
 
 /// Resolves at the first SIGTERM or SIGINT; a second one ends the process at once.
 fn asked_to_end() -> io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals(
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     Ok(async move {
-        let mut asked = async || {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        asked().await;
+        signals.next().await;
         tokio::spawn(async move {
-            asked().await;
+            signals.next().await;
             warn!("asked to end a second time");
             std::process::exit(1);
         });
     })
+}
+
+struct Signals(Signal, Signal);
+
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
 }
 
 fn standard_input() -> io::Result<Vec<u8>> {
@@ -236,7 +277,10 @@ fn print(text: &str) -> Done {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the commands have no gateway whose clock they could use")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the commands have no gateway whose clock they could use"
+)]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
 }

@@ -36,7 +36,7 @@ pub use self::{
     limits::{Day, Limit, Limits},
     problem::{Problem, Problems, Warning},
     route::{Idempotency, Kind, Route},
-    secrets::{Secrets, TenantSecret},
+    secrets::{Secrets, TenantSecret, read_secret},
     signing::{
         Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
         SecretEncoding, Signing, Spaces, Timestamp, TimestampType,

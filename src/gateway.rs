@@ -19,8 +19,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT_LANGUAGE, AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, HeaderMap, HeaderName,
-    HeaderValue, RETRY_AFTER,
+    ACCEPT_LANGUAGE, AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE,
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use hyper::{Request, Response};
 use tokio::sync::oneshot;
@@ -35,7 +35,9 @@ use self::progress::Progress;
 use self::quota::{Permit, Quota};
 use self::route::{Kind, Policy, Routes, Target};
 use self::tenant::{Callers, Tenant, Tenants};
-use self::upstream::{Answer, COMMAND_MAX_IDLE, Failure, Outcome, QUERY_MAX_IDLE, Shape, Slot, Upstream};
+use self::upstream::{
+    Answer, COMMAND_MAX_IDLE, Failure, Outcome, QUERY_MAX_IDLE, Shape, Slot, Upstream,
+};
 use crate::body::{Body, ReadError, read_whole};
 use crate::config::Config;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics, Snapshot};
@@ -143,7 +145,8 @@ impl Gateway {
     pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let metrics = self.0.metrics.clone();
         let mut exchange = metrics.exchange(); // recorded when dropped, even if the caller leaves
-        exchange.request_id = head::request_id(request.headers()).unwrap_or_else(|| metrics.request_id());
+        exchange.request_id =
+            head::request_id(request.headers()).unwrap_or_else(|| metrics.request_id());
         let mut response = match self.answer(request, &mut exchange).await {
             Ok(response) => response,
             Err(error) => {
@@ -158,7 +161,11 @@ impl Gateway {
         response
     }
 
-    async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange<'_>) -> Result<Response<Body>, Arc<Error>> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Response<Body>, Arc<Error>> {
         head::check(&request)?;
         let target = self.0.routes.find(request.uri().path())?;
         exchange.route = target.route.label;
@@ -188,7 +195,9 @@ impl Gateway {
     ) -> Result<Call, Error> {
         let this = &*self.0;
         let is_query = matches!(target.route.kind, Kind::Query(_));
-        let caller = this.callers.authenticate(request.headers().get(AUTHORIZATION))?;
+        let caller = this
+            .callers
+            .authenticate(request.headers().get(AUTHORIZATION))?;
         if let Some(caller) = caller {
             exchange.caller = caller.label;
         }
@@ -200,15 +209,26 @@ impl Gateway {
         }
 
         let max_body = this.bounds.max_body;
-        let body = timeout_at(deadline, read_whole(body, max_body, this.bounds.body_timeout)).await;
-        let body = body.unwrap_or(Err(ReadError::Stalled)).map_err(|error| match error {
-            ReadError::TooLarge => Error::BodyTooLarge(max_body),
-            ReadError::Stalled => Error::BodyTimeout,
-            ReadError::Broken(source) => Error::BodyIncomplete(source),
-        })?;
-        let params = Params::parse(&body).map_err(|reason| Error::InvalidJson(reason.to_string()))?;
+        let body = timeout_at(
+            deadline,
+            read_whole(body, max_body, this.bounds.body_timeout),
+        )
+        .await;
+        let body = body
+            .unwrap_or(Err(ReadError::Stalled))
+            .map_err(|error| match error {
+                ReadError::TooLarge => Error::BodyTooLarge(max_body),
+                ReadError::Stalled => Error::BodyTimeout,
+                ReadError::Broken(source) => Error::BodyIncomplete(source),
+            })?;
+        let params =
+            Params::parse(&body).map_err(|reason| Error::InvalidJson(reason.to_string()))?;
 
-        let tenant = this.tenants.identify(head.headers.get("x-linksfield-tenant"), params.access_code(), is_query)?;
+        let tenant = this.tenants.identify(
+            head.headers.get("x-linksfield-tenant"),
+            params.access_code(),
+            is_query,
+        )?;
         if let Some(caller) = caller {
             caller.authorize(tenant, is_query)?;
         }
@@ -219,7 +239,10 @@ impl Gateway {
             target,
             tenant: tenant.clone(),
             params,
-            language: this.languages.choose(head.headers.get(ACCEPT_LANGUAGE)).clone(),
+            language: this
+                .languages
+                .choose(head.headers.get(ACCEPT_LANGUAGE))
+                .clone(),
         })
     }
 
@@ -235,7 +258,11 @@ impl Gateway {
         let key = Key::new(scope, call.language.tag.clone(), call.params.as_str());
         let pages = policy.pages;
         let fill = |progress| self.clone().fill(call, pages, progress); // a hit signs nothing
-        let found = self.0.cache.get_or_fill(key, policy, Instant::now(), deadline, fill).await?;
+        let found = self
+            .0
+            .cache
+            .get_or_fill(key, policy, Instant::now(), deadline, fill)
+            .await?;
 
         exchange.vendor_code.clone_from(&found.page.vendor_code);
         match found.lookup {
@@ -255,25 +282,45 @@ impl Gateway {
     /// Owned arguments: a fill outlives the request that began it.
     async fn fill(self, call: Call, pages: bool, progress: Progress) -> Result<Filled, Error> {
         let patience = Instant::now() + self.0.bounds.request_timeout; // no caller waits longer
-        let answered = self.call(&call, &progress, patience, QUERY_MAX_IDLE, || {}).await?;
+        let answered = self
+            .call(&call, &progress, patience, QUERY_MAX_IDLE, || {})
+            .await?;
         to_filled(answered.answer, pages, answered.sent_at)
     }
 
     /// A command has a task of its own: called off while no byte has left, else run to its end, whoever still waits.
-    async fn command(&self, call: Call, deadline: Instant, exchange: &mut Exchange<'_>) -> Result<Response<Body>, Arc<Error>> {
+    async fn command(
+        &self,
+        call: Call,
+        deadline: Instant,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Response<Body>, Arc<Error>> {
         exchange.result = telemetry::Result::Command;
         let progress = Progress::default();
         let _unless_it_has_left = CancelOnDrop(progress.clone());
         let (tell, told) = oneshot::channel();
-        let command = self.clone().run_command(call, progress.clone(), deadline, exchange.request_id.clone(), tell);
+        let command = self.clone().run_command(
+            call,
+            progress.clone(),
+            deadline,
+            exchange.request_id.clone(),
+            tell,
+        );
         self.0.commands.spawn(command);
         let answered = match timeout_at(deadline, told).await {
             Ok(Ok(result)) => result?,
             Ok(Err(_)) => return Err(Error::Internal(progress.sent()).into()), // the command's task is gone
-            Err(_) if progress.cancel() => return Err(Error::Overloaded { retry_after: Duration::ZERO }.into()),
+            Err(_) if progress.cancel() => {
+                return Err(Error::Overloaded {
+                    retry_after: Duration::ZERO,
+                }
+                .into());
+            }
             Err(_) => return Err(Error::UpstreamTimeout(progress.sent()).into()),
         };
-        exchange.vendor_code.clone_from(&answered.answer.vendor_code);
+        exchange
+            .vendor_code
+            .clone_from(&answered.answer.vendor_code);
         exchange_went_upstream(exchange, answered.sent_at.elapsed());
         Ok(command_response(answered))
     }
@@ -304,11 +351,19 @@ impl Gateway {
         }
         if let Err(result) = tell.send(result) {
             let (outcome, vendor_code) = match &result {
-                Ok(answered) => (answered.answer.outcome.as_str(), answered.answer.vendor_code.as_deref()),
+                Ok(answered) => (
+                    answered.answer.outcome.as_str(),
+                    answered.answer.vendor_code.as_deref(),
+                ),
                 Err(error) => (error.code(), None),
             };
             let duration = started.elapsed();
-            let end = CommandEnd { sent: progress.sent().as_str(), outcome, vendor_code, duration };
+            let end = CommandEnd {
+                sent: progress.sent().as_str(),
+                outcome,
+                vendor_code,
+                duration,
+            };
             metrics.abandoned_command(&request_id, route, tenant, &end);
         }
     }
@@ -325,19 +380,33 @@ impl Gateway {
         let this = &*self.0;
         let mut permit = this.quota.acquire(patience).await?;
         let granted_at = Instant::now();
-        let deadline = granted_at + call.target.route.timeout.unwrap_or(this.bounds.exchange_timeout);
+        let deadline = granted_at
+            + call
+                .target
+                .route
+                .timeout
+                .unwrap_or(this.bounds.exchange_timeout);
         let result = loop {
             if let Err(error) = this.upstream.connect(&mut permit, max_idle, deadline).await {
                 break Err(error);
             }
             if !progress.begin() {
-                return Err(Error::Overloaded { retry_after: Duration::ZERO }); // called off; nobody hears this
+                return Err(Error::Overloaded {
+                    retry_after: Duration::ZERO,
+                }); // called off; nobody hears this
             }
             before();
             let sent_at = Instant::now();
-            let body = call.tenant.signer.sign(&call.params, &call.tenant.access_code, wall_clock());
+            let body =
+                call.tenant
+                    .signer
+                    .sign(&call.params, &call.tenant.access_code, wall_clock());
             let (path, language) = (&call.target.path, &call.language);
-            match this.upstream.exchange(&mut permit, path, language, body, deadline, progress).await {
+            match this
+                .upstream
+                .exchange(&mut permit, path, language, body, deadline, progress)
+                .await
+            {
                 Ok(answer) => break Ok((answer, sent_at)),
                 Err(Failure::Failed(error)) => break Err(error),
                 Err(Failure::NotSent) => max_idle = Duration::ZERO, // the next connection is a new one
@@ -348,8 +417,14 @@ impl Gateway {
             Err(error) => error.code(),
         };
         let (route, tenant) = (call.target.route.label, call.tenant.label);
-        this.metrics.upstream_call(route, tenant, outcome, "caller", granted_at.elapsed());
-        result.map(|(answer, sent_at)| Answered { answer, sent_at, deadline, permit })
+        this.metrics
+            .upstream_call(route, tenant, outcome, "caller", granted_at.elapsed());
+        result.map(|(answer, sent_at)| Answered {
+            answer,
+            sent_at,
+            deadline,
+            permit,
+        })
     }
 
     /// What a connection beyond the limit is told.
@@ -393,12 +468,17 @@ impl Scopes {
                 scopes[tenant.label * config.routes.len() + route.label] = Some(Arc::new(scope));
             }
         }
-        Self { routes: config.routes.len(), by_tenant_and_route: scopes }
+        Self {
+            routes: config.routes.len(),
+            by_tenant_and_route: scopes,
+        }
     }
 
     fn of(&self, tenant: &Tenant, target: &Target) -> &Arc<Scope> {
         let scope = &self.by_tenant_and_route[tenant.label * self.routes + target.route.label];
-        scope.as_ref().expect("every query has a scope for every tenant")
+        scope
+            .as_ref()
+            .expect("every query has a scope for every tenant")
     }
 
     /// What a command of this route may change: the queries it names; without names, and on a path that is not
@@ -409,14 +489,24 @@ impl Scopes {
             Kind::Query(_) | Kind::Refuse => None,
         };
         let start = tenant.label * self.routes;
-        let scopes = self.by_tenant_and_route[start..start + self.routes].iter().flatten();
-        scopes.filter(|scope| named.is_none_or(|paths| paths.contains(scope.path()))).cloned().collect()
+        let scopes = self.by_tenant_and_route[start..start + self.routes]
+            .iter()
+            .flatten();
+        scopes
+            .filter(|scope| named.is_none_or(|paths| paths.contains(scope.path())))
+            .cloned()
+            .collect()
     }
 }
 
 /// Only a success of the expected shape, whole beyond doubt, is kept. What is no envelope is not an answer to a query.
 fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled, Error> {
-    let invalid = |reason| Err(Error::UpstreamInvalidAnswer { status: answer.status, reason });
+    let invalid = |reason| {
+        Err(Error::UpstreamInvalidAnswer {
+            status: answer.status,
+            reason,
+        })
+    };
     let is_encoded = answer.headers.contains_key(CONTENT_ENCODING);
     if answer.rest.is_some() {
         return invalid(InvalidAnswer::TooLarge);
@@ -424,8 +514,13 @@ fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled, Er
     if answer.shape == Shape::NoEnvelope && !is_encoded {
         return invalid(InvalidAnswer::NotAnEnvelope);
     }
-    let has_shape = if pages { answer.shape == Shape::Page } else { matches!(answer.shape, Shape::Page | Shape::Data) };
-    let storable = answer.outcome == Outcome::Success && has_shape && answer.is_framed && !is_encoded;
+    let has_shape = if pages {
+        answer.shape == Shape::Page
+    } else {
+        matches!(answer.shape, Shape::Page | Shape::Data)
+    };
+    let storable =
+        answer.outcome == Outcome::Success && has_shape && answer.is_framed && !is_encoded;
     let header = |name| answer.headers.get(name).cloned();
     let page = Page {
         status: answer.status,
@@ -434,10 +529,18 @@ fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled, Er
         content_encoding: header(CONTENT_ENCODING),
         retry_after: header(RETRY_AFTER),
         // A copy of its own: the bytes as read would keep the whole read buffer in memory.
-        body: if storable { Bytes::copy_from_slice(&answer.body) } else { answer.body },
+        body: if storable {
+            Bytes::copy_from_slice(&answer.body)
+        } else {
+            answer.body
+        },
         vendor_code: answer.vendor_code,
     };
-    Ok(Filled { page: Arc::new(page), storable, sent_at })
+    Ok(Filled {
+        page: Arc::new(page),
+        storable,
+        sent_at,
+    })
 }
 
 fn exchange_went_upstream(exchange: &mut Exchange<'_>, upstream: Duration) {
@@ -469,7 +572,10 @@ fn page_response(found: &Found) -> Response<Body> {
         (Lookup::Miss, Some(ttl)) => format!("linksfield-gateway; fwd=miss; stored; ttl={ttl}"),
         (Lookup::Miss, None) => "linksfield-gateway; fwd=miss".to_owned(),
     };
-    headers.insert(CACHE_STATUS, HeaderValue::from_str(&status).expect("visible ASCII"));
+    headers.insert(
+        CACHE_STATUS,
+        HeaderValue::from_str(&status).expect("visible ASCII"),
+    );
     if found.lookup != Lookup::Miss {
         headers.insert(AGE, HeaderValue::from(found.age.as_secs())); // RFC 9111, section 5.1: not of an answer of now
     }
@@ -478,7 +584,12 @@ fn page_response(found: &Found) -> Response<Body> {
 }
 
 fn command_response(answered: Answered) -> Response<Body> {
-    let Answered { answer, deadline, permit, .. } = answered;
+    let Answered {
+        answer,
+        deadline,
+        permit,
+        ..
+    } = answered;
     let body = match answer.rest {
         None => Body::from(answer.body),
         Some(rest) => Body::passing(answer.body, rest, deadline, permit),
@@ -487,13 +598,19 @@ fn command_response(answered: Answered) -> Response<Body> {
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
     *headers = answer.headers;
-    headers.insert(CACHE_STATUS, HeaderValue::from_static("linksfield-gateway; fwd=bypass"));
+    headers.insert(
+        CACHE_STATUS,
+        HeaderValue::from_static("linksfield-gateway; fwd=bypass"),
+    );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
 /// The time that goes into signatures; the only place that reads it.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the wall clock"
+)]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
 }

@@ -57,6 +57,7 @@ pub mod cli;
 pub mod config;
 pub mod gateway;
 pub mod server;
+pub mod simulator;
 pub mod telemetry;
 
 use std::io;
@@ -69,13 +70,13 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::Admin;
-use crate::config::{Config, Limit, Secrets};
-use crate::gateway::quota::{Quota, Rate};
+use crate::config::{Config, Secrets};
+use crate::gateway::Gateway;
+use crate::gateway::quota::Quota;
 use crate::gateway::route::Routes;
 use crate::gateway::sign::InvalidSecret;
 use crate::gateway::tenant::{Callers, Tenants};
 use crate::gateway::upstream::{Slot, TlsError, Upstream};
-use crate::gateway::Gateway;
 use crate::server::{Drain, Limits, Times, serve};
 use crate::telemetry::{Constants, Labels, Metrics};
 
@@ -138,7 +139,15 @@ impl Instance {
             },
         );
         let server = &config.server;
-        let bind = async |key, address| TcpListener::bind(address).await.map_err(|source| StartError::Bind { key, address, source });
+        let bind = async |key, address| {
+            TcpListener::bind(address)
+                .await
+                .map_err(|source| StartError::Bind {
+                    key,
+                    address,
+                    source,
+                })
+        };
         let data = bind("server.listen", server.listen).await?;
         let admin = bind("server.admin_listen", server.admin_listen).await?;
         Ok(Self {
@@ -149,7 +158,11 @@ impl Instance {
             configuration: config.effective(),
             limits: Limits {
                 connections: server.max_connections.get(),
-                times: Times { header: server.header_timeout, write: server.body_timeout, idle: server.idle_timeout },
+                times: Times {
+                    header: server.header_timeout,
+                    write: server.body_timeout,
+                    idle: server.idle_timeout,
+                },
             },
             drain_delay: server.drain_delay,
             drain_timeout: server.drain_timeout,
@@ -177,14 +190,23 @@ impl Instance {
             drain: drain.clone(),
             configuration: self.configuration,
         });
-        for (listener, address) in [("data", self.data.local_addr()), ("admin", self.admin.local_addr())] {
+        for (listener, address) in [
+            ("data", self.data.local_addr()),
+            ("admin", self.admin.local_addr()),
+        ] {
             if let Ok(address) = address {
                 info!(listener, %address, "listening");
             }
         }
         let admin_thread = run_admin(self.admin, admin, self.limits.times, admin_drain.clone())?;
         let connections = self.metrics.connections.clone();
-        let data = tokio::spawn(serve(self.data, self.gateway.clone(), self.limits, drain.clone(), Some(connections)));
+        let data = tokio::spawn(serve(
+            self.data,
+            self.gateway.clone(),
+            self.limits,
+            drain.clone(),
+            Some(connections),
+        ));
 
         shutdown.await;
         info!("draining");
@@ -195,12 +217,15 @@ impl Instance {
             let _ = data.await; // every connection has ended, so nobody can begin a command any more
             self.gateway.commands_finished().await;
         };
-        match timeout(self.drain_timeout, finished).await {
-            Ok(()) => info!("drained"),
-            Err(_) => {
-                let (connections, requests) = (self.metrics.connections.get(), self.metrics.requests_in_flight.get());
-                warn!(connections, requests, "drain_timeout has passed, ending all the same");
-            }
+        if timeout(self.drain_timeout, finished).await.is_ok() {
+            info!("drained");
+        } else {
+            let connections = self.metrics.connections.get();
+            let requests = self.metrics.requests_in_flight.get();
+            warn!(
+                connections,
+                requests, "drain_timeout has passed, ending all the same"
+            );
         }
         admin_drain.close();
         let _ = tokio::task::spawn_blocking(|| admin_thread.join()).await;
@@ -215,12 +240,18 @@ fn run_admin(
     times: Times,
     drain: Drain,
 ) -> Result<std::thread::JoinHandle<()>, StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Admin)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Admin)?;
     let listener = {
         let _inside = runtime.enter();
         TcpListener::from_std(listener).map_err(StartError::Admin)?
     };
-    let limits = Limits { connections: ADMIN_CONNECTIONS, times };
+    let limits = Limits {
+        connections: ADMIN_CONNECTIONS,
+        times,
+    };
     let serve = move || {
         let served = serve(listener, admin, limits, drain.clone(), None);
         runtime.block_on(async {
@@ -230,20 +261,22 @@ fn run_admin(
             }
         });
     };
-    std::thread::Builder::new().name("admin".into()).spawn(serve).map_err(StartError::Admin)
+    std::thread::Builder::new()
+        .name("admin".into())
+        .spawn(serve)
+        .map_err(StartError::Admin)
 }
 
 fn quota(limits: &config::Limits) -> Quota<Slot> {
-    let instances = limits.instances.get();
-    let slots = match limits.connections {
-        Limit::Of(connections) => connections.get() / instances,
-        Limit::None => UNLIMITED_CONNECTIONS,
-    };
-    let rate = match limits.requests_per_second {
-        Limit::Of(per_second) => Some(Rate::share(per_second.get(), instances)),
-        Limit::None => None,
-    };
-    Quota::new((0..slots).map(|_| Slot::default()).collect(), rate, limits.queue)
+    let slots = limits
+        .share(limits.connections)
+        .unwrap_or(UNLIMITED_CONNECTIONS);
+    let per_second = limits.share(limits.requests_per_second);
+    Quota::new(
+        (0..slots).map(|_| Slot::default()).collect(),
+        per_second,
+        limits.queue,
+    )
 }
 
 fn metrics(config: &Config) -> Metrics {
@@ -253,17 +286,10 @@ fn metrics(config: &Config) -> Metrics {
         callers: Callers::labels(config),
     };
     let limits = &config.upstream.limits;
-    let instances = limits.instances.get();
     let constants = Constants {
         cache_capacity: config.cache.max_size.as_u64(),
-        per_second: match limits.requests_per_second {
-            Limit::Of(per_second) => Some(f64::from(per_second.get()) / f64::from(instances)),
-            Limit::None => None,
-        },
-        connections: match limits.connections {
-            Limit::Of(connections) => Some(connections.get() / instances),
-            Limit::None => None,
-        },
+        per_second: limits.share(limits.requests_per_second),
+        connections: limits.share(limits.connections),
     };
     Metrics::new(labels, constants)
 }

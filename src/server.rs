@@ -91,7 +91,13 @@ impl Drain {
 }
 
 /// Serves a listener until `drain` closes it and the last connection has ended.
-pub async fn serve(listener: TcpListener, service: impl Service, limits: Limits, drain: Drain, connections: Option<IntGauge>) {
+pub async fn serve(
+    listener: TcpListener,
+    service: impl Service,
+    limits: Limits,
+    drain: Drain,
+    connections: Option<IntGauge>,
+) {
     let server = Server {
         slots: Arc::new(Semaphore::new(limits.connections)),
         told: Arc::new(Semaphore::new(TOLD_TOO_MANY)),
@@ -136,7 +142,10 @@ async fn accept_now(listener: &TcpListener) -> Option<TcpStream> {
 
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }
 
 struct Server {
@@ -151,9 +160,11 @@ struct Server {
 impl Server {
     fn take(&self, stream: TcpStream, service: &impl Service) {
         if let Ok(slot) = self.slots.clone().try_acquire_owned() {
-            self.tasks.spawn(self.connection(stream, service.clone(), slot, false));
+            self.tasks
+                .spawn(self.connection(stream, service.clone(), slot, false));
         } else if let Ok(slot) = self.told.clone().try_acquire_owned() {
-            self.tasks.spawn(self.connection(stream, service.clone(), slot, true));
+            self.tasks
+                .spawn(self.connection(stream, service.clone(), slot, true));
         }
     }
 
@@ -177,15 +188,26 @@ impl Server {
                 let ended = EndsAnswering(answering.clone());
                 let (service, drain) = (&service, &drain);
                 async move {
-                    let mut response = if refuse { service.refuse_connection() } else { service.answer(request).await };
+                    let mut response = if refuse {
+                        service.refuse_connection()
+                    } else {
+                        service.answer(request).await
+                    };
                     if drain.is_announced() || refuse {
-                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                        response
+                            .headers_mut()
+                            .insert(CONNECTION, HeaderValue::from_static("close"));
                     }
-                    Ok::<_, Infallible>(response.map(|body| AnswerBody { body, _ended: ended }))
+                    Ok::<_, Infallible>(response.map(|body| AnswerBody {
+                        body,
+                        _ended: ended,
+                    }))
                 }
             });
             // hyper's own timer is not set: it cannot tell an idle connection from a slow head. The stream can.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+            let _ = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), answer)
+                .await;
         }
     }
 }
@@ -224,7 +246,10 @@ impl HttpBody for AnswerBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(cx)
     }
 

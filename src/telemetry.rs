@@ -12,7 +12,8 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -44,7 +45,13 @@ pub enum Result {
 }
 
 impl Result {
-    const ALL: [Self; 5] = [Self::Hit, Self::Coalesced, Self::Miss, Self::Command, Self::Refused];
+    const ALL: [Self; 5] = [
+        Self::Hit,
+        Self::Coalesced,
+        Self::Miss,
+        Self::Command,
+        Self::Refused,
+    ];
 
     /// The spelling in metrics and logs.
     pub const fn as_str(self) -> &'static str {
@@ -64,8 +71,8 @@ pub struct Metrics {
     registry: Registry,
     labels: Labels,
     requests: IntCounterVec,
-    /// Handles of `requests`: by caller and tenant, then by route and result. Most pairs are never used.
-    request_handles: Box<[OnceLock<Box<[OnceLock<IntCounter>]>>]>,
+    /// Handles of `requests`, by caller and tenant. Most pairs are never used.
+    request_handles: Box<[OnceLock<Handles>]>,
     request_duration: Box<[Histogram]>,
     served_age: Box<[Histogram]>,
     saved_by_hit: IntCounter,
@@ -86,6 +93,9 @@ pub struct Metrics {
     queue_length: IntGauge,
     request_ids: RequestIds,
 }
+
+/// The handles of one caller and tenant, by route and result.
+type Handles = Box<[OnceLock<IntCounter>]>;
 
 /// What is read when somebody asks, rather than counted when it changes.
 #[derive(Debug, Clone, Copy)]
@@ -108,58 +118,144 @@ pub struct Constants {
     /// `cache.max_size` in bytes.
     pub cache_capacity: u64,
     /// This process's share of the vendor's calls a second; none without a limit.
-    pub per_second: Option<f64>,
+    pub per_second: Option<u32>,
     /// This process's share of the vendor's connections; none without a limit.
     pub connections: Option<u32>,
 }
 
 /// From a hit (50 µs) to a slow vendor (30 s).
-const DURATION_BUCKETS: &[f64] =
-    &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const DURATION_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
 const AGE_BUCKETS: &[f64] = &[0.1, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 
 impl Metrics {
     /// Registers every family; what is constant is set here.
+    #[expect(clippy::too_many_lines, reason = "a list: one entry for each family")]
     pub fn new(labels: Labels, constants: Constants) -> Self {
         let registry = Registry::new();
-        let requests = counters(&registry, "requests_total", "Requests by how they were answered.", &["route", "tenant", "caller", "result"]);
-        let request_duration = histograms(&registry, "request_duration_seconds", "From the head of a request to its answer.", DURATION_BUCKETS, &["route", "result"]);
-        let served_age = histograms(&registry, "served_age_seconds", "Age of the pages served from memory.", AGE_BUCKETS, &["route"]);
-        let saved = counters(&registry, "upstream_calls_saved_total", "Queries that needed no call of their own.", &["reason"]);
-        let capacity = gauge(&registry, "cache_capacity_bytes", "Bound of the pages in memory.");
+        let requests = counters(
+            &registry,
+            "requests_total",
+            "Requests by how they were answered.",
+            &["route", "tenant", "caller", "result"],
+        );
+        let request_duration = histograms(
+            &registry,
+            "request_duration_seconds",
+            "From the head of a request to its answer.",
+            DURATION_BUCKETS,
+            &["route", "result"],
+        );
+        let served_age = histograms(
+            &registry,
+            "served_age_seconds",
+            "Age of the pages served from memory.",
+            AGE_BUCKETS,
+            &["route"],
+        );
+        let saved = counters(
+            &registry,
+            "upstream_calls_saved_total",
+            "Queries that needed no call of their own.",
+            &["reason"],
+        );
+        let capacity = gauge(
+            &registry,
+            "cache_capacity_bytes",
+            "Bound of the pages in memory.",
+        );
         capacity.set(i64::try_from(constants.cache_capacity).unwrap_or(i64::MAX));
-        let limits = GaugeVec::new(opts("quota_limit", "This process's share of the vendor's limit."), &["window"]);
+        let limits = GaugeVec::new(
+            opts("quota_limit", "This process's share of the vendor's limit."),
+            &["window"],
+        );
         let limits = registered(&registry, limits);
         if let Some(per_second) = constants.per_second {
-            limits.with_label_values(&["second"]).set(per_second);
+            limits
+                .with_label_values(&["second"])
+                .set(f64::from(per_second));
         }
         if let Some(connections) = constants.connections {
-            limits.with_label_values(&["connections"]).set(f64::from(connections));
+            limits
+                .with_label_values(&["connections"])
+                .set(f64::from(connections));
         }
         let build = IntGaugeVec::new(opts("build_info", "Always 1."), &["version", "revision"]);
-        registered(&registry, build).with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION]).set(1);
-        registry.register(Box::new(ProcessCollector::for_self())).expect("registered once");
+        registered(&registry, build)
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION])
+            .set(1);
+        registry
+            .register(Box::new(ProcessCollector::for_self()))
+            .expect("registered once");
         let pairs = labels.callers.len() * labels.tenants.len();
         Self {
             request_handles: (0..pairs).map(|_| OnceLock::new()).collect(),
             request_duration: labels
                 .routes
                 .iter()
-                .flat_map(|route| Result::ALL.map(|result| request_duration.with_label_values(&[route.as_str(), result.as_str()])))
+                .flat_map(|route| {
+                    Result::ALL.map(|result| {
+                        request_duration.with_label_values(&[route.as_str(), result.as_str()])
+                    })
+                })
                 .collect(),
-            served_age: labels.routes.iter().map(|route| served_age.with_label_values(&[route])).collect(),
+            served_age: labels
+                .routes
+                .iter()
+                .map(|route| served_age.with_label_values(&[route]))
+                .collect(),
             saved_by_hit: saved.with_label_values(&["hit"]),
             saved_by_coalescing: saved.with_label_values(&["coalesced"]),
-            errors: counters(&registry, "errors_total", "Failures that the gateway answered itself.", &["code", "sent"]),
-            upstream_requests: counters(&registry, "upstream_requests_total", "Calls of Linksfield by what came of them.", &["route", "tenant", "outcome", "reason"]),
-            upstream_duration: histograms(&registry, "upstream_request_duration_seconds", "From the permit of a call to its answer.", DURATION_BUCKETS, &["route", "outcome"]),
-            commands_unknown_outcome: counters(&registry, "commands_unknown_outcome_total", "Commands that left and whose answer never came.", &["route", "tenant"]),
-            invalidations: counters(&registry, "invalidations_total", "Times that pages were made unfindable.", &["cause"]),
-            requests_in_flight: gauge(&registry, "requests_in_flight", "Requests that are being answered."),
+            errors: counters(
+                &registry,
+                "errors_total",
+                "Failures that the gateway answered itself.",
+                &["code", "sent"],
+            ),
+            upstream_requests: counters(
+                &registry,
+                "upstream_requests_total",
+                "Calls of Linksfield by what came of them.",
+                &["route", "tenant", "outcome", "reason"],
+            ),
+            upstream_duration: histograms(
+                &registry,
+                "upstream_request_duration_seconds",
+                "From the permit of a call to its answer.",
+                DURATION_BUCKETS,
+                &["route", "outcome"],
+            ),
+            commands_unknown_outcome: counters(
+                &registry,
+                "commands_unknown_outcome_total",
+                "Commands that left and whose answer never came.",
+                &["route", "tenant"],
+            ),
+            invalidations: counters(
+                &registry,
+                "invalidations_total",
+                "Times that pages were made unfindable.",
+                &["cause"],
+            ),
+            requests_in_flight: gauge(
+                &registry,
+                "requests_in_flight",
+                "Requests that are being answered.",
+            ),
             connections: gauge(&registry, "connections", "Connections of callers."),
             cache_entries: gauge(&registry, "cache_entries", "Pages in memory."),
-            cache_bytes: gauge(&registry, "cache_bytes", "Bytes of the pages in memory, keys and overhead included."),
-            cache_evictions: counter(&registry, "cache_evictions_total", "Pages dropped for want of room."),
+            cache_bytes: gauge(
+                &registry,
+                "cache_bytes",
+                "Bytes of the pages in memory, keys and overhead included.",
+            ),
+            cache_evictions: counter(
+                &registry,
+                "cache_evictions_total",
+                "Pages dropped for want of room.",
+            ),
             fills_in_flight: gauge(&registry, "fills_in_flight", "Fills that run."),
             queue_length: gauge(&registry, "queue_length", "Calls that wait for a permit."),
             request_ids: RequestIds::new(),
@@ -196,16 +292,35 @@ impl Metrics {
     }
 
     /// A call of Linksfield has ended.
-    pub fn upstream_call(&self, route: usize, tenant: usize, outcome: &str, reason: &str, duration: Duration) {
-        let (route, tenant) = (self.labels.routes[route].as_str(), self.labels.tenants[tenant].as_str());
-        self.upstream_requests.with_label_values(&[route, tenant, outcome, reason]).inc();
-        self.upstream_duration.with_label_values(&[route, outcome]).observe(duration.as_secs_f64());
+    pub fn upstream_call(
+        &self,
+        route: usize,
+        tenant: usize,
+        outcome: &str,
+        reason: &str,
+        duration: Duration,
+    ) {
+        let (route, tenant) = (
+            self.labels.routes[route].as_str(),
+            self.labels.tenants[tenant].as_str(),
+        );
+        self.upstream_requests
+            .with_label_values(&[route, tenant, outcome, reason])
+            .inc();
+        self.upstream_duration
+            .with_label_values(&[route, outcome])
+            .observe(duration.as_secs_f64());
     }
 
     /// A command left, and what came of it is not known.
     pub fn command_outcome_unknown(&self, route: usize, tenant: usize) {
-        let (route, tenant) = (self.labels.routes[route].as_str(), self.labels.tenants[tenant].as_str());
-        self.commands_unknown_outcome.with_label_values(&[route, tenant]).inc();
+        let (route, tenant) = (
+            self.labels.routes[route].as_str(),
+            self.labels.tenants[tenant].as_str(),
+        );
+        self.commands_unknown_outcome
+            .with_label_values(&[route, tenant])
+            .inc();
     }
 
     /// Pages were made unfindable.
@@ -214,14 +329,46 @@ impl Metrics {
     }
 
     /// A command whose caller stopped waiting has ended: its own record, as nobody hears of it.
-    pub fn abandoned_command(&self, request_id: &str, route: usize, tenant: usize, ended: &CommandEnd<'_>) {
-        let (route, tenant) = (self.labels.routes[route].as_str(), self.labels.tenants[tenant].as_str());
-        let CommandEnd { sent, outcome, vendor_code, duration } = *ended;
+    pub fn abandoned_command(
+        &self,
+        request_id: &str,
+        route: usize,
+        tenant: usize,
+        ended: &CommandEnd<'_>,
+    ) {
+        let (route, tenant) = (
+            self.labels.routes[route].as_str(),
+            self.labels.tenants[tenant].as_str(),
+        );
+        let CommandEnd {
+            sent,
+            outcome,
+            vendor_code,
+            duration,
+        } = *ended;
         let duration = duration.as_secs_f64();
         if sent == "unknown" {
-            warn!(request_id, tenant, route, outcome, vendor_code, sent, duration, "command finished without its caller");
+            warn!(
+                request_id,
+                tenant,
+                route,
+                outcome,
+                vendor_code,
+                sent,
+                duration,
+                "command finished without its caller"
+            );
         } else {
-            info!(request_id, tenant, route, outcome, vendor_code, sent, duration, "command finished without its caller");
+            info!(
+                request_id,
+                tenant,
+                route,
+                outcome,
+                vendor_code,
+                sent,
+                duration,
+                "command finished without its caller"
+            );
         }
     }
 
@@ -230,11 +377,18 @@ impl Metrics {
         let value = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.cache_entries.set(value(snapshot.cache_entries));
         self.cache_bytes.set(value(snapshot.cache_bytes));
-        self.cache_evictions.inc_by(snapshot.cache_evictions.saturating_sub(self.cache_evictions.get()));
-        self.fills_in_flight.set(value(snapshot.fills_in_flight as u64));
+        self.cache_evictions.inc_by(
+            snapshot
+                .cache_evictions
+                .saturating_sub(self.cache_evictions.get()),
+        );
+        self.fills_in_flight
+            .set(value(snapshot.fills_in_flight as u64));
         self.queue_length.set(value(snapshot.queue_length as u64));
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("a Vec takes every write");
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("a Vec takes every write");
         text
     }
 
@@ -306,12 +460,16 @@ impl Drop for Exchange<'_> {
         let duration = self.started.elapsed().as_secs_f64();
         metrics.requests_in_flight.dec();
         metrics.request_handle(self).inc();
-        metrics.request_duration[self.route * Result::ALL.len() + self.result as usize].observe(duration);
+        metrics.request_duration[self.route * Result::ALL.len() + self.result as usize]
+            .observe(duration);
         if let Some(age) = self.age {
             metrics.served_age[self.route].observe(age.as_secs_f64());
         }
         if let Some(code) = self.error {
-            metrics.errors.with_label_values(&[code, self.sent.unwrap_or("no")]).inc();
+            metrics
+                .errors
+                .with_label_values(&[code, self.sent.unwrap_or("no")])
+                .inc();
         } else {
             match self.result {
                 Result::Hit => metrics.saved_by_hit.inc(),
@@ -326,15 +484,36 @@ impl Drop for Exchange<'_> {
 impl Exchange<'_> {
     fn log(&self, duration: f64) {
         let labels = &self.metrics.labels;
-        let (request_id, result, status) = (self.request_id.as_str(), self.result.as_str(), self.status);
-        let (caller, tenant, route) = (&*labels.callers[self.caller], &*labels.tenants[self.tenant], &*labels.routes[self.route]);
+        let (request_id, result, status) =
+            (self.request_id.as_str(), self.result.as_str(), self.status);
+        let (caller, tenant, route) = (
+            &*labels.callers[self.caller],
+            &*labels.tenants[self.tenant],
+            &*labels.routes[self.route],
+        );
         let (vendor_code, error, sent) = (self.vendor_code.as_deref(), self.error, self.sent);
         let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
-        let (queue, upstream, age) = (seconds(self.queue), seconds(self.upstream), seconds(self.age));
+        let (queue, upstream, age) = (
+            seconds(self.queue),
+            seconds(self.upstream),
+            seconds(self.age),
+        );
         macro_rules! line {
             ($level:ident) => {
                 $level!(
-                    request_id, caller, tenant, route, result, vendor_code, error, sent, status, duration, queue, upstream, age,
+                    request_id,
+                    caller,
+                    tenant,
+                    route,
+                    result,
+                    vendor_code,
+                    error,
+                    sent,
+                    status,
+                    duration,
+                    queue,
+                    upstream,
+                    age,
                     "exchange finished"
                 )
             };
@@ -357,11 +536,18 @@ struct RequestIds {
 impl RequestIds {
     fn new() -> Self {
         use std::hash::{BuildHasher, RandomState};
-        Self { process: RandomState::new().hash_one(0), next: AtomicU64::new(1) }
+        Self {
+            process: RandomState::new().hash_one(0),
+            next: AtomicU64::new(1),
+        }
     }
 
     fn next(&self) -> String {
-        format!("{:016x}-{:x}", self.process, self.next.fetch_add(1, Ordering::Relaxed))
+        format!(
+            "{:016x}-{:x}",
+            self.process,
+            self.next.fetch_add(1, Ordering::Relaxed)
+        )
     }
 }
 
@@ -387,13 +573,24 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     registered(registry, IntGauge::with_opts(opts(name, help)))
 }
 
-fn histograms(registry: &Registry, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+    labels: &[&str],
+) -> HistogramVec {
     let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
     registered(registry, HistogramVec::new(opts, labels))
 }
 
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> C {
     let collector = collector.expect("names and labels are constants of this file");
-    registry.register(Box::new(collector.clone())).expect("every name is registered once");
+    registry
+        .register(Box::new(collector.clone()))
+        .expect("every name is registered once");
     collector
 }

@@ -105,6 +105,17 @@ pub(super) fn load(
     }
 }
 
+/// Reads one secret from a file that an argument names.
+pub fn read_secret(argument: &str, path: &Path) -> Result<SecretString, Problems> {
+    let mut loader = Loader {
+        variable: |_: &str| None,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let secret = loader.file(argument, path);
+    secret.ok_or(Problems::new("arguments", loader.problems))
+}
+
 impl<V: Fn(&str) -> Option<String>> Loader<V> {
     fn file(&mut self, key: &str, path: &Path) -> Option<SecretString> {
         match read(path, LARGEST_SECRET) {

@@ -37,7 +37,12 @@ pub struct Scope {
 impl Scope {
     /// The scope of a tenant's queries of one path.
     pub fn new(base_url: Arc<str>, access_code: Arc<str>, path: Arc<str>) -> Self {
-        Self { base_url, access_code, path, generation: AtomicU64::new(0) }
+        Self {
+            base_url,
+            access_code,
+            path,
+            generation: AtomicU64::new(0),
+        }
     }
 
     /// From now on nothing is found that was filled, or began to be filled, before.
@@ -70,7 +75,11 @@ pub struct Key {
 impl Key {
     /// `language` is the one that is sent upstream, `params` the normal form.
     pub fn new(scope: Arc<Scope>, language: Arc<str>, params: &str) -> Self {
-        Self { scope, language, params: params.into() }
+        Self {
+            scope,
+            language,
+            params: params.into(),
+        }
     }
 
     fn parts(&self) -> (&str, &str, (&str, &str, &str)) {
@@ -207,7 +216,11 @@ impl Cache {
                 }
             })
             .build();
-        Self(Arc::new(Inner { entries, flights: Mutex::default(), evictions }))
+        Self(Arc::new(Inner {
+            entries,
+            flights: Mutex::default(),
+            evictions,
+        }))
     }
 
     /// The fresh page of this key; else that of its running fill, or of the one that `fill` begins.
@@ -243,7 +256,9 @@ impl Cache {
             page: landed.page,
             lookup,
             age: now.saturating_duration_since(landed.filled_at),
-            ttl: landed.fresh_until.map(|until| until.saturating_duration_since(now)),
+            ttl: landed
+                .fresh_until
+                .map(|until| until.saturating_duration_since(now)),
         })
     }
 
@@ -259,13 +274,22 @@ impl Cache {
     }
 
     /// Joins the running fill of the key, unless it began before an invalidation; else begins one.
-    fn board<F>(&self, key: Key, policy: &Policy, now: Instant, fill: impl FnOnce(Progress) -> F) -> Boarded
+    fn board<F>(
+        &self,
+        key: Key,
+        policy: &Policy,
+        now: Instant,
+        fill: impl FnOnce(Progress) -> F,
+    ) -> Boarded
     where
         F: Future<Output = Result<Filled, Error>> + Send + 'static,
     {
         let generation = key.scope.generation();
         let mut flights = self.0.flights();
-        if let Some(flight) = flights.get(&key).filter(|flight| flight.generation == generation) {
+        if let Some(flight) = flights
+            .get(&key)
+            .filter(|flight| flight.generation == generation)
+        {
             return Boarded::Coalesced(flight.clone());
         }
         if let Some(found) = self.fresh(&key, now) {
@@ -273,15 +297,26 @@ impl Cache {
         }
         let (sender, outcome) = watch::channel(None);
         let progress = Progress::default();
-        let flight = Flight { generation, progress: progress.clone(), outcome };
+        let flight = Flight {
+            generation,
+            progress: progress.clone(),
+            outcome,
+        };
         flights.insert(key.clone(), flight.clone());
         drop(flights);
 
-        let landing = Landing { cache: self.0.clone(), key, generation };
+        let landing = Landing {
+            cache: self.0.clone(),
+            key,
+            generation,
+        };
         let fill = fill(progress);
         let policy = policy.clone();
         tokio::spawn(async move {
-            let outcome = fill.await.map(|filled| landing.store(filled, &policy)).map_err(Arc::new);
+            let outcome = fill
+                .await
+                .map(|filled| landing.store(filled, &policy))
+                .map_err(Arc::new);
             drop(landing); // first the page can be found, then the fill cannot be joined, then those who wait hear of it
             sender.send_replace(Some(outcome));
         });
@@ -353,7 +388,10 @@ impl Drop for Landing {
     fn drop(&mut self) {
         let mut flights = self.cache.flights();
         // A fill that began after an invalidation may have taken this one's place.
-        if flights.get(&self.key).is_some_and(|flight| flight.generation == self.generation) {
+        if flights
+            .get(&self.key)
+            .is_some_and(|flight| flight.generation == self.generation)
+        {
             flights.remove(&self.key);
         }
     }
@@ -361,7 +399,9 @@ impl Drop for Landing {
 
 fn too_late(progress: &Progress) -> Error {
     match progress.sent() {
-        Sent::No => Error::Overloaded { retry_after: Duration::from_secs(1) },
+        Sent::No => Error::Overloaded {
+            retry_after: Duration::from_secs(1),
+        },
         sent => Error::UpstreamTimeout(sent),
     }
 }
@@ -377,11 +417,26 @@ struct UntilUnusable;
 
 impl moka::Expiry<Key, Entry> for UntilUnusable {
     // Always `Some`: `None` met memory-safety bugs in moka's timer wheel before 0.12.14.
-    fn expire_after_create(&self, _: &Key, entry: &Entry, _: std::time::Instant) -> Option<Duration> {
-        Some(entry.usable_until.saturating_duration_since(entry.filled_at))
+    fn expire_after_create(
+        &self,
+        _: &Key,
+        entry: &Entry,
+        _: std::time::Instant,
+    ) -> Option<Duration> {
+        Some(
+            entry
+                .usable_until
+                .saturating_duration_since(entry.filled_at),
+        )
     }
 
-    fn expire_after_update(&self, key: &Key, entry: &Entry, now: std::time::Instant, _: Option<Duration>) -> Option<Duration> {
+    fn expire_after_update(
+        &self,
+        key: &Key,
+        entry: &Entry,
+        now: std::time::Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
         self.expire_after_create(key, entry, now)
     }
 }

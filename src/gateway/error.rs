@@ -5,7 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -77,7 +80,9 @@ pub enum Error {
     #[error("this caller may not use the tenant {0}")]
     TenantForbidden(Arc<str>),
     /// The caller may only query.
-    #[error("this caller may send queries only, and what is not configured as a query is a command")]
+    #[error(
+        "this caller may send queries only, and what is not configured as a query is a command"
+    )]
     CommandsForbidden,
     /// The brake: commands of this tenant are switched off.
     #[error("commands of the tenant {0} are switched off in the gateway's configuration")]
@@ -110,7 +115,9 @@ pub enum Error {
     #[error("the body broke off")]
     BodyIncomplete(#[source] hyper::Error),
     /// Repeatable commands do not exist yet; ignoring the key would be a promise not kept.
-    #[error("this version of the gateway keeps no idempotency keys: send the command without one, once")]
+    #[error(
+        "this version of the gateway keeps no idempotency keys: send the command without one, once"
+    )]
     IdempotencyUnsupported,
     /// No turn can be had in time.
     #[error("too many requests wait for Linksfield, which takes only a few at a time")]
@@ -292,10 +299,16 @@ impl Error {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = row.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let proxy_status = format!("linksfield-gateway; error={}", row.proxy_error);
-        headers.insert(PROXY_STATUS, HeaderValue::from_str(&proxy_status).expect("made of tokens"));
+        headers.insert(
+            PROXY_STATUS,
+            HeaderValue::from_str(&proxy_status).expect("made of tokens"),
+        );
         match self {
             Self::MethodNotAllowed { allow } => {
                 headers.insert(ALLOW, HeaderValue::from_static(allow));

@@ -14,7 +14,9 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Error> {
     let (uri, headers) = (request.uri(), request.headers());
     if uri.scheme().is_some() || uri.authority().is_some() {
         // The upstream is fixed by the configuration; nobody chooses another by a URL.
-        return Err(Error::MalformedRequest("send the path only (origin-form): this is no forward proxy"));
+        return Err(Error::MalformedRequest(
+            "send the path only (origin-form): this is no forward proxy",
+        ));
     }
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -25,7 +27,9 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Error> {
         _ => {}
     }
     if uri.query().is_some() {
-        return Err(Error::InvalidPath("Linksfield reads no query string here: put the parameters into the JSON body"));
+        return Err(Error::InvalidPath(
+            "Linksfield reads no query string here: put the parameters into the JSON body",
+        ));
     }
     match headers.get(ORIGIN) {
         Some(origin) if !is_own(origin, headers.get(HOST)) => Err(Error::ForeignOrigin),
@@ -35,8 +39,12 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Error> {
 
 /// Is this the origin of the gateway itself, by a name that no attacker's DNS can give to it?
 fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
-    let authority = origin.as_bytes().strip_prefix(b"http://").and_then(|authority| std::str::from_utf8(authority).ok());
-    let Some(authority) = authority.filter(|authority| host.is_some_and(|host| host == authority)) else {
+    let authority = origin
+        .as_bytes()
+        .strip_prefix(b"http://")
+        .and_then(|authority| std::str::from_utf8(authority).ok());
+    let Some(authority) = authority.filter(|authority| host.is_some_and(|host| host == authority))
+    else {
         return false;
     };
     let name = match authority.rsplit_once(':') {
@@ -56,12 +64,21 @@ pub fn check_content(headers: &HeaderMap, body: &Incoming) -> Result<(), Error> 
 }
 
 fn is_json(content_type: &HeaderValue) -> bool {
-    let mut parts = content_type.to_str().unwrap_or_default().split(';').map(str::trim);
-    let is_json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    let mut parts = content_type
+        .to_str()
+        .unwrap_or_default()
+        .split(';')
+        .map(str::trim);
+    let is_json = parts
+        .next()
+        .is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
     is_json
         && parts.all(|parameter| match parameter.split_once('=') {
             Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
-                matches!(value.trim_matches('"').to_ascii_lowercase().as_str(), "utf-8" | "utf8")
+                matches!(
+                    value.trim_matches('"').to_ascii_lowercase().as_str(),
+                    "utf-8" | "utf8"
+                )
             }
             _ => true,
         })
@@ -80,13 +97,16 @@ pub fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
     let Some(value) = headers.get(NAME) else {
         return Ok(None);
     };
-    let invalid = Error::InvalidHeader { name: NAME, expected: "a time greater than 0, as 800ms, 2s, or bare milliseconds" };
+    let invalid = Error::InvalidHeader {
+        name: NAME,
+        expected: "a time greater than 0, as 800ms, 2s, or bare milliseconds",
+    };
     let text = value.to_str().unwrap_or_default();
     let (digits, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
-    match (digits.parse(), unit) {
-        (Ok(1..), "ms" | "") => Ok(Some(Duration::from_millis(digits.parse().unwrap_or_default()))),
-        (Ok(1..), "s") => Ok(Some(Duration::from_secs(digits.parse().unwrap_or_default()))),
-        (Ok(0_u64) | Err(_), _) | (Ok(_), _) => Err(invalid),
+    match (digits.parse::<u64>(), unit) {
+        (Ok(number @ 1..), "ms" | "") => Ok(Some(Duration::from_millis(number))),
+        (Ok(number @ 1..), "s") => Ok(Some(Duration::from_secs(number))),
+        _ => Err(invalid),
     }
 }
 
@@ -111,7 +131,10 @@ mod tests {
             ("99999999999999999999", None),
         ];
         for (text, millis) in rows {
-            let headers = HeaderMap::from_iter([("x-request-timeout".parse().unwrap(), HeaderValue::from_static(text))]);
+            let headers = HeaderMap::from_iter([(
+                "x-request-timeout".parse().unwrap(),
+                HeaderValue::from_static(text),
+            )]);
             let expected = millis.map(|millis| Some(Duration::from_millis(millis)));
             assert_eq!(request_timeout(&headers).ok(), expected, "{text:?}");
         }
@@ -132,7 +155,11 @@ mod tests {
         ];
         for (origin, host, expected) in rows {
             let host = HeaderValue::from_static(host);
-            assert_eq!(is_own(&HeaderValue::from_static(origin), Some(&host)), expected, "{origin} at {host:?}");
+            assert_eq!(
+                is_own(&HeaderValue::from_static(origin), Some(&host)),
+                expected,
+                "{origin} at {host:?}"
+            );
         }
     }
 
@@ -150,14 +177,21 @@ mod tests {
             ("", false),
         ];
         for (value, expected) in rows {
-            assert_eq!(is_json(&HeaderValue::from_static(value)), expected, "{value:?}");
+            assert_eq!(
+                is_json(&HeaderValue::from_static(value)),
+                expected,
+                "{value:?}"
+            );
         }
     }
 
     #[test]
     fn a_request_id_is_kept_if_it_is_short_and_plain() {
         let read = |id: &str| {
-            let headers = HeaderMap::from_iter([("x-request-id".parse().unwrap(), HeaderValue::from_str(id).unwrap())]);
+            let headers = HeaderMap::from_iter([(
+                "x-request-id".parse().unwrap(),
+                HeaderValue::from_str(id).unwrap(),
+            )]);
             request_id(&headers)
         };
         assert_eq!(read("a-B_9.z").as_deref(), Some("a-B_9.z"));

@@ -32,7 +32,9 @@ impl Languages {
     /// The language for a caller's `Accept-Language` (RFC 9110, section 12.5.4): of the ranges that match one of ours the
     /// heaviest, of equals the first; what is no list of ranges counts as none.
     pub fn choose(&self, accept: Option<&HeaderValue>) -> &Arc<Language> {
-        let ranges = accept.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let ranges = accept
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         let mut best: Option<(u16, &Arc<Language>)> = None;
         for item in ranges.split(',') {
             let (range, parameters) = item.split_once(';').unwrap_or((item, ""));
@@ -49,12 +51,21 @@ impl Languages {
 
     /// The same tag, else the same primary language (`en` and `en-GB` find `en-US`).
     fn lookup(&self, range: &str) -> Option<&Arc<Language>> {
-        let primary = |tag: &str| tag.split('-').next().unwrap_or_default().to_ascii_lowercase();
+        let primary = |tag: &str| {
+            tag.split('-')
+                .next()
+                .unwrap_or_default()
+                .to_ascii_lowercase()
+        };
         let same = |language: &&Arc<Language>| language.tag.eq_ignore_ascii_case(range);
         let related = |language: &&Arc<Language>| primary(&language.tag) == primary(range);
         match range {
             "*" => self.0.first(),
-            _ => self.0.iter().find(same).or_else(|| self.0.iter().find(related)),
+            _ => self
+                .0
+                .iter()
+                .find(same)
+                .or_else(|| self.0.iter().find(related)),
         }
     }
 }
@@ -65,10 +76,16 @@ fn weight(parameters: &str) -> u16 {
     if parameters.is_empty() {
         return 1000;
     }
-    let value = parameters.strip_prefix("q=").and_then(|value| value.parse::<f32>().ok());
+    let value = parameters
+        .strip_prefix("q=")
+        .and_then(|value| value.parse::<f32>().ok());
     match value {
         Some(value) if (0.0..=1.0).contains(&value) => {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000, checked above")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "0 to 1000, checked above"
+            )]
             let thousandths = (value * 1000.0).round() as u16;
             thousandths
         }
@@ -102,7 +119,11 @@ mod tests {
         ];
         for (accept, expected) in rows {
             let header = accept.map(HeaderValue::from_static);
-            assert_eq!(&*languages.choose(header.as_ref()).tag, expected, "{accept:?}");
+            assert_eq!(
+                &*languages.choose(header.as_ref()).tag,
+                expected,
+                "{accept:?}"
+            );
         }
     }
 }

@@ -109,7 +109,11 @@ pub fn key_order(left: &str, right: &str) -> Ordering {
 pub fn parse_object(body: &[u8]) -> Result<Object<'_>, InvalidParams> {
     let text = std::str::from_utf8(body)
         .map_err(|error| InvalidParams(format!("not UTF-8 after byte {}", error.valid_up_to())))?;
-    match text.trim_start_matches([' ', '\t', '\n', '\r']).as_bytes().first() {
+    match text
+        .trim_start_matches([' ', '\t', '\n', '\r'])
+        .as_bytes()
+        .first()
+    {
         Some(b'{') => object(text, 1),
         Some(_) => Err(InvalidParams("the body must be a JSON object".into())),
         None => Err(InvalidParams("the body is blank".into())),
@@ -117,11 +121,14 @@ pub fn parse_object(body: &[u8]) -> Result<Object<'_>, InvalidParams> {
 }
 
 fn object(text: &str, depth: usize) -> Result<Object<'_>, InvalidParams> {
-    let raw: RawObject = serde_json::from_str(text).map_err(describe)?;
+    let raw: RawObject = serde_json::from_str(text).map_err(|error| describe(&error))?;
     let mut keys: Vec<&str> = raw.0.iter().map(|(key, _)| &**key).collect();
     keys.sort_unstable();
     if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(InvalidParams(format!("the key {:?} stands twice", shortened(pair[0]))));
+        return Err(InvalidParams(format!(
+            "the key {:?} stands twice",
+            shortened(pair[0])
+        )));
     }
     raw.0
         .into_iter()
@@ -133,18 +140,22 @@ fn object(text: &str, depth: usize) -> Result<Object<'_>, InvalidParams> {
 fn value(text: &str, depth: usize) -> Result<Value<'_>, InvalidParams> {
     let opens = text.starts_with(['{', '[']);
     if opens && depth >= MAX_DEPTH {
-        return Err(InvalidParams(format!("nested deeper than {MAX_DEPTH} levels")));
+        return Err(InvalidParams(format!(
+            "nested deeper than {MAX_DEPTH} levels"
+        )));
     }
     Ok(match text.as_bytes()[0] {
         b'n' => Value::Null,
         b't' => Value::Bool(true),
         b'f' => Value::Bool(false),
         b'"' => {
-            let Text(text) = serde_json::from_str(text).map_err(|error| string_error(&error))?;
+            let Text(text) = serde_json::from_str(text)
+                .map_err(|_| InvalidParams("a string holds half of a surrogate pair".into()))?; // the rest was checked with the object
             Value::String(text)
         }
         b'[' => {
-            let raw: Vec<&RawValue> = serde_json::from_str(text).map_err(describe)?;
+            let raw: Vec<&RawValue> =
+                serde_json::from_str(text).map_err(|error| describe(&error))?;
             let items = raw.into_iter().map(|item| value(item.get(), depth + 1));
             Value::Array(items.collect::<Result<_, _>>()?)
         }
@@ -153,15 +164,8 @@ fn value(text: &str, depth: usize) -> Result<Value<'_>, InvalidParams> {
     })
 }
 
-fn describe(error: serde_json::Error) -> InvalidParams {
+fn describe(error: &serde_json::Error) -> InvalidParams {
     InvalidParams(error.to_string())
-}
-
-/// Without the position, which would count from the start of the string.
-fn string_error(error: &serde_json::Error) -> InvalidParams {
-    let text = error.to_string();
-    let reason = text.split(" at line ").next().unwrap_or_default();
-    InvalidParams(format!("{reason} in a string"))
 }
 
 fn shortened(key: &str) -> &str {
@@ -171,7 +175,9 @@ fn shortened(key: &str) -> &str {
 
 fn sort(fields: &mut Object<'_>) {
     fields.sort_unstable_by(|(left, _), (right, _)| key_order(left, right));
-    fields.iter_mut().for_each(|(_, value)| sort_nested(value));
+    for (_, value) in fields {
+        sort_nested(value);
+    }
 }
 
 fn sort_nested(value: &mut Value<'_>) {
@@ -230,8 +236,12 @@ pub fn write_string_with(out: &mut String, text: &str, escape: impl Fn(char) -> 
                 out.push('\\');
                 out.push(character);
             }
-            (Some(Escape::Lower), _) => push_units(out, character, |out, unit| push_hex(out, unit, b"0123456789abcdef")),
-            (Some(Escape::Upper), _) => push_units(out, character, |out, unit| push_hex(out, unit, b"0123456789ABCDEF")),
+            (Some(Escape::Lower), _) => push_units(out, character, |out, unit| {
+                push_hex(out, unit, b"0123456789abcdef");
+            }),
+            (Some(Escape::Upper), _) => push_units(out, character, |out, unit| {
+                push_hex(out, unit, b"0123456789ABCDEF");
+            }),
             (None, '"') => out.push_str("\\\""),
             (None, '\\') => out.push_str("\\\\"),
             (None, '\u{8}') => out.push_str("\\b"),
@@ -334,21 +344,42 @@ mod tests {
             ("{}", "{}"),
             (" { } ", "{}"),
             // keys in order of their UTF-16 code units, at every level
-            (r#"{"b":1,"a":{"z":1,"Z":2,"_":3}}"#, r#"{"a":{"Z":2,"_":3,"z":1},"b":1}"#),
-            ("{\"\u{ffee}\":1,\"\u{1f600}\":2}", "{\"\u{1f600}\":2,\"\u{ffee}\":1}"),
+            (
+                r#"{"b":1,"a":{"z":1,"Z":2,"_":3}}"#,
+                r#"{"a":{"Z":2,"_":3,"z":1},"b":1}"#,
+            ),
+            (
+                "{\"\u{ffee}\":1,\"\u{1f600}\":2}",
+                "{\"\u{1f600}\":2,\"\u{ffee}\":1}",
+            ),
             // empty parameters are out at the top, and only there
-            (r#"{"a":"","b":null,"c":[],"d":{},"e":0,"f":false,"g":" ","h":"0"}"#, r#"{"e":0,"f":false,"g":" ","h":"0"}"#),
-            (r#"{"a":{"b":"","c":[null,""]}}"#, r#"{"a":{"b":"","c":[null,""]}}"#),
+            (
+                r#"{"a":"","b":null,"c":[],"d":{},"e":0,"f":false,"g":" ","h":"0"}"#,
+                r#"{"e":0,"f":false,"g":" ","h":"0"}"#,
+            ),
+            (
+                r#"{"a":{"b":"","c":[null,""]}}"#,
+                r#"{"a":{"b":"","c":[null,""]}}"#,
+            ),
             // the vendor's globals are ours to set, nested ones are not globals
-            (r#"{"sign":"x","timestamp":1,"version":"9","access_code":"P","a":{"sign":"y"}}"#, r#"{"a":{"sign":"y"}}"#),
+            (
+                r#"{"sign":"x","timestamp":1,"version":"9","access_code":"P","a":{"sign":"y"}}"#,
+                r#"{"a":{"sign":"y"}}"#,
+            ),
             // no digit changes
             (
                 r#"{"a":1.50,"b":1e-7,"c":12345678901234567890123,"d":-0,"e":1E+2,"f":100.0}"#,
                 r#"{"a":1.50,"b":1e-7,"c":12345678901234567890123,"d":-0,"e":1E+2,"f":100.0}"#,
             ),
             // strings: equal, raw where JSON allows it
-            (r#"{"a":"\u4e2d\u56fd \/ \ud83d\ude00 \u007f\u2028 <&>"}"#, "{\"a\":\"中国 / 😀 \u{7f}\u{2028} <&>\"}"),
-            (r#"{"a":"\u0000\u001F\b\f\n\r\t\"\\"}"#, r#"{"a":"\u0000\u001f\b\f\n\r\t\"\\"}"#),
+            (
+                r#"{"a":"\u4e2d\u56fd \/ \ud83d\ude00 \u007f\u2028 <&>"}"#,
+                "{\"a\":\"中国 / 😀 \u{7f}\u{2028} <&>\"}",
+            ),
+            (
+                r#"{"a":"\u0000\u001F\b\f\n\r\t\"\\"}"#,
+                r#"{"a":"\u0000\u001f\b\f\n\r\t\"\\"}"#,
+            ),
             (&deep, &deep),
         ];
         for (body, expected) in rows {
@@ -377,7 +408,11 @@ mod tests {
         ];
         for (body, reason) in rows {
             let error = Params::parse(body).unwrap_err().to_string();
-            assert!(error.contains(reason), "{}: {error}", String::from_utf8_lossy(body));
+            assert!(
+                error.contains(reason),
+                "{}: {error}",
+                String::from_utf8_lossy(body)
+            );
         }
         let error = Params::parse(br#"{"access_code":7}"#).unwrap_err();
         assert_eq!(error.to_string(), "access_code must be a string");
@@ -386,7 +421,10 @@ mod tests {
     #[test]
     fn the_access_code_of_the_body_is_told() {
         let code = |body: &str| Params::parse(body.as_bytes()).unwrap().access_code;
-        assert_eq!(code(r#"{"access_code":"P000270"}"#).as_deref(), Some("P000270"));
+        assert_eq!(
+            code(r#"{"access_code":"P000270"}"#).as_deref(),
+            Some("P000270")
+        );
         assert_eq!(code(r#"{"access_code":""}"#), None);
         assert_eq!(code(r#"{"access_code":null}"#), None);
         assert_eq!(code("{}"), None);
@@ -403,10 +441,10 @@ mod tests {
         ];
         let value = leaf.prop_recursive(4, 24, 4, |inner| {
             prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(" , "))),
-                prop::collection::btree_map("[a-c]{1,2}", inner, 0..4).prop_map(|members| object_text(
-                    &members.into_iter().collect::<Vec<_>>()
-                )),
+                prop::collection::vec(inner.clone(), 0..4)
+                    .prop_map(|items| format!("[{}]", items.join(" , "))),
+                prop::collection::btree_map("[a-c]{1,2}", inner, 0..4)
+                    .prop_map(|members| object_text(&members.into_iter().collect::<Vec<_>>())),
             ]
         });
         prop::collection::btree_map("[A-Za-z_\\-0-9中\u{e000}\u{1f600}]{1,4}", value, 0..8)

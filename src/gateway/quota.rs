@@ -14,28 +14,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::error::Error;
 
-/// How many calls may begin, in which time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Calls in a window.
-    pub calls: u32,
-    /// The window's length.
-    pub window: Duration,
-}
-
-impl Rate {
-    /// The share of one process: `per_second` divided by `instances`. A share below one call a second is one call in a
-    /// longer window.
-    pub fn share(per_second: u32, instances: u32) -> Self {
-        let calls = per_second / instances;
-        let window = if calls == 0 {
-            Duration::from_secs(1) * instances / per_second
-        } else {
-            Duration::from_secs(1)
-        };
-        Self { calls: calls.max(1), window }
-    }
-}
+/// What the vendor's limit of calls counts in.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The vendor's limits, as slots of type `T`.
 #[derive(Debug)]
@@ -49,7 +29,7 @@ impl<T: Send + 'static> Clone for Quota<T> {
 
 #[derive(Debug)]
 struct Shared<T: Send + 'static> {
-    rate: Option<Rate>,
+    per_second: Option<u32>,
     max_queue: usize,
     state: Mutex<State<T>>,
 }
@@ -74,10 +54,10 @@ pub struct Permit<T: Send + 'static> {
 }
 
 impl<T: Send + 'static> Quota<T> {
-    /// `slots` are handed out, at most as often as `rate` says; `max_queue` calls may wait.
-    pub fn new(slots: Vec<T>, rate: Option<Rate>, max_queue: usize) -> Self {
+    /// `slots` are handed out, at most `per_second` of them in any second; `max_queue` calls may wait.
+    pub fn new(slots: Vec<T>, per_second: Option<u32>, max_queue: usize) -> Self {
         Self(Arc::new(Shared {
-            rate,
+            per_second,
             max_queue,
             state: Mutex::new(State {
                 free: slots,
@@ -95,7 +75,9 @@ impl<T: Send + 'static> Quota<T> {
             let mut state = self.0.lock();
             state.queue.retain(|waiting| !waiting.is_closed());
             if state.queue.len() >= self.0.max_queue {
-                return Err(Error::Overloaded { retry_after: self.0.estimated_wait(&state) });
+                return Err(Error::Overloaded {
+                    retry_after: self.0.estimated_wait(&state),
+                });
             }
             let (sender, granted) = oneshot::channel();
             state.queue.push_back(sender);
@@ -104,13 +86,20 @@ impl<T: Send + 'static> Quota<T> {
         };
         match timeout_at(deadline, granted).await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Error::Overloaded { retry_after: self.0.estimated_wait(&self.0.lock()) }),
+            _ => Err(Error::Overloaded {
+                retry_after: self.0.estimated_wait(&self.0.lock()),
+            }),
         }
     }
 
     /// How many calls wait for a permit.
     pub fn queue_length(&self) -> usize {
-        self.0.lock().queue.iter().filter(|waiting| !waiting.is_closed()).count()
+        self.0
+            .lock()
+            .queue
+            .iter()
+            .filter(|waiting| !waiting.is_closed())
+            .count()
     }
 }
 
@@ -135,7 +124,10 @@ impl<T: Send + 'static> Shared<T> {
                 break;
             };
             state.busy += 1;
-            let permit = Permit { slot: Some(slot), shared: self.clone() };
+            let permit = Permit {
+                slot: Some(slot),
+                shared: self.clone(),
+            };
             if let Err(mut permit) = waiting.send(permit) {
                 // Its caller has gone: no call is made, so no turn is used.
                 state.busy -= 1;
@@ -148,17 +140,17 @@ impl<T: Send + 'static> Shared<T> {
 
     /// When the next turn is free, if none is now.
     fn next_turn(&self, state: &mut State<T>) -> Option<Instant> {
-        let rate = self.rate?;
+        let per_second = self.per_second?;
         let now = Instant::now();
         while state.cooling.front().is_some_and(|free_at| *free_at <= now) {
             state.cooling.pop_front();
         }
         let used = state.busy + state.cooling.len();
-        if used < rate.calls as usize {
+        if used < per_second as usize {
             return None;
         }
         // With all turns held by running calls, the return of one of them looks again.
-        Some(state.cooling.front().copied().unwrap_or(now + rate.window))
+        Some(state.cooling.front().copied().unwrap_or(now + SECOND))
     }
 
     async fn alarm(self: Arc<Self>, at: Instant) {
@@ -172,8 +164,8 @@ impl<T: Send + 'static> Shared<T> {
         let mut state = self.lock();
         state.busy -= 1;
         state.free.push(slot);
-        if let Some(rate) = self.rate {
-            state.cooling.push_back(Instant::now() + rate.window);
+        if self.per_second.is_some() {
+            state.cooling.push_back(Instant::now() + SECOND);
         }
         self.dispatch(state);
     }
@@ -181,10 +173,7 @@ impl<T: Send + 'static> Shared<T> {
     /// A lower bound: how long those who wait now will take by the rate alone.
     fn estimated_wait(&self, state: &State<T>) -> Duration {
         let waiting = u32::try_from(state.queue.len()).unwrap_or(u32::MAX);
-        match self.rate {
-            Some(rate) => rate.window.saturating_mul(waiting / rate.calls + 1),
-            None => Duration::from_secs(1),
-        }
+        SECOND.saturating_mul(waiting / self.per_second.unwrap_or(waiting + 1) + 1)
     }
 }
 
@@ -213,10 +202,8 @@ impl<T: Send + 'static> Drop for Permit<T> {
 mod tests {
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn quota(slots: u32, rate: Option<Rate>, max_queue: usize) -> Quota<u32> {
-        Quota::new((0..slots).collect(), rate, max_queue)
+    fn quota(slots: u32, per_second: Option<u32>, max_queue: usize) -> Quota<u32> {
+        Quota::new((0..slots).collect(), per_second, max_queue)
     }
 
     async fn at_once(quota: &Quota<u32>) -> Result<Permit<u32>, Error> {
@@ -237,7 +224,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn in_no_second_are_there_more_calls_than_the_rate_however_the_vendor_counts() {
         // Calls that last up to 1.6 s; the vendor may count each at its start, its end or in between.
-        let quota = quota(7, Some(Rate { calls: 10, window: SECOND }), 500);
+        let quota = quota(7, Some(10), 500);
         let mut running = tokio::task::JoinSet::new();
         for index in 0..200_u64 {
             let quota = quota.clone();
@@ -253,13 +240,17 @@ mod tests {
         let mut counted = running.join_all().await;
         counted.sort();
         for window in counted.windows(11) {
-            assert!(window[10] - window[0] >= SECOND, "11 calls within {:?}", window[10] - window[0]);
+            assert!(
+                window[10] - window[0] >= SECOND,
+                "11 calls within {:?}",
+                window[10] - window[0]
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_quota_uses_all_of_its_rate() {
-        let quota = quota(100, Some(Rate { calls: 10, window: SECOND }), 500);
+        let quota = quota(100, Some(10), 500);
         let start = Instant::now();
         for _ in 0..100 {
             drop(quota.acquire(start + SECOND * 60).await.unwrap());
@@ -269,15 +260,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_leaves_at_the_deadline_and_hears_when_to_come_again() {
-        let quota = quota(1, Some(Rate { calls: 1, window: SECOND * 5 }), 10);
+        let quota = quota(1, Some(1), 10);
         drop(at_once(&quota).await.unwrap());
         let start = Instant::now();
-        let refused = quota.acquire(start + SECOND).await.unwrap_err();
-        assert_eq!(start.elapsed(), SECOND);
-        assert!(matches!(refused, Error::Overloaded { retry_after } if retry_after >= SECOND * 5));
+        let refused = quota.acquire(start + SECOND / 2).await.unwrap_err();
+        assert_eq!(start.elapsed(), SECOND / 2);
+        assert!(matches!(refused, Error::Overloaded { retry_after } if retry_after >= SECOND));
         // The one who left uses no turn.
         let permit = quota.acquire(start + SECOND * 6).await.unwrap();
-        assert_eq!(start.elapsed(), SECOND * 5);
+        assert_eq!(start.elapsed(), SECOND);
         drop(permit);
     }
 
@@ -286,11 +277,12 @@ mod tests {
         let quota = quota(1, None, 2);
         let held = at_once(&quota).await.unwrap();
         let later = Instant::now() + SECOND;
-        let (first, second, third) = tokio::join!(quota.acquire(later), quota.acquire(later), async {
-            let refused = quota.acquire(later).await;
-            assert!(Instant::now() < later, "refused at once");
-            refused
-        });
+        let (first, second, third) =
+            tokio::join!(quota.acquire(later), quota.acquire(later), async {
+                let refused = quota.acquire(later).await;
+                assert!(Instant::now() < later, "refused at once");
+                refused
+            });
         assert!(first.is_err() && second.is_err() && third.is_err());
         drop(held);
     }
@@ -305,16 +297,9 @@ mod tests {
             let _permit = quota.acquire(later).await.unwrap();
             order.lock().unwrap().push(name);
         };
-        tokio::join!(wait("first"), wait("second"), wait("third"), async { drop(held) });
+        tokio::join!(wait("first"), wait("second"), wait("third"), async {
+            drop(held);
+        });
         assert_eq!(*order.lock().unwrap(), ["first", "second", "third"]);
-    }
-
-    #[test]
-    fn the_share_of_a_process_is_the_limit_divided_by_the_instances() {
-        let rows = [(10, 1, 10, 1000), (10, 4, 2, 1000), (10, 10, 1, 1000), (10, 20, 1, 2000), (10, 25, 1, 2500)];
-        for (per_second, instances, calls, millis) in rows {
-            let window = Duration::from_millis(millis);
-            assert_eq!(Rate::share(per_second, instances), Rate { calls, window });
-        }
     }
 }

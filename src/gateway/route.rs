@@ -85,12 +85,22 @@ impl Routes {
                     pages: route.pages,
                 }),
                 ConfiguredKind::Command => Kind::Command {
-                    invalidates: route.invalidates.as_ref().map(|paths| paths.iter().map(|path| path.as_str().into()).collect()),
+                    invalidates: route
+                        .invalidates
+                        .as_ref()
+                        .map(|paths| paths.iter().map(|path| path.as_str().into()).collect()),
                 },
                 ConfiguredKind::Refuse => Kind::Refuse,
             };
             let timeout = route.timeout;
-            by_path.insert(Arc::from(path.as_str()), Arc::new(Route { label, kind, timeout }));
+            by_path.insert(
+                Arc::from(path.as_str()),
+                Arc::new(Route {
+                    label,
+                    kind,
+                    timeout,
+                }),
+            );
         }
         let unlisted = (config.server.unlisted_paths == UnlistedPaths::Forward).then(|| {
             Arc::new(Route {
@@ -100,28 +110,48 @@ impl Routes {
             })
         });
         let base_path = config.upstream.base_url.path().to_owned();
-        Self { base_path, by_path, unlisted }
+        Self {
+            base_path,
+            by_path,
+            unlisted,
+        }
     }
 
     /// The labels of all routes, that of the unlisted paths last.
     pub fn labels(config: &Config) -> Vec<String> {
-        config.routes.keys().cloned().chain([UNLISTED.to_owned()]).collect()
+        config
+            .routes
+            .keys()
+            .cloned()
+            .chain([UNLISTED.to_owned()])
+            .collect()
     }
 
     /// The configured queries, with their paths.
     pub fn queries(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Route>)> {
-        self.by_path.iter().filter(|(_, route)| matches!(route.kind, Kind::Query(_)))
+        self.by_path
+            .iter()
+            .filter(|(_, route)| matches!(route.kind, Kind::Query(_)))
     }
 
     /// Finds the route of a request's path. A path that begins with the base URL's own path has it removed once.
     pub fn find(&self, path: &str) -> Result<Target, Error> {
         check_path(path)?;
-        let below = path.strip_prefix(&self.base_path).filter(|rest| rest.starts_with('/')).unwrap_or(path);
+        let below = path
+            .strip_prefix(&self.base_path)
+            .filter(|rest| rest.starts_with('/'))
+            .unwrap_or(path);
         match self.by_path.get_key_value(below) {
             Some((_, route)) if matches!(route.kind, Kind::Refuse) => Err(Error::RouteRefused),
-            Some((path, route)) => Ok(Target { route: route.clone(), path: path.clone() }),
+            Some((path, route)) => Ok(Target {
+                route: route.clone(),
+                path: path.clone(),
+            }),
             None => match &self.unlisted {
-                Some(route) => Ok(Target { route: route.clone(), path: below.into() }),
+                Some(route) => Ok(Target {
+                    route: route.clone(),
+                    path: below.into(),
+                }),
                 None => Err(Error::UnlistedPath),
             },
         }
@@ -135,7 +165,9 @@ impl Target {
         match method.as_str() {
             "POST" => Ok(()),
             "QUERY" if is_query => Ok(()),
-            _ => Err(Error::MethodNotAllowed { allow: if is_query { "POST, QUERY" } else { "POST" } }),
+            _ => Err(Error::MethodNotAllowed {
+                allow: if is_query { "POST, QUERY" } else { "POST" },
+            }),
         }
     }
 }
@@ -145,11 +177,20 @@ impl Target {
 fn check_path(path: &str) -> Result<(), Error> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
     if !path.bytes().all(plain) {
-        return Err(Error::InvalidPath("a path holds letters, digits and -._~ only, with no percent-escapes"));
+        return Err(Error::InvalidPath(
+            "a path holds letters, digits and -._~ only, with no percent-escapes",
+        ));
     }
-    let segments = path.strip_prefix('/').ok_or(Error::InvalidPath("a path starts with a slash"))?;
-    if segments.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-        return Err(Error::InvalidPath("a path has no empty segment and no dot segment"));
+    let segments = path
+        .strip_prefix('/')
+        .ok_or(Error::InvalidPath("a path starts with a slash"))?;
+    if segments
+        .split('/')
+        .any(|segment| matches!(segment, "" | "." | ".."))
+    {
+        return Err(Error::InvalidPath(
+            "a path has no empty segment and no dot segment",
+        ));
     }
     Ok(())
 }
@@ -181,19 +222,29 @@ mod tests {
     #[test]
     fn what_is_not_configured_as_a_query_is_a_command() {
         let routes = routes("");
-        let kind = |path: &str| routes.find(path).map(|target| matches!(target.route.kind, Kind::Query(_)));
+        let kind = |path: &str| {
+            routes
+                .find(path)
+                .map(|target| matches!(target.route.kind, Kind::Query(_)))
+        };
         assert!(kind("/package/queryOrder").unwrap());
         assert!(!kind("/package/orderPackage").unwrap());
         assert!(!kind("/package/QueryOrder").unwrap());
         assert!(!kind("/a/path/nobody/configured").unwrap());
-        assert_eq!(kind("/device/pauseService").unwrap_err().code(), "route_refused");
+        assert_eq!(
+            kind("/device/pauseService").unwrap_err().code(),
+            "route_refused"
+        );
     }
 
     #[test]
     fn unlisted_paths_are_refused_where_the_configuration_says_so() {
         let routes = routes("[server]\nunlisted_paths = \"refuse\"");
         assert!(routes.find("/package/queryOrder").is_ok());
-        assert_eq!(routes.find("/package/else").unwrap_err().code(), "unlisted_path");
+        assert_eq!(
+            routes.find("/package/else").unwrap_err().code(),
+            "unlisted_path"
+        );
     }
 
     #[test]
@@ -210,10 +261,28 @@ mod tests {
     fn a_path_that_could_be_read_in_two_ways_is_refused() {
         let routes = routes("");
         for path in [
-            "", "*", "/", "x", "//", "/package//queryOrder", "/package/./queryOrder", "/package/../queryOrder", "/package/queryOrder/",
-            "/package/queryOrder;x=1", "/package%2fqueryOrder", "/package/%2e%2e/x", "/package/query%4Frder", "/a\\b", "/a b", "/ü",
+            "",
+            "*",
+            "/",
+            "x",
+            "//",
+            "/package//queryOrder",
+            "/package/./queryOrder",
+            "/package/../queryOrder",
+            "/package/queryOrder/",
+            "/package/queryOrder;x=1",
+            "/package%2fqueryOrder",
+            "/package/%2e%2e/x",
+            "/package/query%4Frder",
+            "/a\\b",
+            "/a b",
+            "/ü",
         ] {
-            assert_eq!(routes.find(path).unwrap_err().code(), "invalid_path", "{path:?}");
+            assert_eq!(
+                routes.find(path).unwrap_err().code(),
+                "invalid_path",
+                "{path:?}"
+            );
         }
     }
 }

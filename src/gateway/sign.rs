@@ -16,8 +16,8 @@ use sha1::Sha1;
 
 use super::params::{Escape, Object, Params, Value, key_order, write_object, write_string_with};
 use crate::config::{
-    Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars, SecretEncoding, Signing, Spaces,
-    Timestamp, TimestampType,
+    Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
+    SecretEncoding, Signing, Spaces, Timestamp, TimestampType,
 };
 
 /// Signs for one tenant. Keyed once; the secret itself is not kept.
@@ -36,7 +36,9 @@ pub struct InvalidSecret(&'static str);
 
 impl std::fmt::Debug for Signer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signer").field("form", &self.form).finish_non_exhaustive()
+        f.debug_struct("Signer")
+            .field("form", &self.form)
+            .finish_non_exhaustive()
     }
 }
 
@@ -74,7 +76,10 @@ impl Signer {
         body.push_str(r#","sign":""#);
         body.push_str(&signature);
         body.push_str(r#""}"#);
-        Signed { text, body: body.into() }
+        Signed {
+            text,
+            body: body.into(),
+        }
     }
 
     /// The signature over a canonical text.
@@ -84,7 +89,12 @@ impl Signer {
         encode(&mac.finalize().into_bytes(), self.form.output)
     }
 
-    fn with_globals<'a>(&self, mut fields: Object<'a>, access_code: &'a str, timestamp: &'a str) -> Object<'a> {
+    fn with_globals<'a>(
+        &self,
+        mut fields: Object<'a>,
+        access_code: &'a str,
+        timestamp: &'a str,
+    ) -> Object<'a> {
         let timestamp = match self.form.timestamp_type {
             TimestampType::String => Value::String(timestamp.into()),
             TimestampType::Number => Value::Number(timestamp),
@@ -114,12 +124,16 @@ pub struct Signed {
 /// The text that is signed for `fields`, which stand in the order of the wire and hold no `sign`.
 pub fn canonical_text(fields: &Object<'_>, form: &Signing) -> String {
     let mut text = String::new();
-    let mut fields: Vec<&(Cow<'_, str>, Value<'_>)> =
-        fields.iter().filter(|(_, value)| !is_left_out(value, form)).collect();
+    let mut fields: Vec<&(Cow<'_, str>, Value<'_>)> = fields
+        .iter()
+        .filter(|(_, value)| !is_left_out(value, form))
+        .collect();
     match form.key_order {
         KeyOrder::CodeUnit => fields.sort_by(|(left, _), (right, _)| key_order(left, right)),
         KeyOrder::CaseInsensitive => {
-            fields.sort_by(|(left, _), (right, _)| key_order(&left.to_lowercase(), &right.to_lowercase()));
+            fields.sort_by(|(left, _), (right, _)| {
+                key_order(&left.to_lowercase(), &right.to_lowercase())
+            });
         }
         KeyOrder::AsSent => {}
     }
@@ -174,7 +188,9 @@ fn write_value(text: &mut String, value: &Value<'_>, form: &Signing) {
         Value::Object(fields) => {
             let mut fields: Vec<_> = fields
                 .iter()
-                .filter(|(_, value)| form.empty_depth == EmptyDepth::TopLevel || !is_left_out(value, form))
+                .filter(|(_, value)| {
+                    form.empty_depth == EmptyDepth::TopLevel || !is_left_out(value, form)
+                })
                 .collect();
             if form.nested_order == NestedOrder::Sorted {
                 fields.sort_by(|(left, _), (right, _)| key_order(left, right));
@@ -200,18 +216,23 @@ fn is_left_out(value: &Value<'_>, form: &Signing) -> bool {
         Value::Null => true,
         Value::String(text) if text.is_empty() => empty != Empty::NullOnly,
         Value::String(text) => empty == Empty::AlsoWhitespace && text.trim().is_empty(),
-        Value::Array(items) => items.is_empty() && !matches!(empty, Empty::NullOnly | Empty::NullAndString),
+        Value::Array(items) => {
+            items.is_empty() && !matches!(empty, Empty::NullOnly | Empty::NullAndString)
+        }
         Value::Object(fields) => {
             !matches!(empty, Empty::NullOnly | Empty::NullAndString)
                 && match form.empty_depth {
                     EmptyDepth::TopLevel => fields.is_empty(),
-                    EmptyDepth::Recursive => fields.iter().all(|(_, value)| is_left_out(value, form)),
+                    EmptyDepth::Recursive => {
+                        fields.iter().all(|(_, value)| is_left_out(value, form))
+                    }
                 }
         }
         Value::Bool(value) => empty == Empty::AlsoZeroAndFalse && !value,
         Value::Number(token) => {
             let digits = token.split(['e', 'E']).next().unwrap_or(token);
-            empty == Empty::AlsoZeroAndFalse && !digits.contains(|digit: char| matches!(digit, '1'..='9'))
+            empty == Empty::AlsoZeroAndFalse
+                && !digits.contains(|digit: char| matches!(digit, '1'..='9'))
         }
     }
 }
@@ -224,8 +245,12 @@ fn write_string(text: &mut String, value: &str, form: &Signing) {
 fn escape(character: char, form: &Signing) -> Option<Escape> {
     let by_serializer = match (form.escapes, character) {
         (Escapes::Fastjson, '\u{8}' | '\t' | '\n' | '\u{c}' | '\r') => None,
-        (Escapes::Fastjson, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}') => Some(Escape::Upper),
-        (Escapes::Go | Escapes::Gson, '<' | '>' | '&' | '\u{2028}' | '\u{2029}') => Some(Escape::Lower),
+        (Escapes::Fastjson, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}') => {
+            Some(Escape::Upper)
+        }
+        (Escapes::Go | Escapes::Gson, '<' | '>' | '&' | '\u{2028}' | '\u{2029}') => {
+            Some(Escape::Lower)
+        }
         (Escapes::Gson, '=' | '\'') => Some(Escape::Lower),
         (Escapes::Php, '/') => Some(Escape::Slash),
         _ => None,
@@ -267,10 +292,20 @@ fn secret_bytes(secret: &SecretString, encoding: SecretEncoding) -> Result<Vec<u
     }
 }
 
-fn hex_decode(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
+/// Bytes from pairs of hexadecimal digits.
+pub fn hex_decode(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| {
+        char::from(digit)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    let pairs = text.as_bytes().chunks(2);
+    pairs
+        .map(|pair| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        })
+        .collect()
 }
 
 /// A digest in the form of `signing.output`.
@@ -278,10 +313,12 @@ fn encode(digest: &[u8], output: Output) -> String {
     match output {
         Output::Base64 => STANDARD.encode(digest),
         Output::Base64Url => URL_SAFE.encode(digest),
-        Output::Hex => digest.iter().fold(String::with_capacity(40), |mut text, byte| {
-            text.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
-            text.push(char::from(b"0123456789abcdef"[usize::from(byte & 0xf)]));
-            text
-        }),
+        Output::Hex => digest
+            .iter()
+            .fold(String::with_capacity(40), |mut text, byte| {
+                text.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
+                text.push(char::from(b"0123456789abcdef"[usize::from(byte & 0xf)]));
+                text
+            }),
     }
 }

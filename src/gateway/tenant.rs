@@ -56,7 +56,9 @@ impl Tenants {
             if settings.default {
                 tenants.default = Some(tenant.clone());
             }
-            tenants.by_access_code.insert(tenant.access_code.clone(), tenant.clone());
+            tenants
+                .by_access_code
+                .insert(tenant.access_code.clone(), tenant.clone());
             tenants.by_name.insert(tenant.name.clone(), tenant);
         }
         Ok(tenants)
@@ -64,7 +66,12 @@ impl Tenants {
 
     /// The labels of all tenants, that of the unknown ones last.
     pub fn labels(config: &Config) -> Vec<String> {
-        config.tenants.keys().cloned().chain([UNKNOWN.to_owned()]).collect()
+        config
+            .tenants
+            .keys()
+            .cloned()
+            .chain([UNKNOWN.to_owned()])
+            .collect()
     }
 
     /// The tenant with this name.
@@ -78,12 +85,26 @@ impl Tenants {
     }
 
     /// The tenant that a header names, else the body's `access_code`, else the only one, else for queries the default.
-    pub fn identify(&self, header: Option<&HeaderValue>, access_code: Option<&str>, is_query: bool) -> Result<&Arc<Tenant>, Error> {
+    pub fn identify(
+        &self,
+        header: Option<&HeaderValue>,
+        access_code: Option<&str>,
+        is_query: bool,
+    ) -> Result<&Arc<Tenant>, Error> {
         let by_header = header
-            .map(|name| name.to_str().ok().and_then(|name| self.by_name.get(name)).ok_or(Error::UnknownTenant("name")))
+            .map(|name| {
+                name.to_str()
+                    .ok()
+                    .and_then(|name| self.by_name.get(name))
+                    .ok_or(Error::UnknownTenant("name"))
+            })
             .transpose()?;
         let by_code = access_code
-            .map(|code| self.by_access_code.get(code).ok_or(Error::UnknownTenant("access_code")))
+            .map(|code| {
+                self.by_access_code
+                    .get(code)
+                    .ok_or(Error::UnknownTenant("access_code"))
+            })
             .transpose()?;
         match (by_header, by_code) {
             (Some(header), Some(code)) if !Arc::ptr_eq(header, code) => Err(Error::TenantMismatch),
@@ -117,26 +138,37 @@ pub struct Callers(Vec<Caller>);
 impl Callers {
     /// Reads the configured callers.
     pub fn new(config: &Config, secrets: &Secrets) -> Self {
-        let caller = |(label, (name, settings)): (usize, (&String, &crate::config::Caller))| Caller {
-            label,
-            token: secrets.callers[name].clone(),
-            tenants: settings.tenants.clone(),
-            commands: settings.commands,
-        };
+        let caller =
+            |(label, (name, settings)): (usize, (&String, &crate::config::Caller))| Caller {
+                label,
+                token: secrets.callers[name].clone(),
+                tenants: settings.tenants.clone(),
+                commands: settings.commands,
+            };
         Self(config.callers.iter().enumerate().map(caller).collect())
     }
 
     /// The labels of all callers, that of the unknown ones last.
     pub fn labels(config: &Config) -> Vec<String> {
-        config.callers.keys().cloned().chain([UNKNOWN.to_owned()]).collect()
+        config
+            .callers
+            .keys()
+            .cloned()
+            .chain([UNKNOWN.to_owned()])
+            .collect()
     }
 
     /// The caller whose token an `Authorization` header bears; none where no callers are configured.
-    pub fn authenticate(&self, authorization: Option<&HeaderValue>) -> Result<Option<&Caller>, Error> {
+    pub fn authenticate(
+        &self,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Option<&Caller>, Error> {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let token = authorization.and_then(bearer).ok_or(Error::Unauthenticated)?;
+        let token = authorization
+            .and_then(bearer)
+            .ok_or(Error::Unauthenticated)?;
         // Every token is compared, in constant time: the time taken tells nothing about any of them.
         let mut found = None;
         for caller in &self.0 {
@@ -164,5 +196,7 @@ impl Caller {
 /// The token of `Authorization: Bearer …`; the scheme's case does not matter (RFC 9110, section 11.1).
 fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
     let (scheme, token) = authorization.as_bytes().split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| token.trim_ascii())
 }

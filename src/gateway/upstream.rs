@@ -15,8 +15,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, HeaderValue,
-    RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
+    CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
 };
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -168,7 +168,8 @@ impl Upstream {
             None
         };
         Ok(Self {
-            host: HeaderValue::from_str(base_url.authority()).expect("an authority is visible ASCII"),
+            host: HeaderValue::from_str(base_url.authority())
+                .expect("an authority is visible ASCII"),
             base_url,
             tls,
             connect_timeout: config.connect_timeout,
@@ -178,7 +179,12 @@ impl Upstream {
     }
 
     /// Sees to it that the slot has a connection that was idle for at most `max_idle`.
-    pub async fn connect(&self, slot: &mut Slot, max_idle: Duration, deadline: Instant) -> Result<(), Error> {
+    pub async fn connect(
+        &self,
+        slot: &mut Slot,
+        max_idle: Duration,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         if slot.usable(max_idle).await {
             return Ok(());
         }
@@ -187,7 +193,11 @@ impl Upstream {
             slot.closed().await;
             self.open().await
         });
-        slot.connection = Some(connected.await.map_err(|_| Error::UpstreamConnectTimeout)??);
+        slot.connection = Some(
+            connected
+                .await
+                .map_err(|_| Error::UpstreamConnectTimeout)??,
+        );
         Ok(())
     }
 
@@ -197,7 +207,10 @@ impl Upstream {
             None => handshake(stream).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(config.0.clone());
-                let stream = connector.connect(name.clone(), stream).await.map_err(tls_failure)?;
+                let stream = connector
+                    .connect(name.clone(), stream)
+                    .await
+                    .map_err(tls_failure)?;
                 handshake(stream).await
             }
         }
@@ -207,12 +220,16 @@ impl Upstream {
     async fn dial(&self) -> Result<TcpStream, Error> {
         let unreachable = |reason| move |source| Error::UpstreamUnreachable { reason, source };
         let host = (self.base_url.host(), self.base_url.port());
-        let addresses = tokio::net::lookup_host(host).await.map_err(unreachable(Unreachable::Dns))?;
+        let addresses = tokio::net::lookup_host(host)
+            .await
+            .map_err(unreachable(Unreachable::Dns))?;
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in addresses {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
-                    stream.set_nodelay(true).map_err(unreachable(Unreachable::Connection))?;
+                    stream
+                        .set_nodelay(true)
+                        .map_err(unreachable(Unreachable::Connection))?;
                     return Ok(stream);
                 }
                 Err(error) => last = error,
@@ -235,7 +252,8 @@ impl Upstream {
     ) -> Result<Answer, Failure> {
         let request = self.request(path, language, body);
         let answered = timeout_at(deadline, self.attempt(slot, request, progress)).await;
-        let answer = answered.unwrap_or_else(|_| Err(Failure::Failed(Error::UpstreamTimeout(progress.sent()))));
+        let answer = answered
+            .unwrap_or_else(|_| Err(Failure::Failed(Error::UpstreamTimeout(progress.sent()))));
         match &answer {
             Ok(answer) if answer.rest.is_none() => {
                 if let Some(connection) = &mut slot.connection {
@@ -248,27 +266,48 @@ impl Upstream {
         answer
     }
 
-    async fn attempt(&self, slot: &mut Slot, request: Request<Full<Bytes>>, progress: &Progress) -> Result<Answer, Failure> {
-        let connection = slot.connection.as_mut().expect("connected before an exchange");
-        let response = connection.sender.try_send_request(request).await.map_err(|mut error| {
-            if error.take_message().is_some() {
-                progress.not_sent();
-                if connection.reused {
-                    return Failure::NotSent;
+    async fn attempt(
+        &self,
+        slot: &mut Slot,
+        request: Request<Full<Bytes>>,
+        progress: &Progress,
+    ) -> Result<Answer, Failure> {
+        let connection = slot
+            .connection
+            .as_mut()
+            .expect("connected before an exchange");
+        let response = connection
+            .sender
+            .try_send_request(request)
+            .await
+            .map_err(|mut error| {
+                if error.take_message().is_some() {
+                    progress.not_sent();
+                    if connection.reused {
+                        return Failure::NotSent;
+                    }
                 }
-            }
-            let source = error.into_error();
-            Failure::Failed(Error::UpstreamDisconnected { sent: progress.sent(), source })
-        })?;
+                let source = error.into_error();
+                Failure::Failed(Error::UpstreamDisconnected {
+                    sent: progress.sent(),
+                    source,
+                })
+            })?;
         progress.answered();
         self.read(response).await.map_err(Failure::Failed)
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Answer, Error> {
         let (head, body) = response.into_parts();
-        let is_framed = head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING);
+        let is_framed = head.headers.contains_key(CONTENT_LENGTH)
+            || head.headers.contains_key(TRANSFER_ENCODING);
         let mut headers = HeaderMap::new();
-        for name in [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, RETRY_AFTER] {
+        for name in [
+            CONTENT_TYPE,
+            CONTENT_LANGUAGE,
+            CONTENT_ENCODING,
+            RETRY_AFTER,
+        ] {
             if let Some(value) = head.headers.get(&name) {
                 headers.insert(name, value.clone());
             }
@@ -276,19 +315,42 @@ impl Upstream {
         let (body, rest) = match read_prefix(body, self.max_answer, Duration::MAX).await {
             Ok(Prefix::Whole(body)) => (body, None),
             Ok(Prefix::Longer(body, rest)) => (body, Some(rest)),
-            Err(ReadError::Broken(source)) => return Err(Error::UpstreamDisconnected { sent: Sent::Yes, source }),
-            Err(ReadError::Stalled | ReadError::TooLarge) => unreachable!("no patience and no cap were given"),
+            Err(ReadError::Broken(source)) => {
+                return Err(Error::UpstreamDisconnected {
+                    sent: Sent::Yes,
+                    source,
+                });
+            }
+            Err(ReadError::Stalled | ReadError::TooLarge) => {
+                unreachable!("no patience and no cap were given")
+            }
         };
-        let Meaning { outcome, shape, vendor_code } = Meaning::of(head.status, &body, &self.codes);
+        let Meaning {
+            outcome,
+            shape,
+            vendor_code,
+        } = Meaning::of(head.status, &body, &self.codes);
         let date = head.headers.get(DATE).cloned();
-        Ok(Answer { status: head.status, headers, date, body, rest, is_framed, outcome, shape, vendor_code })
+        Ok(Answer {
+            status: head.status,
+            headers,
+            date,
+            body,
+            rest,
+            is_framed,
+            outcome,
+            shape,
+            vendor_code,
+        })
     }
 
     fn request(&self, path: &str, language: &Language, body: Bytes) -> Request<Full<Bytes>> {
         let json = HeaderValue::from_static("application/json");
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = hyper::Method::POST;
-        *request.uri_mut() = format!("{}{path}", self.base_url.path()).parse().expect("checked when the route was found");
+        *request.uri_mut() = format!("{}{path}", self.base_url.path())
+            .parse()
+            .expect("checked when the route was found");
         let headers = request.headers_mut();
         headers.insert(HOST, self.host.clone());
         headers.insert(CONTENT_TYPE, json.clone());
@@ -296,7 +358,10 @@ impl Upstream {
         // An answer expanded here would need a bound of its own.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(ACCEPT_LANGUAGE, language.header.clone());
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("linksfield-gateway/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(
+            USER_AGENT,
+            HeaderValue::from_static(concat!("linksfield-gateway/", env!("CARGO_PKG_VERSION"))),
+        );
         request
     }
 }
@@ -305,10 +370,12 @@ async fn handshake<S>(stream: S) -> Result<Connection, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| Error::UpstreamUnreachable {
-        reason: Unreachable::Connection,
-        source: io::Error::other(error),
-    })?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| Error::UpstreamUnreachable {
+            reason: Unreachable::Connection,
+            source: io::Error::other(error),
+        })?;
     Ok(Connection {
         sender,
         driver: tokio::spawn(drive(connection)),
@@ -343,8 +410,11 @@ fn tls_config(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, TlsError> {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         Some(pem) => {
             for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate = certificate.map_err(|error| TlsError::CaFile(error.to_string()))?;
-                roots.add(certificate).map_err(|error| TlsError::CaFile(error.to_string()))?;
+                let certificate =
+                    certificate.map_err(|error| TlsError::CaFile(error.to_string()))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| TlsError::CaFile(error.to_string()))?;
             }
             if roots.is_empty() {
                 return Err(TlsError::CaFile("no certificate in PEM form".into()));
@@ -353,13 +423,18 @@ fn tls_config(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, TlsError> {
     }
     // Chosen here, as a second provider that some dependency turns on would make the default panic.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = builder.expect("the provider has the suites of both versions");
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    Ok(Arc::new(
+        config.with_root_certificates(roots).with_no_client_auth(),
+    ))
 }
 
 fn tls_failure(source: io::Error) -> Error {
-    let cause = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    let cause = source
+        .get_ref()
+        .and_then(|error| error.downcast_ref::<rustls::Error>());
     let reason = match cause {
         Some(rustls::Error::InvalidCertificate(_)) => Unreachable::Certificate,
         Some(_) => Unreachable::Tls,

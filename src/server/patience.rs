@@ -76,7 +76,12 @@ enum Phase {
 
 impl PatientStream {
     /// Wraps an accepted connection. Once `drain` is cancelled the connection ends as soon as it is idle.
-    pub fn new(stream: TcpStream, times: Times, answering: Answering, drain: &CancellationToken) -> Self {
+    pub fn new(
+        stream: TcpStream,
+        times: Times,
+        answering: Answering,
+        drain: &CancellationToken,
+    ) -> Self {
         let at = Instant::now();
         Self {
             stream,
@@ -93,7 +98,11 @@ impl PatientStream {
     fn follow_service(&mut self) {
         match (self.answering.is_on(), self.phase) {
             (true, _) => self.phase = Phase::Answering,
-            (false, Phase::Answering) => self.phase = Phase::Idle { since: Instant::now() },
+            (false, Phase::Answering) => {
+                self.phase = Phase::Idle {
+                    since: Instant::now(),
+                }
+            }
             (false, _) => {}
         }
     }
@@ -101,7 +110,9 @@ impl PatientStream {
     fn bytes_read(&mut self) {
         self.phase = match self.phase {
             Phase::Accepted { at } => Phase::Head { since: at },
-            Phase::Idle { .. } => Phase::Head { since: Instant::now() },
+            Phase::Idle { .. } => Phase::Head {
+                since: Instant::now(),
+            },
             phase => phase,
         };
     }
@@ -120,7 +131,11 @@ impl PatientStream {
         }
     }
 
-    fn poll_peer_reads(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn poll_peer_reads(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.write_blocked_since = None;
             return written;
@@ -132,7 +147,11 @@ impl PatientStream {
 }
 
 impl AsyncRead for PatientStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.follow_service();
         let before = buf.filled().len();
@@ -162,13 +181,21 @@ impl AsyncRead for PatientStream {
 }
 
 impl AsyncWrite for PatientStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.poll_peer_reads(cx, written)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.poll_peer_reads(cx, written)

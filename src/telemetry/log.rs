@@ -28,7 +28,9 @@ pub enum Format {
 /// Does nothing if the process has a log already.
 pub fn init(level: LevelFilter, format: Format) {
     let is_terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(level);
     let _ = match format {
         Format::Auto if is_terminal => builder.with_target(false).with_ansi(true).try_init(),
         Format::Text => builder.with_target(false).with_ansi(is_terminal).try_init(),
@@ -44,7 +46,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let mut time = String::with_capacity(32);
         SystemTime.format_time(&mut Writer::new(&mut time))?;
         let mut line = Vec::with_capacity(512);
@@ -59,7 +66,10 @@ fn write_fields(line: &mut Vec<u8>, time: &str, event: &Event<'_>) -> serde_json
     let mut map = serializer.serialize_map(None)?;
     map.serialize_entry("time", time)?;
     map.serialize_entry("level", event.metadata().level().as_str())?;
-    let mut fields = Fields { map, result: Ok(()) };
+    let mut fields = Fields {
+        map,
+        result: Ok(()),
+    };
     event.record(&mut fields);
     fields.result?;
     fields.map.end()

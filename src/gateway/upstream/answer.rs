@@ -95,8 +95,14 @@ impl Envelope<'_> {
 
 /// The code as it may stand in a log: it comes from outside.
 fn presentable(code: &str) -> &str {
-    let is_plain = code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    if is_plain && code.len() <= 32 { code } else { "unprintable" }
+    let is_plain = code
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if is_plain && code.len() <= 32 {
+        code
+    } else {
+        "unprintable"
+    }
 }
 
 /// `data` of a paged answer, as far as it must be there.
@@ -122,8 +128,11 @@ struct PageNumbers {
 
 /// The table: status and `code` → meaning.
 fn classify(status: StatusCode, envelope: Option<&Envelope<'_>>, codes: &Codes) -> Outcome {
-    let listed = |list: &[String]| envelope.is_some_and(|envelope| list.iter().any(|code| **code == *envelope.code));
-    let succeeded = envelope.is_some_and(|envelope| envelope.code == "0000" && envelope.success == Some(true));
+    let listed = |list: &[String]| {
+        envelope.is_some_and(|envelope| list.iter().any(|code| **code == *envelope.code))
+    };
+    let succeeded =
+        envelope.is_some_and(|envelope| envelope.code == "0000" && envelope.success == Some(true));
     match status.as_u16() {
         401 | 403 => Outcome::BadSignature,
         429 => Outcome::Throttled,
@@ -149,10 +158,16 @@ mod tests {
             transient: vec!["3003".into()],
         };
         let ok = r#"{"code":"0000","data":{},"message":"成功","success":true}"#;
-        let code = |code: &str| format!(r#"{{"code":"{code}","data":null,"message":"x","success":false}}"#);
+        let code = |code: &str| {
+            format!(r#"{{"code":"{code}","data":null,"message":"x","success":false}}"#)
+        };
         let rows = [
             (200, ok.to_owned(), Outcome::Success),
-            (200, r#"{"code":"0000","success":false}"#.to_owned(), Outcome::Unknown),
+            (
+                200,
+                r#"{"code":"0000","success":false}"#.to_owned(),
+                Outcome::Unknown,
+            ),
             (200, r#"{"code":"0000"}"#.to_owned(), Outcome::Unknown),
             (200, code("1001"), Outcome::BadSignature),
             (200, code("2002"), Outcome::Throttled),
@@ -178,7 +193,14 @@ mod tests {
     #[test]
     fn what_is_no_envelope_is_none() {
         for body in [
-            "", "[]", "null", "<html>", r#"{"success":true}"#, r#"{"code":0}"#, r#"{"code":"0000""#, r#"{"code":"0000"} x"#,
+            "",
+            "[]",
+            "null",
+            "<html>",
+            r#"{"success":true}"#,
+            r#"{"code":0}"#,
+            r#"{"code":"0000""#,
+            r#"{"code":"0000"} x"#,
             r#"{"code":"0000","code":"0001"}"#,
         ] {
             let meaning = Meaning::of(StatusCode::OK, body.as_bytes(), &Codes::default());
@@ -189,10 +211,19 @@ mod tests {
     #[test]
     fn a_page_has_numbers_and_orders() {
         let rows = [
-            (r#"{"page":{"cur_page_no":1,"page_size":2,"total_count":0,"total_pages":0},"package_order":[]}"#, Shape::Page),
-            (r#"{"page":{"cur_page_no":1,"page_size":2,"total_count":0,"total_pages":0}}"#, Shape::Data),
+            (
+                r#"{"page":{"cur_page_no":1,"page_size":2,"total_count":0,"total_pages":0},"package_order":[]}"#,
+                Shape::Page,
+            ),
+            (
+                r#"{"page":{"cur_page_no":1,"page_size":2,"total_count":0,"total_pages":0}}"#,
+                Shape::Data,
+            ),
             (r#"{"package_order":[]}"#, Shape::Data),
-            (r#"{"page":{"cur_page_no":"1","page_size":2,"total_count":0,"total_pages":0},"package_order":[]}"#, Shape::Data),
+            (
+                r#"{"page":{"cur_page_no":"1","page_size":2,"total_count":0,"total_pages":0},"package_order":[]}"#,
+                Shape::Data,
+            ),
             ("[]", Shape::Data),
             ("{}", Shape::Data),
             ("null", Shape::NoData),
@@ -200,7 +231,11 @@ mod tests {
         ];
         for (data, expected) in rows {
             let body = format!(r#"{{"code":"0000","data":{data},"success":true}}"#);
-            assert_eq!(Meaning::of(StatusCode::OK, body.as_bytes(), &Codes::default()).shape, expected, "{data}");
+            assert_eq!(
+                Meaning::of(StatusCode::OK, body.as_bytes(), &Codes::default()).shape,
+                expected,
+                "{data}"
+            );
         }
     }
 }

@@ -1,0 +1,135 @@
+//! One command, no configuration: a gateway with a Linksfield simulator behind it, and what to paste to see it work.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+use super::{Done, asked_to_end, print, runtime};
+use crate::config::{Config, Secrets, TenantSecret};
+use crate::telemetry::log;
+use crate::{Instance, simulator};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Where the gateway listens; the admin listener takes the next port.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6180")]
+    listen: SocketAddr,
+}
+
+pub(super) fn run(options: &Options) -> Done {
+    log::init(
+        tracing_subscriber::filter::LevelFilter::INFO,
+        log::Format::Auto,
+    );
+    runtime(2)?.block_on(async {
+        let vendor = TcpListener::bind("127.0.0.1:0").await?;
+        let config = configuration(options.listen, vendor.local_addr()?)?;
+        let instance = Instance::start(&config, &secrets()).await?;
+        print(&instructions(
+            instance.address()?,
+            instance.admin_address()?,
+            vendor.local_addr()?,
+        ))?;
+        let ended = tokio_util::sync::CancellationToken::new();
+        let simulator = tokio::spawn(simulator::run(
+            vendor,
+            simulator::Options::default(),
+            ended.clone().cancelled_owned(),
+        ));
+        instance.run(asked_to_end()?).await?;
+        ended.cancel();
+        simulator.await??;
+        Ok(())
+    })
+}
+
+fn configuration(listen: SocketAddr, vendor: SocketAddr) -> Result<Config, super::Failed> {
+    let mut admin = listen;
+    admin.set_port(if listen.port() == 0 {
+        0
+    } else {
+        listen.port().wrapping_add(1)
+    });
+    let text = format!(
+        r#"
+        [server]
+        listen = "{listen}"
+        admin_listen = "{admin}"
+        allow_unauthenticated = true  # a simulator is all that can be reached
+        [upstream]
+        base_url = "http://{vendor}{base_path}"
+        [tenants.demo]
+        access_code = "{access_code}"
+        secret_env = "UNUSED"  # the made-up secret is handed over below
+        [routes."/package/queryOrder"]
+        kind = "query"
+        pages = true
+        [routes."/package/orderPackage"]
+        kind = "command"
+        invalidates = ["/package/queryOrder"]
+        "#,
+        base_path = simulator::Options::default().base_path,
+        access_code = simulator::DEMO_ACCESS_CODE,
+    );
+    Ok(Config::parse(&text, "demo", std::iter::empty())?.0)
+}
+
+/// The simulator's secret is made up and public.
+fn secrets() -> Secrets {
+    let current = simulator::DEMO_SECRET.into();
+    let secret = TenantSecret {
+        current,
+        previous: None,
+    };
+    Secrets {
+        tenants: BTreeMap::from([("demo".to_owned(), secret)]),
+        ..Secrets::default()
+    }
+}
+
+fn instructions(gateway: SocketAddr, admin: SocketAddr, vendor: SocketAddr) -> String {
+    format!(
+        r#"A gateway on http://{gateway}, with a simulator of Linksfield behind it. Nothing here costs money.
+Paste, in another terminal, in this order:
+
+1. A query that nobody asked before goes to Linksfield, signed (Cache-Status: fwd=miss):
+
+   curl -i http://{gateway}/package/queryOrder -H 'Content-Type: application/json' \
+     -d '{{"page_no": 1, "page_size": 2}}'
+
+2. The same question, in other words and with the fields of a signed request, is a hit with an Age:
+
+   curl -i http://{gateway}/package/queryOrder -H 'Content-Type: application/json' \
+     -d '{{"access_code": "{access_code}", "device_id": "", "order_id": "", "order_status": "", "order_type": "",
+          "page_no": 1, "page_size": 2, "timestamp": "1643251754", "version": "2.0", "sign": "ZdFRHMM/ccYeb49Rys3wOCZXDpc="}}'
+
+3. An order is a command: forwarded once, never cached:
+
+   curl -i http://{gateway}/package/orderPackage -H 'Content-Type: application/json' \
+     -d '{{"device_id": "89860012018111220455", "global_order": "0", "is_open": "0", "order_period": "1",
+          "package_code": "PACKAGE20180428000007", "package_name": "亚洲12国/地区产品二 30m/月", "package_type": "2",
+          "pay_amount": "0", "pay_rst": "2", "test_flow": "0", "test_flow_flag": "0"}}'
+
+4. The query sees it (total_count 106), although the page of request 1 would still be fresh:
+
+   curl -i http://{gateway}/package/queryOrder -H 'Content-Type: application/json' \
+     -d '{{"page_no": 1, "page_size": 2}}'
+
+5. An error says what happened, what to do, and whether the request reached Linksfield ("sent"):
+
+   curl -i http://{gateway}/package/queryOrder -H 'Content-Type: application/json' \
+     -d '{{"page_no": 1, "page_no": 2}}'
+
+6. What operators see:
+
+   curl -s http://{admin}/metrics | grep '^linksfield_gateway_'
+   curl -s http://{admin}/config
+
+To see the vendor fail, tell the simulator: http://{vendor}/_simulator/control
+Ctrl-C ends both.
+
+"#,
+        access_code = simulator::DEMO_ACCESS_CODE,
+    )
+}
