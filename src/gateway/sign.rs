@@ -322,3 +322,383 @@ fn encode(digest: &[u8], output: Output) -> String {
             }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::params::parse_object;
+    use super::*;
+
+    const SECRET: &str = "demo-secret-0001";
+
+    fn signer(form: &Signing) -> Signer {
+        Signer::new(&SECRET.into(), form).unwrap()
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn text<'a>(value: &'a Value<'_>) -> &'a str {
+        match value {
+            Value::String(text) => text,
+            _ => panic!("not a string"),
+        }
+    }
+
+    fn field<'a, 'b>(object: &'a Object<'b>, key: &str) -> &'a Value<'b> {
+        &object.iter().find(|(name, _)| name == key).unwrap().1
+    }
+
+    #[test]
+    fn every_vector_is_reproduced() {
+        let file = format!(
+            r#"{{"vectors":{}}}"#,
+            include_str!("../../tests/vectors/sign.json")
+        );
+        let file = parse_object(file.as_bytes()).unwrap();
+        let Value::Array(vectors) = field(&file, "vectors") else {
+            panic!()
+        };
+        assert_eq!(vectors.len(), 12);
+        for vector in vectors {
+            let Value::Object(vector) = vector else {
+                panic!()
+            };
+            let name = text(field(vector, "name"));
+            let Value::Object(fields) = field(vector, "params") else {
+                panic!()
+            };
+            let mut body = String::new();
+            write_object(&mut body, fields);
+            let timestamp: u64 = text(field(fields, "timestamp")).parse().unwrap();
+            let (unit, now) = if timestamp > 100_000_000_000 {
+                (
+                    Timestamp::Milliseconds,
+                    UNIX_EPOCH + Duration::from_millis(timestamp),
+                )
+            } else {
+                (Timestamp::Seconds, at(timestamp))
+            };
+            let signer = signer(&Signing {
+                timestamp: unit,
+                ..Signing::default()
+            });
+            let params = Params::parse(body.as_bytes()).unwrap();
+            let signed = signer.signed(&params, params.access_code().unwrap(), now);
+            assert_eq!(signed.text, text(field(vector, "canonical")), "{name}");
+            let sent = parse_object(&signed.body).unwrap();
+            assert_eq!(
+                text(field(&sent, "sign")),
+                text(field(vector, "sign")),
+                "{name}"
+            );
+        }
+    }
+
+    /// The readings of linksfield-api.md, section 2.7, each with the signature computed there by other tools.
+    #[test]
+    fn the_documented_readings_of_the_rule_are_reproduced() {
+        let query = r#"{"access_code":"P000270","device_id":"","order_id":"","order_status":"","order_type":"","page_no":1,"page_size":2,"timestamp":"1643251754","version":"2.0"}"#;
+        let unsorted = r#"{"version":"2.0","access_code":"P000270","timestamp":"1643251754","page_no":1,"page_size":2}"#;
+        let chinese = r#"{"access_code":"P000270","package_name":"亚洲12国/地区产品二 30m/月","timestamp":"1643251754","version":"2.0"}"#;
+        let default = Signing::default;
+        let rows = [
+            (query, default(), "Onq75AovREB+Q5/n4omwTL19nNA="),
+            (
+                query,
+                Signing {
+                    empty: Empty::NullOnly,
+                    ..default()
+                },
+                "hjCg5Hx/87kFsNGGvzAdAbwPyfA=",
+            ),
+            (
+                query,
+                Signing {
+                    scalars: Scalars::Stringified,
+                    ..default()
+                },
+                "lPDVdx8dAZWMvaV5BXDja5IB+HQ=",
+            ),
+            (
+                unsorted,
+                Signing {
+                    key_order: KeyOrder::AsSent,
+                    ..default()
+                },
+                "6jyMtKwZUZC8iYlIo4dVb989aa4=",
+            ),
+            (chinese, default(), "/wdM6FC0ikaOQOaq9aftG35Xywc="),
+            (
+                chinese,
+                Signing {
+                    non_ascii: NonAscii::EscapedLower,
+                    ..default()
+                },
+                "RWRdZBnV1gQsCV7hYhARxEYU28Y=",
+            ),
+            (
+                chinese,
+                Signing {
+                    escapes: Escapes::Php,
+                    ..default()
+                },
+                "h5NDveitplCRZXSSIt0rNRP3l/o=",
+            ),
+            (
+                chinese,
+                Signing {
+                    spaces: Spaces::Removed,
+                    ..default()
+                },
+                "C2lgQlrURcHboyr9oje+ZO/cuLc=",
+            ),
+        ];
+        for (body, form, expected) in rows {
+            let text = canonical_text(&parse_object(body.as_bytes()).unwrap(), &form);
+            assert_eq!(signer(&form).signature(&text), expected, "{form:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn each_option_shapes_the_text_as_documented() {
+        let default = Signing::default;
+        let rows = [
+            (
+                r#"{"a":null,"b":"","c":[],"d":{},"e":" ","f":0,"g":false}"#,
+                default(),
+                r#"{"e":" ","f":0,"g":false}"#,
+            ),
+            (
+                r#"{"a":null,"b":"","c":[],"d":{}}"#,
+                Signing {
+                    empty: Empty::NullAndString,
+                    ..default()
+                },
+                r#"{"c":[],"d":{}}"#,
+            ),
+            (
+                r#"{"a":null,"b":"","e":" \t"}"#,
+                Signing {
+                    empty: Empty::AlsoWhitespace,
+                    ..default()
+                },
+                "{}",
+            ),
+            (
+                r#"{"a":0,"b":-0.0e7,"c":false,"d":10,"e":"0"}"#,
+                Signing {
+                    empty: Empty::AlsoZeroAndFalse,
+                    ..default()
+                },
+                r#"{"d":10,"e":"0"}"#,
+            ),
+            (
+                r#"{"a":{"b":null,"c":{"d":""},"e":[""]}}"#,
+                default(),
+                r#"{"a":{"b":null,"c":{"d":""},"e":[""]}}"#,
+            ),
+            (
+                r#"{"a":{"b":null,"c":{"d":""},"e":[""]}}"#,
+                Signing {
+                    empty_depth: EmptyDepth::Recursive,
+                    ..default()
+                },
+                r#"{"a":{"e":[""]}}"#,
+            ),
+            (
+                r#"{"b":1,"a":1,"B":1}"#,
+                default(),
+                r#"{"B":1,"a":1,"b":1}"#,
+            ),
+            (
+                r#"{"b":1,"a":1,"B":1}"#,
+                Signing {
+                    key_order: KeyOrder::CaseInsensitive,
+                    ..default()
+                },
+                r#"{"a":1,"b":1,"B":1}"#,
+            ),
+            (
+                r#"{"x":{"b":1,"a":1}}"#,
+                default(),
+                r#"{"x":{"a":1,"b":1}}"#,
+            ),
+            (
+                r#"{"x":{"b":1,"a":1}}"#,
+                Signing {
+                    nested_order: NestedOrder::AsSent,
+                    ..default()
+                },
+                r#"{"x":{"b":1,"a":1}}"#,
+            ),
+            (
+                r#"{"a":1.50,"b":true,"c":[1]}"#,
+                Signing {
+                    scalars: Scalars::Stringified,
+                    ..default()
+                },
+                r#"{"a":"1.50","b":"true","c":[1]}"#,
+            ),
+            (
+                r#"{"a":["x"],"b":{"c":1}}"#,
+                Signing {
+                    nested_values: NestedValues::JsonString,
+                    ..default()
+                },
+                r#"{"a":"[\"x\"]","b":"{\"c\":1}"}"#,
+            ),
+            (
+                r#"{"a b":"c d"}"#,
+                Signing {
+                    spaces: Spaces::Removed,
+                    ..default()
+                },
+                r#"{"ab":"cd"}"#,
+            ),
+            (
+                r#"{"a":"中😀"}"#,
+                Signing {
+                    non_ascii: NonAscii::EscapedLower,
+                    ..default()
+                },
+                r#"{"a":"\u4e2d\ud83d\ude00"}"#,
+            ),
+            (
+                r#"{"a":"中😀"}"#,
+                Signing {
+                    non_ascii: NonAscii::EscapedUpper,
+                    ..default()
+                },
+                r#"{"a":"\u4E2D\uD83D\uDE00"}"#,
+            ),
+            (
+                r#"{"a":"/<>&='\u001f\u007f\u2028\n"}"#,
+                Signing {
+                    escapes: Escapes::Fastjson,
+                    ..default()
+                },
+                r#"{"a":"/<>&='\u001F\u007F\u2028\n"}"#,
+            ),
+            (
+                r#"{"a":"/<>&='\u001f\u2028"}"#,
+                Signing {
+                    escapes: Escapes::Go,
+                    ..default()
+                },
+                r#"{"a":"/\u003c\u003e\u0026='\u001f\u2028"}"#,
+            ),
+            (
+                r#"{"a":"/<>&='"}"#,
+                Signing {
+                    escapes: Escapes::Gson,
+                    ..default()
+                },
+                r#"{"a":"/\u003c\u003e\u0026\u003d\u0027"}"#,
+            ),
+            (
+                r#"{"a":"/<"}"#,
+                Signing {
+                    escapes: Escapes::Php,
+                    ..default()
+                },
+                r#"{"a":"\/<"}"#,
+            ),
+        ];
+        for (body, form, expected) in rows {
+            assert_eq!(
+                canonical_text(&parse_object(body.as_bytes()).unwrap(), &form),
+                expected,
+                "{form:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_secret_and_the_signature_are_encoded_as_configured() {
+        let rows = [
+            ("demo-secret-0001", SecretEncoding::Text),
+            ("ZGVtby1zZWNyZXQtMDAwMQ==", SecretEncoding::Base64),
+            ("64656d6f2D7365637265742d30303031", SecretEncoding::Hex),
+        ];
+        for (secret, secret_encoding) in rows {
+            let form = |output| Signing {
+                secret_encoding,
+                output,
+                ..Signing::default()
+            };
+            let signature = |output| {
+                Signer::new(&secret.into(), &form(output))
+                    .unwrap()
+                    .signature("?>")
+            };
+            let base64 = signature(Output::Base64);
+            assert_eq!(base64, signer(&Signing::default()).signature("?>"));
+            assert_eq!(
+                signature(Output::Base64Url),
+                base64.replace('+', "-").replace('/', "_")
+            );
+            assert_eq!(
+                STANDARD.encode(hex_decode(&signature(Output::Hex)).unwrap()),
+                base64
+            );
+        }
+        for (secret, secret_encoding) in [
+            ("not base64!", SecretEncoding::Base64),
+            ("abc", SecretEncoding::Hex),
+            ("zz", SecretEncoding::Hex),
+        ] {
+            let error = Signer::new(
+                &secret.into(),
+                &Signing {
+                    secret_encoding,
+                    ..Signing::default()
+                },
+            )
+            .unwrap_err();
+            assert!(!error.to_string().contains(secret), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_wire_is_the_normal_form_with_the_globals_in_order_and_the_signature_last() {
+        let params = Params::parse(br#"{"zone":1.50,"Big":12345678901234567890,"b":""}"#).unwrap();
+        let form = Signing {
+            spaces: Spaces::Removed,
+            timestamp_type: TimestampType::Number,
+            ..Signing::default()
+        };
+        for form in [
+            form,
+            Signing {
+                timestamp_type: TimestampType::Number,
+                ..Signing::default()
+            },
+        ] {
+            let signed = signer(&form).signed(&params, "P 1", at(7));
+            let body = String::from_utf8(signed.body.to_vec()).unwrap();
+            let (unsigned, _) = body.split_once(r#","sign":""#).unwrap();
+            let expected = r#"{"Big":12345678901234567890,"access_code":"P 1","timestamp":7,"version":"2.0","zone":1.50"#;
+            assert_eq!(unsigned, expected);
+        }
+    }
+
+    #[test]
+    fn a_signer_does_not_show_its_key() {
+        assert!(!format!("{:?}", signer(&Signing::default())).contains(SECRET));
+    }
+
+    proptest! {
+        #[test]
+        fn the_fast_way_signs_what_the_options_of_the_default_write(body in proptest::collection::btree_map("[a-zA-Z_]{1,3}", ".{0,6}", 0..6)) {
+            let body = serde_json::to_vec(&body).unwrap();
+            let params = Params::parse(&body).unwrap();
+            let signed = signer(&Signing::default()).signed(&params, "P", at(1));
+            let sent = parse_object(&signed.body).unwrap();
+            let unsigned: Object<'_> = sent.into_iter().filter(|(key, _)| key != "sign").collect();
+            prop_assert_eq!(canonical_text(&unsigned, &Signing::default()), signed.text);
+        }
+    }
+}

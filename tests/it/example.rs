@@ -1,0 +1,109 @@
+//! The vendor's own documentation page, and what every user meets first.
+
+use serde_json::json;
+
+use crate::support::{gateway, upstream};
+
+/// The request of the vendor's page for `POST /package/queryOrder`, as it stands there, with its old signature.
+const VENDOR_REQUEST: &str = r#"{
+    "access_code": "P000270",
+    "device_id": "",
+    "order_id": "",
+    "order_status": "",
+    "order_type": "",
+    "page_no": 1,
+    "page_size": 2,
+    "timestamp": "1643251754",
+    "version": "2.0",
+    "sign":"ZdFRHMM/ccYeb49Rys3wOCZXDpc="
+}"#;
+
+#[tokio::test]
+async fn the_vendors_own_example_goes_through_and_its_bare_twin_is_a_hit() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+
+    let first = gateway
+        .post(
+            "/package/queryOrder",
+            &[("Accept-Language", "zh-CN")],
+            VENDOR_REQUEST,
+        )
+        .await;
+    assert_eq!(first.status, 200);
+    assert_eq!(
+        first.json()["data"]["page"],
+        json!({"cur_page_no": 1, "page_size": 2, "total_count": 105, "total_pages": 53})
+    );
+    assert_eq!(
+        first.header("cache-status"),
+        Some("linksfield-gateway; fwd=miss; stored; ttl=29")
+    );
+    assert_eq!(first.header("age"), None);
+    assert_eq!(first.header("cache-control"), Some("no-store"));
+
+    let twin = gateway
+        .post(
+            "/cube/v4/package/queryOrder",
+            &[],
+            r#"{"page_size":2,"page_no":1}"#,
+        )
+        .await;
+    assert_eq!(twin.body, first.body, "byte for byte");
+    assert_eq!(
+        twin.header("cache-status"),
+        Some("linksfield-gateway; hit; ttl=29")
+    );
+    assert_eq!(twin.header("age"), Some("0"));
+    assert_eq!(upstream.calls(), 1);
+    assert_eq!(upstream.last().path(), "/cube/v4/package/queryOrder");
+}
+
+#[tokio::test]
+async fn the_header_set_of_javas_http_client_works_on_a_connection_that_is_kept() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let mut connection = gateway.connect().await;
+    let body = br#"{"page_no":1,"page_size":2}"#;
+    let request = [
+        "POST /package/queryOrder HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: 27\r\nHost: gateway\r\n\
+         HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\nUser-Agent: Java-http-client/21\r\n\
+         Content-Type: application/json\r\n\r\n"
+            .as_bytes(),
+        body,
+    ]
+    .concat();
+    for _ in 0..2 {
+        let reply = connection.exchange(&request).await;
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.header("upgrade"), None);
+    }
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn query_is_a_method_of_query_routes() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let body = r#"{"page_no":1,"page_size":2}"#;
+    let request = |path: &str| {
+        format!(
+            "QUERY {path} HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\nContent-Length: 27\r\n\r\n{body}"
+        )
+    };
+    let mut connection = gateway.connect().await;
+    let first = connection
+        .exchange(request("/package/queryOrder").as_bytes())
+        .await;
+    assert_eq!(first.status, 200);
+    assert_eq!(gateway.page(1).await.body, first.body);
+    assert_eq!(upstream.calls(), 1, "the methods share their pages");
+    assert!(upstream.last().line.starts_with("POST "));
+    let refused = connection
+        .exchange(request("/package/orderPackage").as_bytes())
+        .await;
+    assert_eq!(
+        (refused.status, refused.header("allow")),
+        (405, Some("POST"))
+    );
+}

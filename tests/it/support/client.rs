@@ -1,0 +1,153 @@
+//! A client at the byte level: it can send what no library would.
+
+use std::io;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::PATIENCE;
+
+#[derive(Debug)]
+pub struct Connection(BufReader<TcpStream>);
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+pub async fn connect(address: &str) -> Connection {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    Connection(BufReader::new(stream))
+}
+
+/// A POST with the headers that it needs and those given.
+pub fn post(path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut head = format!(
+        "POST {path} HTTP/1.1\r\nHost: gateway\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    if !headers
+        .iter()
+        .any(|(name, _)| name.eq_ignore_ascii_case("content-type"))
+    {
+        head += "Content-Type: application/json\r\n";
+    }
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    [head.as_bytes(), b"\r\n", body].concat()
+}
+
+impl Connection {
+    pub async fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).await.unwrap();
+    }
+
+    pub async fn exchange(&mut self, request: &[u8]) -> Reply {
+        self.send(request).await;
+        self.reply().await
+    }
+
+    pub async fn reply(&mut self) -> Reply {
+        timeout(PATIENCE, self.read())
+            .await
+            .expect("no answer")
+            .unwrap()
+            .expect("the connection ended before an answer")
+    }
+
+    /// Waits until the other side closes or resets the connection; fails if anything more comes.
+    pub async fn ended(&mut self) {
+        let mut byte = [0];
+        match timeout(PATIENCE, self.0.read(&mut byte))
+            .await
+            .expect("the connection stays open")
+        {
+            Ok(0) | Err(_) => {}
+            Ok(_) => panic!("there is more"),
+        }
+    }
+
+    /// One answer; none if the connection ended cleanly instead.
+    pub async fn read(&mut self) -> io::Result<Option<Reply>> {
+        let mut line = String::new();
+        if self.0.read_line(&mut line).await? == 0 {
+            return Ok(None);
+        }
+        let status = line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .ok_or(io::ErrorKind::InvalidData)?;
+        let mut reply = Reply {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        loop {
+            line.clear();
+            self.0.read_line(&mut line).await?;
+            match line.trim_end().split_once(':') {
+                Some((name, value)) => reply
+                    .headers
+                    .push((name.to_ascii_lowercase(), value.trim().to_owned())),
+                None => break,
+            }
+        }
+        if status == 100 {
+            return Ok(Some(reply));
+        }
+        if let Some(length) = reply.header("content-length") {
+            reply.body.resize(length.parse().unwrap(), 0);
+            self.0.read_exact(&mut reply.body).await?;
+        } else if reply.header("transfer-encoding") == Some("chunked") {
+            self.read_chunks(&mut reply.body).await?;
+        }
+        Ok(Some(reply))
+    }
+
+    async fn read_chunks(&mut self, body: &mut Vec<u8>) -> io::Result<()> {
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).await?;
+            let length = usize::from_str_radix(line.trim_end(), 16).map_err(io::Error::other)?;
+            let mut chunk = vec![0; length + 2];
+            self.0.read_exact(&mut chunk).await?;
+            if length == 0 {
+                return Ok(());
+            }
+            body.extend_from_slice(&chunk[..length]);
+        }
+    }
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("not JSON: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    /// The code of an error that the gateway made, with its `sent`.
+    pub fn problem(&self) -> (u16, String, String) {
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self:?}"
+        );
+        let text = |key: &str| self.json()[key].as_str().unwrap().to_owned();
+        (self.status, text("code"), text("sent"))
+    }
+}

@@ -1,0 +1,277 @@
+//! The gateway under test: the real binary, with a configuration of the test.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::client::{Connection, Reply, connect, post};
+use super::{ACCESS_CODE, SECRET, Upstream, until};
+
+pub struct Builder {
+    config: toml::Table,
+    folder: TempDir,
+    environment: Vec<(String, String)>,
+}
+
+/// A gateway with one tenant, one query and one command, and no limit but three connections.
+pub fn gateway(upstream: &Upstream) -> Builder {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!(
+        r#"
+        server = {{ listen = "127.0.0.1:0", admin_listen = "127.0.0.1:0" }}
+        log = {{ format = "json" }}
+        upstream = {{ base_url = "{}", limits = {{ requests_per_second = "none", requests_per_day = "none" }} }}
+        [tenants.acme]
+        access_code = "{ACCESS_CODE}"
+        [routes."/package/queryOrder"]
+        kind = "query"
+        pages = true
+        [routes."/package/orderPackage"]
+        kind = "command"
+        invalidates = ["/package/queryOrder"]
+        "#,
+        upstream.url()
+    );
+    Builder {
+        config: config.parse().unwrap(),
+        folder,
+        environment: Vec::new(),
+    }
+    .secret("acme", SECRET)
+}
+
+impl Builder {
+    /// Sets a key: `path` is dotted, with `|` for a dot inside a name; `value` is TOML.
+    pub fn set(mut self, path: &str, value: &str) -> Self {
+        let value: toml::Table = format!("value = {value}").parse().unwrap();
+        let mut table = &mut self.config;
+        let mut keys = path.split('.').map(|key| key.replace('|', ".")).peekable();
+        while let Some(key) = keys.next() {
+            if keys.peek().is_none() {
+                table.insert(key, value["value"].clone());
+                break;
+            }
+            let inner = table
+                .entry(key)
+                .or_insert_with(|| toml::Table::new().into());
+            table = inner.as_table_mut().unwrap();
+        }
+        self
+    }
+
+    /// Writes a secret of the test into a file.
+    pub fn file(&self, name: &str, content: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    pub fn secret(self, tenant: &str, secret: &str) -> Self {
+        let path = self.file(&format!("secret-{tenant}"), &format!("{secret}\n"));
+        self.set(
+            &format!("tenants.{tenant}.secret_file"),
+            &format!("{path:?}"),
+        )
+    }
+
+    pub fn tenant(self, name: &str, access_code: &str, secret: &str) -> Self {
+        self.set(
+            &format!("tenants.{name}.access_code"),
+            &format!("{access_code:?}"),
+        )
+        .secret(name, secret)
+    }
+
+    pub fn caller(self, name: &str, token: &str, tenants: &[&str], commands: bool) -> Self {
+        let path = self.file(&format!("token-{name}"), token);
+        self.set(&format!("callers.{name}.token_file"), &format!("{path:?}"))
+            .set(&format!("callers.{name}.tenants"), &format!("{tenants:?}"))
+            .set(&format!("callers.{name}.commands"), &commands.to_string())
+    }
+
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// The configuration's file.
+    pub fn write(&self) -> String {
+        self.file("gateway.toml", &self.config.to_string())
+    }
+
+    /// The binary with this configuration, for one of its other commands.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_linksfield-gateway"));
+        command
+            .args(arguments)
+            .envs(self.environment.iter().cloned());
+        command
+    }
+
+    pub async fn run(self) -> Gateway {
+        let config = self.write();
+        let mut process = self
+            .command(&["serve", "--config", &config])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let stderr = BufReader::new(process.stderr.take().unwrap());
+        let collected = lines.clone();
+        std::thread::spawn(move || {
+            stderr
+                .lines()
+                .map_while(Result::ok)
+                .for_each(|line| collected.lock().unwrap().push(line))
+        });
+        let mut gateway = Gateway {
+            process,
+            lines,
+            address: String::new(),
+            admin: String::new(),
+            _folder: self.folder,
+        };
+        gateway.address = gateway.listening("data").await;
+        gateway.admin = gateway.listening("admin").await;
+        gateway
+    }
+}
+
+pub struct Gateway {
+    process: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    pub address: String,
+    pub admin: String,
+    _folder: TempDir,
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Gateway {
+    async fn listening(&mut self, listener: &str) -> String {
+        let find = |lines: Vec<Value>| {
+            let line = lines
+                .into_iter()
+                .find(|line| line["message"] == "listening" && line["listener"] == listener)?;
+            Some(line["address"].as_str()?.to_owned())
+        };
+        until(
+            &format!("listening ({listener}): {:?}", self.lines),
+            async || find(self.log()).is_some(),
+        )
+        .await;
+        find(self.log()).unwrap()
+    }
+
+    /// The log's lines that are JSON.
+    pub fn log(&self) -> Vec<Value> {
+        self.lines
+            .lock()
+            .unwrap()
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// All that the process has written.
+    pub fn output(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+
+    /// The log line of the exchange with this request id.
+    pub async fn exchange_of(&self, request_id: &str) -> Value {
+        let find = || {
+            self.log().into_iter().find(|line| {
+                line["message"] == "exchange finished" && line["request_id"] == request_id
+            })
+        };
+        until("the exchange's log line", async || find().is_some()).await;
+        find().unwrap()
+    }
+
+    pub async fn connect(&self) -> Connection {
+        connect(&self.address).await
+    }
+
+    pub async fn post(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Reply {
+        self.connect()
+            .await
+            .exchange(&post(path, headers, body.as_ref()))
+            .await
+    }
+
+    pub async fn query(&self, body: &Value) -> Reply {
+        self.post("/package/queryOrder", &[], body.to_string())
+            .await
+    }
+
+    /// The page with this number, of two orders.
+    pub async fn page(&self, number: u64) -> Reply {
+        self.query(&json!({"page_no": number, "page_size": 2}))
+            .await
+    }
+
+    pub async fn order(&self) -> Reply {
+        self.post(
+            "/package/orderPackage",
+            &[],
+            json!({"device_id": "89860012018111220455"}).to_string(),
+        )
+        .await
+    }
+
+    pub async fn admin(&self, path: &str) -> Reply {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n");
+        connect(&self.admin)
+            .await
+            .exchange(request.as_bytes())
+            .await
+    }
+
+    /// The sum of the series of a family that have these labels.
+    pub async fn metric(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
+        let text = String::from_utf8(self.admin("/metrics").await.body).unwrap();
+        let family = format!("linksfield_gateway_{family}");
+        text.lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(&family))
+            .filter(|line| {
+                labels
+                    .iter()
+                    .all(|(name, value)| line.contains(&format!("{name}=\"{value}\"")))
+            })
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let killed = Command::new("kill")
+            .args([&format!("-{name}"), &self.process.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(killed.success());
+    }
+
+    pub async fn exit(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the process ends", async || {
+            status = self.process.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap()
+    }
+}

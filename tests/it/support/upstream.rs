@@ -1,0 +1,445 @@
+//! A stand-in for Linksfield that is strict about what it gets and can misbehave on the wire.
+//!
+//! It reads HTTP at the byte level, checks the signature by itself, and counts as the vendor would.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::value::RawValue;
+use sha1::Sha1;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::answer::{Answer, Fault, page};
+use super::{ACCESS_CODE, SECRET, until};
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub line: String,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+    pub at: Instant,
+    pub connection: usize,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub fn path(&self) -> &str {
+        self.line.split(' ').nth(1).unwrap_or_default()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+type Script = dyn Fn(&Request) -> Answer + Send + Sync;
+
+pub struct Builder {
+    script: Box<Script>,
+    tls: Option<TlsAcceptor>,
+    secrets: BTreeMap<String, String>,
+}
+
+/// An upstream that answers every query with the page it asks for, until told otherwise.
+pub fn upstream() -> Builder {
+    let script = |request: &Request| {
+        let asked = request.json();
+        page(
+            asked["page_no"].as_u64().unwrap_or(1).max(1),
+            asked["page_size"].as_u64().unwrap_or(2).max(1),
+            105,
+        )
+    };
+    Builder {
+        script: Box::new(script),
+        tls: None,
+        secrets: BTreeMap::from([(ACCESS_CODE.into(), SECRET.into())]),
+    }
+}
+
+impl Builder {
+    pub fn answers(self, answer: Answer) -> Self {
+        self.script(move |_| answer.clone())
+    }
+
+    pub fn script(mut self, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        self.script = Box::new(script);
+        self
+    }
+
+    pub fn tenant(mut self, access_code: &str, secret: &str) -> Self {
+        self.secrets.insert(access_code.into(), secret.into());
+        self
+    }
+
+    pub fn tls(mut self, acceptor: TlsAcceptor) -> Self {
+        self.tls = Some(acceptor);
+        self
+    }
+
+    pub async fn run(self) -> Upstream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shared = Arc::new(Shared {
+            script: self.script,
+            secrets: self.secrets,
+            seen: Mutex::default(),
+        });
+        let accepting = tokio::spawn(accept(listener, self.tls.clone(), shared.clone()));
+        Upstream {
+            port,
+            is_tls: self.tls.is_some(),
+            shared,
+            accepting,
+        }
+    }
+}
+
+struct Shared {
+    script: Box<Script>,
+    secrets: BTreeMap<String, String>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    requests: Vec<Request>,
+    violations: Vec<String>,
+    opened: usize,
+    open: usize,
+    most_open: usize,
+}
+
+pub struct Upstream {
+    pub port: u16,
+    is_tls: bool,
+    shared: Arc<Shared>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Upstream {
+    /// What was sent must have been right, whatever the test was about.
+    fn drop(&mut self) {
+        self.accepting.abort();
+        if !std::thread::panicking() {
+            let violations = &self.shared.seen.lock().unwrap().violations;
+            assert!(
+                violations.is_empty(),
+                "the upstream got what it must not get: {violations:#?}"
+            );
+        }
+    }
+}
+
+impl Upstream {
+    pub fn url(&self) -> String {
+        let (scheme, host) = if self.is_tls {
+            ("https", "localhost")
+        } else {
+            ("http", "127.0.0.1")
+        };
+        format!("{scheme}://{host}:{}/cube/v4", self.port)
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.seen.lock().unwrap().requests.clone()
+    }
+
+    pub fn calls(&self) -> usize {
+        self.shared.seen.lock().unwrap().requests.len()
+    }
+
+    pub fn last(&self) -> Request {
+        self.requests().pop().expect("no request came")
+    }
+
+    pub fn connections_opened(&self) -> usize {
+        self.shared.seen.lock().unwrap().opened
+    }
+
+    pub fn open_connections(&self) -> usize {
+        self.shared.seen.lock().unwrap().open
+    }
+
+    pub fn highest_connections(&self) -> usize {
+        self.shared.seen.lock().unwrap().most_open
+    }
+
+    pub fn highest_calls_in_any_second(&self) -> usize {
+        let times: Vec<Instant> = self.requests().iter().map(|request| request.at).collect();
+        let within = |start: &Instant| {
+            times
+                .iter()
+                .filter(|at| *at >= start && at.duration_since(*start) < Duration::from_secs(1))
+                .count()
+        };
+        times.iter().map(within).max().unwrap_or(0)
+    }
+
+    pub async fn wait_for_calls(&self, calls: usize) {
+        until(&format!("{calls} calls"), async || self.calls() >= calls).await;
+    }
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        stream.set_nodelay(true).unwrap();
+        let connection = {
+            let mut seen = shared.seen.lock().unwrap();
+            seen.opened += 1;
+            seen.open += 1;
+            seen.most_open = seen.most_open.max(seen.open);
+            seen.opened
+        };
+        let (shared, tls) = (shared.clone(), tls.clone());
+        tokio::spawn(async move {
+            let _ = match tls {
+                None => plain(stream, &shared, connection).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => serve(BufReader::new(stream), &shared, connection)
+                        .await
+                        .map(|_| ()),
+                    Err(error) => Err(error),
+                },
+            };
+            shared.seen.lock().unwrap().open -= 1;
+        });
+    }
+}
+
+/// As a reset needs the socket itself.
+async fn plain(mut stream: TcpStream, shared: &Shared, connection: usize) -> io::Result<()> {
+    let must_reset = serve(BufReader::new(&mut stream), shared, connection).await?;
+    if must_reset {
+        stream.set_zero_linger()?;
+    }
+    Ok(())
+}
+
+/// True if the connection is to be reset.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: BufReader<S>,
+    shared: &Shared,
+    connection: usize,
+) -> io::Result<bool> {
+    while let Some(request) = read(&mut stream, connection).await? {
+        {
+            let mut seen = shared.seen.lock().unwrap();
+            let fault = fault_of(&request, &shared.secrets);
+            seen.violations.extend(fault);
+            seen.requests.push(request.clone());
+        }
+        let answer = (shared.script)(&request);
+        if let Some(gate) = &answer.gate {
+            gate.pass().await;
+        }
+        tokio::time::sleep(answer.delay).await;
+        match write(&mut stream, &answer).await? {
+            After::GoOn => {}
+            After::Close => return Ok(false),
+            After::Reset => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+enum After {
+    GoOn,
+    Close,
+    Reset,
+}
+
+async fn write<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut BufReader<S>,
+    answer: &Answer,
+) -> io::Result<After> {
+    let mut head = format!(
+        "HTTP/1.1 {} Answer\r\nDate: Tue, 24 Nov 2026 00:00:00 GMT\r\n",
+        answer.status
+    );
+    for (name, value) in &answer.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    let whole = |framing: &str| [head.as_bytes(), framing.as_bytes(), b"\r\n"].concat();
+    let length = format!("Content-Length: {}\r\n", answer.body.len());
+    let half = answer.body.len() / 2;
+    match answer.fault {
+        None => {
+            stream
+                .write_all(&[whole(&length), answer.body.clone()].concat())
+                .await?
+        }
+        Some(Fault::Drop) => return Ok(After::Close),
+        Some(Fault::Reset) => return Ok(After::Reset),
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Cut) => {
+            stream
+                .write_all(&[whole(&length), answer.body[..half].to_vec()].concat())
+                .await?;
+            return Ok(After::Close);
+        }
+        Some(Fault::CloseDelimited) => {
+            stream
+                .write_all(&[whole("Connection: close\r\n"), answer.body.clone()].concat())
+                .await?;
+            return Ok(After::Close);
+        }
+        Some(Fault::Chunked) => {
+            stream
+                .write_all(&whole("Transfer-Encoding: chunked\r\n"))
+                .await?;
+            for part in [&answer.body[..half], &answer.body[half..], &[]] {
+                stream
+                    .write_all(
+                        &[format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat(),
+                    )
+                    .await?;
+            }
+        }
+        Some(Fault::Interim) => {
+            let interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".to_vec();
+            stream
+                .write_all(&[interim, whole(&length), answer.body.clone()].concat())
+                .await?;
+        }
+        Some(Fault::CloseAfter) => {
+            stream
+                .write_all(&[whole(&length), answer.body.clone()].concat())
+                .await?;
+            return Ok(After::Close);
+        }
+    }
+    stream.flush().await?;
+    Ok(After::GoOn)
+}
+
+/// One request; none at the end of the connection.
+async fn read<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut BufReader<S>,
+    connection: usize,
+) -> io::Result<Option<Request>> {
+    let mut line = String::new();
+    if stream.read_line(&mut line).await? == 0 {
+        return Ok(None);
+    }
+    let mut headers = Vec::new();
+    loop {
+        let mut header = String::new();
+        stream.read_line(&mut header).await?;
+        match header.trim_end().split_once(':') {
+            Some((name, value)) => headers.push((name.to_owned(), value.trim().to_owned())),
+            None => break,
+        }
+    }
+    let mut request = Request {
+        line: line.trim_end().to_owned(),
+        headers,
+        body: String::new(),
+        at: Instant::now(),
+        connection,
+    };
+    let length = request
+        .header("content-length")
+        .and_then(|length| length.parse().ok())
+        .unwrap_or(0);
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    request.body = String::from_utf8(body).map_err(io::Error::other)?;
+    Ok(Some(request))
+}
+
+/// What is wrong with a request, if anything: the vendor would refuse it, or it tells more than it should.
+fn fault_of(request: &Request, secrets: &BTreeMap<String, String>) -> Option<String> {
+    const KNOWN: [&str; 7] = [
+        "host",
+        "content-type",
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "user-agent",
+        "content-length",
+    ];
+    let stranger = request
+        .headers
+        .iter()
+        .find(|(name, _)| !KNOWN.contains(&name.to_ascii_lowercase().as_str()));
+    if let Some((name, _)) = stranger {
+        return Some(format!("a header that must not come here: {name}"));
+    }
+    if !request.line.starts_with("POST /cube/v4/") || !request.line.ends_with(" HTTP/1.1") {
+        return Some(format!(
+            "a request line that must not come here: {}",
+            request.line
+        ));
+    }
+    if request.header("content-type") != Some("application/json") {
+        return Some("not application/json".into());
+    }
+    signature_fault(&request.body, secrets).err()
+}
+
+/// The default profile of linksfield-api.md §2.2 over the raw tokens, so that nothing can get lost on the way.
+fn signature_fault(body: &str, secrets: &BTreeMap<String, String>) -> Result<(), String> {
+    let members: BTreeMap<Vec<u16>, Box<RawValue>> =
+        serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(body)
+            .map_err(|error| format!("not JSON: {error}"))?
+            .into_iter()
+            .map(|(key, value)| (key.encode_utf16().collect(), value))
+            .collect();
+    let text = |key: &str| -> Result<String, String> {
+        let value = members
+            .get(&key.encode_utf16().collect::<Vec<_>>())
+            .ok_or(format!("no {key}"))?;
+        serde_json::from_str(value.get()).map_err(|_| format!("{key} is no string"))
+    };
+    let (access_code, sign, timestamp) = (text("access_code")?, text("sign")?, text("timestamp")?);
+    if text("version")? != "2.0" {
+        return Err("another version".into());
+    }
+    let seconds: i64 = timestamp
+        .parse()
+        .map_err(|_| "timestamp is no number of seconds")?;
+    let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    if (now - seconds).abs() > 60 {
+        return Err(format!("timestamp {timestamp} is not now"));
+    }
+    let mut content = Vec::new();
+    for (key, value) in &members {
+        let key = String::from_utf16(key).unwrap();
+        if matches!(value.get(), "null" | "\"\"" | "[]" | "{}") {
+            return Err(format!("{key} is empty, and on the wire all the same"));
+        }
+        if key != "sign" {
+            content.push(format!(
+                "{}:{}",
+                serde_json::to_string(&key).unwrap(),
+                value.get()
+            ));
+        }
+    }
+    let secret = secrets
+        .get(&access_code)
+        .ok_or(format!("no account {access_code}"))?;
+    let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(format!("{{{}}}", content.join(",")).as_bytes());
+    let expected = STANDARD.encode(mac.finalize().into_bytes());
+    if sign == expected {
+        Ok(())
+    } else {
+        Err(format!("bad signature of {body}"))
+    }
+}
