@@ -31,6 +31,9 @@ use crate::gateway::Gateway;
 /// Connections beyond the limit that are told so; further ones are closed without a word.
 const TOLD_TOO_MANY: usize = 64;
 
+/// Bytes of a request line and its headers; hyper counts at most 100 of the latter.
+const MAX_HEAD: usize = 32 * 1024;
+
 /// What a listener's connections may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -204,10 +207,10 @@ impl Server {
                     }))
                 }
             });
-            // hyper's own timer is not set: it cannot tell an idle connection from a slow head. The stream can.
-            let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), answer)
-                .await;
+            // hyper's own timer cannot tell an idle connection from a slow head. The stream can.
+            let mut http = http1::Builder::new();
+            http.header_read_timeout(None).max_header_size(MAX_HEAD);
+            let _ = http.serve_connection(TokioIo::new(stream), answer).await;
         }
     }
 }

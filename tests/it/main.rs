@@ -1,5 +1,14 @@
 //! Behaviour of the gateway over real sockets, in front of a strict and programmable upstream.
 #![allow(missing_docs)] // each test's name is its sentence
 
+mod bounds;
+mod cache;
+mod commands;
+mod connection;
+mod drain;
 mod example;
+mod limits;
+mod sign;
 mod support;
+mod tenants;
+mod tls;

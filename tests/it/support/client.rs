@@ -151,3 +151,11 @@ impl Reply {
         (self.status, text("code"), text("sent"))
     }
 }
+
+impl Connection {
+    /// As [`exchange`](Self::exchange), on a connection that may have been closed.
+    pub async fn exchange_again(&mut self, request: &[u8]) -> io::Result<Option<Reply>> {
+        self.0.get_mut().write_all(request).await?;
+        timeout(PATIENCE, self.read()).await.expect("no answer")
+    }
+}

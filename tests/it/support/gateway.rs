@@ -164,12 +164,11 @@ impl Gateway {
                 .find(|line| line["message"] == "listening" && line["listener"] == listener)?;
             Some(line["address"].as_str()?.to_owned())
         };
-        until(
-            &format!("listening ({listener}): {:?}", self.lines),
-            async || find(self.log()).is_some(),
-        )
+        until("listening, or ended", async || {
+            find(self.log()).is_some() || self.process.try_wait().unwrap().is_some()
+        })
         .await;
-        find(self.log()).unwrap()
+        find(self.log()).unwrap_or_else(|| panic!("it does not start:\n{}", self.output()))
     }
 
     /// The log's lines that are JSON.
@@ -273,5 +272,16 @@ impl Gateway {
         })
         .await;
         status.unwrap()
+    }
+}
+
+impl Gateway {
+    /// A connection on which this query has been asked, not yet answered.
+    pub async fn connect_and_ask(&self, body: &str) -> Connection {
+        let mut connection = self.connect().await;
+        connection
+            .send(&post("/package/queryOrder", &[], body.as_bytes()))
+            .await;
+        connection
     }
 }

@@ -7,7 +7,7 @@ pub mod upstream;
 
 use std::time::Duration;
 
-pub use self::answer::{Answer, Gate, failure, page, success};
+pub use self::answer::{Gate, failure, page, success};
 pub use self::client::{Reply, connect};
 pub use self::gateway::{Gateway, gateway};
 pub use self::upstream::{Upstream, upstream};
@@ -29,4 +29,9 @@ pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
         tokio::time::timeout(PATIENCE, waiting).await.is_ok(),
         "never: {what}"
     );
+}
+
+/// A success with a text of this length in its data.
+pub fn raw_success(text: &str) -> answer::Answer {
+    success(&serde_json::json!({ "text": text }))
 }

@@ -15,6 +15,7 @@ use sha1::Sha1;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, Fault, page};
 use super::{ACCESS_CODE, SECRET, until};
@@ -99,12 +100,14 @@ impl Builder {
             secrets: self.secrets,
             seen: Mutex::default(),
         });
-        let accepting = tokio::spawn(accept(listener, self.tls.clone(), shared.clone()));
+        let stopped = CancellationToken::new();
+        let is_tls = self.tls.is_some();
+        tokio::spawn(accept(listener, self.tls, shared.clone(), stopped.clone()));
         Upstream {
             port,
-            is_tls: self.tls.is_some(),
+            is_tls,
             shared,
-            accepting,
+            stopped,
         }
     }
 }
@@ -128,13 +131,13 @@ pub struct Upstream {
     pub port: u16,
     is_tls: bool,
     shared: Arc<Shared>,
-    accepting: tokio::task::JoinHandle<()>,
+    stopped: CancellationToken,
 }
 
 impl Drop for Upstream {
     /// What was sent must have been right, whatever the test was about.
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.stopped.cancel();
         if !std::thread::panicking() {
             let violations = &self.shared.seen.lock().unwrap().violations;
             assert!(
@@ -190,13 +193,24 @@ impl Upstream {
         times.iter().map(within).max().unwrap_or(0)
     }
 
+    /// Nobody listens any more, and every connection is closed.
+    pub async fn stop(&self) {
+        self.stopped.cancel();
+        until("no open connection", async || self.open_connections() == 0).await;
+    }
+
     pub async fn wait_for_calls(&self, calls: usize) {
         until(&format!("{calls} calls"), async || self.calls() >= calls).await;
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
-    while let Ok((stream, _)) = listener.accept().await {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    stopped: CancellationToken,
+) {
+    while let Some(Ok((stream, _))) = stopped.run_until_cancelled(listener.accept()).await {
         stream.set_nodelay(true).unwrap();
         let connection = {
             let mut seen = shared.seen.lock().unwrap();
@@ -205,17 +219,20 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
             seen.most_open = seen.most_open.max(seen.open);
             seen.opened
         };
-        let (shared, tls) = (shared.clone(), tls.clone());
+        let (shared, tls, stopped) = (shared.clone(), tls.clone(), stopped.clone());
         tokio::spawn(async move {
-            let _ = match tls {
-                None => plain(stream, &shared, connection).await,
-                Some(tls) => match tls.accept(stream).await {
-                    Ok(stream) => serve(BufReader::new(stream), &shared, connection)
-                        .await
-                        .map(|_| ()),
-                    Err(error) => Err(error),
-                },
+            let served = async {
+                match tls {
+                    None => plain(stream, &shared, connection).await,
+                    Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) => serve(BufReader::new(stream), &shared, connection)
+                            .await
+                            .map(|_| ()),
+                        Err(error) => Err(error),
+                    },
+                }
             };
+            let _ = stopped.run_until_cancelled(served).await;
             shared.seen.lock().unwrap().open -= 1;
         });
     }
@@ -285,7 +302,10 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
         }
         Some(Fault::Drop) => return Ok(After::Close),
         Some(Fault::Reset) => return Ok(After::Reset),
-        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Hang) => {
+            stream.read(&mut [0]).await?; // until the peer gives up
+            return Ok(After::Close);
+        }
         Some(Fault::Cut) => {
             stream
                 .write_all(&[whole(&length), answer.body[..half].to_vec()].concat())

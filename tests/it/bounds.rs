@@ -1,0 +1,219 @@
+//! Everything that a client can stretch has a bound.
+
+use crate::support::client::post;
+use crate::support::{gateway, raw_success, until, upstream};
+
+const BODY: &[u8] = br#"{"page_no":1}"#;
+
+#[tokio::test]
+async fn a_client_that_sends_no_head_in_time_is_dropped() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set("server.header_timeout", "\"200ms\"")
+        .run()
+        .await;
+    let mut silent = gateway.connect().await;
+    let mut slow = gateway.connect().await;
+    slow.send(b"POST /package/queryOrder HT").await;
+    let mut later = gateway.connect().await;
+    assert_eq!(
+        later
+            .exchange(&post("/package/queryOrder", &[], BODY))
+            .await
+            .status,
+        200
+    );
+    later.send(b"P").await;
+    for connection in [&mut silent, &mut slow, &mut later] {
+        connection.ended().await;
+    }
+    until("no connection", async || {
+        gateway.metric("connections", &[]).await == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_closed() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set("server.header_timeout", "\"50ms\"")
+        .set("server.idle_timeout", "\"600ms\"")
+        .run()
+        .await;
+    let mut connection = gateway.connect().await;
+    for _ in 0..2 {
+        assert_eq!(
+            connection
+                .exchange(&post("/package/queryOrder", &[], BODY))
+                .await
+                .status,
+            200
+        );
+        let answered = std::time::Instant::now();
+        let mut other = gateway.connect().await;
+        other.ended().await; // header_timeout has passed for a connection that came later
+        assert!(answered.elapsed() >= std::time::Duration::from_millis(50));
+    }
+    connection.ended().await;
+}
+
+#[tokio::test]
+async fn a_body_without_progress_is_a_408_and_the_connection_ends() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set("server.body_timeout", "\"200ms\"")
+        .run()
+        .await;
+    let mut connection = gateway.connect().await;
+    let request = post("/package/queryOrder", &[], BODY);
+    connection.send(&request[..request.len() - 4]).await;
+    let reply = connection.reply().await;
+    assert_eq!(reply.problem(), (408, "body_timeout".into(), "no".into()));
+    assert_eq!(reply.header("connection"), Some("close"));
+    connection.ended().await;
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_cut_off_at_the_deadline() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let mut connection = gateway.connect().await;
+    let request = post(
+        "/package/queryOrder",
+        &[("X-Request-Timeout", "200ms")],
+        BODY,
+    );
+    connection.send(&request[..request.len() - 4]).await;
+    assert_eq!(
+        connection.reply().await.problem(),
+        (408, "body_timeout".into(), "no".into())
+    );
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_cap_is_refused_however_its_length_is_told() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set("server.max_body", "\"1KiB\"")
+        .run()
+        .await;
+    let largest = format!(r#"{{"a":"{}"}}"#, "x".repeat(1024 - 8));
+    assert_eq!(
+        gateway
+            .post("/package/queryOrder", &[], &largest)
+            .await
+            .status,
+        200
+    );
+
+    let refused = gateway
+        .post("/package/queryOrder", &[], format!("{largest} "))
+        .await;
+    assert_eq!(
+        refused.problem(),
+        (413, "body_too_large".into(), "no".into())
+    );
+
+    let chunked = format!(
+        "POST /package/queryOrder HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n401\r\n{largest} \r\n"
+    );
+    let refused = gateway.connect().await.exchange(chunked.as_bytes()).await;
+    assert_eq!(
+        refused.problem(),
+        (413, "body_too_large".into(), "no".into())
+    );
+
+    let mut asking = gateway.connect().await;
+    asking.send(b"POST /package/queryOrder HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 9999\r\n\r\n").await;
+    assert_eq!(
+        asking.reply().await.status,
+        413,
+        "refused before the body is asked for"
+    );
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn expect_100_continue_is_answered_when_the_body_is_wanted() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let mut asking = gateway.connect().await;
+    asking.send(b"POST /package/queryOrder HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 13\r\n\r\n").await;
+    assert_eq!(asking.reply().await.status, 100);
+    assert_eq!(asking.exchange(BODY).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_dropped() {
+    let upstream = upstream()
+        .answers(raw_success(&"x".repeat(7_000_000)))
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("server.body_timeout", "\"300ms\"")
+        .set("routes./package/queryOrder.pages", "false")
+        .run()
+        .await;
+    let mut deaf = gateway.connect().await;
+    for _ in 0..8 {
+        deaf.send(&post("/package/queryOrder", &[], BODY)).await;
+    }
+    until("the answer is under way", async || upstream.calls() == 1).await;
+    until("no connection", async || {
+        gateway.metric("connections", &[]).await == 0.0
+    })
+    .await;
+    assert_eq!(
+        gateway.post("/package/queryOrder", &[], BODY).await.status,
+        200,
+        "others are served"
+    );
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_told_so() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set("server.max_connections", "2")
+        .run()
+        .await;
+    let request = post("/package/queryOrder", &[], BODY);
+    let (mut first, mut second) = (gateway.connect().await, gateway.connect().await);
+    for connection in [&mut first, &mut second] {
+        assert_eq!(connection.exchange(&request).await.status, 200);
+    }
+    let mut third = gateway.connect().await;
+    let refused = third.exchange(&request).await;
+    assert_eq!(
+        refused.problem(),
+        (503, "too_many_connections".into(), "no".into())
+    );
+    assert!(refused.header("retry-after").is_some());
+    third.ended().await;
+    drop(first);
+    until("a connection is free", async || {
+        gateway.connect().await.exchange(&request).await.status == 200
+    })
+    .await;
+    assert_eq!(second.exchange(&request).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_head_beyond_the_bounds_is_refused() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let many: String = (0..200)
+        .map(|number| format!("x-{number}: 1\r\n"))
+        .collect();
+    let long = format!("x-long: {}\r\n", "x".repeat(40_000));
+    for headers in [many, long] {
+        let mut connection = gateway.connect().await;
+        let head = format!("POST /package/queryOrder HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+        if let Ok(Some(reply)) = connection.exchange_again(head.as_bytes()).await {
+            assert_eq!(reply.status, 431);
+        }
+        connection.ended().await;
+    }
+    assert_eq!(upstream.calls(), 0);
+}

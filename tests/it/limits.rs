@@ -1,0 +1,99 @@
+//! The vendor's limits, counted as the vendor would.
+
+use futures::future::join_all;
+use serde_json::json;
+use std::time::Duration;
+
+use crate::support::answer::Fault;
+use crate::support::{Gate, gateway, page, until, upstream};
+
+#[tokio::test]
+async fn there_are_never_more_connections_than_allowed_even_while_calls_fail() {
+    let faults = [
+        None,
+        Some(Fault::Drop),
+        Some(Fault::Reset),
+        Some(Fault::Cut),
+        Some(Fault::CloseDelimited),
+        Some(Fault::CloseAfter),
+    ];
+    let upstream = upstream()
+        .script(move |request| {
+            let number = request.json()["page_no"].as_u64().unwrap();
+            let mut answer = page(number, 2, 105).after(Duration::from_millis(number % 7));
+            answer.fault = faults[usize::try_from(number).unwrap() % faults.len()];
+            answer
+        })
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let replies = join_all((1..=120).map(|number| gateway.page(number))).await;
+    assert!(
+        replies
+            .iter()
+            .all(|reply| [200, 502].contains(&reply.status))
+    );
+    assert!(
+        upstream.highest_connections() <= 3,
+        "{}",
+        upstream.highest_connections()
+    );
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    for number in 1..=10 {
+        gateway.page(number).await;
+    }
+    assert_eq!((upstream.calls(), upstream.connections_opened()), (10, 1));
+}
+
+#[tokio::test]
+async fn in_no_second_are_there_more_calls_than_allowed() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set("upstream.limits.requests_per_second", "6")
+        .set("upstream.limits.instances", "2")
+        .set("upstream.limits.connections", "20")
+        .run()
+        .await;
+    let replies = join_all((1..=8).map(|number| gateway.page(number))).await;
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    assert_eq!(upstream.calls(), 8);
+    assert!(
+        upstream.highest_calls_in_any_second() <= 3,
+        "{}",
+        upstream.highest_calls_in_any_second()
+    );
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
+    let gate = Gate::new();
+    let upstream = upstream()
+        .answers(page(1, 2, 105).behind(&gate))
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("upstream.limits.connections", "1")
+        .set("upstream.limits.queue", "1")
+        .run()
+        .await;
+    let running = gateway.connect_and_ask(r#"{"page_no":1}"#).await;
+    gate.arrived().await;
+    let waiting = gateway.connect_and_ask(r#"{"page_no":2}"#).await;
+    until("the second waits", async || {
+        gateway.metric("queue_length", &[]).await == 1.0
+    })
+    .await;
+    let refused = gateway.query(&json!({"page_no": 3})).await;
+    assert_eq!(refused.problem(), (503, "overloaded".into(), "no".into()));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    gate.open();
+    for mut connection in [running, waiting] {
+        assert_eq!(connection.reply().await.status, 200);
+    }
+    assert_eq!(upstream.calls(), 2);
+}
