@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use self::cache::{Cache, Filled, Found, Key, Lookup, Page, Scope};
-use self::error::{Error, InvalidAnswer, Sent};
+use self::error::{Error, InvalidAnswer, Sent, X_REQUEST_ID};
 use self::language::{Language, Languages};
 use self::params::Params;
 use self::progress::Progress;
@@ -43,7 +43,6 @@ use crate::config::Config;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics, Snapshot};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The stations of a request, joined. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -147,8 +146,12 @@ impl Gateway {
         let mut exchange = metrics.exchange(); // recorded when dropped, even if the caller leaves
         exchange.request_id =
             head::request_id(request.headers()).unwrap_or_else(|| metrics.request_id());
-        let mut response = match self.answer(request, &mut exchange).await {
-            Ok(response) => response,
+        let response = match self.answer(request, &mut exchange).await {
+            Ok(mut response) => {
+                let request_id = error::request_id_value(&exchange.request_id);
+                response.headers_mut().insert(X_REQUEST_ID, request_id);
+                response
+            }
             Err(error) => {
                 exchange.error = Some(error.code());
                 exchange.sent = Some(error.sent().as_str());
@@ -156,8 +159,6 @@ impl Gateway {
             }
         };
         exchange.status = Some(response.status().as_u16());
-        let request_id = HeaderValue::from_str(&exchange.request_id).expect("visible ASCII");
-        response.headers_mut().insert(X_REQUEST_ID, request_id);
         response
     }
 

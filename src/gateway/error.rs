@@ -17,6 +17,9 @@ use crate::body::Body;
 /// `Proxy-Status` (RFC 9209): which intermediary made the answer, and why.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
+/// The id by which a request is found in the log.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Where the paragraphs about the codes stand; the fragment is the code.
 const DOCUMENT: &str = "docs/errors.md";
 
@@ -304,6 +307,7 @@ impl Error {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_REQUEST_ID, request_id_value(request_id));
         let proxy_status = format!("linksfield-gateway; error={}", row.proxy_error);
         headers.insert(
             PROXY_STATUS,
@@ -334,6 +338,11 @@ impl Error {
     }
 }
 
+/// A request id as a header; ours and those kept of callers are visible ASCII.
+pub fn request_id_value(id: &str) -> HeaderValue {
+    HeaderValue::from_str(id).expect("checked when it was read, or made here")
+}
+
 /// The members of RFC 9457, section 3.1, then those of the vendor's envelope, then ours.
 #[derive(Serialize)]
 struct Problem<'a> {
@@ -347,4 +356,124 @@ struct Problem<'a> {
     success: bool,
     request_id: &'a str,
     sent: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The codes of all variants; a new variant does not compile until it has joined them.
+    fn codes() -> BTreeSet<&'static str> {
+        use Error as E;
+        let tenant = || Arc::from("acme");
+        let io = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let status = StatusCode::OK;
+        let all = [
+            E::MalformedRequest("x"),
+            E::InvalidPath("x"),
+            E::MethodNotAllowed { allow: "POST" },
+            E::UnsupportedMediaType,
+            E::ForeignOrigin,
+            E::InvalidHeader {
+                name: "x",
+                expected: "y",
+            },
+            E::Unauthenticated,
+            E::TenantForbidden(tenant()),
+            E::CommandsForbidden,
+            E::CommandsDisabled(tenant()),
+            E::UnknownTenant("name"),
+            E::TenantMismatch,
+            E::TenantRequired,
+            E::UnlistedPath,
+            E::RouteRefused,
+            E::InvalidJson("x".into()),
+            E::BodyTooLarge(1),
+            E::BodyTimeout,
+            E::IdempotencyUnsupported,
+            E::Overloaded {
+                retry_after: Duration::ZERO,
+            },
+            E::TooManyConnections,
+            E::UpstreamUnreachable {
+                reason: Unreachable::Dns,
+                source: io(),
+            },
+            E::UpstreamConnectTimeout,
+            E::UpstreamTimeout(Sent::Unknown),
+            E::UpstreamInvalidAnswer {
+                status,
+                reason: InvalidAnswer::TooLarge,
+            },
+            E::Internal(Sent::Unknown),
+        ];
+        for error in &all {
+            match error {
+                E::MalformedRequest(_)
+                | E::InvalidPath(_)
+                | E::MethodNotAllowed { .. }
+                | E::UnsupportedMediaType => {}
+                E::ForeignOrigin
+                | E::InvalidHeader { .. }
+                | E::Unauthenticated
+                | E::TenantForbidden(_) => {}
+                E::CommandsForbidden
+                | E::CommandsDisabled(_)
+                | E::UnknownTenant(_)
+                | E::TenantMismatch => {}
+                E::TenantRequired
+                | E::UnlistedPath
+                | E::RouteRefused
+                | E::InvalidJson(_)
+                | E::BodyTooLarge(_) => {}
+                E::BodyTimeout
+                | E::IdempotencyUnsupported
+                | E::Overloaded { .. }
+                | E::TooManyConnections => {}
+                E::UpstreamUnreachable { .. }
+                | E::UpstreamConnectTimeout
+                | E::UpstreamTimeout(_) => {}
+                E::UpstreamInvalidAnswer { .. } | E::Internal(_) => {}
+                // These two carry an error that only hyper can make; they are met over a socket.
+                E::BodyIncomplete(_) | E::UpstreamDisconnected { .. } => {}
+            }
+        }
+        let met_over_a_socket = ["body_incomplete", "upstream_disconnected"];
+        all.iter()
+            .map(Error::code)
+            .chain(met_over_a_socket)
+            .collect()
+    }
+
+    #[test]
+    fn every_code_has_a_paragraph_and_every_paragraph_a_code() {
+        let document = include_str!("../../docs/errors.md");
+        let paragraphs: BTreeSet<&str> = document
+            .lines()
+            .filter_map(|line| line.strip_prefix("## "))
+            .collect();
+        assert_eq!(codes(), paragraphs);
+    }
+
+    #[test]
+    fn a_bug_of_ours_is_a_500_that_says_whether_the_request_left() {
+        let response = Error::Internal(Sent::Unknown).to_response("id");
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(
+            response.headers()[PROXY_STATUS],
+            "linksfield-gateway; error=proxy_internal_error"
+        );
+    }
+
+    #[test]
+    fn retry_after_is_at_least_one_whole_second() {
+        for (millis, expected) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2")] {
+            let error = Error::Overloaded {
+                retry_after: Duration::from_millis(millis),
+            };
+            assert_eq!(error.to_response("id").headers()[RETRY_AFTER], expected);
+        }
+    }
 }

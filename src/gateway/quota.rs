@@ -74,7 +74,7 @@ impl<T: Send + 'static> Quota<T> {
         let granted = {
             let mut state = self.0.lock();
             state.queue.retain(|waiting| !waiting.is_closed());
-            if state.queue.len() >= self.0.max_queue {
+            if state.queue.len() >= self.0.max_queue && !self.0.has_room(&mut state) {
                 return Err(Error::Overloaded {
                     retry_after: self.0.estimated_wait(&state),
                 });
@@ -136,6 +136,11 @@ impl<T: Send + 'static> Shared<T> {
             }
         }
         drop(state); // before the permits without a slot are dropped
+    }
+
+    /// Would whoever asks now be granted a permit at once?
+    fn has_room(&self, state: &mut State<T>) -> bool {
+        state.queue.is_empty() && !state.free.is_empty() && self.next_turn(state).is_none()
     }
 
     /// When the next turn is free, if none is now.
@@ -285,6 +290,17 @@ mod tests {
             });
         assert!(first.is_err() && second.is_err() && third.is_err());
         drop(held);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_queue_a_permit_is_had_at_once_or_not_at_all() {
+        let quota = quota(1, None, 0);
+        let later = Instant::now() + SECOND;
+        let held = quota.acquire(later).await.unwrap();
+        assert!(quota.acquire(later).await.is_err());
+        assert!(Instant::now() < later, "refused at once");
+        drop(held);
+        assert!(quota.acquire(later).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

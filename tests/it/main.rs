@@ -6,6 +6,7 @@ mod cache;
 mod commands;
 mod connection;
 mod drain;
+mod errors;
 mod example;
 mod limits;
 mod sign;
