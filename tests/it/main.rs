@@ -9,6 +9,8 @@ mod drain;
 mod errors;
 mod example;
 mod limits;
+mod process;
+mod secrets;
 mod sign;
 mod support;
 mod tenants;

@@ -1,0 +1,531 @@
+//! The commands of the binary, its exit codes, and what operators see.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::json;
+
+use crate::support::answer::raw;
+use crate::support::{SECRET, failure, gateway, upstream};
+
+fn run(mut command: Command, input: &str) -> Output {
+    let mut process = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    process
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    process.wait_with_output().unwrap()
+}
+
+/// As `run`, off the threads that the upstream lives on.
+async fn run_beside(command: Command, input: &'static str) -> Output {
+    tokio::task::spawn_blocking(move || run(command, input))
+        .await
+        .unwrap()
+}
+
+fn out(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn err(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+#[tokio::test]
+async fn check_tells_every_problem_and_serve_refuses_with_the_same_text() {
+    let upstream = upstream().run().await;
+    let bad = gateway(&upstream)
+        .set("server.lisen", "\"127.0.0.1:1\"")
+        .set("cache.max_size", "\"a lot\"")
+        .set("upstream.limits.instances", "9");
+    let config = bad.write();
+    let checked = run(bad.command(&["check", "--config", &config]), "");
+    assert_eq!(checked.status.code(), Some(1));
+    for part in [
+        "server.lisen",
+        "server.listen",
+        "cache.max_size",
+        "upstream.limits",
+    ] {
+        assert!(err(&checked).contains(part), "{part}: {}", err(&checked));
+    }
+    let served = run(bad.command(&["serve", "--config", &config]), "");
+    assert_eq!(
+        (served.status.code(), err(&served)),
+        (Some(1), err(&checked))
+    );
+    assert_eq!(out(&served), "");
+
+    let no_file = run(
+        bad.command(&["check", "--config", "/no/such/file.toml"]),
+        "",
+    );
+    assert_eq!(no_file.status.code(), Some(1));
+    assert!(err(&no_file).contains("/no/such/file.toml"));
+    assert_eq!(run(bad.command(&["check"]), "").status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn check_shows_what_is_in_effect_and_does_the_arithmetic() {
+    let upstream = upstream().run().await;
+    let good = gateway(&upstream)
+        .set("upstream.limits.requests_per_day", "5000")
+        .environment("LINKSFIELD_GATEWAY__SERVER__MAX_BODY", "2MiB");
+    let config = good.write();
+    let checked = run(good.command(&["check", "--config", &config]), "");
+    assert_eq!((checked.status.code(), err(&checked)), (Some(0), ""));
+    assert!(
+        out(&checked).contains("[tenants.acme]") && out(&checked).contains("2"),
+        "{}",
+        out(&checked)
+    );
+    assert!(out(&checked).contains("5000"));
+    assert!(!out(&checked).contains(SECRET));
+    assert!(
+        toml::from_str::<toml::Table>(out(&checked)).is_ok(),
+        "it is a configuration itself"
+    );
+
+    let unreadable = good.set("tenants.acme.secret_file", "\"/no/such/secret\"");
+    let config = unreadable.write();
+    assert_eq!(
+        run(
+            unreadable.command(&["check", "--config", &config, "--no-secrets"]),
+            ""
+        )
+        .status
+        .code(),
+        Some(0)
+    );
+    let checked = run(unreadable.command(&["check", "--config", &config]), "");
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(
+        err(&checked).contains("tenants.acme.secret_file")
+            && err(&checked).contains("/no/such/secret"),
+        "{}",
+        err(&checked)
+    );
+}
+
+#[tokio::test]
+async fn an_environment_variable_of_no_key_is_refused_and_those_of_kubernetes_are_ignored() {
+    let upstream = upstream().run().await;
+    let builder = gateway(&upstream).environment("LINKSFIELD_GATEWAY_PORT", "tcp://10.0.0.1:80");
+    let config = builder.write();
+    assert_eq!(
+        run(builder.command(&["check", "--config", &config]), "")
+            .status
+            .code(),
+        Some(0)
+    );
+    let builder = builder.environment("LINKSFIELD_GATEWAY__SERVER__LISEN", "x");
+    let checked = run(builder.command(&["check", "--config", &config]), "");
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(
+        err(&checked).contains("LINKSFIELD_GATEWAY__SERVER__LISEN"),
+        "{}",
+        err(&checked)
+    );
+}
+
+#[tokio::test]
+async fn beyond_loopback_it_needs_callers_or_a_word_that_none_are_wanted() {
+    let upstream = upstream().run().await;
+    let exposed = gateway(&upstream).set("server.listen", "\"0.0.0.0:0\"");
+    let config = exposed.write();
+    let served = run(exposed.command(&["serve", "--config", &config]), "");
+    assert_eq!(served.status.code(), Some(1));
+    assert!(
+        err(&served).contains("server.listen") && err(&served).contains("allow_unauthenticated"),
+        "{}",
+        err(&served)
+    );
+    for allowed in [
+        exposed.set("server.allow_unauthenticated", "true"),
+        gateway(&upstream)
+            .set("server.listen", "\"0.0.0.0:0\"")
+            .caller("a", "a-token-of-some-length", &["acme"], true),
+    ] {
+        let config = allowed.write();
+        assert_eq!(
+            run(allowed.command(&["check", "--config", &config]), "")
+                .status
+                .code(),
+            Some(0)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_port_fails_at_start() {
+    let upstream = upstream().run().await;
+    let first = gateway(&upstream).run().await;
+    let second = gateway(&upstream).set("server.listen", &format!("{:?}", first.address));
+    let config = second.write();
+    let served = run(second.command(&["serve", "--config", &config]), "");
+    assert_eq!(served.status.code(), Some(1));
+    assert!(
+        err(&served).contains("server.listen") && err(&served).contains(&first.address),
+        "{}",
+        err(&served)
+    );
+}
+
+#[tokio::test]
+async fn sign_prints_the_canonical_text_and_the_signed_body_which_calibrate_recognises() {
+    let upstream = upstream().run().await;
+    let builder = gateway(&upstream);
+    let config = builder.write();
+    let body = r#"{"page_no":1,"page_size":2,"device_id":""}"#;
+    let signed = run(
+        builder.command(&[
+            "sign",
+            "--config",
+            &config,
+            "--tenant",
+            "acme",
+            "--timestamp",
+            "1643251754",
+        ]),
+        body,
+    );
+    assert_eq!(signed.status.code(), Some(0), "{}", err(&signed));
+    let (text, signed_body) = out(&signed).trim_end().split_once('\n').unwrap();
+    assert_eq!(
+        text,
+        r#"{"access_code":"P000270","page_no":1,"page_size":2,"timestamp":"1643251754","version":"2.0"}"#
+    );
+    assert!(
+        signed_body.ends_with(r#","sign":"Onq75AovREB+Q5/n4omwTL19nNA="}"#),
+        "{signed_body}"
+    );
+
+    let secret_file = builder.file("calibrate-with", SECRET);
+    let calibrated = run(
+        builder.command(&["calibrate", "--secret-file", &secret_file]),
+        signed_body,
+    );
+    assert_eq!(calibrated.status.code(), Some(0));
+    assert!(
+        out(&calibrated).contains("[signing]\ntimestamp = \"seconds\"\nversion = \"2.0\"\n"),
+        "{}",
+        out(&calibrated)
+    );
+    assert!(out(&calibrated).contains("cannot settle"));
+
+    let wrong_secret = builder.file("wrong", "another");
+    let failed = run(
+        builder.command(&["calibrate", "--secret-file", &wrong_secret]),
+        signed_body,
+    );
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(err(&failed).contains("the secret"));
+
+    let nobody = run(
+        builder.command(&["sign", "--config", &config, "--tenant", "nobody"]),
+        body,
+    );
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(err(&nobody).contains("acme"), "{}", err(&nobody));
+    let no_json = run(
+        builder.command(&["sign", "--config", &config, "--tenant", "acme"]),
+        "[",
+    );
+    assert_eq!(no_json.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn probe_spends_one_call_and_says_what_is_right() {
+    let upstream = upstream().run().await;
+    let builder = gateway(&upstream);
+    let config = builder.write();
+    let probed = run_beside(
+        builder.command(&["probe", "--config", &config, "--tenant", "acme"]),
+        "",
+    )
+    .await;
+    assert_eq!(probed.status.code(), Some(0), "{}", err(&probed));
+    assert!(
+        out(&probed).contains("are right") && out(&probed).contains("code    0000"),
+        "{}",
+        out(&probed)
+    );
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn probe_says_what_is_wrong() {
+    for (answer, part) in [
+        (failure("4711"), "4711"),
+        (raw(403, failure("1").body), "signature was not accepted"),
+        (raw(404, "<html>"), "check upstream.base_url"),
+        (raw(429, failure("1").body), "limits are reached"),
+    ] {
+        let upstream = upstream().answers(answer).run().await;
+        let builder = gateway(&upstream);
+        let config = builder.write();
+        let probed = run_beside(
+            builder.command(&["probe", "--config", &config, "--tenant", "acme"]),
+            "",
+        )
+        .await;
+        assert_eq!(probed.status.code(), Some(1));
+        assert!(err(&probed).contains(part), "{part}: {}", err(&probed));
+    }
+    let upstream = upstream().run().await;
+    upstream.stop().await;
+    let builder = gateway(&upstream);
+    let config = builder.write();
+    let probed = run_beside(
+        builder.command(&["probe", "--config", &config, "--tenant", "acme"]),
+        "",
+    )
+    .await;
+    assert_eq!(probed.status.code(), Some(1));
+    assert!(err(&probed).contains("refused"), "{}", err(&probed));
+}
+
+#[tokio::test]
+async fn probe_with_a_wrong_signature_learns_its_code() {
+    let upstream = upstream()
+        .answers(failure("1001"))
+        .takes_any_signature()
+        .run()
+        .await;
+    let builder = gateway(&upstream);
+    let config = builder.write();
+    let probed = run_beside(
+        builder.command(&[
+            "probe",
+            "--config",
+            &config,
+            "--tenant",
+            "acme",
+            "--wrong-signature",
+        ]),
+        "",
+    )
+    .await;
+    assert_eq!(probed.status.code(), Some(0), "{}", err(&probed));
+    assert!(
+        out(&probed).contains(r#"bad_signature = ["1001"]"#),
+        "{}",
+        out(&probed)
+    );
+}
+
+#[tokio::test]
+async fn healthcheck_asks_the_admin_listener() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_linksfield-gateway"));
+        command.args(arguments);
+        run(command, "").status.code()
+    };
+    assert_eq!(ask(&["healthcheck", "--admin", &gateway.admin]), Some(0));
+    assert_eq!(
+        ask(&["healthcheck", "--admin", &gateway.admin, "--live"]),
+        Some(0)
+    );
+    assert_eq!(ask(&["healthcheck", "--admin", &gateway.address]), Some(1));
+}
+
+#[tokio::test]
+async fn the_admin_listener_shows_metrics_probes_and_the_configuration() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    gateway.page(1).await;
+    gateway.page(1).await;
+    gateway.order().await;
+    let rows = [
+        (
+            "requests_total",
+            &[
+                ("route", "/package/queryOrder"),
+                ("tenant", "acme"),
+                ("caller", "other"),
+                ("result", "miss"),
+            ][..],
+            1.0,
+        ),
+        (
+            "requests_total",
+            &[("route", "/package/queryOrder"), ("result", "hit")],
+            1.0,
+        ),
+        (
+            "requests_total",
+            &[("route", "/package/orderPackage"), ("result", "command")],
+            1.0,
+        ),
+        (
+            "request_duration_seconds_count",
+            &[("route", "/package/queryOrder"), ("result", "hit")],
+            1.0,
+        ),
+        (
+            "upstream_requests_total",
+            &[
+                ("route", "/package/queryOrder"),
+                ("tenant", "acme"),
+                ("outcome", "success"),
+                ("reason", "caller"),
+            ],
+            1.0,
+        ),
+        (
+            "upstream_request_duration_seconds_count",
+            &[("route", "/package/orderPackage")],
+            1.0,
+        ),
+        ("upstream_calls_saved_total", &[("reason", "hit")], 1.0),
+        (
+            "served_age_seconds_count",
+            &[("route", "/package/queryOrder")],
+            1.0,
+        ),
+        ("invalidations_total", &[("cause", "command")], 1.0),
+        ("cache_capacity_bytes", &[], 64.0 * 1024.0 * 1024.0),
+        ("cache_entries", &[], 1.0),
+        ("quota_limit", &[("window", "connections")], 3.0),
+        ("requests_in_flight", &[], 0.0),
+        ("fills_in_flight", &[], 0.0),
+        ("queue_length", &[], 0.0),
+        ("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0),
+    ];
+    crate::support::until("all three are recorded", async || {
+        gateway.metric("requests_total", &[]).await == 3.0
+    })
+    .await;
+    for (family, labels, expected) in rows {
+        assert_eq!(
+            gateway.metric(family, labels).await,
+            expected,
+            "{family} {labels:?}"
+        );
+    }
+    let metrics = gateway.admin("/metrics").await;
+    assert!(
+        metrics
+            .header("content-type")
+            .unwrap()
+            .starts_with("text/plain; version=0.0.4")
+    );
+    assert!(
+        String::from_utf8(metrics.body)
+            .unwrap()
+            .contains("\nprocess_resident_memory_bytes ")
+    );
+
+    let ready = gateway.admin("/readyz").await;
+    assert_eq!(
+        (
+            ready.status,
+            &ready.json()["ready"],
+            &ready.json()["conditions"]["not_draining"]
+        ),
+        (200, &json!(true), &json!(true))
+    );
+    assert_eq!(gateway.admin("/livez").await.status, 200);
+    let config = gateway.admin("/config").await;
+    assert!(
+        String::from_utf8(config.body)
+            .unwrap()
+            .contains("access_code = \"P000270\"")
+    );
+    assert_eq!(gateway.admin("/nothing").await.status, 404);
+    let mut posting = crate::support::connect(&gateway.admin).await;
+    assert_eq!(
+        posting
+            .exchange(b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .status,
+        405
+    );
+}
+
+#[tokio::test]
+async fn an_exchange_is_one_log_line_and_no_iccid_is_in_it() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    for id in ["miss", "hit"] {
+        gateway
+            .post(
+                "/package/queryOrder",
+                &[("X-Request-Id", id)],
+                r#"{"device_id":"89860012018111220455","page_no":1}"#,
+            )
+            .await;
+    }
+    gateway
+        .post(
+            "/package/orderPackage",
+            &[("X-Request-Id", "command")],
+            r#"{"device_id":"89860012018111220455"}"#,
+        )
+        .await;
+    gateway
+        .post("/no//path", &[("X-Request-Id", "refused")], "{}")
+        .await;
+    let expected = [
+        (
+            "miss",
+            json!({"result": "miss", "route": "/package/queryOrder", "tenant": "acme", "vendor_code": "0000", "sent": "yes", "status": 200}),
+        ),
+        (
+            "hit",
+            json!({"result": "hit", "route": "/package/queryOrder", "tenant": "acme", "vendor_code": "0000", "status": 200}),
+        ),
+        (
+            "command",
+            json!({"result": "command", "route": "/package/orderPackage", "tenant": "acme", "vendor_code": "0000", "sent": "yes", "status": 200}),
+        ),
+        (
+            "refused",
+            json!({"result": "refused", "route": "other", "tenant": "other", "error": "invalid_path", "sent": "no", "status": 400}),
+        ),
+    ];
+    for (id, fields) in expected {
+        let line = gateway.exchange_of(id).await;
+        for (name, value) in fields.as_object().unwrap() {
+            assert_eq!(&line[name], value, "{id} {name}");
+        }
+        assert_eq!(
+            (&line["caller"], &line["level"]),
+            (&json!("other"), &json!("INFO"))
+        );
+        assert!(
+            line["duration"].as_f64().unwrap() > 0.0 && line["time"].is_string(),
+            "{line}"
+        );
+        assert_eq!(
+            line.get("queue").is_some(),
+            matches!(id, "miss" | "command"),
+            "{id}"
+        );
+        assert_eq!(
+            line.get("upstream").is_some(),
+            matches!(id, "miss" | "command"),
+            "{id}"
+        );
+        assert_eq!(line.get("age").is_some(), id == "hit", "{id}");
+        assert_eq!(
+            gateway
+                .log()
+                .iter()
+                .filter(|line| line["request_id"] == id)
+                .count(),
+            1
+        );
+    }
+    assert!(!gateway.output().contains("89860012018111220455"));
+}
