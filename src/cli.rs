@@ -159,18 +159,13 @@ fn check(path: &Path, no_secrets: bool) -> Done {
         warnings.extend(secrets.warnings.iter().cloned());
         Tenants::new(&config, &secrets)?;
     }
-    let warnings = warnings
-        .iter()
-        .map(|warning| format!("# warning: {warning}\n"));
+    for warning in &warnings {
+        let _ = writeln!(io::stderr(), "{warning}");
+    }
     let arithmetic = config.arithmetic();
     let arithmetic = arithmetic.lines().map(|line| format!("# {line}\n"));
     let effective = [config.effective(), "\n".to_owned()];
-    print(
-        &warnings
-            .chain(effective)
-            .chain(arithmetic)
-            .collect::<String>(),
-    )
+    print(&effective.into_iter().chain(arithmetic).collect::<String>())
 }
 
 fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {

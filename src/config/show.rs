@@ -117,30 +117,29 @@ impl Config {
 
         writeln!(
             out,
-            "sustained calls a second (requests at a time / the vendor's answer time):"
+            "sustained calls a second, the least of: connections / the vendor's answer time;"
         )?;
-        let per_second = limits
-            .share(limits.requests_per_second)
-            .map_or(f64::INFINITY, f64::from);
-        match limits.share(limits.connections) {
-            Some(connections) => {
-                for answer_time in [0.2, 1.0, 5.0] {
-                    let rate = (f64::from(connections) / answer_time).min(per_second);
-                    let bound = if rate < per_second {
-                        "connections"
-                    } else {
-                        "requests_per_second"
-                    };
-                    writeln!(
-                        out,
-                        "  answers in {answer_time} s: {rate:.1} (bound by {bound})"
-                    )?;
-                }
+        writeln!(
+            out,
+            "requests_per_second / (answer time + 1 s), as the vendor may count a call until it has answered it:"
+        )?;
+        let share = |limit| limits.share(limit).map_or(f64::INFINITY, f64::from);
+        for answer_time in [0.2, 1.0, 5.0] {
+            let by_connections = share(limits.connections) / answer_time;
+            let by_second = share(limits.requests_per_second) / (answer_time + 1.0);
+            let (rate, bound) = if by_connections < by_second {
+                (by_connections, "connections")
+            } else {
+                (by_second, "requests_per_second")
+            };
+            if rate.is_finite() {
+                writeln!(
+                    out,
+                    "  answers in {answer_time} s: {rate:.1} (bound by {bound})"
+                )?;
+            } else {
+                writeln!(out, "  answers in {answer_time} s: without bound")?;
             }
-            None if per_second.is_finite() => {
-                writeln!(out, "  {per_second:.1} (bound by requests_per_second)")?;
-            }
-            None => writeln!(out, "  without bound")?,
         }
         if let Some(day) = limits.share(limits.requests_per_day) {
             writeln!(

@@ -414,30 +414,31 @@ mod tests {
                 E::MalformedRequest(_)
                 | E::InvalidPath(_)
                 | E::MethodNotAllowed { .. }
-                | E::UnsupportedMediaType => {}
-                E::ForeignOrigin
+                | E::UnsupportedMediaType
+                | E::ForeignOrigin
                 | E::InvalidHeader { .. }
                 | E::Unauthenticated
-                | E::TenantForbidden(_) => {}
-                E::CommandsForbidden
+                | E::TenantForbidden(_)
+                | E::CommandsForbidden
                 | E::CommandsDisabled(_)
                 | E::UnknownTenant(_)
-                | E::TenantMismatch => {}
-                E::TenantRequired
+                | E::TenantMismatch
+                | E::TenantRequired
                 | E::UnlistedPath
                 | E::RouteRefused
                 | E::InvalidJson(_)
-                | E::BodyTooLarge(_) => {}
-                E::BodyTimeout
+                | E::BodyTooLarge(_)
+                | E::BodyTimeout
                 | E::IdempotencyUnsupported
                 | E::Overloaded { .. }
-                | E::TooManyConnections => {}
-                E::UpstreamUnreachable { .. }
+                | E::TooManyConnections
+                | E::UpstreamUnreachable { .. }
                 | E::UpstreamConnectTimeout
-                | E::UpstreamTimeout(_) => {}
-                E::UpstreamInvalidAnswer { .. } | E::Internal(_) => {}
+                | E::UpstreamTimeout(_)
+                | E::UpstreamInvalidAnswer { .. }
+                | E::Internal(_) => {}
                 // These two carry an error that only hyper can make; they are met over a socket.
-                E::BodyIncomplete(_) | E::UpstreamDisconnected { .. } => {}
+                E::BodyIncomplete(_) | E::UpstreamDisconnected { .. } => unreachable!(),
             }
         }
         let met_over_a_socket = ["body_incomplete", "upstream_disconnected"];

@@ -27,7 +27,6 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     pub body: String,
     pub at: Instant,
-    pub connection: usize,
 }
 
 impl Request {
@@ -208,10 +207,6 @@ impl Upstream {
         self.stopped.cancel();
         until("no open connection", async || self.open_connections() == 0).await;
     }
-
-    pub async fn wait_for_calls(&self, calls: usize) {
-        until(&format!("{calls} calls"), async || self.calls() >= calls).await;
-    }
 }
 
 async fn accept(
@@ -380,7 +375,6 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(
         headers,
         body: String::new(),
         at: Instant::now(),
-        connection,
     };
     let length = request
         .header("content-length")
