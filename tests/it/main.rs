@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that meets a None has failed
 #![allow(clippy::too_many_lines)] // of which most are rows of a table
 #![allow(clippy::float_cmp)] // counters are whole numbers
+#![allow(clippy::format_push_string, clippy::format_collect)] // a test may allocate
 #![allow(clippy::missing_panics_doc)]
 
 mod bounds;

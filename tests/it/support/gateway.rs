@@ -126,7 +126,7 @@ impl Builder {
             stderr
                 .lines()
                 .map_while(Result::ok)
-                .for_each(|line| collected.lock().unwrap().push(line))
+                .for_each(|line| collected.lock().unwrap().push(line));
         });
         let mut gateway = Gateway {
             process,

@@ -217,22 +217,19 @@ async fn accept(
 ) {
     while let Some(Ok((stream, _))) = stopped.run_until_cancelled(listener.accept()).await {
         stream.set_nodelay(true).unwrap();
-        let connection = {
+        {
             let mut seen = shared.seen.lock().unwrap();
             seen.opened += 1;
             seen.open += 1;
             seen.most_open = seen.most_open.max(seen.open);
-            seen.opened
-        };
+        }
         let (shared, tls, stopped) = (shared.clone(), tls.clone(), stopped.clone());
         tokio::spawn(async move {
             let served = async {
                 match tls {
-                    None => plain(stream, &shared, connection).await,
+                    None => plain(stream, &shared).await,
                     Some(tls) => match tls.accept(stream).await {
-                        Ok(stream) => serve(BufReader::new(stream), &shared, connection)
-                            .await
-                            .map(|_| ()),
+                        Ok(stream) => serve(BufReader::new(stream), &shared).await.map(|_| ()),
                         Err(error) => Err(error),
                     },
                 }
@@ -244,8 +241,8 @@ async fn accept(
 }
 
 /// As a reset needs the socket itself.
-async fn plain(mut stream: TcpStream, shared: &Shared, connection: usize) -> io::Result<()> {
-    let must_reset = serve(BufReader::new(&mut stream), shared, connection).await?;
+async fn plain(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    let must_reset = serve(BufReader::new(&mut stream), shared).await?;
     if must_reset {
         stream.set_zero_linger()?;
     }
@@ -256,9 +253,8 @@ async fn plain(mut stream: TcpStream, shared: &Shared, connection: usize) -> io:
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: BufReader<S>,
     shared: &Shared,
-    connection: usize,
 ) -> io::Result<bool> {
-    while let Some(request) = read(&mut stream, connection).await? {
+    while let Some(request) = read(&mut stream).await? {
         {
             let mut seen = shared.seen.lock().unwrap();
             let fault = fault_of(&request, &shared.secrets);
@@ -303,12 +299,12 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
         None => {
             stream
                 .write_all(&[whole(&length), answer.body.clone()].concat())
-                .await?
+                .await?;
         }
         Some(Fault::Drop) => return Ok(After::Close),
         Some(Fault::Reset) => return Ok(After::Reset),
         Some(Fault::Hang) => {
-            stream.read(&mut [0]).await?; // until the peer gives up
+            let _ = stream.read(&mut [0]).await?; // until the peer gives up
             return Ok(After::Close);
         }
         Some(Fault::Cut) => {
@@ -355,7 +351,6 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
 /// One request; none at the end of the connection.
 async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut BufReader<S>,
-    connection: usize,
 ) -> io::Result<Option<Request>> {
     let mut line = String::new();
     if stream.read_line(&mut line).await? == 0 {
