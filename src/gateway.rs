@@ -566,7 +566,8 @@ fn page_response(found: &Found) -> Response<Body> {
             headers.insert(name, value.clone());
         }
     }
-    let ttl = found.ttl.map(|ttl| ttl.as_secs());
+    // The lifetime less the `Age`, which is rounded down: the two add up to the lifetime.
+    let ttl = found.ttl.map(|ttl| ttl.as_millis().div_ceil(1000));
     let status = match (found.lookup, ttl) {
         (Lookup::Hit, ttl) => format!("linksfield-gateway; hit; ttl={}", ttl.unwrap_or_default()),
         (Lookup::Coalesced, _) => "linksfield-gateway; fwd=miss; collapsed".to_owned(),

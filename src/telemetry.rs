@@ -73,7 +73,9 @@ pub struct Metrics {
     requests: IntCounterVec,
     /// Handles of `requests`, by caller and tenant. Most pairs are never used.
     request_handles: Box<[OnceLock<Handles>]>,
-    request_duration: Box<[Histogram]>,
+    request_duration: HistogramVec,
+    /// Handles of `request_duration`, by route and result; a series exists from its first use on.
+    request_duration_handles: Box<[OnceLock<Histogram>]>,
     served_age: Box<[Histogram]>,
     saved_by_hit: IntCounter,
     saved_by_coalescing: IntCounter,
@@ -192,15 +194,10 @@ impl Metrics {
         let pairs = labels.callers.len() * labels.tenants.len();
         Self {
             request_handles: (0..pairs).map(|_| OnceLock::new()).collect(),
-            request_duration: labels
-                .routes
-                .iter()
-                .flat_map(|route| {
-                    Result::ALL.map(|result| {
-                        request_duration.with_label_values(&[route.as_str(), result.as_str()])
-                    })
-                })
+            request_duration_handles: (0..labels.routes.len() * Result::ALL.len())
+                .map(|_| OnceLock::new())
                 .collect(),
+            request_duration,
             served_age: labels
                 .routes
                 .iter()
@@ -392,6 +389,16 @@ impl Metrics {
         text
     }
 
+    fn request_duration_handle(&self, exchange: &Exchange<'_>) -> &Histogram {
+        let handle = exchange.route * Result::ALL.len() + exchange.result as usize;
+        self.request_duration_handles[handle].get_or_init(|| {
+            self.request_duration.with_label_values(&[
+                self.labels.routes[exchange.route].as_str(),
+                exchange.result.as_str(),
+            ])
+        })
+    }
+
     fn request_handle(&self, exchange: &Exchange<'_>) -> &IntCounter {
         let pair = exchange.caller * self.labels.tenants.len() + exchange.tenant;
         let handles = self.request_handles[pair].get_or_init(|| {
@@ -460,8 +467,7 @@ impl Drop for Exchange<'_> {
         let duration = self.started.elapsed().as_secs_f64();
         metrics.requests_in_flight.dec();
         metrics.request_handle(self).inc();
-        metrics.request_duration[self.route * Result::ALL.len() + self.result as usize]
-            .observe(duration);
+        metrics.request_duration_handle(self).observe(duration);
         if let Some(age) = self.age {
             metrics.served_age[self.route].observe(age.as_secs_f64());
         }
@@ -551,11 +557,8 @@ impl RequestIds {
     }
 }
 
-/// The revision the binary was built from, if the build told.
-pub const REVISION: &str = match option_env!("LINKSFIELD_GATEWAY_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
-};
+/// The revision the binary was built from; `build.rs` asks for it.
+pub const REVISION: &str = env!("LINKSFIELD_GATEWAY_REVISION");
 
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("linksfield_gateway_{name}"), help)

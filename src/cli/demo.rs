@@ -34,7 +34,7 @@ pub(super) fn run(options: &Options) -> Done {
         let ended = tokio_util::sync::CancellationToken::new();
         let simulator = tokio::spawn(simulator::run(
             vendor,
-            simulator::Options::default(),
+            strict(),
             ended.clone().cancelled_owned(),
         ));
         instance.run(asked_to_end()?).await?;
@@ -42,6 +42,13 @@ pub(super) fn run(options: &Options) -> Done {
         simulator.await??;
         Ok(())
     })
+}
+
+/// A simulator that counts as the vendor would: who goes too fast is told so.
+fn strict() -> simulator::Options {
+    let mut options = simulator::Options::default();
+    options.settings.enforce_limits = true;
+    options
 }
 
 fn configuration(listen: SocketAddr, vendor: SocketAddr) -> Result<Config, super::Failed> {
@@ -59,6 +66,8 @@ fn configuration(listen: SocketAddr, vendor: SocketAddr) -> Result<Config, super
         allow_unauthenticated = true  # a simulator is all that can be reached
         [upstream]
         base_url = "http://{vendor}{base_path}"
+        [upstream.codes]
+        bad_signature = ["{bad_signature}"]
         [tenants.demo]
         access_code = "{access_code}"
         secret_env = "UNUSED"  # the made-up secret is handed over below
@@ -70,6 +79,7 @@ fn configuration(listen: SocketAddr, vendor: SocketAddr) -> Result<Config, super
         invalidates = ["/package/queryOrder"]
         "#,
         base_path = simulator::Options::default().base_path,
+        bad_signature = simulator::code::BAD_SIGNATURE.code,
         access_code = simulator::DEMO_ACCESS_CODE,
     );
     Ok(Config::parse(&text, "demo", std::iter::empty())?.0)
@@ -121,12 +131,19 @@ Paste, in another terminal, in this order:
    curl -i http://{gateway}/package/queryOrder -H 'Content-Type: application/json' \
      -d '{{"page_no": 1, "page_no": 2}}'
 
-6. What operators see:
+6. So does the loss of an answer: tell the simulator to drop its next one, then order ("sent" is "unknown", look first):
 
-   curl -s http://{admin}/metrics | grep '^linksfield_gateway_'
+   curl -s http://{vendor}/_simulator/control -H 'Content-Type: application/json' \
+     -d '{{"fail": "drop", "fail_count": 1}}'
+
+   curl -i http://{gateway}/package/orderPackage -H 'Content-Type: application/json' \
+     -d '{{"device_id": "89860012018111220455", "package_code": "PACKAGE20180428000007"}}'
+
+7. What operators see:
+
+   curl -s http://{admin}/metrics | grep '^linksfield_gateway_' | grep -v bucket
    curl -s http://{admin}/config
 
-To see the vendor fail, tell the simulator: http://{vendor}/_simulator/control
 Ctrl-C ends both.
 
 "#,

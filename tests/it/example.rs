@@ -21,7 +21,10 @@ const VENDOR_REQUEST: &str = r#"{
 #[tokio::test]
 async fn the_vendors_own_example_goes_through_and_its_bare_twin_is_a_hit() {
     let upstream = upstream().run().await;
-    let gateway = gateway(&upstream).run().await;
+    let gateway = gateway(&upstream)
+        .set("routes./package/queryOrder.fresh_for", "\"1h\"")
+        .run()
+        .await;
 
     let first = gateway
         .post(
@@ -35,10 +38,8 @@ async fn the_vendors_own_example_goes_through_and_its_bare_twin_is_a_hit() {
         first.json()["data"]["page"],
         json!({"cur_page_no": 1, "page_size": 2, "total_count": 105, "total_pages": 53})
     );
-    assert_eq!(
-        first.header("cache-status"),
-        Some("linksfield-gateway; fwd=miss; stored; ttl=29")
-    );
+    let status = first.header("cache-status").unwrap();
+    assert!(status.starts_with("linksfield-gateway; fwd=miss; stored; ttl=3"));
     assert_eq!(first.header("age"), None);
     assert_eq!(first.header("cache-control"), Some("no-store"));
 
@@ -50,11 +51,13 @@ async fn the_vendors_own_example_goes_through_and_its_bare_twin_is_a_hit() {
         )
         .await;
     assert_eq!(twin.body, first.body, "byte for byte");
-    assert_eq!(
-        twin.header("cache-status"),
-        Some("linksfield-gateway; hit; ttl=29")
-    );
-    assert_eq!(twin.header("age"), Some("0"));
+    let status = twin.header("cache-status").unwrap();
+    let ttl: u64 = status
+        .strip_prefix("linksfield-gateway; hit; ttl=")
+        .and_then(|ttl| ttl.parse().ok())
+        .unwrap();
+    let age: u64 = twin.header("age").unwrap().parse().unwrap();
+    assert_eq!(ttl + age, 3600);
     assert_eq!(upstream.calls(), 1);
     assert_eq!(upstream.last().path(), "/cube/v4/package/queryOrder");
 }
