@@ -5,6 +5,10 @@ use std::process::Command;
 
 const VARIABLE: &str = "LINKSFIELD_GATEWAY_REVISION";
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a build script reads the environment of the build"
+)]
 fn main() {
     println!("cargo::rerun-if-env-changed={VARIABLE}");
     println!("cargo::rerun-if-changed=build.rs");
