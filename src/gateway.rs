@@ -1,8 +1,10 @@
 //! The way of a request: the only file that knows the order of the stations, reads the clock and keeps the record.
 
 pub mod cache;
+pub mod directives;
 pub mod error;
 pub mod language;
+pub mod page;
 pub mod params;
 pub mod progress;
 pub mod quota;
@@ -12,37 +14,38 @@ pub mod tenant;
 pub mod upstream;
 
 mod head;
+mod pace;
+mod response;
+mod scopes;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT_LANGUAGE, AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE,
-    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-};
+use hyper::header::{ACCEPT_LANGUAGE, AUTHORIZATION, HeaderMap};
 use hyper::{Request, Response};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use self::cache::{Cache, Filled, Found, Key, Lookup, Page, Scope};
-use self::error::{Error, InvalidAnswer, Sent, X_REQUEST_ID};
+use self::cache::{Cache, Filled, Key, Lookup, Question, Reason};
+use self::directives::Directives;
+use self::error::{Error, Sent, X_REQUEST_ID};
 use self::language::{Language, Languages};
+use self::pace::Pace;
 use self::params::Params;
 use self::progress::Progress;
-use self::quota::{Permit, Quota};
+use self::quota::{Class, Permit, Quota};
 use self::route::{Kind, Policy, Routes, Target};
+use self::scopes::Scopes;
 use self::tenant::{Callers, Tenant, Tenants};
-use self::upstream::{
-    Answer, COMMAND_MAX_IDLE, Failure, Outcome, QUERY_MAX_IDLE, Shape, Slot, Upstream,
-};
+use self::upstream::{Answer, COMMAND_MAX_IDLE, Failure, QUERY_MAX_IDLE, Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
 use crate::config::Config;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics, Snapshot};
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// One in so many parts of a caller's time is kept for the way back.
+const WAY_BACK: u32 = 20;
 
 /// The stations of a request, joined. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -58,6 +61,8 @@ struct Stations {
     cache: Cache,
     quota: Quota<Slot>,
     upstream: Upstream,
+    /// How long the calls of each route take.
+    paces: Vec<Pace>,
     bounds: Bounds,
     metrics: Arc<Metrics>,
     /// The commands under way: the drain waits for them.
@@ -97,6 +102,25 @@ struct Call {
     language: Arc<Language>,
 }
 
+/// What a request's head says about its answer.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    directives: Directives,
+    deadline: Instant,
+    names_deadline: bool,
+}
+
+/// How a call of Linksfield is made, and why.
+struct Errand {
+    class: Class,
+    /// The metrics' word for why.
+    reason: &'static str,
+    /// How long it waits for its turn.
+    patience: Instant,
+    /// For how long its connection may have been idle.
+    max_idle: Duration,
+}
+
 /// A call that was answered.
 struct Answered {
     answer: Answer,
@@ -129,6 +153,7 @@ impl Gateway {
             cache: Cache::new(config.cache.max_size.as_u64()),
             quota: parts.quota,
             upstream: parts.upstream,
+            paces: (0..=config.routes.len()).map(|_| Pace::default()).collect(),
             bounds: Bounds {
                 request_timeout: config.server.request_timeout,
                 body_timeout: config.server.body_timeout,
@@ -170,20 +195,29 @@ impl Gateway {
         head::check(&request)?;
         let target = self.0.routes.find(request.uri().path())?;
         exchange.route = target.route.label;
-        let deadline = exchange.started + self.patience(request.headers())?;
-        let call = self.read(target, request, deadline, exchange).await?;
+        let asked = self.asked(request.headers(), exchange.started)?;
+        let call = self.read(target, request, asked.deadline, exchange).await?;
         exchange.tenant = call.tenant.label;
 
         match &call.target.route.clone().kind {
-            Kind::Query(policy) => self.query(call, policy, deadline, exchange).await,
-            Kind::Command { .. } | Kind::Refuse => self.command(call, deadline, exchange).await,
+            Kind::Query(policy) => self.query(call, policy, &asked, exchange).await,
+            Kind::Command { .. } | Kind::Refuse => {
+                self.command(call, asked.deadline, exchange).await
+            }
         }
     }
 
-    /// How long the caller waits: as long as it says, and never longer than the configuration allows.
-    fn patience(&self, headers: &HeaderMap) -> Result<Duration, Error> {
+    /// How long the caller waits: as long as it says, and never longer than the configuration allows; less what the
+    /// answer needs to get back.
+    fn asked(&self, headers: &HeaderMap, arrived_at: Instant) -> Result<Asked, Error> {
         let most = self.0.bounds.request_timeout;
-        Ok(head::request_timeout(headers)?.map_or(most, |named| named.min(most)))
+        let named = head::request_timeout(headers)?;
+        let patience = named.map_or(most, |named| named.min(most));
+        Ok(Asked {
+            directives: Directives::of(headers),
+            deadline: arrived_at + patience - patience / WAY_BACK,
+            names_deadline: named.is_some(),
+        })
     }
 
     /// Caller, then body, then tenant: what is refused for its head is not read.
@@ -251,25 +285,38 @@ impl Gateway {
         &self,
         call: Call,
         policy: &Policy,
-        deadline: Instant,
+        asked: &Asked,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
         exchange.result = telemetry::Result::Miss;
-        let scope = self.0.scopes.of(&call.tenant, &call.target).clone();
-        let key = Key::new(scope, call.language.tag.clone(), call.params.as_str());
+        let this = &*self.0;
+        let scope = this.scopes.of(&call.tenant, &call.target).clone();
+        let question = Question {
+            key: Key::new(scope, call.language.tag.clone(), &call.params),
+            policy,
+            directives: asked.directives,
+            arrived_at: exchange.started,
+            deadline: asked.deadline,
+            names_deadline: asked.names_deadline,
+        };
+        let pace = &this.paces[call.target.route.label];
+        let usual = || {
+            let call = pace.p90();
+            this.quota.expected_wait(call) + call
+        };
         let pages = policy.pages;
-        let fill = |progress| self.clone().fill(call, pages, progress); // a hit signs nothing
-        let found = self
-            .0
-            .cache
-            .get_or_fill(key, policy, Instant::now(), deadline, fill)
-            .await?;
+        let fill = |progress, reason| self.clone().fill(call, pages, progress, reason); // a hit signs nothing
+        let found = this.cache.get_or_fill(&question, usual, fill).await?;
 
         exchange.vendor_code.clone_from(&found.page.vendor_code);
+        exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
         match found.lookup {
-            Lookup::Hit => {
-                exchange.result = telemetry::Result::Hit;
+            Lookup::Hit | Lookup::Stale => {
                 exchange.age = Some(found.age);
+                exchange.result = match found.lookup {
+                    Lookup::Hit => telemetry::Result::Hit,
+                    _ => telemetry::Result::Stale,
+                };
             }
             Lookup::Coalesced => {
                 exchange.result = telemetry::Result::Coalesced;
@@ -277,16 +324,34 @@ impl Gateway {
             }
             Lookup::Miss => exchange_went_upstream(exchange, found.age),
         }
-        Ok(page_response(&found))
+        if asked.directives.no_store {
+            exchange.result = telemetry::Result::Bypass;
+        }
+        Ok(response::of_page(&found))
     }
 
     /// Owned arguments: a fill outlives the request that began it.
-    async fn fill(self, call: Call, pages: bool, progress: Progress) -> Result<Filled, Error> {
+    async fn fill(
+        self,
+        call: Call,
+        pages: bool,
+        progress: Progress,
+        reason: Reason,
+    ) -> Result<Filled, Error> {
         let patience = Instant::now() + self.0.bounds.request_timeout; // no caller waits longer
-        let answered = self
-            .call(&call, &progress, patience, QUERY_MAX_IDLE, || {})
-            .await?;
-        to_filled(answered.answer, pages, answered.sent_at)
+        let (class, reason) = match reason {
+            Reason::Caller => (Class::Query, "caller"),
+            Reason::NoCache => (Class::Query, "no_cache"),
+            Reason::Revalidate => (Class::Refresh, "revalidate"),
+        };
+        let errand = Errand {
+            class,
+            reason,
+            patience,
+            max_idle: QUERY_MAX_IDLE,
+        };
+        let answered = self.call(&call, &errand, &progress, || {}).await?;
+        response::to_filled(answered.answer, pages, answered.sent_at)
     }
 
     /// A command has a task of its own: called off while no byte has left, else run to its end, whoever still waits.
@@ -323,7 +388,11 @@ impl Gateway {
             .vendor_code
             .clone_from(&answered.answer.vendor_code);
         exchange_went_upstream(exchange, answered.sent_at.elapsed());
-        Ok(command_response(answered))
+        Ok(response::of_command(
+            answered.answer,
+            answered.deadline,
+            answered.permit,
+        ))
     }
 
     async fn run_command(
@@ -336,15 +405,23 @@ impl Gateway {
     ) {
         let metrics = &self.0.metrics;
         let started = Instant::now();
-        let scopes = self.0.scopes.reached_by(&call.tenant, &call.target.route);
-        let invalidate = || scopes.iter().for_each(|scope| scope.invalidate());
+        let reach = self
+            .0
+            .scopes
+            .reach(&call.tenant, &call.target.route, &call.params);
+        let errand = Errand {
+            class: Class::Command,
+            reason: "caller",
+            patience,
+            max_idle: COMMAND_MAX_IDLE,
+        };
         let result = tokio::select! {
             () = progress.cancelled() => return, // no byte has left, and nobody waits
-            result = self.call(&call, &progress, patience, COMMAND_MAX_IDLE, invalidate) => result,
+            result = self.call(&call, &errand, &progress, || reach.invalidate(None)) => result,
         };
         let (route, tenant) = (call.target.route.label, call.tenant.label);
         if progress.sent() != Sent::No {
-            invalidate();
+            reach.invalidate(Some(Instant::now()));
             metrics.invalidation("command");
         }
         if matches!(&result, Err(error) if error.sent() == Sent::Unknown) {
@@ -373,13 +450,16 @@ impl Gateway {
     async fn call(
         &self,
         call: &Call,
+        errand: &Errand,
         progress: &Progress,
-        patience: Instant,
-        mut max_idle: Duration,
         before: impl Fn(),
     ) -> Result<Answered, Error> {
         let this = &*self.0;
-        let mut permit = this.quota.acquire(patience).await?;
+        let mut max_idle = errand.max_idle;
+        let mut permit = this
+            .quota
+            .acquire(errand.class, progress, errand.patience)
+            .await?;
         let granted_at = Instant::now();
         let deadline = granted_at
             + call
@@ -418,8 +498,10 @@ impl Gateway {
             Err(error) => error.code(),
         };
         let (route, tenant) = (call.target.route.label, call.tenant.label);
+        let duration = granted_at.elapsed();
+        this.paces[route].record(duration);
         this.metrics
-            .upstream_call(route, tenant, outcome, "caller", granted_at.elapsed());
+            .upstream_call(route, tenant, outcome, errand.reason, duration);
         result.map(|(answer, sent_at)| Answered {
             answer,
             sent_at,
@@ -452,160 +534,10 @@ impl Gateway {
     }
 }
 
-/// One scope for each tenant and query.
-#[derive(Debug)]
-struct Scopes {
-    routes: usize,
-    by_tenant_and_route: Vec<Option<Arc<Scope>>>,
-}
-
-impl Scopes {
-    fn new(config: &Config, routes: &Routes, tenants: &Tenants) -> Self {
-        let base_url: Arc<str> = config.upstream.base_url.to_string().into();
-        let mut scopes = vec![None; config.tenants.len() * config.routes.len()];
-        for tenant in tenants.iter() {
-            for (path, route) in routes.queries() {
-                let scope = Scope::new(base_url.clone(), tenant.access_code.clone(), path.clone());
-                scopes[tenant.label * config.routes.len() + route.label] = Some(Arc::new(scope));
-            }
-        }
-        Self {
-            routes: config.routes.len(),
-            by_tenant_and_route: scopes,
-        }
-    }
-
-    fn of(&self, tenant: &Tenant, target: &Target) -> &Arc<Scope> {
-        let scope = &self.by_tenant_and_route[tenant.label * self.routes + target.route.label];
-        scope
-            .as_ref()
-            .expect("every query has a scope for every tenant")
-    }
-
-    /// What a command of this route may change: the queries it names; without names, and on a path that is not
-    /// configured, every query of its tenant.
-    fn reached_by(&self, tenant: &Tenant, route: &route::Route) -> Vec<Arc<Scope>> {
-        let named = match &route.kind {
-            Kind::Command { invalidates } => invalidates.as_deref(),
-            Kind::Query(_) | Kind::Refuse => None,
-        };
-        let start = tenant.label * self.routes;
-        let scopes = self.by_tenant_and_route[start..start + self.routes]
-            .iter()
-            .flatten();
-        scopes
-            .filter(|scope| named.is_none_or(|paths| paths.contains(scope.path())))
-            .cloned()
-            .collect()
-    }
-}
-
-/// Only a success of the expected shape, whole beyond doubt, is kept. What is no envelope is not an answer to a query.
-fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled, Error> {
-    let invalid = |reason| {
-        Err(Error::UpstreamInvalidAnswer {
-            status: answer.status,
-            reason,
-        })
-    };
-    let is_encoded = answer.headers.contains_key(CONTENT_ENCODING);
-    if answer.rest.is_some() {
-        return invalid(InvalidAnswer::TooLarge);
-    }
-    if answer.shape == Shape::NoEnvelope && !is_encoded {
-        return invalid(InvalidAnswer::NotAnEnvelope);
-    }
-    let has_shape = if pages {
-        answer.shape == Shape::Page
-    } else {
-        matches!(answer.shape, Shape::Page | Shape::Data)
-    };
-    let storable =
-        answer.outcome == Outcome::Success && has_shape && answer.is_framed && !is_encoded;
-    let header = |name| answer.headers.get(name).cloned();
-    let page = Page {
-        status: answer.status,
-        content_type: header(CONTENT_TYPE),
-        content_language: header(CONTENT_LANGUAGE),
-        content_encoding: header(CONTENT_ENCODING),
-        retry_after: header(RETRY_AFTER),
-        // A copy of its own: the bytes as read would keep the whole read buffer in memory.
-        body: if storable {
-            Bytes::copy_from_slice(&answer.body)
-        } else {
-            answer.body
-        },
-        vendor_code: answer.vendor_code,
-    };
-    Ok(Filled {
-        page: Arc::new(page),
-        storable,
-        sent_at,
-    })
-}
-
 fn exchange_went_upstream(exchange: &mut Exchange<'_>, upstream: Duration) {
     exchange.sent = Some(Sent::Yes.as_str());
     exchange.upstream = Some(upstream);
     exchange.queue = Some(exchange.started.elapsed().saturating_sub(upstream));
-}
-
-fn page_response(found: &Found) -> Response<Body> {
-    let page = &found.page;
-    let mut response = Response::new(Body::from(page.body.clone()));
-    *response.status_mut() = page.status;
-    let headers = response.headers_mut();
-    let kept = [
-        (CONTENT_TYPE, &page.content_type),
-        (CONTENT_LANGUAGE, &page.content_language),
-        (CONTENT_ENCODING, &page.content_encoding),
-        (RETRY_AFTER, &page.retry_after),
-    ];
-    for (name, value) in kept {
-        if let Some(value) = value {
-            headers.insert(name, value.clone());
-        }
-    }
-    // The lifetime less the `Age`, which is rounded down: the two add up to the lifetime.
-    let ttl = found.ttl.map(|ttl| ttl.as_millis().div_ceil(1000));
-    let status = match (found.lookup, ttl) {
-        (Lookup::Hit, ttl) => format!("linksfield-gateway; hit; ttl={}", ttl.unwrap_or_default()),
-        (Lookup::Coalesced, _) => "linksfield-gateway; fwd=miss; collapsed".to_owned(),
-        (Lookup::Miss, Some(ttl)) => format!("linksfield-gateway; fwd=miss; stored; ttl={ttl}"),
-        (Lookup::Miss, None) => "linksfield-gateway; fwd=miss".to_owned(),
-    };
-    headers.insert(
-        CACHE_STATUS,
-        HeaderValue::from_str(&status).expect("visible ASCII"),
-    );
-    if found.lookup != Lookup::Miss {
-        headers.insert(AGE, HeaderValue::from(found.age.as_secs())); // RFC 9111, section 5.1: not of an answer of now
-    }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn command_response(answered: Answered) -> Response<Body> {
-    let Answered {
-        answer,
-        deadline,
-        permit,
-        ..
-    } = answered;
-    let body = match answer.rest {
-        None => Body::from(answer.body),
-        Some(rest) => Body::passing(answer.body, rest, deadline, permit),
-    };
-    let mut response = Response::new(body);
-    *response.status_mut() = answer.status;
-    let headers = response.headers_mut();
-    *headers = answer.headers;
-    headers.insert(
-        CACHE_STATUS,
-        HeaderValue::from_static("linksfield-gateway; fwd=bypass"),
-    );
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 /// The time that goes into signatures; the only place that reads it.

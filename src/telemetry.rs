@@ -34,10 +34,14 @@ pub struct Labels {
 pub enum Result {
     /// A fresh page from memory.
     Hit,
+    /// A page from memory that is not fresh.
+    Stale,
     /// The answer of a fill that ran for somebody else.
     Coalesced,
     /// The answer, or the failure, of a fill that this request began.
     Miss,
+    /// The answer of a fill that memory has no part in, as the caller asked.
+    Bypass,
     /// A command.
     Command,
     /// Refused before it was either.
@@ -45,10 +49,12 @@ pub enum Result {
 }
 
 impl Result {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Hit,
+        Self::Stale,
         Self::Coalesced,
         Self::Miss,
+        Self::Bypass,
         Self::Command,
         Self::Refused,
     ];
@@ -57,8 +63,10 @@ impl Result {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
+            Self::Stale => "stale",
             Self::Coalesced => "coalesced",
             Self::Miss => "miss",
+            Self::Bypass => "bypass",
             Self::Command => "command",
             Self::Refused => "refused",
         }
@@ -78,6 +86,7 @@ pub struct Metrics {
     request_duration_handles: Box<[OnceLock<Histogram>]>,
     served_age: Box<[Histogram]>,
     saved_by_hit: IntCounter,
+    saved_by_stale: IntCounter,
     saved_by_coalescing: IntCounter,
     errors: IntCounterVec,
     upstream_requests: IntCounterVec,
@@ -204,6 +213,7 @@ impl Metrics {
                 .map(|route| served_age.with_label_values(&[route]))
                 .collect(),
             saved_by_hit: saved.with_label_values(&["hit"]),
+            saved_by_stale: saved.with_label_values(&["stale"]),
             saved_by_coalescing: saved.with_label_values(&["coalesced"]),
             errors: counters(
                 &registry,
@@ -277,6 +287,7 @@ impl Metrics {
             error: None,
             sent: None,
             vendor_code: None,
+            saved_a_call: false,
             age: None,
             queue: None,
             upstream: None,
@@ -453,6 +464,8 @@ pub struct Exchange<'a> {
     pub sent: Option<&'static str>,
     /// The envelope's `code`.
     pub vendor_code: Option<Box<str>>,
+    /// Was no call of Linksfield made for it?
+    pub saved_a_call: bool,
     /// The age of a page from memory.
     pub age: Option<Duration>,
     /// The time spent waiting for a permit.
@@ -476,9 +489,10 @@ impl Drop for Exchange<'_> {
                 .errors
                 .with_label_values(&[code, self.sent.unwrap_or("no")])
                 .inc();
-        } else {
+        } else if self.saved_a_call {
             match self.result {
                 Result::Hit => metrics.saved_by_hit.inc(),
+                Result::Stale => metrics.saved_by_stale.inc(),
                 Result::Coalesced => metrics.saved_by_coalescing.inc(),
                 _ => {}
             }

@@ -158,7 +158,7 @@ fn clock(answer: &Answer, duration: Duration, now: SystemTime) -> String {
 fn accepted(answer: &Answer) -> Result<String, String> {
     let code = answer.vendor_code.as_deref().unwrap_or_default();
     match answer.outcome {
-        Outcome::Success if answer.shape == Shape::Page => Ok("Base URL, secret and signing are right.".into()),
+        Outcome::Success if matches!(answer.shape, Shape::Page(_)) => Ok("Base URL, secret and signing are right.".into()),
         Outcome::Success => Err("A success, but not of the shape of an order query: is this the base URL of the right API?".into()),
         Outcome::BadSignature => Err("The signature was not accepted: check the secret, then the [signing] section with calibrate.".into()),
         Outcome::Throttled => Err("The vendor's limits are reached, so nothing is known: try again later.".into()),

@@ -19,11 +19,20 @@ pub struct Route {
     /// Query: counted from the end of `fresh_for`; served where the vendor fails.
     #[serde(with = "humantime_serde")]
     pub stale_if_error: Duration,
+    /// Query: how long a caller who names no deadline waits, where an answer that is served on failure is there.
+    #[serde(with = "humantime_serde")]
+    pub stale_patience: Duration,
+    /// Query: an answer younger than this is served although the caller says `no-cache`.
+    #[serde(with = "humantime_serde")]
+    pub min_refresh: Duration,
     /// Query: `page_no` and `page_size` make pages of one snapshot.
     pub pages: bool,
     /// Command: the queries it changes; `None` means every query of its tenant.
     #[serde(serialize_with = "super::show::or_unset")]
     pub invalidates: Option<Vec<String>>,
+    /// Command: how long after it the vendor may still show the old state.
+    #[serde(with = "humantime_serde")]
+    pub settle: Duration,
     /// One exchange with the vendor; `None` means `upstream.timeout`.
     #[serde(
         deserialize_with = "humantime_serde::deserialize",
@@ -41,8 +50,11 @@ impl Default for Route {
             fresh_for: Duration::from_secs(30),
             stale_for: Duration::from_secs(30),
             stale_if_error: Duration::from_secs(600),
+            stale_patience: Duration::from_secs(2),
+            min_refresh: Duration::ZERO,
             pages: false,
             invalidates: None,
+            settle: Duration::from_secs(5),
             timeout: None,
             idempotency: Idempotency::default(),
         }
@@ -75,8 +87,9 @@ impl Kind {
     /// Whether a key of a route means something for this kind.
     pub(super) fn has_key(self, key: &str) -> bool {
         match key {
-            "fresh_for" | "stale_for" | "stale_if_error" | "pages" => self == Self::Query,
-            "invalidates" | "idempotency" => self == Self::Command,
+            "fresh_for" | "stale_for" | "stale_if_error" | "stale_patience" | "min_refresh"
+            | "pages" => self == Self::Query,
+            "invalidates" | "settle" | "idempotency" => self == Self::Command,
             "timeout" => self != Self::Refuse,
             _ => true,
         }

@@ -1,123 +1,93 @@
 //! Is there a page for this query? Answers from memory, or from the one fill that all who ask for it wait for.
 //!
-//! moka keeps the entries and bounds the memory; what an entry is worth is judged here, by the time the caller passes
-//! in and by its generation. Fills run in tasks of their own: a caller who leaves stops waiting, the fill goes on.
+//! moka keeps the entries and bounds the memory; what an entry is worth is judged here, by its snapshot and by a clock
+//! that the tests can set. Everything but a hit is rare, as the vendor is slow: it takes one lock.
 //!
-//! Invariant: an entry is found only under the generation that it was filled under. An invalidation raises the
-//! generation first, so neither a page filled before it nor one that comes in late is found after it.
+//! Invariants: a page filled before an invalidation that touches it is never found after it, whatever a request says;
+//! pages with one snapshot id never contradict each other; a page is fetched once for all who can wait for it.
+
+mod flight;
+mod key;
+mod lookup;
+mod narrowing;
+mod scope;
+mod snapshot;
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::StatusCode;
-use hyper::header::HeaderValue;
 use moka::policy::EvictionPolicy;
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use self::flight::{Flight, Landed};
+pub use self::key::Key;
+pub use self::lookup::{Failure, Forwarded, Found, Lifetime, Lookup};
+pub use self::narrowing::Named;
+pub use self::scope::Scope;
+use self::scope::Validity;
+use self::snapshot::{Arrival, Series, Snapshot, Standing};
+use super::directives::Directives;
 use super::error::{Error, Sent};
+use super::page::{Page, Position};
 use super::progress::Progress;
 use super::route::Policy;
 
-/// Whose pages of which path: what an invalidation reaches.
-///
-/// There is no default: every key names a tenant.
-#[derive(Debug)]
-pub struct Scope {
-    base_url: Arc<str>,
-    access_code: Arc<str>,
-    path: Arc<str>,
-    generation: AtomicU64,
-}
-
-impl Scope {
-    /// The scope of a tenant's queries of one path.
-    pub fn new(base_url: Arc<str>, access_code: Arc<str>, path: Arc<str>) -> Self {
-        Self {
-            base_url,
-            access_code,
-            path,
-            generation: AtomicU64::new(0),
-        }
-    }
-
-    /// From now on nothing is found that was filled, or began to be filled, before.
-    pub fn invalidate(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The path.
-    pub fn path(&self) -> &Arc<str> {
-        &self.path
-    }
-
-    fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
-    fn parts(&self) -> (&str, &str, &str) {
-        (&self.base_url, &self.access_code, &self.path)
-    }
-}
-
-/// What makes two queries the same: base URL, access code, path, language and parameters; nothing else, nothing less.
+/// The pages in memory and the fills that run.
 #[derive(Debug, Clone)]
-pub struct Key {
-    scope: Arc<Scope>,
-    language: Arc<str>,
-    params: Arc<str>,
-}
+pub struct Cache(Arc<Inner>);
 
-impl Key {
-    /// `language` is the one that is sent upstream, `params` the normal form.
-    pub fn new(scope: Arc<Scope>, language: Arc<str>, params: &str) -> Self {
-        Self {
-            scope,
-            language,
-            params: params.into(),
-        }
-    }
-
-    fn parts(&self) -> (&str, &str, (&str, &str, &str)) {
-        (&self.params, &self.language, self.scope.parts())
-    }
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        self.parts() == other.parts()
-    }
-}
-
-impl Eq for Key {}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.parts().hash(state);
-    }
-}
-
-/// An answer to a query, as it goes back to callers.
 #[derive(Debug)]
-pub struct Page {
-    /// The answer's status.
-    pub status: StatusCode,
-    /// Its `Content-Type`, as it came.
-    pub content_type: Option<HeaderValue>,
-    /// Its `Content-Language`, as it came.
-    pub content_language: Option<HeaderValue>,
-    /// Its `Content-Encoding`, if the vendor encoded it unasked. Such a page is not stored.
-    pub content_encoding: Option<HeaderValue>,
-    /// Its `Retry-After`, on a refusal of the vendor.
-    pub retry_after: Option<HeaderValue>,
-    /// Its bytes, as they came.
-    pub body: Bytes,
-    /// The envelope's `code`.
-    pub vendor_code: Option<Box<str>>,
+struct Inner {
+    entries: moka::sync::Cache<Key, Entry>,
+    evictions: Arc<AtomicU64>,
+    state: Mutex<State>,
+    next_flight: AtomicU64,
+}
+
+/// What only fills change.
+#[derive(Debug, Default)]
+struct State {
+    flights: HashMap<Key, Flight>,
+    series: Series,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    page: Arc<Page>,
+    sent_at: Instant,
+    snapshot: Arc<Snapshot>,
+    /// For how long moka must keep it: nothing may use it any more after that.
+    keep_for: Duration,
+}
+
+/// A query, and what its caller says about the answer.
+#[derive(Debug, Clone)]
+pub struct Question<'a> {
+    /// Which page.
+    pub key: Key,
+    /// How long the pages of its route serve.
+    pub policy: &'a Policy,
+    /// What the caller asks of the cache.
+    pub directives: Directives,
+    /// When its head had come.
+    pub arrived_at: Instant,
+    /// How long its caller waits.
+    pub deadline: Instant,
+    /// Did the caller name its deadline?
+    pub names_deadline: bool,
+}
+
+/// Why a fill is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// A caller waits for a page that is not there, or too old.
+    Caller,
+    /// A stale page was answered.
+    Revalidate,
+    /// A caller would not take what is there.
+    NoCache,
 }
 
 /// What a fill brings.
@@ -127,76 +97,37 @@ pub struct Filled {
     pub page: Arc<Page>,
     /// May it be kept? (Whether it still may when it comes is for the generation to say.)
     pub storable: bool,
+    /// Its place among the pages of its query; only of a page that may be kept.
+    pub position: Option<Position>,
+    /// What it means, if it is a failure of the vendor for which an old page may stand in.
+    pub failure: Option<&'static str>,
     /// When its request was sent: the state it shows is at least as new as that.
     pub sent_at: Instant,
 }
 
-/// How a query was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lookup {
-    /// From a fresh page in memory.
-    Hit,
-    /// By a fill that was running for somebody else.
-    Coalesced,
-    /// By a fill that this request began.
-    Miss,
+/// What memory has for a question.
+enum Memory {
+    /// This answers it.
+    Answers(Found),
+    /// This answers it, while a fill runs.
+    AnswersStale(Found),
+    /// A fill has to; this can stand in if it fails.
+    StandsIn(Found),
+    /// Nothing that serves.
+    Nothing(Forwarded),
 }
 
-/// A page, and how it was come by.
-#[derive(Debug)]
-pub struct Found {
-    /// The answer.
-    pub page: Arc<Page>,
-    /// How it was come by.
-    pub lookup: Lookup,
-    /// The time since its request was sent upstream.
-    pub age: Duration,
-    /// For how long it stays fresh; none if it is not kept.
-    pub ttl: Option<Duration>,
-}
-
-/// The pages in memory and the fills that run.
-#[derive(Debug, Clone)]
-pub struct Cache(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    entries: moka::sync::Cache<Key, Entry>,
-    flights: Mutex<HashMap<Key, Flight>>,
-    evictions: Arc<AtomicU64>,
-}
-
-#[derive(Debug, Clone)]
-struct Entry {
-    page: Arc<Page>,
-    generation: u64,
-    filled_at: Instant,
-    fresh_until: Instant,
-    /// The end of `stale_for` and of `stale_if_error`, whichever is later.
-    usable_until: Instant,
-}
-
-enum Boarded {
-    Landed(Found),
-    Coalesced(Flight),
-    Began(Flight),
-}
-
-/// A running fill.
-#[derive(Debug, Clone)]
-struct Flight {
-    generation: u64,
-    progress: Progress,
-    outcome: watch::Receiver<Option<Result<Landed, Arc<Error>>>>,
-}
-
-/// The end of a fill.
-#[derive(Debug, Clone)]
-struct Landed {
-    page: Arc<Page>,
-    filled_at: Instant,
-    /// Until when the page is fresh; none if it was not kept.
-    fresh_until: Option<Instant>,
+/// What the cache holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Statistics {
+    /// Pages.
+    pub entries: u64,
+    /// Their bytes, keys and overhead included.
+    pub bytes: u64,
+    /// Pages that were dropped for want of room, since the start.
+    pub evictions: u64,
+    /// Fills that run.
+    pub fills: usize,
 }
 
 impl Cache {
@@ -218,109 +149,148 @@ impl Cache {
             .build();
         Self(Arc::new(Inner {
             entries,
-            flights: Mutex::default(),
             evictions,
+            state: Mutex::default(),
+            next_flight: AtomicU64::new(0),
         }))
     }
 
-    /// The fresh page of this key; else that of its running fill, or of the one that `fill` begins.
+    /// The page from memory where it serves; else that of a fill that runs, or of the one that `fill` begins; else,
+    /// where that fails or takes too long, an old page.
     ///
-    /// A fresh page signs nothing and waits for nobody; a fill is waited for until `deadline`. `fill` gets the
-    /// [`Progress`] by which those who stop waiting know whether the request has left.
+    /// A page from memory signs nothing and waits for nobody. `fill` gets the [`Progress`] by which those who stop
+    /// waiting know whether the request has left; it is called once at most. `usual` says how long a fill will
+    /// usually take from now on, the wait for its turn included.
     pub async fn get_or_fill<F>(
         &self,
-        key: Key,
-        policy: &Policy,
-        now: Instant,
-        deadline: Instant,
-        fill: impl FnOnce(Progress) -> F,
+        question: &Question<'_>,
+        usual: impl FnOnce() -> Duration,
+        fill: impl FnOnce(Progress, Reason) -> F,
     ) -> Result<Found, Arc<Error>>
     where
         F: Future<Output = Result<Filled, Error>> + Send + 'static,
     {
-        if let Some(found) = self.fresh(&key, now) {
-            return Ok(found);
-        }
-        let (lookup, mut flight) = match self.board(key, policy, now, fill) {
+        let (because, patience) = match self.0.look(question, question.arrived_at) {
+            Memory::Answers(found) => return Ok(found),
+            Memory::AnswersStale(found) => {
+                if !question.directives.only_if_cached {
+                    self.board(question, Reason::Revalidate, fill);
+                }
+                return Ok(found);
+            }
+            _ if question.directives.only_if_cached => return Err(Error::NotCached.into()),
+            Memory::StandsIn(found) => match question.patience(usual) {
+                Some(patience) => (Forwarded::Stale, patience),
+                None => {
+                    self.board(question, Reason::Revalidate, fill);
+                    return Ok(found);
+                }
+            },
+            Memory::Nothing(because) => (because, question.deadline),
+        };
+        let (lookup, mut flight) = match self.board(question, question.reason(because), fill) {
             Boarded::Landed(found) => return Ok(found),
-            Boarded::Coalesced(flight) => (Lookup::Coalesced, flight),
+            Boarded::Joined(flight) => (Lookup::Coalesced, flight),
             Boarded::Began(flight) => (Lookup::Miss, flight),
         };
-        let landed = match timeout_at(deadline, flight.outcome.wait_for(Option::is_some)).await {
-            Ok(Ok(outcome)) => outcome.clone().expect("waited for until it was some")?,
-            Ok(Err(_)) => return Err(Error::Internal(flight.progress.sent()).into()), // the fill's task is gone
-            Err(_) => return Err(too_late(&flight.progress).into()),
-        };
+        let outcome = flight.outcome(patience).await;
         let now = Instant::now();
-        Ok(Found {
-            page: landed.page,
-            lookup,
-            age: now.saturating_duration_since(landed.filled_at),
-            ttl: landed
-                .fresh_until
-                .map(|until| until.saturating_duration_since(now)),
-        })
+        let failure = match &outcome {
+            Some(Ok(landed)) => match landed.failure {
+                None => return Ok(landed.found(lookup, because, question.policy, now)),
+                Some(reason) => Failure {
+                    reason,
+                    status: Some(landed.page.status),
+                },
+            },
+            Some(Err(error)) => Failure {
+                reason: error.code(),
+                status: None,
+            },
+            None => Failure {
+                reason: too_late(&flight.progress).code(),
+                status: None,
+            },
+        };
+        if let Some(found) = self.0.stand_in(question, failure, now) {
+            return Ok(found);
+        }
+        match outcome {
+            Some(Ok(landed)) => Ok(landed.found(lookup, because, question.policy, now)),
+            Some(Err(error)) => Err(error),
+            None => Err(too_late(&flight.progress).into()),
+        }
     }
 
-    fn fresh(&self, key: &Key, now: Instant) -> Option<Found> {
-        let entry = self.0.entries.get(key)?;
-        let is_current = entry.generation == key.scope.generation();
-        (is_current && now < entry.fresh_until).then(|| Found {
-            lookup: Lookup::Hit,
-            age: now.saturating_duration_since(entry.filled_at),
-            ttl: Some(entry.fresh_until.saturating_duration_since(now)),
-            page: entry.page,
-        })
-    }
-
-    /// Joins the running fill of the key, unless it began before an invalidation; else begins one.
+    /// Joins a running fill that serves; else begins one.
     fn board<F>(
         &self,
-        key: Key,
-        policy: &Policy,
-        now: Instant,
-        fill: impl FnOnce(Progress) -> F,
+        question: &Question<'_>,
+        reason: Reason,
+        fill: impl FnOnce(Progress, Reason) -> F,
     ) -> Boarded
     where
         F: Future<Output = Result<Filled, Error>> + Send + 'static,
     {
-        let generation = key.scope.generation();
-        let mut flights = self.0.flights();
-        if let Some(flight) = flights
-            .get(&key)
-            .filter(|flight| flight.generation == generation)
-        {
-            return Boarded::Coalesced(flight.clone());
+        let (key, now) = (&question.key, question.arrived_at);
+        let is_shared = !question.directives.no_store;
+        let mut state = self.0.state();
+        if is_shared {
+            let running = state.flights.get(key);
+            if let Some(flight) =
+                running.filter(|flight| flight.serves(key, question.not_before(), now))
+            {
+                return Boarded::Joined(flight.clone());
+            }
+            if let Memory::Answers(found) = self.0.look(question, now) {
+                return Boarded::Landed(found); // its fill ended since the first look
+            }
         }
-        if let Some(found) = self.fresh(&key, now) {
-            return Boarded::Landed(found); // its fill ended since the first look
-        }
-        let (sender, outcome) = watch::channel(None);
-        let progress = Progress::default();
-        let flight = Flight {
+        let generation = key.scope().generation();
+        let validity = key.validity(generation, now).unwrap_or(Validity {
             generation,
-            progress: progress.clone(),
-            outcome,
-        };
-        flights.insert(key.clone(), flight.clone());
-        drop(flights);
+            until: Some(now), // not to be joined, nor kept
+        });
+        let id = self.0.next_flight.fetch_add(1, Ordering::Relaxed);
+        let (flight, teller) = Flight::new(id, validity, now);
+        if is_shared {
+            state.flights.insert(key.clone(), flight.clone());
+        }
+        drop(state);
 
         let landing = Landing {
             cache: self.0.clone(),
-            key,
-            generation,
+            key: key.clone(),
+            flight: flight.id,
+            is_shared,
         };
-        let fill = fill(progress);
-        let policy = policy.clone();
+        let fill = fill(flight.progress.clone(), reason);
+        let policy = question.policy.clone();
         tokio::spawn(async move {
             let outcome = fill
                 .await
-                .map(|filled| landing.store(filled, &policy))
+                .map(|filled| landing.land(filled, validity, &policy))
                 .map_err(Arc::new);
             drop(landing); // first the page can be found, then the fill cannot be joined, then those who wait hear of it
-            sender.send_replace(Some(outcome));
+            teller.send_replace(Some(outcome));
         });
         Boarded::Began(flight)
+    }
+
+    /// Drops the pages that can never be served again, and tells how many they were.
+    pub fn sweep(&self) -> usize {
+        let now = Instant::now();
+        let gone: Vec<_> = self
+            .0
+            .entries
+            .iter()
+            .filter(|(key, entry)| !entry.snapshot.is_valid(key, now))
+            .map(|(key, _)| key)
+            .collect();
+        for key in &gone {
+            self.0.entries.invalidate(&**key);
+        }
+        gone.len()
     }
 
     /// Entries and bytes now, evictions so far. Counts are late by moka's housekeeping, which this runs.
@@ -330,27 +300,171 @@ impl Cache {
             entries: self.0.entries.entry_count(),
             bytes: self.0.entries.weighted_size(),
             evictions: self.0.evictions.load(Ordering::Relaxed),
-            fills: self.0.flights().len(),
+            fills: self.0.state().flights.len(),
         }
     }
 }
 
-/// What the cache holds.
-#[derive(Debug, Clone, Copy)]
-pub struct Statistics {
-    /// Pages.
-    pub entries: u64,
-    /// Their bytes, keys and overhead included.
-    pub bytes: u64,
-    /// Pages that were dropped for want of room, since the start.
-    pub evictions: u64,
-    /// Fills that run.
-    pub fills: usize,
+enum Boarded {
+    Landed(Found),
+    Joined(Flight),
+    Began(Flight),
+}
+
+impl Question<'_> {
+    /// The state of the vendor that the answer must show, or a newer one; none if any page will do.
+    fn not_before(&self) -> Option<Instant> {
+        let oldest = if self.directives.no_cache {
+            Some(self.policy.min_refresh)
+        } else {
+            self.directives.max_age
+        };
+        // Before the process began there is no page.
+        oldest.and_then(|age| self.arrived_at.checked_sub(age))
+    }
+
+    /// Why a fill is made for it.
+    fn reason(&self, because: Forwarded) -> Reason {
+        let Directives {
+            no_cache, no_store, ..
+        } = self.directives;
+        if no_cache || no_store || because == Forwarded::Request {
+            Reason::NoCache
+        } else {
+            Reason::Caller
+        }
+    }
+
+    /// Until when to wait for a fill, if an old page can stand in; none if that is of no use.
+    fn patience(&self, usual: impl FnOnce() -> Duration) -> Option<Instant> {
+        if self.names_deadline {
+            (self.arrived_at + usual() <= self.deadline).then_some(self.deadline)
+        } else {
+            Some(
+                self.deadline
+                    .min(self.arrived_at + self.policy.stale_patience),
+            )
+        }
+    }
+
+    /// What is a page of this age and standing to this question?
+    fn judge(&self, standing: Standing, age: Duration) -> Use {
+        let (directives, policy) = (&self.directives, self.policy);
+        let staleness = age.saturating_sub(policy.fresh_for);
+        if standing == Standing::Gone {
+            return Use::None;
+        }
+        if directives.no_cache {
+            let is_young = standing == Standing::Fresh && age < policy.min_refresh;
+            return if is_young { Use::Answers } else { Use::Refused };
+        }
+        let is_too_old = directives.max_age.is_some_and(|most| age > most);
+        let left = policy.fresh_for.saturating_sub(age);
+        let ends_too_soon = directives.min_fresh.is_some_and(|least| left < least);
+        let is_stale = standing != Standing::Fresh;
+        let is_too_stale = directives.max_stale.is_some_and(|most| staleness > most);
+        if is_too_old
+            || (ends_too_soon && !(is_stale && directives.max_stale.is_some()))
+            || (is_stale && (is_too_stale || directives.refuse_stale()))
+        {
+            return Use::Refused;
+        }
+        match standing {
+            Standing::Fresh => Use::Answers,
+            Standing::Stale => Use::AnswersStale,
+            Standing::Old if directives.max_stale.is_some() => Use::AnswersStale,
+            _ => Use::StandsIn,
+        }
+    }
+}
+
+/// What a page is to a question.
+enum Use {
+    Answers,
+    AnswersStale,
+    StandsIn,
+    /// The caller asks for another.
+    Refused,
+    None,
 }
 
 impl Inner {
-    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look(&self, question: &Question<'_>, now: Instant) -> Memory {
+        if question.directives.no_store {
+            return Memory::Nothing(Forwarded::Bypass);
+        }
+        let Some(entry) = self.entries.get(&question.key) else {
+            return Memory::Nothing(Forwarded::Miss);
+        };
+        let standing = entry.snapshot.standing(&question.key, question.policy, now);
+        let age = entry.snapshot.age(now);
+        match question.judge(standing, age) {
+            Use::Answers => Memory::Answers(entry.found(Lookup::Hit, question.policy, age)),
+            Use::AnswersStale => {
+                Memory::AnswersStale(entry.found(Lookup::Stale, question.policy, age))
+            }
+            Use::StandsIn => Memory::StandsIn(entry.found(Lookup::Stale, question.policy, age)),
+            Use::Refused if standing == Standing::Fresh => Memory::Nothing(Forwarded::Request),
+            Use::Refused => Memory::Nothing(Forwarded::Stale),
+            Use::None => Memory::Nothing(Forwarded::Miss),
+        }
+    }
+
+    /// What memory has instead of a fill that failed or takes too long.
+    fn stand_in(&self, question: &Question<'_>, failure: Failure, now: Instant) -> Option<Found> {
+        match self.look(question, now) {
+            Memory::Answers(found) => Some(found), // another fill has brought it
+            Memory::AnswersStale(found) | Memory::StandsIn(found) => Some(Found {
+                forwarded: Some(Forwarded::Stale),
+                failure: Some(failure),
+                ..found
+            }),
+            Memory::Nothing(_) => None,
+        }
+    }
+}
+
+impl Entry {
+    fn found(self, lookup: Lookup, policy: &Policy, age: Duration) -> Found {
+        let fresh_for = match lookup {
+            Lookup::Stale => policy.fresh_for.min(age), // a snapshot that ended early is not fresh any more
+            _ => policy.fresh_for,
+        };
+        Found {
+            lookup,
+            forwarded: None,
+            age,
+            lifetime: Some(Lifetime { fresh_for, age }),
+            failure: None,
+            snapshot: self.snapshot.id().cloned(),
+            page: self.page,
+        }
+    }
+}
+
+impl Landed {
+    fn found(&self, lookup: Lookup, because: Forwarded, policy: &Policy, now: Instant) -> Found {
+        let kept = self.snapshot.as_ref().filter(|_| self.stored);
+        let lifetime = kept.map(|snapshot| Lifetime {
+            fresh_for: policy.fresh_for,
+            age: snapshot.age(now),
+        });
+        Found {
+            lookup,
+            forwarded: Some(because),
+            age: now.saturating_duration_since(self.sent_at),
+            lifetime,
+            failure: None,
+            snapshot: self
+                .snapshot
+                .as_ref()
+                .and_then(|snapshot| snapshot.id().cloned()),
+            page: self.page.clone(),
+        }
     }
 }
 
@@ -358,41 +472,92 @@ impl Inner {
 struct Landing {
     cache: Arc<Inner>,
     key: Key,
-    generation: u64,
+    flight: u64,
+    is_shared: bool,
 }
 
 impl Landing {
-    fn store(&self, filled: Filled, policy: &Policy) -> Landed {
-        let fresh_until = filled.sent_at + policy.fresh_for;
-        let is_current = self.generation == self.key.scope.generation();
-        let kept = filled.storable && is_current;
-        if kept {
+    fn land(&self, filled: Filled, began: Validity, policy: &Policy) -> Landed {
+        let Filled {
+            page,
+            storable,
+            position,
+            failure,
+            sent_at,
+        } = filled;
+        let mut landed = Landed {
+            page,
+            sent_at,
+            snapshot: None,
+            stored: false,
+            failure,
+        };
+        if storable {
+            let mut state = self.cache.state();
+            let (snapshot, may_be_kept) =
+                self.place(&mut state.series, position, began, sent_at, policy);
             let entry = Entry {
-                page: filled.page.clone(),
-                generation: self.generation,
-                filled_at: filled.sent_at,
-                fresh_until,
-                usable_until: fresh_until + policy.stale_for.max(policy.stale_if_error),
+                page: landed.page.clone(),
+                sent_at,
+                keep_for: policy.fresh_for + policy.stale_for.max(policy.stale_if_error),
+                snapshot: snapshot.clone(),
             };
+            landed.stored = may_be_kept && self.keep(entry);
+            landed.snapshot = Some(snapshot);
+        }
+        landed
+    }
+
+    /// The snapshot of a page, and whether the page may be kept in it.
+    fn place(
+        &self,
+        series: &mut Series,
+        position: Option<Position>,
+        began: Validity,
+        sent_at: Instant,
+        policy: &Policy,
+    ) -> (Arc<Snapshot>, bool) {
+        let now = Instant::now();
+        let validity = self.key.validity(began.generation, sent_at);
+        let is_valid =
+            validity.is_ok_and(|validity| validity.until.is_none_or(|until| now < until));
+        let arrival = Arrival {
+            sent_at,
+            validity: validity.unwrap_or(began),
+            policy,
+            now,
+        };
+        match position {
+            Some(position) if is_valid && self.is_shared => {
+                series.place(self.key.of_all_pages(), &position, &arrival)
+            }
+            position => (
+                series.apart(position.is_some(), &arrival),
+                is_valid && self.is_shared,
+            ),
+        }
+    }
+
+    /// Keeps an entry, unless there is one that was asked for later.
+    fn keep(&self, entry: Entry) -> bool {
+        let known = self.cache.entries.get(&self.key);
+        let is_newer = known.is_none_or(|known| {
+            known.sent_at <= entry.sent_at || !known.snapshot.is_valid(&self.key, Instant::now())
+        });
+        if is_newer {
             self.cache.entries.insert(self.key.clone(), entry);
         }
-        Landed {
-            page: filled.page,
-            filled_at: filled.sent_at,
-            fresh_until: kept.then_some(fresh_until),
-        }
+        is_newer
     }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        let mut flights = self.cache.flights();
-        // A fill that began after an invalidation may have taken this one's place.
-        if flights
-            .get(&self.key)
-            .is_some_and(|flight| flight.generation == self.generation)
-        {
-            flights.remove(&self.key);
+        let mut state = self.cache.state();
+        // One that began after an invalidation may have taken this one's place.
+        let running = state.flights.get(&self.key);
+        if running.is_some_and(|flight| flight.id == self.flight) {
+            state.flights.remove(&self.key);
         }
     }
 }
@@ -409,10 +574,10 @@ fn too_late(progress: &Progress) -> Error {
 /// The bytes an entry costs: its texts, and an allowance for what moka and the allocator add.
 fn weigh(key: &Key, entry: &Entry) -> u32 {
     const OVERHEAD: usize = 400;
-    u32::try_from(key.params.len() + entry.page.body.len() + OVERHEAD).unwrap_or(u32::MAX)
+    u32::try_from(key.len() + entry.page.body.len() + OVERHEAD).unwrap_or(u32::MAX)
 }
 
-/// moka only bounds memory: it drops an entry when nothing may use it any more.
+/// moka only bounds memory: it drops an entry when nothing may use it any more. Its clock is its own.
 struct UntilUnusable;
 
 impl moka::Expiry<Key, Entry> for UntilUnusable {
@@ -423,11 +588,7 @@ impl moka::Expiry<Key, Entry> for UntilUnusable {
         entry: &Entry,
         _: std::time::Instant,
     ) -> Option<Duration> {
-        Some(
-            entry
-                .usable_until
-                .saturating_duration_since(entry.filled_at),
-        )
+        Some(entry.keep_for)
     }
 
     fn expire_after_update(

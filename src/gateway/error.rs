@@ -122,6 +122,9 @@ pub enum Error {
         "this version of the gateway keeps no idempotency keys: send the command without one, once"
     )]
     IdempotencyUnsupported,
+    /// The caller wants a page from memory or none, and there is none that serves.
+    #[error("no page in memory serves this request, and its Cache-Control says only-if-cached")]
+    NotCached,
     /// No turn can be had in time.
     #[error("too many requests wait for Linksfield, which takes only a few at a time")]
     Overloaded {
@@ -258,6 +261,7 @@ impl Error {
             Self::BodyTimeout => ("body_timeout", S::REQUEST_TIMEOUT, "Body too slow", Sent::No, REQUEST),
             Self::BodyIncomplete(_) => ("body_incomplete", S::BAD_REQUEST, "Body incomplete", Sent::No, REQUEST),
             Self::IdempotencyUnsupported => ("idempotency_unsupported", S::NOT_IMPLEMENTED, "No idempotency keys", Sent::No, REQUEST),
+            Self::NotCached => ("not_cached", S::GATEWAY_TIMEOUT, "Not in memory", Sent::No, DENIED),
             Self::Overloaded { .. } => ("overloaded", S::SERVICE_UNAVAILABLE, "Overloaded", Sent::No, "connection_limit_reached"),
             Self::TooManyConnections => ("too_many_connections", S::SERVICE_UNAVAILABLE, "Too many connections", Sent::No, "connection_limit_reached"),
             Self::UpstreamUnreachable { reason, .. } => ("upstream_unreachable", S::BAD_GATEWAY, "Linksfield unreachable", Sent::No, reason.proxy_error()),
@@ -393,6 +397,7 @@ mod tests {
             E::BodyTooLarge(1),
             E::BodyTimeout,
             E::IdempotencyUnsupported,
+            E::NotCached,
             E::Overloaded {
                 retry_after: Duration::ZERO,
             },
@@ -430,6 +435,7 @@ mod tests {
                 | E::BodyTooLarge(_)
                 | E::BodyTimeout
                 | E::IdempotencyUnsupported
+                | E::NotCached
                 | E::Overloaded { .. }
                 | E::TooManyConnections
                 | E::UpstreamUnreachable { .. }

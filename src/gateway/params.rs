@@ -76,6 +76,18 @@ impl Params {
         &self.text
     }
 
+    /// The same parameters but for this one.
+    pub fn without(&self, key: &str) -> Self {
+        let mut fields = self.fields();
+        fields.retain(|(name, _)| name != key);
+        let mut text = String::with_capacity(self.text.len());
+        write_object(&mut text, &fields);
+        Self {
+            text,
+            access_code: self.access_code.clone(),
+        }
+    }
+
     /// The `access_code` that the caller's body named, if any.
     pub fn access_code(&self) -> Option<&str> {
         self.access_code.as_deref()

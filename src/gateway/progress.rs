@@ -4,7 +4,7 @@
 //! through one atomic state, so exactly one of [`Progress::begin`] and [`Progress::cancel`] succeeds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,7 @@ pub struct Progress(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     state: AtomicU8,
+    is_awaited: AtomicBool,
     cancelled: CancellationToken,
 }
 
@@ -53,6 +54,16 @@ impl Progress {
     /// Resolves once [`cancel`](Self::cancel) has succeeded.
     pub async fn cancelled(&self) {
         self.0.cancelled.cancelled().await;
+    }
+
+    /// From now on somebody waits for the answer.
+    pub fn await_it(&self) {
+        self.0.is_awaited.store(true, Ordering::Release);
+    }
+
+    /// Has anybody waited for the answer? Of a background fill nobody has, at first.
+    pub fn is_awaited(&self) -> bool {
+        self.0.is_awaited.load(Ordering::Acquire)
     }
 
     /// Did the request reach Linksfield, as far as is known now?

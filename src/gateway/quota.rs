@@ -2,7 +2,8 @@
 //!
 //! A permit *is* a slot. The vendor may count a call anywhere between its first byte and its answer, so a call's turn
 //! of the second is free again only one second after its answer or failure. A token bucket would let nearly twice as
-//! many through. Waiting is first come, first served, bounded in number, and ends at the caller's deadline.
+//! many through. Who waits is served by class, and inside a class in the order they came; waiting is bounded in number,
+//! and ends at the caller's deadline.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
@@ -13,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::error::Error;
+use super::progress::Progress;
 
 /// What the vendor's limit of calls counts in.
 const SECOND: Duration = Duration::from_secs(1);
@@ -42,8 +44,36 @@ struct State<T: Send + 'static> {
     busy: usize,
     /// When the turns of ended calls are free again, soonest first.
     cooling: VecDeque<Instant>,
-    queue: VecDeque<oneshot::Sender<Permit<T>>>,
+    /// In the order they came.
+    queue: Vec<Waiting<T>>,
     alarm_is_set: bool,
+}
+
+#[derive(Debug)]
+struct Waiting<T: Send + 'static> {
+    class: Class,
+    progress: Progress,
+    granted: oneshot::Sender<Permit<T>>,
+}
+
+/// Who goes first, the first first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Changes something.
+    Command,
+    /// Somebody waits for it.
+    Query,
+    /// Nobody waits for it: a page that is answered stale meanwhile. It becomes a query once somebody waits after all.
+    Refresh,
+}
+
+impl<T: Send + 'static> Waiting<T> {
+    fn class(&self) -> Class {
+        match self.class {
+            Class::Refresh if self.progress.is_awaited() => Class::Query,
+            class => class,
+        }
+    }
 }
 
 /// One slot, for one call. Dropping it gives the slot back, and begins the second after which its turn is free.
@@ -63,24 +93,36 @@ impl<T: Send + 'static> Quota<T> {
                 free: slots,
                 busy: 0,
                 cooling: VecDeque::new(),
-                queue: VecDeque::new(),
+                queue: Vec::new(),
                 alarm_is_set: false,
             }),
         }))
     }
 
-    /// Waits for a permit until `deadline`.
-    pub async fn acquire(&self, deadline: Instant) -> Result<Permit<T>, Error> {
+    /// Waits for a permit until `deadline`. `progress` is that of the call.
+    pub async fn acquire(
+        &self,
+        class: Class,
+        progress: &Progress,
+        deadline: Instant,
+    ) -> Result<Permit<T>, Error> {
         let granted = {
             let mut state = self.0.lock();
-            state.queue.retain(|waiting| !waiting.is_closed());
-            if state.queue.len() >= self.0.max_queue && !self.0.has_room(&mut state) {
+            state.queue.retain(|waiting| !waiting.granted.is_closed());
+            if state.queue.len() >= self.0.max_queue
+                && !self.0.has_room(&mut state)
+                && !state.give_way_to(class)
+            {
                 return Err(Error::Overloaded {
                     retry_after: self.0.estimated_wait(&state),
                 });
             }
             let (sender, granted) = oneshot::channel();
-            state.queue.push_back(sender);
+            state.queue.push(Waiting {
+                class,
+                progress: progress.clone(),
+                granted: sender,
+            });
             self.0.dispatch(state);
             granted
         };
@@ -92,14 +134,59 @@ impl<T: Send + 'static> Quota<T> {
         }
     }
 
+    /// How long a query would wait for its permit, if each call takes `usual`. At least that long: who comes later and
+    /// goes first is not foreseen.
+    pub fn expected_wait(&self, usual: Duration) -> Duration {
+        let mut state = self.0.lock();
+        if self.0.has_room(&mut state) {
+            return Duration::ZERO;
+        }
+        let ahead =
+            |waiting: &&Waiting<T>| waiting.class() <= Class::Query && !waiting.granted.is_closed();
+        let ahead = u32::try_from(state.queue.iter().filter(ahead).count()).unwrap_or(u32::MAX);
+        let slots = u32::try_from(state.free.len() + state.busy).unwrap_or(u32::MAX);
+        let by_rate = self.0.per_second.map_or(Duration::ZERO, |per_second| {
+            SECOND.saturating_mul(ahead) / per_second
+        });
+        // All slots are busy, each half way through on average, or the turn of the second is awaited.
+        let by_slots = if state.free.is_empty() {
+            usual / 2 + usual.saturating_mul(ahead / slots.max(1))
+        } else {
+            Duration::ZERO
+        };
+        by_rate.max(by_slots)
+    }
+
     /// How many calls wait for a permit.
     pub fn queue_length(&self) -> usize {
         self.0
             .lock()
             .queue
             .iter()
-            .filter(|waiting| !waiting.is_closed())
+            .filter(|waiting| !waiting.granted.is_closed())
             .count()
+    }
+}
+
+impl<T: Send + 'static> State<T> {
+    /// Takes out whose turn is next.
+    fn next(&mut self) -> Option<Waiting<T>> {
+        let places = self.queue.iter().enumerate();
+        let (place, _) = places.min_by_key(|(place, waiting)| (waiting.class(), *place))?;
+        Some(self.queue.remove(place))
+    }
+
+    /// Refuses the last one who would go after this class. False if there is none.
+    fn give_way_to(&mut self, class: Class) -> bool {
+        let places = self.queue.iter().enumerate();
+        let last = places.max_by_key(|(place, waiting)| (waiting.class(), *place));
+        match last {
+            Some((place, waiting)) if waiting.class() > class => {
+                self.queue.remove(place);
+                true
+            }
+            _ => false,
+        }
     }
 }
 
@@ -120,7 +207,7 @@ impl<T: Send + 'static> Shared<T> {
                 }
                 break;
             }
-            let (Some(waiting), Some(slot)) = (state.queue.pop_front(), state.free.pop()) else {
+            let (Some(waiting), Some(slot)) = (state.next(), state.free.pop()) else {
                 break;
             };
             state.busy += 1;
@@ -128,7 +215,7 @@ impl<T: Send + 'static> Shared<T> {
                 slot: Some(slot),
                 shared: self.clone(),
             };
-            if let Err(mut permit) = waiting.send(permit) {
+            if let Err(mut permit) = waiting.granted.send(permit) {
                 // Its caller has gone: no call is made, so no turn is used.
                 state.busy -= 1;
                 state.free.extend(permit.slot.take());
@@ -211,8 +298,14 @@ mod tests {
         Quota::new((0..slots).collect(), per_second, max_queue)
     }
 
+    async fn acquire(quota: &Quota<u32>, deadline: Instant) -> Result<Permit<u32>, Error> {
+        quota
+            .acquire(Class::Query, &Progress::default(), deadline)
+            .await
+    }
+
     async fn at_once(quota: &Quota<u32>) -> Result<Permit<u32>, Error> {
-        quota.acquire(Instant::now()).await
+        acquire(quota, Instant::now()).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -234,7 +327,9 @@ mod tests {
         for index in 0..200_u64 {
             let quota = quota.clone();
             running.spawn(async move {
-                let permit = quota.acquire(Instant::now() + SECOND * 600).await.unwrap();
+                let permit = acquire(&quota, Instant::now() + SECOND * 600)
+                    .await
+                    .unwrap();
                 let start = Instant::now();
                 tokio::time::sleep(Duration::from_millis(index * 7919 % 1600)).await;
                 let end = Instant::now();
@@ -258,7 +353,7 @@ mod tests {
         let quota = quota(100, Some(10), 500);
         let start = Instant::now();
         for _ in 0..100 {
-            drop(quota.acquire(start + SECOND * 60).await.unwrap());
+            drop(acquire(&quota, start + SECOND * 60).await.unwrap());
         }
         assert_eq!(start.elapsed().as_secs(), 9);
     }
@@ -268,11 +363,11 @@ mod tests {
         let quota = quota(1, Some(1), 10);
         drop(at_once(&quota).await.unwrap());
         let start = Instant::now();
-        let refused = quota.acquire(start + SECOND / 2).await.unwrap_err();
+        let refused = acquire(&quota, start + SECOND / 2).await.unwrap_err();
         assert_eq!(start.elapsed(), SECOND / 2);
         assert!(matches!(refused, Error::Overloaded { retry_after } if retry_after >= SECOND));
         // The one who left uses no turn.
-        let permit = quota.acquire(start + SECOND * 6).await.unwrap();
+        let permit = acquire(&quota, start + SECOND * 6).await.unwrap();
         assert_eq!(start.elapsed(), SECOND);
         drop(permit);
     }
@@ -283,8 +378,8 @@ mod tests {
         let held = at_once(&quota).await.unwrap();
         let later = Instant::now() + SECOND;
         let (first, second, third) =
-            tokio::join!(quota.acquire(later), quota.acquire(later), async {
-                let refused = quota.acquire(later).await;
+            tokio::join!(acquire(&quota, later), acquire(&quota, later), async {
+                let refused = acquire(&quota, later).await;
                 assert!(Instant::now() < later, "refused at once");
                 refused
             });
@@ -296,11 +391,11 @@ mod tests {
     async fn without_a_queue_a_permit_is_had_at_once_or_not_at_all() {
         let quota = quota(1, None, 0);
         let later = Instant::now() + SECOND;
-        let held = quota.acquire(later).await.unwrap();
-        assert!(quota.acquire(later).await.is_err());
+        let held = acquire(&quota, later).await.unwrap();
+        assert!(acquire(&quota, later).await.is_err());
         assert!(Instant::now() < later, "refused at once");
         drop(held);
-        assert!(quota.acquire(later).await.is_ok());
+        assert!(acquire(&quota, later).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -310,12 +405,68 @@ mod tests {
         let order = Mutex::new(Vec::new());
         let later = Instant::now() + SECOND;
         let wait = async |name| {
-            let _permit = quota.acquire(later).await.unwrap();
+            let _permit = acquire(&quota, later).await.unwrap();
             order.lock().unwrap().push(name);
         };
         tokio::join!(wait("first"), wait("second"), wait("third"), async {
             drop(held);
         });
         assert_eq!(*order.lock().unwrap(), ["first", "second", "third"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commands_go_first_and_what_nobody_waits_for_goes_last() {
+        let quota = quota(1, None, 10);
+        let held = at_once(&quota).await.unwrap();
+        let (order, later) = (Mutex::new(Vec::new()), Instant::now() + SECOND);
+        let wait = async |class, progress: Progress, name| {
+            let _permit = quota.acquire(class, &progress, later).await.unwrap();
+            order.lock().unwrap().push(name);
+        };
+        let awaited = Progress::default();
+        tokio::join!(
+            wait(Class::Refresh, Progress::default(), "refresh"),
+            wait(Class::Refresh, awaited.clone(), "refresh that is awaited"),
+            wait(Class::Query, Progress::default(), "query"),
+            wait(Class::Command, Progress::default(), "command"),
+            async {
+                awaited.await_it();
+                drop(held);
+            }
+        );
+        let expected = ["command", "refresh that is awaited", "query", "refresh"];
+        assert_eq!(*order.lock().unwrap(), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_full_queue_what_nobody_waits_for_makes_room() {
+        let quota = quota(1, None, 1);
+        let held = at_once(&quota).await.unwrap();
+        let later = Instant::now() + SECOND;
+        let progress = Progress::default();
+        let (refresh, query, second, ()) = tokio::join!(
+            quota.acquire(Class::Refresh, &progress, later),
+            quota.acquire(Class::Query, &progress, later),
+            quota.acquire(Class::Query, &progress, later),
+            async { drop(held) }
+        );
+        assert!(refresh.is_err() && query.is_ok() && second.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_to_expect_grows_with_the_queue() {
+        let (quota, usual) = (quota(2, None, 10), SECOND * 4);
+        assert_eq!(quota.expected_wait(usual), Duration::ZERO);
+        let held = [at_once(&quota).await, at_once(&quota).await];
+        assert_eq!(quota.expected_wait(usual), SECOND * 2);
+        let later = Instant::now() + SECOND;
+        let waiting = (0..4).map(|_| acquire(&quota, later));
+        let look = async {
+            tokio::task::yield_now().await;
+            quota.expected_wait(usual)
+        };
+        let (_, expected) = tokio::join!(futures::future::join_all(waiting), look);
+        assert_eq!(expected, SECOND * 10);
+        drop(held);
     }
 }

@@ -42,6 +42,8 @@ pub enum Kind {
     Command {
         /// The query paths whose pages it may change; none: all of them.
         invalidates: Option<Vec<Arc<str>>>,
+        /// How long after it the vendor may still show the old state.
+        settle: Duration,
     },
     /// It is refused.
     Refuse,
@@ -56,6 +58,10 @@ pub struct Policy {
     pub stale_for: Duration,
     /// How long after `fresh_for` it may be served because the vendor fails.
     pub stale_if_error: Duration,
+    /// How long a caller without a deadline of its own waits for a fill that an old page can stand in for.
+    pub stale_patience: Duration,
+    /// A page younger than this is served although the caller says `no-cache`.
+    pub min_refresh: Duration,
     /// Does the answer have the shape of a page?
     pub pages: bool,
 }
@@ -82,6 +88,8 @@ impl Routes {
                     fresh_for: route.fresh_for,
                     stale_for: route.stale_for,
                     stale_if_error: route.stale_if_error,
+                    stale_patience: route.stale_patience,
+                    min_refresh: route.min_refresh,
                     pages: route.pages,
                 }),
                 ConfiguredKind::Command => Kind::Command {
@@ -89,6 +97,7 @@ impl Routes {
                         .invalidates
                         .as_ref()
                         .map(|paths| paths.iter().map(|path| path.as_str().into()).collect()),
+                    settle: route.settle,
                 },
                 ConfiguredKind::Refuse => Kind::Refuse,
             };
@@ -105,7 +114,10 @@ impl Routes {
         let unlisted = (config.server.unlisted_paths == UnlistedPaths::Forward).then(|| {
             Arc::new(Route {
                 label: config.routes.len(),
-                kind: Kind::Command { invalidates: None },
+                kind: Kind::Command {
+                    invalidates: None,
+                    settle: crate::config::Route::default().settle,
+                },
                 timeout: None,
             })
         });

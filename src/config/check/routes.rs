@@ -85,6 +85,9 @@ impl Check<'_> {
         self.duration(&key("fresh_for"), route.fresh_for, true);
         self.duration(&key("stale_for"), route.stale_for, true);
         self.duration(&key("stale_if_error"), route.stale_if_error, true);
+        self.duration(&key("stale_patience"), route.stale_patience, true);
+        self.duration(&key("min_refresh"), route.min_refresh, true);
+        self.duration(&key("settle"), route.settle, true);
         if let Some(timeout) = route.timeout {
             self.duration(&key("timeout"), timeout, false);
             // A command goes on without its caller; a query that nobody waits for helps the next one only.

@@ -1,13 +1,14 @@
 //! What does an answer mean? By HTTP status *and* by the envelope's `code`, as Linksfield says most things with HTTP 200.
 
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use hyper::StatusCode;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::config::Codes;
+use crate::gateway::page::{OrderId, Position};
 
 /// What an answer means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl Outcome {
 }
 
 /// What the body of an answer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shape {
     /// Not a JSON object with a `code`.
     NoEnvelope,
@@ -50,7 +51,7 @@ pub enum Shape {
     /// An envelope with data.
     Data,
     /// An envelope whose data has a `page` and a `package_order`.
-    Page,
+    Page(Position),
 }
 
 /// What an answer means, read from it once.
@@ -85,10 +86,13 @@ struct Envelope<'a> {
 
 impl Envelope<'_> {
     fn shape(&self) -> Shape {
-        match self.data.map(RawValue::get) {
-            Some(data) if serde_json::from_str::<PagedData>(data).is_ok() => Shape::Page,
-            Some(data) if data.starts_with(['{', '[']) => Shape::Data,
-            _ => Shape::NoData,
+        let Some(data) = self.data.map(RawValue::get) else {
+            return Shape::NoData;
+        };
+        match serde_json::from_str::<PagedData<'_>>(data) {
+            Ok(data) => Shape::Page(data.position()),
+            Err(_) if data.starts_with(['{', '[']) => Shape::Data,
+            Err(_) => Shape::NoData,
         }
     }
 }
@@ -107,23 +111,47 @@ fn presentable(code: &str) -> &str {
 
 /// `data` of a paged answer, as far as it must be there.
 #[derive(Deserialize)]
-struct PagedData {
-    #[serde(rename = "page")]
-    _page: PageNumbers,
-    #[serde(rename = "package_order")]
-    _package_order: Vec<IgnoredAny>,
+struct PagedData<'a> {
+    page: PageNumbers,
+    #[serde(borrow)]
+    package_order: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct PageNumbers {
-    #[serde(rename = "cur_page_no")]
-    _cur_page_no: u64,
+    cur_page_no: u64,
     #[serde(rename = "page_size")]
     _page_size: u64,
-    #[serde(rename = "total_count")]
-    _total_count: u64,
-    #[serde(rename = "total_pages")]
-    _total_pages: u64,
+    total_count: u64,
+    total_pages: u64,
+}
+
+/// What tells one order from another. An order whose code is missing contradicts nothing.
+#[derive(Deserialize)]
+struct Order<'a> {
+    #[serde(rename = "orderCode", borrow)]
+    code: &'a RawValue,
+    #[serde(rename = "deviceId", borrow)]
+    device: Option<&'a RawValue>,
+}
+
+impl PagedData<'_> {
+    fn position(&self) -> Position {
+        let orders = self.package_order.iter();
+        Position {
+            number: self.page.cur_page_no,
+            total_count: self.page.total_count,
+            total_pages: self.page.total_pages,
+            orders: orders.filter_map(|order| order_id(order)).collect(),
+        }
+    }
+}
+
+fn order_id(order: &RawValue) -> Option<OrderId> {
+    let order: Order<'_> = serde_json::from_str(order.get()).ok()?;
+    let mut hasher = DefaultHasher::new();
+    (order.code.get(), order.device.map(RawValue::get)).hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 /// The table: status and `code` → meaning.
@@ -208,13 +236,29 @@ mod tests {
         }
     }
 
+    fn shape_of(data: &str) -> Shape {
+        let body = format!(r#"{{"code":"0000","data":{data},"success":true}}"#);
+        Meaning::of(StatusCode::OK, body.as_bytes(), &Codes::default()).shape
+    }
+
     #[test]
     fn a_page_has_numbers_and_orders() {
+        let numbers = r#""page":{"cur_page_no":2,"page_size":2,"total_count":7,"total_pages":4}"#;
+        let orders =
+            r#"[{"orderCode":"L1","deviceId":"A"},{"orderCode":"L1","deviceId":"B"},{"x":1},7]"#;
+        let shape = shape_of(&format!(r#"{{{numbers},"package_order":{orders}}}"#));
+        let Shape::Page(position) = shape else {
+            panic!("{shape:?}")
+        };
+        let totals = (position.number, position.total_count, position.total_pages);
+        assert_eq!(totals, (2, 7, 4));
+        assert_eq!(position.orders.len(), 2, "those that can be told apart");
+        assert_ne!(position.orders[0], position.orders[1]);
+    }
+
+    #[test]
+    fn what_lacks_a_part_of_a_page_is_data_or_none() {
         let rows = [
-            (
-                r#"{"page":{"cur_page_no":1,"page_size":2,"total_count":0,"total_pages":0},"package_order":[]}"#,
-                Shape::Page,
-            ),
             (
                 r#"{"page":{"cur_page_no":1,"page_size":2,"total_count":0,"total_pages":0}}"#,
                 Shape::Data,
@@ -230,12 +274,7 @@ mod tests {
             (r#""text""#, Shape::NoData),
         ];
         for (data, expected) in rows {
-            let body = format!(r#"{{"code":"0000","data":{data},"success":true}}"#);
-            assert_eq!(
-                Meaning::of(StatusCode::OK, body.as_bytes(), &Codes::default()).shape,
-                expected,
-                "{data}"
-            );
+            assert_eq!(shape_of(data), expected, "{data}");
         }
     }
 }

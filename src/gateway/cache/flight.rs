@@ -1,0 +1,91 @@
+//! Which fills run, and who may wait for them?
+//!
+//! A fill runs in a task of its own: whoever waits may leave, the fill goes on. It may be joined by those whom its
+//! answer can satisfy: not by a caller who came after an invalidation that touches it, nor by one who wants an answer
+//! that is newer than its request.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::key::Key;
+use super::scope::Validity;
+use super::snapshot::Snapshot;
+use crate::gateway::error::{Error, Sent};
+use crate::gateway::page::Page;
+use crate::gateway::progress::Progress;
+
+/// A running fill.
+#[derive(Debug, Clone)]
+pub struct Flight {
+    /// Tells it from a later one of the same key.
+    pub id: u64,
+    /// How far it is.
+    pub progress: Progress,
+    /// The validity of its answer, as of its beginning.
+    pub validity: Validity,
+    began_at: Instant,
+    outcome: watch::Receiver<Option<Outcome>>,
+}
+
+/// Where a fill's task tells its outcome.
+pub type Teller = watch::Sender<Option<Outcome>>;
+
+/// What a fill has brought; those who waited share it.
+pub type Outcome = Result<Landed, Arc<Error>>;
+
+/// The answer of a fill.
+#[derive(Debug, Clone)]
+pub struct Landed {
+    /// The answer.
+    pub page: Arc<Page>,
+    /// When its request was sent.
+    pub sent_at: Instant,
+    /// The snapshot that it belongs to; none if it is no page that can be stored.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// Was it stored?
+    pub stored: bool,
+    /// What it means, if it is a failure of the vendor for which an old page may stand in.
+    pub failure: Option<&'static str>,
+}
+
+impl Flight {
+    /// A fill that begins now.
+    pub fn new(id: u64, validity: Validity, now: Instant) -> (Self, Teller) {
+        let (teller, outcome) = watch::channel(None);
+        let flight = Self {
+            id,
+            progress: Progress::default(),
+            validity,
+            began_at: now,
+            outcome,
+        };
+        (flight, teller)
+    }
+
+    /// May a caller wait for it who wants the state of the vendor as of `not_before` or later?
+    pub fn serves(&self, key: &Key, not_before: Option<Instant>, now: Instant) -> bool {
+        let validity = if key.scope().generation() == self.validity.generation {
+            self.validity
+        } else {
+            match key.validity(self.validity.generation, self.began_at) {
+                Ok(validity) => validity,
+                Err(_) => return false,
+            }
+        };
+        validity.until.is_none_or(|until| now < until)
+            && not_before
+                .is_none_or(|time| time <= self.began_at || self.progress.sent() == Sent::No)
+    }
+
+    /// Waits for the outcome; none if it has not come by `until`.
+    pub async fn outcome(&mut self, until: Instant) -> Option<Outcome> {
+        self.progress.await_it();
+        match timeout_at(until, self.outcome.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => outcome.clone(),
+            Ok(Err(_)) => Some(Err(Error::Internal(self.progress.sent()).into())), // its task is gone
+            Err(_) => None,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! How was a query answered, and how is that told to the caller?
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+
+use crate::gateway::page::Page;
+
+/// How a query was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// From a fresh page in memory.
+    Hit,
+    /// From a page in memory that is not fresh.
+    Stale,
+    /// By a fill that was running for somebody else.
+    Coalesced,
+    /// By a fill that this request began.
+    Miss,
+}
+
+/// Why a request was forwarded (`fwd` of RFC 9211, section 2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// There was no page.
+    Miss,
+    /// The page was too old.
+    Stale,
+    /// The page would have served, had the caller not asked for another.
+    Request,
+    /// The caller asked for no cache at all.
+    Bypass,
+}
+
+impl Forwarded {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Miss => "miss",
+            Self::Stale => "stale",
+            Self::Request => "request",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// A page, and how it was come by.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The answer.
+    pub page: Arc<Page>,
+    /// How it was come by.
+    pub lookup: Lookup,
+    /// Why it was not answered from memory alone; none if it was.
+    pub forwarded: Option<Forwarded>,
+    /// The time since it was asked of the vendor; of a page from memory that of the oldest page of its snapshot.
+    pub age: Duration,
+    /// How old it may become as a fresh page; none if it is not in memory.
+    pub lifetime: Option<Lifetime>,
+    /// What a stale page stands in for.
+    pub failure: Option<Failure>,
+    /// The value of `x-linksfield-snapshot`.
+    pub snapshot: Option<HeaderValue>,
+}
+
+/// The freshness of a page in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// The age at which it stops, or stopped, being fresh.
+    pub fresh_for: Duration,
+    /// Its age now.
+    pub age: Duration,
+}
+
+/// The failure of a fill, for which an old page stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// The code of the error, or the meaning of the vendor's answer.
+    pub reason: &'static str,
+    /// The status of the vendor's answer.
+    pub status: Option<StatusCode>,
+}
+
+impl Lifetime {
+    /// Seconds of freshness left: negative if it has ended, 0 if it was ended early. Ages are rounded down, so this
+    /// is rounded up: the two add up to the lifetime.
+    pub fn ttl(&self) -> i64 {
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        match self.fresh_for.checked_sub(self.age) {
+            Some(left) => seconds(left).saturating_add(i64::from(left.subsec_nanos() > 0)),
+            None => -seconds(self.age.saturating_sub(self.fresh_for)),
+        }
+    }
+}
+
+impl Found {
+    /// The value of `Cache-Status` (RFC 9211).
+    pub fn cache_status(&self) -> HeaderValue {
+        let mut text = String::from("linksfield-gateway");
+        match self.forwarded {
+            None => text.push_str("; hit"),
+            Some(forwarded) => {
+                text.push_str("; fwd=");
+                text.push_str(forwarded.as_str());
+            }
+        }
+        if let Some(status) = self.failure.and_then(|failure| failure.status) {
+            let _ = write!(text, "; fwd-status={}", status.as_u16());
+        }
+        match self.lookup {
+            Lookup::Coalesced => text.push_str("; collapsed"),
+            Lookup::Miss if self.lifetime.is_some() => text.push_str("; stored"),
+            _ => {}
+        }
+        if let Some(lifetime) = self.lifetime {
+            let _ = write!(text, "; ttl={}", lifetime.ttl());
+        }
+        if let Some(failure) = self.failure {
+            text.push_str("; detail=");
+            text.push_str(failure.reason);
+        }
+        HeaderValue::from_str(&text).expect("visible ASCII")
+    }
+
+    /// The value of `Age` (RFC 9111, section 5.1); none of an answer that was made for this request.
+    pub fn age_header(&self) -> Option<HeaderValue> {
+        (self.lookup != Lookup::Miss).then(|| HeaderValue::from(self.age.as_secs()))
+    }
+}

@@ -1,0 +1,161 @@
+//! Which queries can a command not have changed? Those that name another device or another order than it does.
+//!
+//! A command spares a query only if both name the *same* field with different values. A field that only one of them
+//! names tells nothing: an order may belong to any device. What cannot be compared beyond doubt counts as touched, as
+//! one call too many is better than a page too old.
+
+use std::collections::BTreeSet;
+
+use crate::gateway::params::{Params, Value};
+
+/// The fields that narrow what a command changes and what a query shows.
+const FIELDS: [&str; 3] = ["device_id", "deviceList", "order_id"];
+
+/// What a set of parameters names, field by field.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Named([Values; FIELDS.len()]);
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Values {
+    /// The field is not there.
+    #[default]
+    Absent,
+    /// It names these, and nothing else.
+    These(BTreeSet<String>),
+    /// It is there, and what it names cannot be told.
+    Unclear,
+}
+
+impl Named {
+    /// What these parameters name.
+    pub fn of(params: &Params) -> Self {
+        let mut named = Self::default();
+        for (key, value) in params.fields() {
+            if let Some(field) = FIELDS.iter().position(|field| *field == key) {
+                named.0[field] = Values::of(&value);
+            }
+        }
+        named
+    }
+
+    /// Nothing: what has no names touches every query.
+    pub fn nothing() -> Self {
+        Self::default()
+    }
+
+    /// One device, as a query for it would name it.
+    pub fn device(iccid: &str) -> Self {
+        Self([
+            Values::of(&Value::String(iccid.into())),
+            Values::Absent,
+            Values::Absent,
+        ])
+    }
+
+    /// May something that names `self` have changed what a query that names `query` shows?
+    pub fn touches(&self, query: &Self) -> bool {
+        let mut is_apart = false;
+        for (changed, shown) in self.0.iter().zip(&query.0) {
+            match (changed, shown) {
+                (Values::Absent, _) | (_, Values::Absent) => {}
+                (Values::These(changed), Values::These(shown)) if changed.is_disjoint(shown) => {
+                    is_apart = true;
+                }
+                _ => return true,
+            }
+        }
+        !is_apart
+    }
+}
+
+impl Values {
+    fn of(value: &Value<'_>) -> Self {
+        let items = match value {
+            Value::Array(items) => items.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        items
+            .iter()
+            .map(identifier)
+            .collect::<Option<_>>()
+            .map_or(Self::Unclear, Self::These)
+    }
+}
+
+/// An identifier as the vendor may compare it: without case or surrounding space, a number like its digits. Anything
+/// else may be a list, a pattern or a typing error that the vendor reads in its own way.
+fn identifier(value: &Value<'_>) -> Option<String> {
+    let text = match value {
+        Value::String(text) => text.trim(),
+        Value::Number(token) => token,
+        _ => return None,
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    (!text.is_empty() && text.bytes().all(is_plain)).then(|| text.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(body: &str) -> Named {
+        Named::of(&Params::parse(body.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_command_spares_a_query_only_if_both_name_the_same_field_with_different_values() {
+        let rows = [
+            (r#"{"device_id":"A"}"#, r#"{"device_id":"B"}"#, false),
+            (r#"{"device_id":"A"}"#, r#"{"device_id":"A"}"#, true),
+            (r#"{"device_id":"A"}"#, r#"{"device_id":" a "}"#, true),
+            (r#"{"device_id":"12"}"#, r#"{"device_id":12}"#, true),
+            (r#"{"device_id":"12"}"#, r#"{"device_id":13}"#, false),
+            (r#"{"device_id":"A"}"#, r#"{"order_id":"B"}"#, true),
+            (r#"{"device_id":"A"}"#, r"{}", true),
+            (r"{}", r#"{"device_id":"A"}"#, true),
+            (r#"{"device_id":""}"#, r#"{"device_id":"A"}"#, true),
+            (r#"{"order_id":"X"}"#, r#"{"order_id":"Y"}"#, false),
+            (
+                r#"{"deviceList":["A","B"]}"#,
+                r#"{"deviceList":["C"]}"#,
+                false,
+            ),
+            (
+                r#"{"deviceList":["A","B"]}"#,
+                r#"{"deviceList":["C","B"]}"#,
+                true,
+            ),
+            (r#"{"deviceList":["A"]}"#, r#"{"device_id":"B"}"#, true),
+            (r#"{"device_id":["A"]}"#, r#"{"device_id":"B"}"#, false),
+            (r#"{"device_id":"A,B"}"#, r#"{"device_id":"B"}"#, true),
+            (r#"{"device_id":"A*"}"#, r#"{"device_id":"B"}"#, true),
+            (r#"{"device_id":{"x":1}}"#, r#"{"device_id":"B"}"#, true),
+            (r#"{"device_id":[["A"]]}"#, r#"{"device_id":"B"}"#, true),
+            (r#"{"device_id":true}"#, r#"{"device_id":"B"}"#, true),
+            (
+                r#"{"device_id":"A","order_id":"X"}"#,
+                r#"{"device_id":"B"}"#,
+                false,
+            ),
+            (
+                r#"{"device_id":"A","order_id":"X"}"#,
+                r#"{"device_id":"B","order_id":"X"}"#,
+                true,
+            ),
+            (r#"{"DEVICE_ID":"A"}"#, r#"{"DEVICE_ID":"B"}"#, true),
+        ];
+        for (command, query, expected) in rows {
+            assert_eq!(
+                named(command).touches(&named(query)),
+                expected,
+                "{command} and {query}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_named_alone_is_named_as_a_query_names_it() {
+        assert_eq!(Named::device("A"), named(r#"{"device_id":"A"}"#));
+        assert!(Named::nothing().touches(&named(r#"{"device_id":"A"}"#)));
+    }
+}

@@ -1,0 +1,314 @@
+//! Which pages belong together? Pages of one query form a *snapshot*: one id, one age, stale at the same moment.
+//!
+//! A page joins the current snapshot of its query if it agrees with it. A page that contradicts it (other totals, or an
+//! order that stands on another page) opens the next one, and so does the first page that is fetched again once the
+//! snapshot is stale. Snapshots are ordered by the start of the fill that opened them.
+//!
+//! A page of a query without pages is a snapshot by itself.
+//!
+//! What a lookup needs is in atomics, so that a hit takes no lock; only [`Cache`](super::Cache) changes them, under its.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use hyper::header::HeaderValue;
+use tokio::time::Instant;
+
+use super::key::Key;
+use super::scope::Validity;
+use crate::gateway::page::{OrderId, Position};
+use crate::gateway::route::Policy;
+
+/// Pages that belong together.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The value of `x-linksfield-snapshot`; none for a query without pages.
+    id: Option<HeaderValue>,
+    opened_at: Instant,
+    /// By how many nanoseconds the fill of its oldest page began before the one that opened it.
+    older_by: AtomicU64,
+    /// How many nanoseconds after `opened_at` it is not valid any more, as a settle time ends; [`FOREVER`] for never.
+    valid_for: AtomicU64,
+    /// Nothing up to this generation touches it.
+    generation: AtomicU64,
+    ended: AtomicU8,
+    contents: Mutex<Contents>,
+}
+
+const FOREVER: u64 = u64::MAX;
+
+/// Why a snapshot is not its query's current one any more. A later reason replaces an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum Ended {
+    /// It was stale, and a page of it was fetched again.
+    Revalidated = 1,
+    /// A later page contradicts it.
+    Contradicted = 2,
+    /// Something touched it. It is never served again.
+    Invalidated = 3,
+}
+
+/// What a snapshot's pages may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Answers.
+    Fresh,
+    /// Answers, while one fill runs.
+    Stale,
+    /// Answers a caller who asks for it with `max-stale`, or where a fill fails.
+    Old,
+    /// Answers where a fill fails.
+    Contradicted,
+    /// Nothing.
+    Gone,
+}
+
+/// What the pages of a snapshot say together.
+#[derive(Debug, Default)]
+struct Contents {
+    totals: Option<(u64, u64)>,
+    pages: BTreeMap<u64, Vec<OrderId>>,
+}
+
+/// The current snapshots of paged queries, by the key that the pages of one have in common.
+#[derive(Debug)]
+pub struct Series {
+    current: HashMap<Key, Current>,
+    /// So many make it worth to look for those whose pages are gone.
+    sweep_at: usize,
+    /// No two snapshots have the same id, nor has one of another process.
+    ids: String,
+    next_id: u64,
+}
+
+#[derive(Debug)]
+struct Current {
+    snapshot: Weak<Snapshot>,
+    opened_at: Instant,
+}
+
+/// A page that has come.
+#[derive(Debug)]
+pub struct Arrival<'a> {
+    /// When it was asked for.
+    pub sent_at: Instant,
+    /// Its validity.
+    pub validity: Validity,
+    /// How long it serves.
+    pub policy: &'a Policy,
+    /// Now.
+    pub now: Instant,
+}
+
+impl Default for Series {
+    fn default() -> Self {
+        Self {
+            current: HashMap::new(),
+            sweep_at: 64,
+            ids: format!("{:016x}", RandomState::new().hash_one(0)),
+            next_id: 0,
+        }
+    }
+}
+
+impl Series {
+    /// The snapshot that a page belongs to, and whether it may be kept there. `key` is that of all pages of its query.
+    pub fn place(
+        &mut self,
+        key: Key,
+        position: &Position,
+        arrival: &Arrival<'_>,
+    ) -> (Arc<Snapshot>, bool) {
+        let Arrival {
+            sent_at,
+            validity,
+            policy,
+            now,
+        } = *arrival;
+        if let Some(known) = self.current.get(&key) {
+            let is_older = sent_at < known.opened_at;
+            match known.snapshot.upgrade() {
+                Some(current) if current.is_valid(&key, now) => {
+                    let contradicts = current.is_contradicted_by(position);
+                    let renews =
+                        current.has_page(position.number) && current.age(now) >= policy.fresh_for;
+                    let age = now.saturating_duration_since(current.filled_at().min(sent_at));
+                    if !contradicts && !renews && age < policy.fresh_for + policy.stale_for {
+                        current.join(position, sent_at, validity);
+                        return (current, true);
+                    }
+                    if is_older {
+                        return (self.apart(true, arrival), false);
+                    }
+                    current.end(if contradicts {
+                        Ended::Contradicted
+                    } else {
+                        Ended::Revalidated
+                    });
+                }
+                // Its pages were dropped for want of room; it was newer all the same.
+                None if is_older => return (self.apart(true, arrival), false),
+                _ => {}
+            }
+        }
+        let opened = self.apart(true, arrival);
+        opened.join(position, sent_at, validity);
+        let current = Current {
+            snapshot: Arc::downgrade(&opened),
+            opened_at: sent_at,
+        };
+        self.current.insert(key, current);
+        self.sweep();
+        (opened, true)
+    }
+
+    /// A snapshot that is nobody's current one. Only those of pages have an id.
+    pub fn apart(&mut self, of_pages: bool, arrival: &Arrival<'_>) -> Arc<Snapshot> {
+        let id = of_pages.then(|| {
+            self.next_id += 1;
+            let id = format!("{}-{:x}", self.ids, self.next_id);
+            HeaderValue::from_str(&id).expect("made of hexadecimal digits")
+        });
+        Arc::new(Snapshot::new(id, arrival.sent_at, arrival.validity))
+    }
+
+    fn sweep(&mut self) {
+        if self.current.len() >= self.sweep_at {
+            self.current
+                .retain(|_, current| current.snapshot.strong_count() > 0);
+            self.sweep_at = 64.max(self.current.len() * 2);
+        }
+    }
+}
+
+impl Snapshot {
+    /// A snapshot whose first fill was sent at `sent_at`.
+    fn new(id: Option<HeaderValue>, sent_at: Instant, validity: Validity) -> Self {
+        let snapshot = Self {
+            id,
+            opened_at: sent_at,
+            older_by: AtomicU64::new(0),
+            valid_for: AtomicU64::new(FOREVER),
+            generation: AtomicU64::new(validity.generation),
+            ended: AtomicU8::new(0),
+            contents: Mutex::default(),
+        };
+        snapshot.limit(validity);
+        snapshot
+    }
+
+    /// The value of `x-linksfield-snapshot`.
+    pub fn id(&self) -> Option<&HeaderValue> {
+        self.id.as_ref()
+    }
+
+    /// The time since its oldest page's fill was sent.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.filled_at())
+    }
+
+    /// What its pages may be used for now. `key` is that of one of them.
+    pub fn standing(&self, key: &Key, policy: &Policy, now: Instant) -> Standing {
+        if !self.is_valid(key, now) {
+            return Standing::Gone;
+        }
+        let age = self.age(now);
+        let stale_since = age.saturating_sub(policy.fresh_for);
+        let ended = self.ended.load(Ordering::Acquire);
+        if ended == 0 && age < policy.fresh_for {
+            Standing::Fresh
+        } else if ended < Ended::Contradicted as u8 && stale_since < policy.stale_for {
+            Standing::Stale
+        } else if stale_since >= policy.stale_if_error.max(policy.stale_for) {
+            Standing::Gone
+        } else if ended < Ended::Contradicted as u8 {
+            Standing::Old
+        } else {
+            Standing::Contradicted
+        }
+    }
+
+    /// Did nothing touch it, and has no settle time ended that it began before?
+    pub fn is_valid(&self, key: &Key, now: Instant) -> bool {
+        if self.ended.load(Ordering::Acquire) == Ended::Invalidated as u8 {
+            return false;
+        }
+        let generation = self.generation.load(Ordering::Acquire);
+        if key.scope().generation() != generation {
+            match key.validity(generation, self.filled_at()) {
+                Ok(validity) => {
+                    self.generation
+                        .fetch_max(validity.generation, Ordering::AcqRel);
+                }
+                Err(_) => {
+                    self.end(Ended::Invalidated);
+                    return false;
+                }
+            }
+        }
+        let valid_for = self.valid_for.load(Ordering::Acquire);
+        valid_for == FOREVER || now < self.opened_at + Duration::from_nanos(valid_for)
+    }
+
+    /// It is not the current one any more.
+    fn end(&self, reason: Ended) {
+        self.ended.fetch_max(reason as u8, Ordering::AcqRel);
+    }
+
+    /// Does a page say something else than those that are here?
+    fn is_contradicted_by(&self, position: &Position) -> bool {
+        let contents = self.contents();
+        let totals = (position.total_count, position.total_pages);
+        if contents.totals.is_some_and(|known| known != totals) {
+            return true;
+        }
+        let orders: HashSet<&OrderId> = position.orders.iter().collect();
+        contents.pages.iter().any(|(number, known)| {
+            if *number == position.number {
+                *known != position.orders
+            } else {
+                known.iter().any(|order| orders.contains(order))
+            }
+        })
+    }
+
+    /// Is this page here?
+    fn has_page(&self, number: u64) -> bool {
+        self.contents().pages.contains_key(&number)
+    }
+
+    /// Takes a page in that does not contradict it.
+    fn join(&self, position: &Position, sent_at: Instant, validity: Validity) {
+        let older_by = self.opened_at.saturating_duration_since(sent_at);
+        self.older_by.fetch_max(nanos(older_by), Ordering::AcqRel);
+        self.limit(validity);
+        let mut contents = self.contents();
+        contents.totals = Some((position.total_count, position.total_pages));
+        contents
+            .pages
+            .insert(position.number, position.orders.clone());
+    }
+
+    fn limit(&self, validity: Validity) {
+        if let Some(until) = validity.until {
+            let valid_for = until.saturating_duration_since(self.opened_at);
+            self.valid_for.fetch_min(nanos(valid_for), Ordering::AcqRel);
+        }
+    }
+
+    fn filled_at(&self) -> Instant {
+        self.opened_at - Duration::from_nanos(self.older_by.load(Ordering::Acquire))
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(FOREVER - 1)
+}

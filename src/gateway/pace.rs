@@ -1,0 +1,59 @@
+//! How long does a call of a route usually take?
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How many calls are remembered: minutes of traffic at the vendor's rate.
+const REMEMBERED: usize = 64;
+
+/// The durations of a route's recent calls.
+#[derive(Debug, Default)]
+pub struct Pace(Mutex<Recent>);
+
+#[derive(Debug, Default)]
+struct Recent {
+    durations: Vec<Duration>,
+    /// The place of the oldest, once all places are taken.
+    oldest: usize,
+}
+
+impl Pace {
+    /// Remembers a call.
+    pub fn record(&self, duration: Duration) {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.durations.len() < REMEMBERED {
+            recent.durations.push(duration);
+        } else {
+            let oldest = recent.oldest;
+            recent.durations[oldest] = duration;
+            recent.oldest = (oldest + 1) % REMEMBERED;
+        }
+    }
+
+    /// The duration that nine of ten calls stay below (nearest rank); none at all without a call.
+    pub fn p90(&self) -> Duration {
+        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sorted = recent.durations.clone();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * 9).div_ceil(10);
+        rank.checked_sub(1).map_or(Duration::ZERO, |at| sorted[at])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nine_of_ten_recent_calls_stay_below() {
+        let pace = Pace::default();
+        assert_eq!(pace.p90(), Duration::ZERO);
+        pace.record(Duration::from_secs(7));
+        assert_eq!(pace.p90(), Duration::from_secs(7));
+        for millis in 1..=1000 {
+            pace.record(Duration::from_millis(millis));
+        }
+        // The last 64 are 937 to 1000, of which 58 are at most 994.
+        assert_eq!(pace.p90(), Duration::from_millis(994));
+    }
+}

@@ -1,0 +1,40 @@
+//! What is a page? An answer to a query as it is kept and served, and what it says about its place among others.
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+
+/// An answer to a query, as it goes back to callers.
+#[derive(Debug)]
+pub struct Page {
+    /// The answer's status.
+    pub status: StatusCode,
+    /// Its `Content-Type`, as it came.
+    pub content_type: Option<HeaderValue>,
+    /// Its `Content-Language`, as it came.
+    pub content_language: Option<HeaderValue>,
+    /// Its `Content-Encoding`, if the vendor encoded it unasked. Such a page is not stored.
+    pub content_encoding: Option<HeaderValue>,
+    /// Its `Retry-After`, on a refusal of the vendor.
+    pub retry_after: Option<HeaderValue>,
+    /// Its bytes, as they came.
+    pub body: Bytes,
+    /// The envelope's `code`.
+    pub vendor_code: Option<Box<str>>,
+}
+
+/// What a paged answer says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// `cur_page_no`.
+    pub number: u64,
+    /// `total_count`: the orders on all pages.
+    pub total_count: u64,
+    /// `total_pages`.
+    pub total_pages: u64,
+    /// The orders on this page, in order.
+    pub orders: Vec<OrderId>,
+}
+
+/// A hash of what tells one order from another: its code and its device, as one order may be of many devices.
+pub type OrderId = u64;

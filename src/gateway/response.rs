@@ -1,0 +1,113 @@
+//! What goes back to the caller, and what of a query's answer is kept?
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::Response;
+use hyper::header::{
+    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, HeaderName, HeaderValue,
+    RETRY_AFTER,
+};
+use tokio::time::Instant;
+
+use super::cache::{Filled, Found};
+use super::error::{Error, InvalidAnswer};
+use super::page::Page;
+use super::quota::Permit;
+use super::upstream::{Answer, Outcome, Shape, Slot};
+use crate::body::Body;
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const X_LINKSFIELD_SNAPSHOT: HeaderName = HeaderName::from_static("x-linksfield-snapshot");
+
+/// Only a success of the expected shape, whole beyond doubt, is kept. What is no envelope is not an answer to a query.
+pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled, Error> {
+    let invalid = |reason| {
+        Err(Error::UpstreamInvalidAnswer {
+            status: answer.status,
+            reason,
+        })
+    };
+    let is_encoded = answer.headers.contains_key(CONTENT_ENCODING);
+    if answer.rest.is_some() {
+        return invalid(InvalidAnswer::TooLarge);
+    }
+    if answer.shape == Shape::NoEnvelope && !is_encoded {
+        return invalid(InvalidAnswer::NotAnEnvelope);
+    }
+    let (has_shape, position) = match answer.shape {
+        Shape::Page(position) => (true, Some(position).filter(|_| pages)),
+        Shape::Data => (!pages, None),
+        Shape::NoEnvelope | Shape::NoData => (false, None),
+    };
+    let storable =
+        answer.outcome == Outcome::Success && has_shape && answer.is_framed && !is_encoded;
+    let header = |name| answer.headers.get(name).cloned();
+    let page = Page {
+        status: answer.status,
+        content_type: header(CONTENT_TYPE),
+        content_language: header(CONTENT_LANGUAGE),
+        content_encoding: header(CONTENT_ENCODING),
+        retry_after: header(RETRY_AFTER),
+        // A copy of its own: the bytes as read would keep the whole read buffer in memory.
+        body: if storable {
+            Bytes::copy_from_slice(&answer.body)
+        } else {
+            answer.body
+        },
+        vendor_code: answer.vendor_code,
+    };
+    let failure = match answer.outcome {
+        Outcome::Throttled | Outcome::Transient => Some(answer.outcome.as_str()),
+        Outcome::Success | Outcome::CallerError | Outcome::BadSignature | Outcome::Unknown => None,
+    };
+    Ok(Filled {
+        page: Arc::new(page),
+        storable,
+        position,
+        failure,
+        sent_at,
+    })
+}
+
+/// The answer to a query.
+pub fn of_page(found: &Found) -> Response<Body> {
+    let page = &found.page;
+    let mut response = Response::new(Body::from(page.body.clone()));
+    *response.status_mut() = page.status;
+    let headers = response.headers_mut();
+    let kept = [
+        (CONTENT_TYPE, page.content_type.clone()),
+        (CONTENT_LANGUAGE, page.content_language.clone()),
+        (CONTENT_ENCODING, page.content_encoding.clone()),
+        (RETRY_AFTER, page.retry_after.clone()),
+        (X_LINKSFIELD_SNAPSHOT, found.snapshot.clone()),
+        (AGE, found.age_header()),
+    ];
+    for (name, value) in kept {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
+    headers.insert(CACHE_STATUS, found.cache_status());
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The answer to a command, as it comes.
+pub fn of_command(answer: Answer, deadline: Instant, permit: Permit<Slot>) -> Response<Body> {
+    let body = match answer.rest {
+        None => Body::from(answer.body),
+        Some(rest) => Body::passing(answer.body, rest, deadline, permit),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    *headers = answer.headers;
+    headers.insert(
+        CACHE_STATUS,
+        HeaderValue::from_static("linksfield-gateway; fwd=bypass"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,88 @@
+//! What does a command reach? The queries of its tenant that its route names, or all of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::cache::{Named, Scope};
+use super::params::Params;
+use super::route::{Kind, Route, Routes, Target};
+use super::tenant::{Tenant, Tenants};
+use crate::config::Config;
+
+/// One scope for each tenant and query.
+#[derive(Debug)]
+pub struct Scopes {
+    routes: usize,
+    by_tenant_and_route: Vec<Option<Arc<Scope>>>,
+}
+
+impl Scopes {
+    /// The scopes of all tenants and queries under this configuration's base URL.
+    pub fn new(config: &Config, routes: &Routes, tenants: &Tenants) -> Self {
+        let base_url: Arc<str> = config.upstream.base_url.to_string().into();
+        let mut scopes = vec![None; config.tenants.len() * config.routes.len()];
+        for tenant in tenants.iter() {
+            for (path, route) in routes.queries() {
+                let scope = Scope::new(base_url.clone(), tenant.access_code.clone(), path.clone());
+                scopes[tenant.label * config.routes.len() + route.label] = Some(Arc::new(scope));
+            }
+        }
+        Self {
+            routes: config.routes.len(),
+            by_tenant_and_route: scopes,
+        }
+    }
+
+    /// The scope of a query.
+    pub fn of(&self, tenant: &Tenant, target: &Target) -> &Arc<Scope> {
+        let scope = &self.by_tenant_and_route[tenant.label * self.routes + target.route.label];
+        scope
+            .as_ref()
+            .expect("every query has a scope for every tenant")
+    }
+
+    /// What a command may change: of the queries that its route names, those that show what it names; without such a
+    /// list, and on a path that is not configured, every query of its tenant.
+    pub fn reach(&self, tenant: &Tenant, route: &Route, params: &Params) -> Reach {
+        let (listed, settle) = match &route.kind {
+            Kind::Command {
+                invalidates,
+                settle,
+            } => (invalidates.as_deref(), *settle),
+            Kind::Query(_) | Kind::Refuse => (None, Duration::ZERO),
+        };
+        let start = tenant.label * self.routes;
+        let scopes = self.by_tenant_and_route[start..start + self.routes]
+            .iter()
+            .flatten();
+        Reach {
+            scopes: scopes
+                .filter(|scope| listed.is_none_or(|paths| paths.contains(scope.path())))
+                .cloned()
+                .collect(),
+            named: listed.map_or_else(Named::nothing, |_| Named::of(params)),
+            settle,
+        }
+    }
+}
+
+/// What a command may change.
+#[derive(Debug)]
+pub struct Reach {
+    scopes: Vec<Arc<Scope>>,
+    named: Named,
+    settle: Duration,
+}
+
+impl Reach {
+    /// From now on nothing is found that was filled before. After an outcome, at `ended_at`, the vendor may show the old
+    /// state until it has settled: what is filled meanwhile is found no longer than that.
+    pub fn invalidate(&self, ended_at: Option<Instant>) {
+        let settles_at = ended_at.map(|ended_at| ended_at + self.settle);
+        for scope in &self.scopes {
+            scope.invalidate(self.named.clone(), settles_at);
+        }
+    }
+}
