@@ -15,6 +15,7 @@ mod drain;
 mod errors;
 mod example;
 mod limits;
+mod model;
 mod process;
 mod secrets;
 mod sign;
