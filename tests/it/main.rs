@@ -14,6 +14,7 @@ mod demo;
 mod drain;
 mod errors;
 mod example;
+mod http_caching;
 mod limits;
 mod model;
 mod process;

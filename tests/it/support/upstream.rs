@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,10 @@ impl Request {
         self.line.split(' ').nth(1).unwrap_or_default()
     }
 
+    pub fn method(&self) -> &str {
+        self.line.split(' ').next().unwrap_or_default()
+    }
+
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap()
     }
@@ -76,6 +81,15 @@ pub fn upstream() -> Builder {
 impl Builder {
     pub fn answers(self, answer: Answer) -> Self {
         self.script(move |_| answer.clone())
+    }
+
+    /// The last one again and again.
+    pub fn answers_in_turn(self, answers: impl Into<Vec<Answer>>) -> Self {
+        let (answers, next) = (answers.into(), AtomicUsize::new(0));
+        self.script(move |_| {
+            let next = next.fetch_add(1, Ordering::SeqCst);
+            answers[next.min(answers.len() - 1)].clone()
+        })
     }
 
     pub fn script(mut self, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
