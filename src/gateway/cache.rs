@@ -49,7 +49,8 @@ struct Inner {
 /// What only fills change.
 #[derive(Debug, Default)]
 struct State {
-    flights: HashMap<Key, Flight>,
+    /// More than one for a key where a caller would not wait for the one that ran. The one that began last is last.
+    flights: HashMap<Key, Vec<Flight>>,
     series: Series,
 }
 
@@ -236,10 +237,10 @@ impl Cache {
         let is_shared = !question.directives.no_store;
         let mut state = self.0.state();
         if is_shared {
-            let running = state.flights.get(key);
-            if let Some(flight) =
-                running.filter(|flight| flight.serves(key, question.not_before(), now))
-            {
+            let running = state.flights.get(key).into_iter().flatten().rev();
+            let mut serving =
+                running.filter(|flight| flight.serves(key, question.not_before(), now));
+            if let Some(flight) = serving.next() {
                 return Boarded::Joined(flight.clone());
             }
             if let Memory::Answers(found) = self.0.look(question, now) {
@@ -254,7 +255,8 @@ impl Cache {
         let id = self.0.next_flight.fetch_add(1, Ordering::Relaxed);
         let (flight, teller) = Flight::new(id, validity, now);
         if is_shared {
-            state.flights.insert(key.clone(), flight.clone());
+            let running = state.flights.entry(key.clone()).or_default();
+            running.push(flight.clone());
         }
         drop(state);
 
@@ -300,7 +302,7 @@ impl Cache {
             entries: self.0.entries.entry_count(),
             bytes: self.0.entries.weighted_size(),
             evictions: self.0.evictions.load(Ordering::Relaxed),
-            fills: self.0.state().flights.len(),
+            fills: self.0.state().flights.values().map(Vec::len).sum(),
         }
     }
 }
@@ -554,10 +556,11 @@ impl Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         let mut state = self.cache.state();
-        // One that began after an invalidation may have taken this one's place.
-        let running = state.flights.get(&self.key);
-        if running.is_some_and(|flight| flight.id == self.flight) {
-            state.flights.remove(&self.key);
+        if let Some(running) = state.flights.get_mut(&self.key) {
+            running.retain(|flight| flight.id != self.flight);
+            if running.is_empty() {
+                state.flights.remove(&self.key);
+            }
         }
     }
 }

@@ -224,6 +224,14 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
         "overloaded",
         "no",
     );
+    let only = [("Cache-Control", "only-if-cached")];
+    let fresh_body = r#"{"access_code":"P000270","page_no":9,"page_size":9}"#;
+    met(
+        &open.post(QUERY, &only, fresh_body).await,
+        504,
+        "not_cached",
+        "no",
+    );
     let late = [("X-Request-Timeout", "50ms")];
     met(
         &open
