@@ -180,13 +180,13 @@ impl Cache {
                 return Ok(found);
             }
             _ if question.directives.only_if_cached => return Err(Error::NotCached.into()),
-            Memory::StandsIn(found) => match question.patience(usual) {
-                Some(patience) => (Forwarded::Stale, patience),
-                None => {
+            Memory::StandsIn(found) => {
+                let Some(patience) = question.patience(usual) else {
                     self.board(question, Reason::Revalidate, fill);
                     return Ok(found);
-                }
-            },
+                };
+                (Forwarded::Stale, patience)
+            }
             Memory::Nothing(because) => (because, question.deadline),
         };
         let (lookup, mut flight) = match self.board(question, question.reason(because), fill) {
@@ -577,7 +577,7 @@ fn too_late(progress: &Progress) -> Error {
 /// The bytes an entry costs: its texts, and an allowance for what moka and the allocator add.
 fn weigh(key: &Key, entry: &Entry) -> u32 {
     const OVERHEAD: usize = 400;
-    u32::try_from(key.len() + entry.page.body.len() + OVERHEAD).unwrap_or(u32::MAX)
+    u32::try_from(key.size() + entry.page.body.len() + OVERHEAD).unwrap_or(u32::MAX)
 }
 
 /// moka only bounds memory: it drops an entry when nothing may use it any more. Its clock is its own.

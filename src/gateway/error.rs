@@ -62,8 +62,8 @@ pub enum Error {
         /// The value of `Allow`.
         allow: &'static str,
     },
-    /// A content type other than JSON.
-    #[error("send the parameters as application/json in UTF-8")]
+    /// A content type other than JSON, or a compressed body.
+    #[error("send the parameters as application/json in UTF-8, not compressed")]
     UnsupportedMediaType,
     /// A web page tries to use the gateway.
     #[error("requests of web pages are not taken: remove the Origin header if this is no browser")]

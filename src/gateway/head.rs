@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, TRANSFER_ENCODING,
+};
 use hyper::{Request, Version};
 
 use super::error::Error;
@@ -25,6 +27,13 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Error> {
         }
         (_, Some(_)) => return Err(Error::MalformedRequest("more than one Host header")),
         _ => {}
+    }
+    // RFC 9112, section 6.1: hyper undoes chunked, and leaves whatever else was done to the body.
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Error::MalformedRequest(
+            "chunked is the only transfer coding that is understood",
+        ));
     }
     if uri.query().is_some() {
         return Err(Error::InvalidPath(
@@ -54,11 +63,16 @@ fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
     name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
-/// Only JSON in UTF-8; nothing at all is an empty set of parameters.
+/// Only JSON in UTF-8, not compressed; nothing at all is an empty set of parameters.
 pub fn check_content(headers: &HeaderMap, body: &Incoming) -> Result<(), Error> {
-    match headers.get(CONTENT_TYPE) {
-        Some(value) if is_json(value) => Ok(()),
-        None if body.is_end_stream() => Ok(()),
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let is_plain = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    match (types.next(), types.next()) {
+        (Some(value), None) if is_plain && is_json(value) => Ok(()),
+        (None, None) if body.is_end_stream() => Ok(()),
         _ => Err(Error::UnsupportedMediaType),
     }
 }

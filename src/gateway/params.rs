@@ -77,6 +77,7 @@ impl Params {
     }
 
     /// The same parameters but for this one.
+    #[must_use]
     pub fn without(&self, key: &str) -> Self {
         let mut fields = self.fields();
         fields.retain(|(name, _)| name != key);

@@ -36,6 +36,24 @@ async fn what_another_server_might_read_differently_is_refused() {
             "malformed_request",
         ),
         (
+            "another transfer coding",
+            "POST /package/queryOrder HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".into(),
+            400,
+            "malformed_request",
+        ),
+        (
+            "a compressed body",
+            format!("POST /package/queryOrder HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\n{head}"),
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            "two content types",
+            format!("POST /package/queryOrder HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n{head}"),
+            415,
+            "unsupported_media_type",
+        ),
+        (
             "an asterisk",
             "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n".into(),
             400,

@@ -33,6 +33,7 @@ impl Key {
     }
 
     /// The key that all pages of its query have in common.
+    #[must_use]
     pub fn of_all_pages(&self) -> Self {
         Self {
             params: self.params().without("page_no").as_str().into(),
@@ -47,7 +48,7 @@ impl Key {
     }
 
     /// Bytes that it takes beside those it shares with other keys.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.params.len()
     }
 

@@ -239,16 +239,12 @@ impl Snapshot {
         }
         let generation = self.generation.load(Ordering::Acquire);
         if key.scope().generation() != generation {
-            match key.validity(generation, self.filled_at()) {
-                Ok(validity) => {
-                    self.generation
-                        .fetch_max(validity.generation, Ordering::AcqRel);
-                }
-                Err(_) => {
-                    self.end(Ended::Invalidated);
-                    return false;
-                }
-            }
+            let Ok(validity) = key.validity(generation, self.filled_at()) else {
+                self.end(Ended::Invalidated);
+                return false;
+            };
+            self.generation
+                .fetch_max(validity.generation, Ordering::AcqRel);
         }
         let valid_for = self.valid_for.load(Ordering::Acquire);
         valid_for == FOREVER || now < self.opened_at + Duration::from_nanos(valid_for)
