@@ -20,6 +20,7 @@ mod model;
 mod process;
 mod secrets;
 mod sign;
+mod snapshots;
 mod support;
 mod tenants;
 mod tls;

@@ -308,3 +308,203 @@ impl Snapshot {
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(FOREVER - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scope::Scope;
+    use super::*;
+    use crate::gateway::params::Params;
+
+    struct Pages {
+        series: Series,
+        scope: Arc<Scope>,
+        policy: Policy,
+        start: Instant,
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Fresh for 30 s, stale for 20 s, stale if error for 90 s.
+    fn pages() -> Pages {
+        Pages {
+            series: Series::default(),
+            scope: Arc::new(Scope::new("http://x".into(), "P1".into(), "/q".into())),
+            policy: Policy {
+                fresh_for: SECOND * 30,
+                stale_for: SECOND * 20,
+                stale_if_error: SECOND * 90,
+                stale_patience: SECOND * 2,
+                min_refresh: Duration::ZERO,
+                pages: true,
+            },
+            start: Instant::now(),
+        }
+    }
+
+    impl Pages {
+        fn key(&self) -> Key {
+            let params = Params::parse(b"{}").unwrap();
+            Key::new(self.scope.clone(), "zh-CN".into(), &params)
+        }
+
+        /// A page of two orders of `total`, asked for and come at these seconds.
+        fn come(&mut self, number: u64, total: u64, sent: u32, came: u32) -> (Arc<Snapshot>, bool) {
+            let first = (number - 1) * 2;
+            let position = Position {
+                number,
+                total_count: total,
+                total_pages: total.div_ceil(2),
+                orders: (first..total.min(first + 2))
+                    .map(|order| total - order)
+                    .collect(),
+            };
+            let sent_at = self.start + SECOND * sent;
+            let arrival = Arrival {
+                sent_at,
+                validity: self
+                    .key()
+                    .validity(self.scope.generation(), sent_at)
+                    .unwrap(),
+                policy: &self.policy,
+                now: self.start + SECOND * came,
+            };
+            self.series.place(self.key(), &position, &arrival)
+        }
+
+        fn standing(&self, snapshot: &Snapshot, second: u32) -> Standing {
+            snapshot.standing(&self.key(), &self.policy, self.start + SECOND * second)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_that_agree_are_one_snapshot_with_the_age_of_its_first_fill() {
+        let mut pages = pages();
+        let (one, _) = pages.come(1, 7, 10, 12);
+        let (two, is_kept) = pages.come(2, 7, 15, 16);
+        assert!(is_kept && Arc::ptr_eq(&one, &two));
+        assert_eq!(pages.standing(&one, 39), Standing::Fresh);
+        assert_eq!(pages.standing(&one, 40), Standing::Stale);
+        let (older, is_kept) = pages.come(3, 7, 8, 17);
+        assert!(
+            is_kept && Arc::ptr_eq(&one, &older),
+            "an older fill may join"
+        );
+        assert_eq!(
+            pages.standing(&one, 38),
+            Standing::Stale,
+            "and makes all of it older"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_that_contradicts_opens_the_next_one_and_the_old_pages_only_stand_in() {
+        for (number, total) in [(2, 8), (1, 8), (2, 6)] {
+            let mut pages = pages();
+            let (old, _) = pages.come(1, 7, 0, 1);
+            let (new, is_kept) = pages.come(number, total, 2, 3);
+            assert!(is_kept && !Arc::ptr_eq(&old, &new) && old.id() != new.id());
+            assert_eq!(pages.standing(&old, 3), Standing::Contradicted);
+            assert_eq!(pages.standing(&new, 3), Standing::Fresh);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_that_stands_on_another_page_contradicts_although_the_totals_agree() {
+        let mut pages = pages();
+        let (old, _) = pages.come(1, 7, 0, 1);
+        let position = Position {
+            number: 2,
+            total_count: 7,
+            total_pages: 4,
+            orders: vec![6, 5], // one was cancelled, one was ordered: 6 has moved from the first page
+        };
+        assert!(old.is_contradicted_by(&position));
+        let elsewhere = Position {
+            orders: vec![5, 4],
+            ..position
+        };
+        assert!(!old.is_contradicted_by(&elsewhere));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_older_fill_never_replaces_the_current_one() {
+        let mut pages = pages();
+        let (current, _) = pages.come(1, 7, 5, 6);
+        let (older, is_kept) = pages.come(2, 8, 4, 7);
+        assert!(!is_kept && older.id() != current.id());
+        assert_eq!(pages.standing(&current, 7), Standing::Fresh);
+        drop(current); // its pages were dropped for want of room
+        let (older, is_kept) = pages.come(2, 8, 4, 8);
+        assert!(!is_kept, "{older:?}");
+        assert!(pages.come(2, 8, 6, 9).1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_page_fetched_again_opens_the_next_one_and_the_old_pages_stay_stale() {
+        let mut pages = pages();
+        let (old, _) = pages.come(1, 7, 0, 1);
+        pages.come(2, 7, 1, 2);
+        let (again, _) = pages.come(1, 7, 20, 21);
+        assert!(
+            Arc::ptr_eq(&old, &again),
+            "fresh pages that agree stay together"
+        );
+        let (missing, is_kept) = pages.come(3, 7, 35, 36);
+        assert!(
+            is_kept && Arc::ptr_eq(&old, &missing),
+            "a missing one may still join"
+        );
+        let (new, _) = pages.come(1, 7, 37, 38);
+        assert!(!Arc::ptr_eq(&old, &new));
+        assert_eq!(pages.standing(&old, 38), Standing::Stale);
+        assert_eq!(pages.standing(&old, 50), Standing::Old);
+        assert_eq!(pages.standing(&old, 120), Standing::Gone);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_page_joins_no_snapshot_that_is_too_stale() {
+        let mut pages = pages();
+        let (old, _) = pages.come(1, 7, 0, 1);
+        let (new, is_kept) = pages.come(2, 7, 45, 50);
+        assert!(is_kept && !Arc::ptr_eq(&old, &new));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_invalidated_is_gone_and_the_next_page_opens_a_new_one() {
+        let mut pages = pages();
+        let (old, _) = pages.come(1, 7, 0, 1);
+        pages.scope.invalidate(super::super::Named::nothing(), None);
+        assert_eq!(pages.standing(&old, 2), Standing::Gone);
+        let (new, is_kept) = pages.come(2, 7, 3, 4);
+        assert!(is_kept && !Arc::ptr_eq(&old, &new));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn series_whose_pages_are_gone_are_forgotten() {
+        let mut pages = pages();
+        let validity = Validity {
+            generation: 0,
+            until: None,
+        };
+        for number in 0..1000 {
+            let params =
+                Params::parse(format!(r#"{{"device_id":"{number}"}}"#).as_bytes()).unwrap();
+            let key = Key::new(pages.scope.clone(), "zh-CN".into(), &params);
+            let position = Position {
+                number: 1,
+                total_count: 0,
+                total_pages: 0,
+                orders: vec![],
+            };
+            let policy = pages.policy.clone();
+            let arrival = Arrival {
+                sent_at: pages.start,
+                validity,
+                policy: &policy,
+                now: pages.start,
+            };
+            drop(pages.series.place(key, &position, &arrival));
+        }
+        assert!(pages.series.current.len() < 100);
+    }
+}
