@@ -31,6 +31,7 @@ use self::snapshot::{Arrival, Series, Snapshot, Standing};
 use super::directives::Directives;
 use super::error::{Error, Sent};
 use super::page::{Page, Position};
+use super::params::Params;
 use super::progress::Progress;
 use super::route::Policy;
 
@@ -98,11 +99,35 @@ pub struct Filled {
     pub page: Arc<Page>,
     /// May it be kept? (Whether it still may when it comes is for the generation to say.)
     pub storable: bool,
-    /// Its place among the pages of its query; only of a page that may be kept.
-    pub position: Option<Position>,
+    /// The pages that it is or is made of; only of what may be kept.
+    pub pages: Pages,
     /// What it means, if it is a failure of the vendor for which an old page may stand in.
     pub failure: Option<&'static str>,
     /// When its request was sent: the state it shows is at least as new as that.
+    pub sent_at: Instant,
+}
+
+/// The pages of an answer.
+#[derive(Debug)]
+pub enum Pages {
+    /// It is no page.
+    None,
+    /// It is one.
+    One(Position),
+    /// It is a document that is made of these, which were fetched one after the other, the first when it was sent.
+    All(Vec<PageOfAll>),
+}
+
+/// A page that was fetched with all others of its query.
+#[derive(Debug)]
+pub struct PageOfAll {
+    /// Its parameters.
+    pub params: Params,
+    /// Its place.
+    pub position: Position,
+    /// The answer.
+    pub page: Arc<Page>,
+    /// When it was asked for.
     pub sent_at: Instant,
 }
 
@@ -350,9 +375,9 @@ impl Question<'_> {
     }
 
     /// What is a page of this age and standing to this question?
-    fn judge(&self, standing: Standing, age: Duration) -> Use {
+    fn judge(&self, standing: Standing, age: Duration, lifetime: Duration) -> Use {
         let (directives, policy) = (&self.directives, self.policy);
-        let staleness = age.saturating_sub(policy.fresh_for);
+        let staleness = age.saturating_sub(lifetime);
         if standing == Standing::Gone {
             return Use::None;
         }
@@ -361,7 +386,7 @@ impl Question<'_> {
             return if is_young { Use::Answers } else { Use::Refused };
         }
         let is_too_old = directives.max_age.is_some_and(|most| age > most);
-        let left = policy.fresh_for.saturating_sub(age);
+        let left = lifetime.saturating_sub(age);
         let ends_too_soon = directives.min_fresh.is_some_and(|least| left < least);
         let is_stale = standing != Standing::Fresh;
         let is_too_stale = directives.max_stale.is_some_and(|most| staleness > most);
@@ -404,16 +429,27 @@ impl Inner {
         };
         let standing = entry.snapshot.standing(&question.key, question.policy, now);
         let age = entry.snapshot.age(now);
-        match question.judge(standing, age) {
-            Use::Answers => Memory::Answers(entry.found(Lookup::Hit, question.policy, age)),
-            Use::AnswersStale => {
-                Memory::AnswersStale(entry.found(Lookup::Stale, question.policy, age))
-            }
-            Use::StandsIn => Memory::StandsIn(entry.found(Lookup::Stale, question.policy, age)),
+        let lifetime = entry.snapshot.lifetime(question.policy);
+        match question.judge(standing, age, lifetime) {
+            Use::Answers => Memory::Answers(entry.found(Lookup::Hit, lifetime, age)),
+            Use::AnswersStale => Memory::AnswersStale(entry.found(Lookup::Stale, lifetime, age)),
+            Use::StandsIn => Memory::StandsIn(entry.found(Lookup::Stale, lifetime, age)),
             Use::Refused if standing == Standing::Fresh => Memory::Nothing(Forwarded::Request),
             Use::Refused => Memory::Nothing(Forwarded::Stale),
             Use::None => Memory::Nothing(Forwarded::Miss),
         }
+    }
+
+    /// Keeps an entry, unless there is one that was asked for later. Only under the lock of the state.
+    fn keep(&self, key: Key, entry: Entry, now: Instant) -> bool {
+        let known = self.entries.get(&key);
+        let is_newer = known.is_none_or(|known| {
+            known.sent_at <= entry.sent_at || !known.snapshot.is_valid(&key, now)
+        });
+        if is_newer {
+            self.entries.insert(key, entry);
+        }
+        is_newer
     }
 
     /// What memory has instead of a fill that failed or takes too long.
@@ -431,10 +467,10 @@ impl Inner {
 }
 
 impl Entry {
-    fn found(self, lookup: Lookup, policy: &Policy, age: Duration) -> Found {
+    fn found(self, lookup: Lookup, lifetime: Duration, age: Duration) -> Found {
         let fresh_for = match lookup {
-            Lookup::Stale => policy.fresh_for.min(age), // a snapshot that ended early is not fresh any more
-            _ => policy.fresh_for,
+            Lookup::Stale => lifetime.min(age), // a snapshot that ended early is not fresh any more
+            _ => lifetime,
         };
         Found {
             lookup,
@@ -452,7 +488,7 @@ impl Landed {
     fn found(&self, lookup: Lookup, because: Forwarded, policy: &Policy, now: Instant) -> Found {
         let kept = self.snapshot.as_ref().filter(|_| self.stored);
         let lifetime = kept.map(|snapshot| Lifetime {
-            fresh_for: policy.fresh_for,
+            fresh_for: snapshot.lifetime(policy),
             age: snapshot.age(now),
         });
         Found {
@@ -480,76 +516,64 @@ struct Landing {
 
 impl Landing {
     fn land(&self, filled: Filled, began: Validity, policy: &Policy) -> Landed {
-        let Filled {
-            page,
-            storable,
-            position,
-            failure,
-            sent_at,
-        } = filled;
         let mut landed = Landed {
-            page,
-            sent_at,
+            page: filled.page,
+            sent_at: filled.sent_at,
             snapshot: None,
             stored: false,
-            failure,
+            failure: filled.failure,
         };
-        if storable {
-            let mut state = self.cache.state();
-            let (snapshot, may_be_kept) =
-                self.place(&mut state.series, position, began, sent_at, policy);
-            let entry = Entry {
-                page: landed.page.clone(),
-                sent_at,
-                keep_for: policy.fresh_for + policy.stale_for.max(policy.stale_if_error),
-                snapshot: snapshot.clone(),
-            };
-            landed.stored = may_be_kept && self.keep(entry);
-            landed.snapshot = Some(snapshot);
+        if !filled.storable {
+            return landed;
         }
-        landed
-    }
-
-    /// The snapshot of a page, and whether the page may be kept in it.
-    fn place(
-        &self,
-        series: &mut Series,
-        position: Option<Position>,
-        began: Validity,
-        sent_at: Instant,
-        policy: &Policy,
-    ) -> (Arc<Snapshot>, bool) {
         let now = Instant::now();
-        let validity = self.key.validity(began.generation, sent_at);
+        let (positions, pages) = match filled.pages {
+            Pages::None => (Vec::new(), Vec::new()),
+            Pages::One(position) => (vec![position], Vec::new()),
+            Pages::All(pages) => pages
+                .into_iter()
+                .map(|page| (page.position.clone(), page))
+                .unzip(),
+        };
+        let validity = self.key.validity(began.generation, filled.sent_at);
         let is_valid =
             validity.is_ok_and(|validity| validity.until.is_none_or(|until| now < until));
         let arrival = Arrival {
-            sent_at,
+            positions: &positions,
+            sent_at: filled.sent_at,
+            crawled_for: (!pages.is_empty()).then(|| now - filled.sent_at),
             validity: validity.unwrap_or(began),
             policy,
             now,
         };
-        match position {
-            Some(position) if is_valid && self.is_shared => {
-                series.place(self.key.of_all_pages(), &position, &arrival)
-            }
-            position => (
-                series.apart(position.is_some(), &arrival),
-                is_valid && self.is_shared,
-            ),
-        }
-    }
 
-    /// Keeps an entry, unless there is one that was asked for later.
-    fn keep(&self, entry: Entry) -> bool {
-        let known = self.cache.entries.get(&self.key);
-        let is_newer = known.is_none_or(|known| {
-            known.sent_at <= entry.sent_at || !known.snapshot.is_valid(&self.key, Instant::now())
-        });
-        if is_newer {
-            self.cache.entries.insert(self.key.clone(), entry);
+        let mut state = self.cache.state();
+        let may_be_kept = is_valid && self.is_shared;
+        let (snapshot, may_be_kept) = if may_be_kept && !positions.is_empty() {
+            state.series.place(self.key.of_all_pages(), &arrival)
+        } else {
+            (
+                state.series.apart(!positions.is_empty(), &arrival),
+                may_be_kept,
+            )
+        };
+        if may_be_kept {
+            let lifetime = snapshot.lifetime(policy);
+            let entry = |page, sent_at| Entry {
+                page,
+                sent_at,
+                keep_for: lifetime + policy.stale_for.max(policy.stale_if_error),
+                snapshot: snapshot.clone(),
+            };
+            for page in pages {
+                let key = self.key.page(&page.params);
+                self.cache.keep(key, entry(page.page, page.sent_at), now);
+            }
+            let whole = entry(landed.page.clone(), landed.sent_at);
+            landed.stored = self.cache.keep(self.key.clone(), whole, now);
         }
-        is_newer
+        landed.snapshot = Some(snapshot);
+        landed
     }
 }
 

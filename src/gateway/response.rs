@@ -10,7 +10,7 @@ use hyper::header::{
 };
 use tokio::time::Instant;
 
-use super::cache::{Filled, Found};
+use super::cache::{Filled, Found, Pages};
 use super::error::{Error, InvalidAnswer};
 use super::page::Page;
 use super::quota::Permit;
@@ -35,10 +35,11 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
     if answer.shape == Shape::NoEnvelope && !is_encoded {
         return invalid(InvalidAnswer::NotAnEnvelope);
     }
-    let (has_shape, position) = match answer.shape {
-        Shape::Page(position) => (true, Some(position).filter(|_| pages)),
-        Shape::Data => (!pages, None),
-        Shape::NoEnvelope | Shape::NoData => (false, None),
+    let (has_shape, pages) = match answer.shape {
+        Shape::Page(position) if pages => (true, Pages::One(position)),
+        Shape::Page(_) => (true, Pages::None),
+        Shape::Data => (!pages, Pages::None),
+        Shape::NoEnvelope | Shape::NoData => (false, Pages::None),
     };
     let storable =
         answer.outcome == Outcome::Success && has_shape && answer.is_framed && !is_encoded;
@@ -64,7 +65,7 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
     Ok(Filled {
         page: Arc::new(page),
         storable,
-        position,
+        pages,
         failure,
         sent_at,
     })

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use linksfield_gateway::gateway::cache::{
-    Cache, Filled, Found, Key, Lookup, Named, Question, Reason, Scope,
+    Cache, Filled, Found, Key, Lookup, Named, Pages, Question, Reason, Scope,
 };
 use linksfield_gateway::gateway::directives::Directives;
 use linksfield_gateway::gateway::error::Error;
@@ -326,7 +326,11 @@ impl World {
         Ok(Filled {
             page: Arc::new(page),
             storable: mood == Mood::Well,
-            position: (self.policy.pages && mood == Mood::Well).then_some(position),
+            pages: if self.policy.pages {
+                Pages::One(position)
+            } else {
+                Pages::None
+            },
             failure: (mood == Mood::Throttles).then_some("throttled"),
             sent_at,
         })

@@ -15,6 +15,8 @@ pub struct Key {
     scope: Arc<Scope>,
     language: Arc<str>,
     params: Arc<str>,
+    /// All pages of the query, as one document.
+    is_whole: bool,
 }
 
 impl Key {
@@ -24,7 +26,22 @@ impl Key {
             scope,
             language,
             params: params.as_str().into(),
+            is_whole: false,
         }
+    }
+
+    /// The key of the document that all pages of these parameters make.
+    pub fn whole(scope: Arc<Scope>, language: Arc<str>, params: &Params) -> Self {
+        Self {
+            is_whole: true,
+            ..Self::new(scope, language, params)
+        }
+    }
+
+    /// The key of one page of the document of this key.
+    #[must_use]
+    pub fn page(&self, params: &Params) -> Self {
+        Self::new(self.scope.clone(), self.language.clone(), params)
     }
 
     /// Whose pages of which path it belongs to.
@@ -37,6 +54,7 @@ impl Key {
     pub fn of_all_pages(&self) -> Self {
         Self {
             params: self.params().without("page_no").as_str().into(),
+            is_whole: false,
             ..self.clone()
         }
     }
@@ -56,8 +74,9 @@ impl Key {
         Params::parse(self.params.as_bytes()).expect("the normal form of parameters")
     }
 
-    fn parts(&self) -> (&str, &str, (&str, &str, &str)) {
-        (&self.params, &self.language, self.scope.identity())
+    fn parts(&self) -> (&str, &str, bool, (&str, &str, &str)) {
+        let identity = self.scope.identity();
+        (&self.params, &self.language, self.is_whole, identity)
     }
 }
 

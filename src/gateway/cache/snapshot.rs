@@ -28,6 +28,8 @@ pub struct Snapshot {
     /// The value of `x-linksfield-snapshot`; none for a query without pages.
     id: Option<HeaderValue>,
     opened_at: Instant,
+    /// How long the crawl took that brought its pages, if one did: freshness counts from the end of that.
+    crawled_for: Duration,
     /// By how many nanoseconds the fill of its oldest page began before the one that opened it.
     older_by: AtomicU64,
     /// How many nanoseconds after `opened_at` it is not valid any more, as a settle time ends; [`FOREVER`] for never.
@@ -91,14 +93,18 @@ struct Current {
     opened_at: Instant,
 }
 
-/// A page that has come.
-#[derive(Debug)]
+/// Pages that have come.
+#[derive(Debug, Clone, Copy)]
 pub struct Arrival<'a> {
-    /// When it was asked for.
+    /// What they say about themselves: one page, all of them, or none if their query has no pages.
+    pub positions: &'a [Position],
+    /// When the first of them was asked for.
     pub sent_at: Instant,
-    /// Its validity.
+    /// How long it took to fetch all of them; none for one page.
+    pub crawled_for: Option<Duration>,
+    /// Their validity.
     pub validity: Validity,
-    /// How long it serves.
+    /// How long they serve.
     pub policy: &'a Policy,
     /// Now.
     pub now: Instant,
@@ -116,29 +122,28 @@ impl Default for Series {
 }
 
 impl Series {
-    /// The snapshot that a page belongs to, and whether it may be kept there. `key` is that of all pages of its query.
-    pub fn place(
-        &mut self,
-        key: Key,
-        position: &Position,
-        arrival: &Arrival<'_>,
-    ) -> (Arc<Snapshot>, bool) {
+    /// The snapshot that pages belong to, and whether they may be kept there. `key` is that of all pages of the query.
+    pub fn place(&mut self, key: Key, arrival: &Arrival<'_>) -> (Arc<Snapshot>, bool) {
         let Arrival {
+            positions,
             sent_at,
-            validity,
             policy,
             now,
+            ..
         } = *arrival;
         if let Some(known) = self.current.get(&key) {
             let is_older = sent_at < known.opened_at;
             match known.snapshot.upgrade() {
                 Some(current) if current.is_valid(&key, now) => {
-                    let contradicts = current.is_contradicted_by(position);
-                    let renews =
-                        current.has_page(position.number) && current.age(now) >= policy.fresh_for;
+                    let mut contradicting = positions
+                        .iter()
+                        .filter(|position| current.is_contradicted_by(position));
+                    let contradicts = contradicting.next().is_some();
+                    let lifetime = current.lifetime(policy);
                     let age = now.saturating_duration_since(current.filled_at().min(sent_at));
-                    if !contradicts && !renews && age < policy.fresh_for + policy.stale_for {
-                        current.join(position, sent_at, validity);
+                    let agrees = !contradicts && age < lifetime + policy.stale_for;
+                    if agrees && (is_older || !current.is_renewed_by(arrival)) {
+                        current.join(arrival);
                         return (current, true);
                     }
                     if is_older {
@@ -156,7 +161,7 @@ impl Series {
             }
         }
         let opened = self.apart(true, arrival);
-        opened.join(position, sent_at, validity);
+        opened.join(arrival);
         let current = Current {
             snapshot: Arc::downgrade(&opened),
             opened_at: sent_at,
@@ -173,7 +178,7 @@ impl Series {
             let id = format!("{}-{:x}", self.ids, self.next_id);
             HeaderValue::from_str(&id).expect("made of hexadecimal digits")
         });
-        Arc::new(Snapshot::new(id, arrival.sent_at, arrival.validity))
+        Arc::new(Snapshot::new(id, arrival))
     }
 
     fn sweep(&mut self) {
@@ -186,18 +191,19 @@ impl Series {
 }
 
 impl Snapshot {
-    /// A snapshot whose first fill was sent at `sent_at`.
-    fn new(id: Option<HeaderValue>, sent_at: Instant, validity: Validity) -> Self {
+    /// A snapshot that these pages open, without them yet.
+    fn new(id: Option<HeaderValue>, arrival: &Arrival<'_>) -> Self {
         let snapshot = Self {
             id,
-            opened_at: sent_at,
+            opened_at: arrival.sent_at,
+            crawled_for: arrival.crawled_for.unwrap_or_default(),
             older_by: AtomicU64::new(0),
             valid_for: AtomicU64::new(FOREVER),
-            generation: AtomicU64::new(validity.generation),
+            generation: AtomicU64::new(arrival.validity.generation),
             ended: AtomicU8::new(0),
             contents: Mutex::default(),
         };
-        snapshot.limit(validity);
+        snapshot.limit(arrival.validity);
         snapshot
     }
 
@@ -211,15 +217,21 @@ impl Snapshot {
         now.saturating_duration_since(self.filled_at())
     }
 
+    /// The age at which it stops being fresh.
+    pub fn lifetime(&self, policy: &Policy) -> Duration {
+        policy.fresh_for + self.crawled_for
+    }
+
     /// What its pages may be used for now. `key` is that of one of them.
     pub fn standing(&self, key: &Key, policy: &Policy, now: Instant) -> Standing {
         if !self.is_valid(key, now) {
             return Standing::Gone;
         }
         let age = self.age(now);
-        let stale_since = age.saturating_sub(policy.fresh_for);
+        let lifetime = self.lifetime(policy);
+        let stale_since = age.saturating_sub(lifetime);
         let ended = self.ended.load(Ordering::Acquire);
-        if ended == 0 && age < policy.fresh_for {
+        if ended == 0 && age < lifetime {
             Standing::Fresh
         } else if ended < Ended::Contradicted as u8 && stale_since < policy.stale_for {
             Standing::Stale
@@ -272,21 +284,26 @@ impl Snapshot {
         })
     }
 
-    /// Is this page here?
-    fn has_page(&self, number: u64) -> bool {
-        self.contents().pages.contains_key(&number)
+    /// Is this a page that is fetched again because it is stale, or all pages at once?
+    fn is_renewed_by(&self, arrival: &Arrival<'_>) -> bool {
+        let is_stale = self.age(arrival.now) >= self.lifetime(arrival.policy);
+        let contents = self.contents();
+        let is_here = |position: &Position| contents.pages.contains_key(&position.number);
+        arrival.crawled_for.is_some() || (is_stale && arrival.positions.iter().any(is_here))
     }
 
-    /// Takes a page in that does not contradict it.
-    fn join(&self, position: &Position, sent_at: Instant, validity: Validity) {
-        let older_by = self.opened_at.saturating_duration_since(sent_at);
+    /// Takes pages in that do not contradict it.
+    fn join(&self, arrival: &Arrival<'_>) {
+        let older_by = self.opened_at.saturating_duration_since(arrival.sent_at);
         self.older_by.fetch_max(nanos(older_by), Ordering::AcqRel);
-        self.limit(validity);
+        self.limit(arrival.validity);
         let mut contents = self.contents();
-        contents.totals = Some((position.total_count, position.total_pages));
-        contents
-            .pages
-            .insert(position.number, position.orders.clone());
+        for position in arrival.positions {
+            contents.totals = Some((position.total_count, position.total_pages));
+            contents
+                .pages
+                .insert(position.number, position.orders.clone());
+        }
     }
 
     fn limit(&self, validity: Validity) {
@@ -360,6 +377,8 @@ mod tests {
             };
             let sent_at = self.start + SECOND * sent;
             let arrival = Arrival {
+                positions: &[position],
+                crawled_for: None,
                 sent_at,
                 validity: self
                     .key()
@@ -368,7 +387,7 @@ mod tests {
                 policy: &self.policy,
                 now: self.start + SECOND * came,
             };
-            self.series.place(self.key(), &position, &arrival)
+            self.series.place(self.key(), &arrival)
         }
 
         fn standing(&self, snapshot: &Snapshot, second: u32) -> Standing {
@@ -498,12 +517,14 @@ mod tests {
             };
             let policy = pages.policy.clone();
             let arrival = Arrival {
+                positions: &[position],
+                crawled_for: None,
                 sent_at: pages.start,
                 validity,
                 policy: &policy,
                 now: pages.start,
             };
-            drop(pages.series.place(key, &position, &arrival));
+            drop(pages.series.place(key, &arrival));
         }
         assert!(pages.series.current.len() < 100);
     }
