@@ -5,13 +5,16 @@
 //! drains, whether a connection is idle: it is if no byte of a next request has been read, so none that was read goes
 //! unanswered.
 //!
+//! hyper does not read again after an answer if it was waiting for bytes already, so whatever ends the answering phase
+//! wakes it: else neither the idle time nor the end of the server would ever be looked at.
+//!
 //! One timer serves a connection. It is set anew only when it fires too early, so a request costs no timer operation.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -32,21 +35,51 @@ pub struct Times {
 
 /// Is a request being answered? Set by the service, read by the connection's I/O.
 #[derive(Debug, Clone, Default)]
-pub struct Answering(Arc<AtomicBool>);
+pub struct Answering(Arc<Answers>);
+
+#[derive(Debug, Default)]
+struct Answers {
+    is_on: AtomicBool,
+    /// How many have ended: one may begin and end between two reads.
+    ended: AtomicU64,
+    /// Who reads, and waits for the answer to end.
+    reader: Mutex<Option<Waker>>,
+}
 
 impl Answering {
     /// A head has been read.
     pub fn begin(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.is_on.store(true, Ordering::Release);
     }
 
-    /// The body of the answer has been handed over to the last byte, or given up.
+    /// The body of the answer has been handed over to the last byte, or given up. It may still have to be written.
     pub fn end(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.ended.fetch_add(1, Ordering::AcqRel);
+        self.0.is_on.store(false, Ordering::Release);
+        self.wake_reader();
     }
 
     fn is_on(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.is_on.load(Ordering::Acquire)
+    }
+
+    fn ended(&self) -> u64 {
+        self.0.ended.load(Ordering::Acquire)
+    }
+
+    fn wait_as_reader(&self, waker: &Waker) {
+        *self.reader() = Some(waker.clone());
+    }
+
+    fn wake_reader(&self) {
+        let reader = self.reader().take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn reader(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
+        self.0.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -55,6 +88,7 @@ pub struct PatientStream {
     stream: TcpStream,
     times: Times,
     answering: Answering,
+    answers_seen: u64,
     phase: Phase,
     /// When the peer was first found not to read.
     write_blocked_since: Option<Instant>,
@@ -87,6 +121,7 @@ impl PatientStream {
             stream,
             times,
             answering,
+            answers_seen: 0,
             phase: Phase::Accepted { at },
             write_blocked_since: None,
             timer: Box::pin(sleep_until(at + times.header)),
@@ -94,16 +129,16 @@ impl PatientStream {
         }
     }
 
-    /// The service knows when a request begins and ends being answered; the phase follows it.
+    /// The service knows when a request begins and ends being answered; the phase follows it. An answer has not ended
+    /// while the peer has not taken it.
     fn follow_service(&mut self) {
-        match (self.answering.is_on(), self.phase) {
-            (true, _) => self.phase = Phase::Answering,
-            (false, Phase::Answering) => {
-                self.phase = Phase::Idle {
-                    since: Instant::now(),
-                }
-            }
-            (false, _) => {}
+        if self.answering.is_on() || self.write_blocked_since.is_some() {
+            self.phase = Phase::Answering;
+        } else if self.phase == Phase::Answering || self.answering.ended() != self.answers_seen {
+            self.answers_seen = self.answering.ended();
+            self.phase = Phase::Idle {
+                since: Instant::now(),
+            };
         }
     }
 
@@ -137,7 +172,9 @@ impl PatientStream {
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
-            self.write_blocked_since = None;
+            if self.write_blocked_since.take().is_some() {
+                self.answering.wake_reader();
+            }
             return written;
         }
         let since = *self.write_blocked_since.get_or_insert_with(Instant::now);
@@ -162,7 +199,10 @@ impl AsyncRead for PatientStream {
             return Poll::Ready(read);
         }
         let deadline = match this.phase {
-            Phase::Answering => return Poll::Pending,
+            Phase::Answering => {
+                this.answering.wait_as_reader(cx.waker());
+                return Poll::Pending;
+            }
             Phase::Head { since } => since + this.times.header,
             Phase::Accepted { at } => at + this.times.header,
             Phase::Idle { since } => since + this.times.idle,

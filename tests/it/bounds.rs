@@ -1,7 +1,7 @@
 //! Everything that a client can stretch has a bound.
 
 use crate::support::client::post;
-use crate::support::{gateway, raw_success, until, upstream};
+use crate::support::{gateway, page, raw_success, until, upstream};
 
 const BODY: &[u8] = br#"{"page_no":1}"#;
 
@@ -56,6 +56,45 @@ async fn an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_closed(
         assert!(answered.elapsed() >= std::time::Duration::from_millis(50));
     }
     connection.ended().await;
+}
+
+#[tokio::test]
+async fn a_connection_is_closed_when_idle_although_its_request_came_at_once_and_took_long() {
+    let slow = page(1, 2, 105).after(std::time::Duration::from_millis(150));
+    let upstream = upstream().answers(slow).run().await;
+    let gateway = gateway(&upstream)
+        .set("server.header_timeout", "\"100ms\"")
+        .set("server.idle_timeout", "\"100ms\"")
+        .run()
+        .await;
+    let ask = async |number: usize| {
+        let mut connection = gateway.connect().await;
+        let body = format!(r#"{{"page_no":{}}}"#, number % 3);
+        let request = post("/package/queryOrder", &[], body.as_bytes());
+        assert_eq!(connection.exchange(&request).await.status, 200);
+        connection.ended().await;
+    };
+    futures::future::join_all((0..20).map(ask)).await;
+}
+
+#[tokio::test]
+async fn hits_that_are_pipelined_for_longer_than_a_head_may_take_are_all_answered() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set("server.header_timeout", "\"100ms\"")
+        .run()
+        .await;
+    let mut connection = gateway.connect().await;
+    let request = post("/package/queryOrder", &[], BODY);
+    let half = request.len() / 2;
+    connection.send(&request[..half]).await;
+    let start = std::time::Instant::now();
+    while start.elapsed() < std::time::Duration::from_millis(400) {
+        connection
+            .send(&[&request[half..], &request[..half]].concat())
+            .await;
+        assert_eq!(connection.reply().await.status, 200);
+    }
 }
 
 #[tokio::test]

@@ -133,3 +133,55 @@ async fn the_drain_is_bounded() {
     assert_eq!(gateway.exit().await.code(), Some(0));
     assert!(gateway.output().contains("drain_timeout has passed"));
 }
+
+#[tokio::test]
+async fn an_answer_that_its_caller_still_reads_is_written_to_its_end() {
+    let large = crate::support::raw_success(&"x".repeat(8 << 20));
+    for (path, idle) in [
+        ("/package/queryOrder", "\"1h\""),
+        ("/package/orderPackage", "\"1h\""),
+        ("/package/orderPackage", "\"50ms\""),
+    ] {
+        let upstream = upstream().answers(large.clone()).run().await;
+        let mut gateway = gateway(&upstream)
+            .set("upstream.max_answer", "\"16MiB\"")
+            .set("server.idle_timeout", idle)
+            .set("routes./package/queryOrder.pages", "false")
+            .run()
+            .await;
+        let mut slow = gateway.connect().await;
+        slow.send(&post(path, &[], b"{}")).await;
+        slow.answered().await;
+        gateway.signal("TERM");
+        until("not listening", async || {
+            tokio::net::TcpStream::connect(&gateway.address)
+                .await
+                .is_err()
+        })
+        .await;
+        assert_eq!(slow.reply().await.body, large.body, "{path}");
+        assert_eq!(gateway.exit().await.code(), Some(0));
+        assert!(gateway.output().contains("drained"));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_idle_after_a_miss_holds_nobody_up() {
+    let slow = page(1, 2, 105).after(std::time::Duration::from_millis(20));
+    let upstream = upstream().answers(slow).run().await;
+    let mut gateway = gateway(&upstream)
+        .set("server.drain_timeout", "\"1h\"")
+        .run()
+        .await;
+    let mut idle = Vec::new();
+    for number in 0..20 {
+        let mut connection = gateway.connect().await;
+        let body = format!(r#"{{"page_no":{number}}}"#);
+        let path = ["/package/queryOrder", "/package/orderPackage"][number % 2];
+        let request = post(path, &[], body.as_bytes());
+        assert_eq!(connection.exchange(&request).await.status, 200);
+        idle.push(connection);
+    }
+    gateway.signal("TERM");
+    assert_eq!(gateway.exit().await.code(), Some(0));
+}

@@ -62,6 +62,12 @@ impl Connection {
             .expect("the connection ended before an answer")
     }
 
+    /// Waits until something of an answer has come, and leaves it there.
+    pub async fn answered(&mut self) {
+        let some = timeout(PATIENCE, self.0.fill_buf()).await;
+        assert!(!some.expect("no answer").unwrap().is_empty(), "no answer");
+    }
+
     /// Waits until the other side closes or resets the connection; fails if anything more comes.
     pub async fn ended(&mut self) {
         let mut byte = [0];
