@@ -10,13 +10,11 @@ use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::Instance;
 use crate::config::{Config, LogFormat, Secrets, Warning};
@@ -175,9 +173,12 @@ fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {
         .named(tenant)
         .ok_or_else(|| unknown_tenant(&config, tenant))?;
     let params = Params::parse(&standard_input()?)?;
-    let now = timestamp.map_or_else(wall_clock, |seconds| {
-        UNIX_EPOCH + Duration::from_secs(seconds)
-    });
+    let now = match timestamp.map(Duration::from_secs) {
+        None => wall_clock(),
+        Some(since) => UNIX_EPOCH
+            .checked_add(since)
+            .ok_or("--timestamp is later than the clock can be")?,
+    };
     let signed = tenant.signer.signed(&params, &tenant.access_code, now);
     print(&format!(
         "{}\n{}\n",
@@ -220,8 +221,7 @@ fn start_log(config: &Config) {
         LogFormat::Json => log::Format::Json,
         LogFormat::Text => log::Format::Text,
     };
-    let level = LevelFilter::from_str(&config.log.level).unwrap_or(LevelFilter::INFO);
-    log::init(level, format);
+    log::init(&config.log.level, format);
 }
 
 fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {

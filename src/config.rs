@@ -21,7 +21,6 @@ mod signing;
 
 use std::{
     collections::BTreeMap,
-    fs,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -309,7 +308,7 @@ impl Config {
     /// Reads the file and the environment, and checks what they say.
     pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), Problems> {
         let source = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|error| {
+        let text = read::file(path).map_err(|error| {
             let reason = format!("the file cannot be read: {error}");
             let remedy = "correct the path; config/gateway.toml is an example to begin with";
             Problems::new(

@@ -18,7 +18,7 @@ mod pace;
 mod response;
 mod scopes;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
@@ -112,6 +112,7 @@ struct Asked {
 
 /// How a call of Linksfield is made, and why.
 struct Errand {
+    timing: Timing,
     class: Class,
     /// The metrics' word for why.
     reason: &'static str,
@@ -119,6 +120,59 @@ struct Errand {
     patience: Instant,
     /// For how long its connection may have been idle.
     max_idle: Duration,
+}
+
+/// When a call began to wait for its permit and when it got it, for the record of who began it.
+#[derive(Debug, Clone, Default)]
+struct Timing(Arc<OnceLock<(Instant, OnceLock<Instant>)>>);
+
+impl Timing {
+    fn begin(&self) {
+        let _ = self.0.set((Instant::now(), OnceLock::new()));
+    }
+
+    fn granted(&self, at: Instant) {
+        if let Some((_, granted)) = self.0.get() {
+            let _ = granted.set(at);
+        }
+    }
+
+    /// Tells the record how the time was spent, as far as the call has come.
+    fn tell(&self, exchange: &mut Exchange<'_>) {
+        if let Some((begun, granted)) = self.0.get() {
+            let (now, granted) = (Instant::now(), granted.get());
+            exchange.queue = Some(granted.copied().unwrap_or(now) - *begun);
+            exchange.upstream = granted.map(|granted| now - *granted);
+        }
+    }
+}
+
+/// Records a command that is still under way when the process ends.
+struct CutOff<'a> {
+    metrics: &'a Metrics,
+    request_id: &'a str,
+    route: usize,
+    tenant: usize,
+    started: Instant,
+    progress: &'a Progress,
+}
+
+impl Drop for CutOff<'_> {
+    fn drop(&mut self) {
+        let sent = self.progress.sent();
+        if sent != Sent::No {
+            self.metrics
+                .command_outcome_unknown(self.route, self.tenant);
+        }
+        let end = CommandEnd {
+            sent: sent.as_str(),
+            outcome: "cut_off",
+            vendor_code: None,
+            duration: self.started.elapsed(),
+        };
+        self.metrics
+            .abandoned_command(self.request_id, self.route, self.tenant, &end);
+    }
 }
 
 /// A call that was answered.
@@ -197,7 +251,6 @@ impl Gateway {
         exchange.route = target.route.label;
         let asked = self.asked(request.headers(), exchange.started)?;
         let call = self.read(target, request, asked.deadline, exchange).await?;
-        exchange.tenant = call.tenant.label;
 
         match &call.target.route.clone().kind {
             Kind::Query(policy) => self.query(call, policy, &asked, exchange).await,
@@ -264,6 +317,7 @@ impl Gateway {
             params.access_code(),
             is_query,
         )?;
+        exchange.tenant = tenant.label;
         if let Some(caller) = caller {
             caller.authorize(tenant, is_query)?;
         }
@@ -304,9 +358,15 @@ impl Gateway {
             let call = pace.p90();
             this.quota.expected_wait(call) + call
         };
-        let pages = policy.pages;
-        let fill = |progress, reason| self.clone().fill(call, pages, progress, reason); // a hit signs nothing
-        let found = this.cache.get_or_fill(&question, usual, fill).await?;
+        let (pages, timing) = (policy.pages, Timing::default());
+        let fill = |progress, reason| {
+            timing.begin();
+            self.clone()
+                .fill(call, pages, progress, reason, timing.clone()) // a hit signs nothing
+        };
+        let found = this.cache.get_or_fill(&question, usual, fill).await;
+        timing.tell(exchange);
+        let found = found?;
 
         exchange.vendor_code.clone_from(&found.page.vendor_code);
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
@@ -322,7 +382,7 @@ impl Gateway {
                 exchange.result = telemetry::Result::Coalesced;
                 exchange.sent = Some(Sent::Yes.as_str());
             }
-            Lookup::Miss => exchange_went_upstream(exchange, found.age),
+            Lookup::Miss => exchange.sent = Some(Sent::Yes.as_str()),
         }
         if asked.directives.no_store {
             exchange.result = telemetry::Result::Bypass;
@@ -337,6 +397,7 @@ impl Gateway {
         pages: bool,
         progress: Progress,
         reason: Reason,
+        timing: Timing,
     ) -> Result<Filled, Error> {
         let patience = Instant::now() + self.0.bounds.request_timeout; // no caller waits longer
         let (class, reason) = match reason {
@@ -345,6 +406,7 @@ impl Gateway {
             Reason::Revalidate => (Class::Refresh, "revalidate"),
         };
         let errand = Errand {
+            timing,
             class,
             reason,
             patience,
@@ -365,15 +427,23 @@ impl Gateway {
         let progress = Progress::default();
         let _unless_it_has_left = CancelOnDrop(progress.clone());
         let (tell, told) = oneshot::channel();
-        let command = self.clone().run_command(
-            call,
-            progress.clone(),
-            deadline,
-            exchange.request_id.clone(),
-            tell,
-        );
+        let timing = Timing::default();
+        timing.begin();
+        let errand = Errand {
+            timing: timing.clone(),
+            class: Class::Command,
+            reason: "caller",
+            patience: deadline,
+            max_idle: COMMAND_MAX_IDLE,
+        };
+        let request_id = exchange.request_id.clone();
+        let command = self
+            .clone()
+            .run_command(call, errand, progress.clone(), request_id, tell);
         self.0.commands.spawn(command);
-        let answered = match timeout_at(deadline, told).await {
+        let told = timeout_at(deadline, told).await;
+        timing.tell(exchange);
+        let answered = match told {
             Ok(Ok(result)) => result?,
             Ok(Err(_)) => return Err(Error::Internal(progress.sent()).into()), // the command's task is gone
             Err(_) if progress.cancel() => {
@@ -387,7 +457,7 @@ impl Gateway {
         exchange
             .vendor_code
             .clone_from(&answered.answer.vendor_code);
-        exchange_went_upstream(exchange, answered.sent_at.elapsed());
+        exchange.sent = Some(Sent::Yes.as_str());
         Ok(response::of_command(
             answered.answer,
             answered.deadline,
@@ -398,8 +468,8 @@ impl Gateway {
     async fn run_command(
         self,
         call: Call,
+        errand: Errand,
         progress: Progress,
-        patience: Instant,
         request_id: String,
         tell: oneshot::Sender<Result<Answered, Error>>,
     ) {
@@ -409,17 +479,21 @@ impl Gateway {
             .0
             .scopes
             .reach(&call.tenant, &call.target.route, &call.params);
-        let errand = Errand {
-            class: Class::Command,
-            reason: "caller",
-            patience,
-            max_idle: COMMAND_MAX_IDLE,
+        let (route, tenant) = (call.target.route.label, call.tenant.label);
+        let unless_it_ends = CutOff {
+            metrics,
+            request_id: &request_id,
+            route,
+            tenant,
+            started,
+            progress: &progress,
         };
         let result = tokio::select! {
-            () = progress.cancelled() => return, // no byte has left, and nobody waits
-            result = self.call(&call, &errand, &progress, || reach.invalidate(None)) => result,
+            () = progress.cancelled() => None, // no byte has left, and nobody waits
+            result = self.call(&call, &errand, &progress, || reach.invalidate(None)) => Some(result),
         };
-        let (route, tenant) = (call.target.route.label, call.tenant.label);
+        std::mem::forget(unless_it_ends);
+        let Some(result) = result else { return };
         if progress.sent() != Sent::No {
             reach.invalidate(Some(Instant::now()));
             metrics.invalidation("command");
@@ -461,6 +535,7 @@ impl Gateway {
             .acquire(errand.class, progress, errand.patience)
             .await?;
         let granted_at = Instant::now();
+        errand.timing.granted(granted_at);
         let deadline = granted_at
             + call
                 .target
@@ -515,6 +590,21 @@ impl Gateway {
         Error::TooManyConnections.to_response(&self.0.metrics.request_id())
     }
 
+    /// Counts a connection beyond the limit, told so or not.
+    pub fn connection_refused(&self) {
+        self.0.metrics.refused(Error::TooManyConnections.code());
+    }
+
+    /// Counts a head that could not be parsed; it got no more than a status.
+    pub fn head_refused(&self) {
+        self.0.metrics.refused(Error::MalformedRequest("").code());
+    }
+
+    /// How many commands are under way.
+    pub fn commands_in_flight(&self) -> usize {
+        self.0.commands.len()
+    }
+
     /// Waits until every command that is under way has ended.
     pub async fn commands_finished(&self) {
         self.0.commands.close();
@@ -532,12 +622,6 @@ impl Gateway {
             queue_length: self.0.quota.queue_length(),
         }
     }
-}
-
-fn exchange_went_upstream(exchange: &mut Exchange<'_>, upstream: Duration) {
-    exchange.sent = Some(Sent::Yes.as_str());
-    exchange.upstream = Some(upstream);
-    exchange.queue = Some(exchange.started.elapsed().saturating_sub(upstream));
 }
 
 /// The time that goes into signatures; the only place that reads it.

@@ -81,7 +81,14 @@ use crate::server::{Drain, Limits, Times, serve};
 use crate::telemetry::{Constants, Labels, Metrics};
 
 /// Connections that may ask for metrics and probes at a time.
-const ADMIN_CONNECTIONS: usize = 64;
+const ADMIN_CONNECTIONS: usize = 256;
+
+/// What a probe and a scrape need: whoever connects and says nothing holds a place for no longer than that.
+const ADMIN_TIMES: Times = Times {
+    header: Duration::from_secs(2),
+    write: Duration::from_secs(5),
+    idle: Duration::from_secs(5),
+};
 
 /// Slots where the configuration names no limit of connections.
 const UNLIMITED_CONNECTIONS: u32 = 256;
@@ -198,7 +205,7 @@ impl Instance {
                 info!(listener, %address, "listening");
             }
         }
-        let admin_thread = run_admin(self.admin, admin, self.limits.times, admin_drain.clone())?;
+        let admin_thread = run_admin(self.admin, admin, admin_drain.clone())?;
         let connections = self.metrics.connections.clone();
         let data = tokio::spawn(serve(
             self.data,
@@ -222,9 +229,10 @@ impl Instance {
         } else {
             let connections = self.metrics.connections.get();
             let requests = self.metrics.requests_in_flight.get();
+            let commands = self.gateway.commands_in_flight();
             warn!(
                 connections,
-                requests, "drain_timeout has passed, ending all the same"
+                requests, commands, "drain_timeout has passed, ending all the same"
             );
         }
         admin_drain.close();
@@ -237,7 +245,6 @@ impl Instance {
 fn run_admin(
     listener: std::net::TcpListener,
     admin: Admin,
-    times: Times,
     drain: Drain,
 ) -> Result<std::thread::JoinHandle<()>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -250,7 +257,7 @@ fn run_admin(
     };
     let limits = Limits {
         connections: ADMIN_CONNECTIONS,
-        times,
+        times: ADMIN_TIMES,
     };
     let serve = move || {
         let served = serve(listener, admin, limits, drain.clone(), None);

@@ -50,6 +50,12 @@ pub trait Service: Clone + Send + Sync + 'static {
 
     /// What a connection beyond the limit is told.
     fn refuse_connection(&self) -> Response<Body>;
+
+    /// A connection is beyond the limit, and is told so or not.
+    fn connection_refused(&self) {}
+
+    /// A head could not be parsed; it got no more than a status.
+    fn head_refused(&self) {}
 }
 
 impl Service for Gateway {
@@ -59,6 +65,14 @@ impl Service for Gateway {
 
     fn refuse_connection(&self) -> Response<Body> {
         self.refuse_connection()
+    }
+
+    fn connection_refused(&self) {
+        self.connection_refused();
+    }
+
+    fn head_refused(&self) {
+        self.head_refused();
     }
 }
 
@@ -165,7 +179,10 @@ impl Server {
         if let Ok(slot) = self.slots.clone().try_acquire_owned() {
             self.tasks
                 .spawn(self.connection(stream, service.clone(), slot, false));
-        } else if let Ok(slot) = self.told.clone().try_acquire_owned() {
+            return;
+        }
+        service.connection_refused();
+        if let Ok(slot) = self.told.clone().try_acquire_owned() {
             self.tasks
                 .spawn(self.connection(stream, service.clone(), slot, true));
         }
@@ -210,7 +227,10 @@ impl Server {
             // hyper's own timer cannot tell an idle connection from a slow head. The stream can.
             let mut http = http1::Builder::new();
             http.header_read_timeout(None).max_header_size(MAX_HEAD);
-            let _ = http.serve_connection(TokioIo::new(stream), answer).await;
+            let served = http.serve_connection(TokioIo::new(stream), answer).await;
+            if served.is_err_and(|error| error.is_parse()) {
+                service.head_refused();
+            }
         }
     }
 }

@@ -331,6 +331,11 @@ impl Metrics {
             .inc();
     }
 
+    /// Something was refused before it was an exchange.
+    pub fn refused(&self, code: &str) {
+        self.errors.with_label_values(&[code, "no"]).inc();
+    }
+
     /// Pages were made unfindable.
     pub fn invalidation(&self, cause: &str) {
         self.invalidations.with_label_values(&[cause]).inc();
@@ -357,6 +362,7 @@ impl Metrics {
         let duration = duration.as_secs_f64();
         if sent == "unknown" {
             warn!(
+                target: log::COMMANDS,
                 request_id,
                 tenant,
                 route,
@@ -368,6 +374,7 @@ impl Metrics {
             );
         } else {
             info!(
+                target: log::COMMANDS,
                 request_id,
                 tenant,
                 route,
@@ -519,8 +526,9 @@ impl Exchange<'_> {
             seconds(self.age),
         );
         macro_rules! line {
-            ($level:ident) => {
+            ($level:ident, $target:expr) => {
                 $level!(
+                    target: $target,
                     request_id,
                     caller,
                     tenant,
@@ -538,10 +546,10 @@ impl Exchange<'_> {
                 )
             };
         }
-        if self.result == Result::Command && sent == Some("unknown") {
-            line!(warn);
-        } else {
-            line!(info);
+        match self.result {
+            Result::Command if sent == Some("unknown") => line!(warn, log::COMMANDS),
+            Result::Command => line!(info, log::COMMANDS),
+            _ => line!(info, module_path!()),
         }
     }
 }

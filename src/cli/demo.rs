@@ -18,10 +18,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Done {
-    log::init(
-        tracing_subscriber::filter::LevelFilter::INFO,
-        log::Format::Auto,
-    );
+    log::init("info", log::Format::Auto);
     runtime(2)?.block_on(async {
         let vendor = TcpListener::bind("127.0.0.1:0").await?;
         let config = configuration(options.listen, vendor.local_addr()?)?;

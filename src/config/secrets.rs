@@ -154,7 +154,7 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
         if bytes.pop_if(|last| *last == b'\n').is_some() {
             bytes.pop_if(|last| *last == b'\r');
         }
-        let (reason, remedy) = if bytes.is_empty() {
+        let (reason, remedy) = if bytes.trim_ascii().is_empty() {
             ("is empty", "write the secret into it")
         } else if bytes.len() as u64 > LARGEST_SECRET {
             ("is larger than 64 KiB", "name what holds the secret alone")

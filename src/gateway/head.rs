@@ -26,7 +26,17 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Error> {
             return Err(Error::MalformedRequest("HTTP/1.1 needs a Host header"));
         }
         (_, Some(_)) => return Err(Error::MalformedRequest("more than one Host header")),
+        (Some(host), None) if !is_authority(host) => {
+            return Err(Error::MalformedRequest("Host is no host name"));
+        }
         _ => {}
+    }
+    for name in ONCE {
+        if headers.get_all(name).iter().nth(1).is_some() {
+            return Err(Error::MalformedRequest(
+                "a header that says who asks, or how, stands twice",
+            ));
+        }
     }
     // RFC 9112, section 6.1: hyper undoes chunked, and leaves whatever else was done to the body.
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -44,6 +54,21 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Error> {
         Some(origin) if !is_own(origin, headers.get(HOST)) => Err(Error::ForeignOrigin),
         _ => Ok(()),
     }
+}
+
+/// Of these the first would count, unseen by whoever checks the last.
+const ONCE: [&str; 5] = [
+    "authorization",
+    "idempotency-key",
+    "x-linksfield-pages",
+    "x-linksfield-tenant",
+    "x-request-timeout",
+];
+
+/// A host with or without a port, and no user (RFC 9110, section 7.2).
+fn is_authority(host: &HeaderValue) -> bool {
+    let is_user = host.as_bytes().contains(&b'@');
+    !is_user && hyper::http::uri::Authority::try_from(host.as_bytes()).is_ok()
 }
 
 /// Is this the origin of the gateway itself, by a name that no attacker's DNS can give to it?

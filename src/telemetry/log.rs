@@ -6,11 +6,14 @@ use std::io::IsTerminal;
 use serde::ser::{SerializeMap, Serializer};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,19 +26,26 @@ pub enum Format {
     Text,
 }
 
+/// The target of lines about commands, which no level drops.
+pub const COMMANDS: &str = "linksfield_gateway::commands";
+
 /// Sends the log to standard error: standard output belongs to the commands that print results.
 ///
-/// Does nothing if the process has a log already.
-pub fn init(level: LevelFilter, format: Format) {
+/// `levels` is a level, or targets with their levels: `info,hyper=debug`. Does nothing if the process has a log already.
+pub fn init(levels: &str, format: Format) {
+    let levels = levels
+        .parse()
+        .unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
     let is_terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_max_level(level);
-    let _ = match format {
-        Format::Auto if is_terminal => builder.with_target(false).with_ansi(true).try_init(),
-        Format::Text => builder.with_target(false).with_ansi(is_terminal).try_init(),
-        Format::Auto | Format::Json => builder.event_format(JsonLine).try_init(),
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        Format::Auto if is_terminal => lines.with_target(false).with_ansi(true).boxed(),
+        Format::Text => lines.with_target(false).with_ansi(is_terminal).boxed(),
+        Format::Auto | Format::Json => lines.event_format(JsonLine).boxed(),
     };
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(levels.with_target(COMMANDS, LevelFilter::INFO)))
+        .try_init();
 }
 
 /// `{"time":…,"level":…,"message":…}` and the event's fields.

@@ -230,6 +230,8 @@ async fn connections_beyond_the_limit_are_told_so() {
     );
     assert!(refused.header("retry-after").is_some());
     third.ended().await;
+    let counted = [("code", "too_many_connections")];
+    assert_eq!(gateway.metric("errors_total", &counted).await, 1.0);
     drop(first);
     until("a connection is free", async || {
         gateway.connect().await.exchange(&request).await.status == 200

@@ -24,6 +24,18 @@ async fn what_another_server_might_read_differently_is_refused() {
             "malformed_request",
         ),
         (
+            "a Host that is none",
+            format!("POST /package/queryOrder HTTP/1.1\r\nHost: me@evil/\r\n{head}"),
+            400,
+            "malformed_request",
+        ),
+        (
+            "two tenants",
+            format!("POST /package/queryOrder HTTP/1.1\r\nHost: a\r\nX-Linksfield-Tenant: a\r\nX-Linksfield-Tenant: b\r\n{head}"),
+            400,
+            "malformed_request",
+        ),
+        (
             "absolute-form",
             format!("POST http://evil.example/package/queryOrder HTTP/1.1\r\nHost: a\r\n{head}"),
             400,

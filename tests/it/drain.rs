@@ -185,3 +185,27 @@ async fn a_connection_that_is_idle_after_a_miss_holds_nobody_up() {
     gateway.signal("TERM");
     assert_eq!(gateway.exit().await.code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_command_that_the_end_cuts_off_is_recorded_as_unknown() {
+    let gate = Gate::new();
+    let upstream = upstream()
+        .answers(success(&serde_json::json!({})).behind(&gate))
+        .run()
+        .await;
+    let mut gateway = gateway(&upstream)
+        .set("server.drain_timeout", "\"100ms\"")
+        .run()
+        .await;
+    let mut command = gateway.connect().await;
+    command
+        .send(&post("/package/orderPackage", &[], b"{}"))
+        .await;
+    gate.arrived().await;
+    gateway.signal("TERM");
+    assert_eq!(gateway.exit().await.code(), Some(0));
+    let cut_off = |line: &serde_json::Value| {
+        line["outcome"] == "cut_off" && line["sent"] == "unknown" && line["level"] == "WARN"
+    };
+    until("recorded", async || gateway.log().iter().any(cut_off)).await;
+}

@@ -5,8 +5,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::json;
 
-use crate::support::answer::raw;
-use crate::support::{SECRET, failure, gateway, upstream};
+use crate::support::answer::{Fault, raw};
+use crate::support::{SECRET, failure, gateway, page, until, upstream};
 
 fn run(mut command: Command, input: &str) -> Output {
     let mut process = command
@@ -534,4 +534,83 @@ async fn an_exchange_is_one_log_line_and_no_iccid_is_in_it() {
         );
     }
     assert!(!gateway.output().contains("89860012018111220455"));
+}
+
+#[tokio::test]
+async fn a_level_applies_by_target_and_lines_of_commands_are_never_dropped() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set(
+            "log.level",
+            "\"error,linksfield_gateway=info,linksfield_gateway::telemetry=warn\"",
+        )
+        .run()
+        .await;
+    let id = |id: &'static str| [("X-Request-Id", id)];
+    gateway
+        .post("/package/queryOrder", &id("query"), r#"{"page_no":1}"#)
+        .await;
+    gateway
+        .post("/package/orderPackage", &id("command"), "{}")
+        .await;
+    gateway.exchange_of("command").await;
+    assert!(
+        !gateway.output().contains("\"query\""),
+        "{}",
+        gateway.output()
+    );
+}
+
+#[tokio::test]
+async fn a_failure_tells_how_long_it_waited_and_for_whom() {
+    let hang = page(1, 2, 105).fault(Fault::Hang);
+    let upstream = upstream().answers(hang).run().await;
+    let gateway = gateway(&upstream)
+        .set("upstream.timeout", "\"100ms\"")
+        .set("routes./package/orderPackage.timeout", "\"100ms\"")
+        .run()
+        .await;
+    for path in ["/package/queryOrder", "/package/orderPackage"] {
+        let reply = gateway
+            .post(path, &[("X-Request-Id", &path[9..])], "{}")
+            .await;
+        assert_eq!(reply.status, 504);
+        let line = gateway.exchange_of(&path[9..]).await;
+        assert!(line["upstream"].as_f64().unwrap() >= 0.1, "{line}");
+        assert!(line["queue"].as_f64().unwrap() < 0.1, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_cannot_be_parsed_is_counted() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let mut connection = gateway.connect().await;
+    assert_eq!(connection.exchange(b"GARBAGE\r\n\r\n").await.status, 400);
+    connection.ended().await;
+    until("counted", async || {
+        gateway
+            .metric("errors_total", &[("code", "malformed_request")])
+            .await
+            == 1.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn silent_connections_keep_no_probe_away() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(crate::support::connect(&gateway.admin).await);
+    }
+    until("alive", async || {
+        let mut probe = crate::support::connect(&gateway.admin).await;
+        let reply = probe
+            .exchange_again(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await;
+        matches!(reply, Ok(Some(reply)) if reply.status == 200)
+    })
+    .await;
 }
