@@ -13,6 +13,7 @@ pub mod sign;
 pub mod tenant;
 pub mod upstream;
 
+mod crawl;
 mod head;
 mod pace;
 mod response;
@@ -28,9 +29,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use self::cache::{Cache, Filled, Key, Lookup, Question, Reason};
+use self::cache::{Cache, Filled, Key, Lookup, Pages, Question, Reason};
+use self::crawl::Crawl;
 use self::directives::Directives;
-use self::error::{Error, Sent, X_REQUEST_ID};
+use self::error::{Error, InvalidAnswer, Sent, X_REQUEST_ID};
 use self::language::{Language, Languages};
 use self::pace::Pace;
 use self::params::Params;
@@ -46,6 +48,9 @@ use crate::telemetry::{self, CommandEnd, Exchange, Metrics, Snapshot};
 
 /// One in so many parts of a caller's time is kept for the way back.
 const WAY_BACK: u32 = 20;
+
+/// All pages of one query may take one in so many of the calls that are left of the day.
+const CRAWL_SHARE: u64 = 10;
 
 /// The stations of a request, joined. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -76,6 +81,10 @@ struct Bounds {
     body_timeout: Duration,
     max_body: usize,
     exchange_timeout: Duration,
+    /// Of all pages of a query together.
+    max_document: usize,
+    /// This process's share of the vendor's limit; none without one.
+    calls_of_the_day: Option<u32>,
 }
 
 /// The parts that need more than the configuration to be built.
@@ -108,6 +117,8 @@ struct Asked {
     directives: Directives,
     deadline: Instant,
     names_deadline: bool,
+    /// All pages as one document.
+    all_pages: bool,
 }
 
 /// How a call of Linksfield is made, and why.
@@ -120,6 +131,25 @@ struct Errand {
     patience: Instant,
     /// For how long its connection may have been idle.
     max_idle: Duration,
+}
+
+impl Errand {
+    /// That of a fill.
+    fn of_query(reason: Reason, all_pages: bool, timing: Timing) -> Self {
+        let (class, reason) = match reason {
+            _ if all_pages => (Class::Crawl, "crawl"),
+            Reason::Caller => (Class::Query, "caller"),
+            Reason::NoCache => (Class::Query, "no_cache"),
+            Reason::Revalidate => (Class::Refresh, "revalidate"),
+        };
+        Self {
+            timing,
+            class,
+            reason,
+            patience: Instant::now(),
+            max_idle: QUERY_MAX_IDLE,
+        }
+    }
 }
 
 /// When a call began to wait for its permit and when it got it, for the record of who began it.
@@ -198,6 +228,7 @@ impl Gateway {
     pub fn new(config: &Config, parts: Parts) -> Self {
         let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let routes = Routes::new(config);
+        let limits = &config.upstream.limits;
         Self(Arc::new(Stations {
             scopes: Scopes::new(config, &routes, &parts.tenants),
             routes,
@@ -213,6 +244,8 @@ impl Gateway {
                 body_timeout: config.server.body_timeout,
                 max_body: bytes(config.server.max_body),
                 exchange_timeout: config.upstream.timeout,
+                max_document: bytes(config.upstream.max_answer),
+                calls_of_the_day: limits.share(limits.requests_per_day),
             },
             metrics: parts.metrics,
             commands: TaskTracker::new(),
@@ -249,7 +282,7 @@ impl Gateway {
         head::check(&request)?;
         let target = self.0.routes.find(request.uri().path())?;
         exchange.route = target.route.label;
-        let asked = self.asked(request.headers(), exchange.started)?;
+        let asked = self.asked(&target, request.headers(), exchange.started)?;
         let call = self.read(target, request, asked.deadline, exchange).await?;
 
         match &call.target.route.clone().kind {
@@ -260,16 +293,28 @@ impl Gateway {
         }
     }
 
-    /// How long the caller waits: as long as it says, and never longer than the configuration allows; less what the
-    /// answer needs to get back.
-    fn asked(&self, headers: &HeaderMap, arrived_at: Instant) -> Result<Asked, Error> {
+    /// How the caller wants its answer. It waits as long as it says, and never longer than the configuration allows;
+    /// less what the answer needs to get back.
+    fn asked(
+        &self,
+        target: &Target,
+        headers: &HeaderMap,
+        arrived_at: Instant,
+    ) -> Result<Asked, Error> {
         let most = self.0.bounds.request_timeout;
+        let all_pages = head::all_pages(headers)?;
+        let most = match &target.route.kind {
+            Kind::Query(policy) if all_pages && policy.pages => most.max(policy.crawl_timeout),
+            _ if all_pages => return Err(head::no_pages()),
+            _ => most,
+        };
         let named = head::request_timeout(headers)?;
         let patience = named.map_or(most, |named| named.min(most));
         Ok(Asked {
             directives: Directives::of(headers),
             deadline: arrived_at + patience - patience / WAY_BACK,
             names_deadline: named.is_some(),
+            all_pages,
         })
     }
 
@@ -337,7 +382,7 @@ impl Gateway {
 
     async fn query(
         &self,
-        call: Call,
+        mut call: Call,
         policy: &Policy,
         asked: &Asked,
         exchange: &mut Exchange<'_>,
@@ -345,8 +390,15 @@ impl Gateway {
         exchange.result = telemetry::Result::Miss;
         let this = &*self.0;
         let scope = this.scopes.of(&call.tenant, &call.target).clone();
+        let language = call.language.tag.clone();
+        let key = if asked.all_pages {
+            call.params = Crawl::query(&call.params);
+            Key::whole(scope, language, &call.params)
+        } else {
+            Key::new(scope, language, &call.params)
+        };
         let question = Question {
-            key: Key::new(scope, call.language.tag.clone(), &call.params),
+            key,
             policy,
             directives: asked.directives,
             arrived_at: exchange.started,
@@ -358,11 +410,11 @@ impl Gateway {
             let call = pace.p90();
             this.quota.expected_wait(call) + call
         };
-        let (pages, timing) = (policy.pages, Timing::default());
+        let timing = Timing::default();
         let fill = |progress, reason| {
-            timing.begin();
-            self.clone()
-                .fill(call, pages, progress, reason, timing.clone()) // a hit signs nothing
+            timing.begin(); // a hit signs nothing
+            let errand = Errand::of_query(reason, asked.all_pages, timing.clone());
+            self.clone().fill(call, errand, progress)
         };
         let found = this.cache.get_or_fill(&question, usual, fill).await;
         timing.tell(exchange);
@@ -394,26 +446,96 @@ impl Gateway {
     async fn fill(
         self,
         call: Call,
-        pages: bool,
+        mut errand: Errand,
         progress: Progress,
-        reason: Reason,
-        timing: Timing,
     ) -> Result<Filled, Error> {
-        let patience = Instant::now() + self.0.bounds.request_timeout; // no caller waits longer
-        let (class, reason) = match reason {
-            Reason::Caller => (Class::Query, "caller"),
-            Reason::NoCache => (Class::Query, "no_cache"),
-            Reason::Revalidate => (Class::Refresh, "revalidate"),
+        let Kind::Query(policy) = &call.target.route.kind else {
+            unreachable!("only queries are filled")
         };
-        let errand = Errand {
-            timing,
-            class,
-            reason,
-            patience,
-            max_idle: QUERY_MAX_IDLE,
-        };
+        if errand.class == Class::Crawl {
+            errand.patience = Instant::now() + policy.crawl_timeout;
+            return self.crawl(&call, policy, &errand, &progress).await;
+        }
+        errand.patience = Instant::now() + self.0.bounds.request_timeout; // no caller waits longer
         let answered = self.call(&call, &errand, &progress, || {}).await?;
-        response::to_filled(answered.answer, pages, answered.sent_at)
+        response::to_filled(answered.answer, policy.pages, answered.sent_at)
+    }
+
+    /// All pages, one after the other; once more from the beginning if the orders have changed meanwhile.
+    async fn crawl(
+        &self,
+        call: &Call,
+        policy: &Policy,
+        errand: &Errand,
+        progress: &Progress,
+    ) -> Result<Filled, Error> {
+        for _ in 0..2 {
+            let mut crawl = Crawl::new(call.params.clone());
+            let is_whole = loop {
+                let Some(params) = crawl.next() else {
+                    break true;
+                };
+                if Instant::now() >= errand.patience {
+                    return Err(Error::UpstreamTimeout(progress.sent()));
+                }
+                let page = Call {
+                    params,
+                    ..call.clone()
+                };
+                let is_first = crawl.bytes() == 0;
+                let answered = self
+                    .call(&page, errand, &Progress::default(), || {
+                        progress.begin();
+                    })
+                    .await?;
+                progress.answered();
+                let filled = response::to_filled(answered.answer, true, answered.sent_at)?;
+                drop(answered.permit);
+                let Pages::One(position) = filled.pages else {
+                    return Ok(filled); // a failure, as the vendor tells it
+                };
+                if !filled.storable {
+                    let pages = Pages::None;
+                    return Ok(Filled { pages, ..filled });
+                }
+                if is_first {
+                    self.may_crawl(position.total_pages, policy)?;
+                }
+                if crawl
+                    .add(page.params, filled.page, position, filled.sent_at)
+                    .is_err()
+                {
+                    break false;
+                }
+                if crawl.bytes() > self.0.bounds.max_document {
+                    return Err(Error::UpstreamInvalidAnswer {
+                        status: hyper::StatusCode::OK,
+                        reason: InvalidAnswer::TooLarge,
+                    });
+                }
+            };
+            if let Some(filled) = is_whole.then(|| crawl.document()).flatten() {
+                return Ok(filled);
+            }
+        }
+        Err(Error::PagesMoved)
+    }
+
+    /// The first page has come: may the others be fetched?
+    fn may_crawl(&self, pages: u64, policy: &Policy) -> Result<(), Error> {
+        let most = policy.max_pages;
+        if pages > most {
+            return Err(Error::TooManyPages { pages, most });
+        }
+        let Some(of_the_day) = self.0.bounds.calls_of_the_day else {
+            return Ok(());
+        };
+        let left = of_the_day.saturating_sub(self.0.quota.calls_of_the_day());
+        let calls = pages.saturating_sub(1);
+        if calls * CRAWL_SHARE > u64::from(left) {
+            return Err(Error::QuotaExhausted { calls, left });
+        }
+        Ok(())
     }
 
     /// A command has a task of its own: called off while no byte has left, else run to its end, whoever still waits.

@@ -1,5 +1,6 @@
 //! `[routes."/path"]`: what the gateway may do with the requests of one upstream path.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,11 @@ pub struct Route {
     pub min_refresh: Duration,
     /// Query: `page_no` and `page_size` make pages of one snapshot.
     pub pages: bool,
+    /// Query with pages: so many may be fetched at once, with `x-linksfield-pages: all`.
+    pub max_pages: NonZeroU64,
+    /// Query with pages: how long fetching all of them may take.
+    #[serde(with = "humantime_serde")]
+    pub crawl_timeout: Duration,
     /// Command: the queries it changes; `None` means every query of its tenant.
     #[serde(serialize_with = "super::show::or_unset")]
     pub invalidates: Option<Vec<String>>,
@@ -53,6 +59,8 @@ impl Default for Route {
             stale_patience: Duration::from_secs(2),
             min_refresh: Duration::ZERO,
             pages: false,
+            max_pages: NonZeroU64::MIN.saturating_add(99),
+            crawl_timeout: Duration::from_secs(300),
             invalidates: None,
             settle: Duration::from_secs(5),
             timeout: None,
@@ -88,7 +96,7 @@ impl Kind {
     pub(super) fn has_key(self, key: &str) -> bool {
         match key {
             "fresh_for" | "stale_for" | "stale_if_error" | "stale_patience" | "min_refresh"
-            | "pages" => self == Self::Query,
+            | "pages" | "max_pages" | "crawl_timeout" => self == Self::Query,
             "invalidates" | "settle" | "idempotency" => self == Self::Command,
             "timeout" => self != Self::Refuse,
             _ => true,

@@ -125,6 +125,29 @@ pub enum Error {
     /// The caller wants a page from memory or none, and there is none that serves.
     #[error("no page in memory serves this request, and its Cache-Control says only-if-cached")]
     NotCached,
+    /// All pages were asked for, and they are more than the route allows.
+    #[error(
+        "there are {pages} pages, and max_pages of this route is {most}: narrow the query, or ask page by page"
+    )]
+    TooManyPages {
+        /// How many there are.
+        pages: u64,
+        /// `max_pages`.
+        most: u64,
+    },
+    /// All pages were asked for, and they would take too much of what is left of the day.
+    #[error(
+        "{calls} more calls are needed, and of the {left} that are left of this day one query may take a tenth"
+    )]
+    QuotaExhausted {
+        /// The calls that are needed.
+        calls: u64,
+        /// What is left of the vendor's limit.
+        left: u32,
+    },
+    /// All pages were asked for, and while they were read the orders changed, twice.
+    #[error("the orders changed while their pages were read, and again at the second try")]
+    PagesMoved,
     /// No turn can be had in time.
     #[error("too many requests wait for Linksfield, which takes only a few at a time")]
     Overloaded {
@@ -262,6 +285,9 @@ impl Error {
             Self::BodyIncomplete(_) => ("body_incomplete", S::BAD_REQUEST, "Body incomplete", Sent::No, REQUEST),
             Self::IdempotencyUnsupported => ("idempotency_unsupported", S::NOT_IMPLEMENTED, "No idempotency keys", Sent::No, REQUEST),
             Self::NotCached => ("not_cached", S::GATEWAY_TIMEOUT, "Not in memory", Sent::No, DENIED),
+            Self::TooManyPages { .. } => ("too_many_pages", S::UNPROCESSABLE_ENTITY, "Too many pages", Sent::Yes, DENIED),
+            Self::QuotaExhausted { .. } => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota exhausted", Sent::Yes, DENIED),
+            Self::PagesMoved => ("pages_moved", S::SERVICE_UNAVAILABLE, "Pages moved", Sent::Yes, "http_response_incomplete"),
             Self::Overloaded { .. } => ("overloaded", S::SERVICE_UNAVAILABLE, "Overloaded", Sent::No, "connection_limit_reached"),
             Self::TooManyConnections => ("too_many_connections", S::SERVICE_UNAVAILABLE, "Too many connections", Sent::No, "connection_limit_reached"),
             Self::UpstreamUnreachable { reason, .. } => ("upstream_unreachable", S::BAD_GATEWAY, "Linksfield unreachable", Sent::No, reason.proxy_error()),
@@ -327,6 +353,9 @@ impl Error {
             Self::Overloaded { retry_after } => {
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            }
+            Self::PagesMoved => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::TooManyConnections => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -398,6 +427,9 @@ mod tests {
             E::BodyTimeout,
             E::IdempotencyUnsupported,
             E::NotCached,
+            E::TooManyPages { pages: 2, most: 1 },
+            E::QuotaExhausted { calls: 2, left: 1 },
+            E::PagesMoved,
             E::Overloaded {
                 retry_after: Duration::ZERO,
             },
@@ -436,6 +468,9 @@ mod tests {
                 | E::BodyTimeout
                 | E::IdempotencyUnsupported
                 | E::NotCached
+                | E::TooManyPages { .. }
+                | E::QuotaExhausted { .. }
+                | E::PagesMoved
                 | E::Overloaded { .. }
                 | E::TooManyConnections
                 | E::UpstreamUnreachable { .. }

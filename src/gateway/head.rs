@@ -60,7 +60,7 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Error> {
 const ONCE: [&str; 5] = [
     "authorization",
     "idempotency-key",
-    "x-linksfield-pages",
+    X_LINKSFIELD_PAGES,
     "x-linksfield-tenant",
     "x-request-timeout",
 ];
@@ -128,6 +128,28 @@ pub fn request_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get("x-request-id")?.to_str().ok()?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     ((1..=64).contains(&id.len()) && id.bytes().all(is_plain)).then(|| id.to_owned())
+}
+
+const X_LINKSFIELD_PAGES: &str = "x-linksfield-pages";
+
+/// Does the caller want all pages of a query as one document?
+pub fn all_pages(headers: &HeaderMap) -> Result<bool, Error> {
+    match headers.get(X_LINKSFIELD_PAGES) {
+        None => Ok(false),
+        Some(value) if value == "all" => Ok(true),
+        Some(_) => Err(Error::InvalidHeader {
+            name: X_LINKSFIELD_PAGES,
+            expected: "all, or leave it out",
+        }),
+    }
+}
+
+/// All pages were asked for where there are none.
+pub fn no_pages() -> Error {
+    Error::InvalidHeader {
+        name: X_LINKSFIELD_PAGES,
+        expected: "only a query with pages = true has pages",
+    }
 }
 
 /// How long the caller waits: `800ms`, `2s`, or bare milliseconds.

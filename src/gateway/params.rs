@@ -81,17 +81,32 @@ impl Params {
     pub fn without(&self, key: &str) -> Self {
         let mut fields = self.fields();
         fields.retain(|(name, _)| name != key);
+        self.rewritten(fields)
+    }
+
+    /// The same parameters with this one, whatever it was.
+    #[must_use]
+    pub fn with(&self, key: &str, number: u64) -> Self {
+        let number = number.to_string();
+        let mut fields = self.fields();
+        fields.retain(|(name, _)| name != key);
+        fields.push((key.into(), Value::Number(&number)));
+        self.rewritten(fields)
+    }
+
+    /// The `access_code` that the caller's body named, if any.
+    pub fn access_code(&self) -> Option<&str> {
+        self.access_code.as_deref()
+    }
+
+    fn rewritten(&self, mut fields: Object<'_>) -> Self {
+        sort(&mut fields);
         let mut text = String::with_capacity(self.text.len());
         write_object(&mut text, &fields);
         Self {
             text,
             access_code: self.access_code.clone(),
         }
-    }
-
-    /// The `access_code` that the caller's body named, if any.
-    pub fn access_code(&self) -> Option<&str> {
-        self.access_code.as_deref()
     }
 
     /// The parameters in order, for signing.

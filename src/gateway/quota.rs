@@ -18,6 +18,8 @@ use super::progress::Progress;
 
 /// What the vendor's limit of calls counts in.
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The vendor's limits, as slots of type `T`.
 #[derive(Debug)]
@@ -42,6 +44,10 @@ struct State<T: Send + 'static> {
     free: Vec<T>,
     /// Calls that hold a permit.
     busy: usize,
+    /// Is one of them a crawl's?
+    is_crawling: bool,
+    /// Calls by the minute, of the last 24 hours.
+    day: VecDeque<(Instant, u32)>,
     /// When the turns of ended calls are free again, soonest first.
     cooling: VecDeque<Instant>,
     /// In the order they came.
@@ -63,6 +69,8 @@ pub enum Class {
     Command,
     /// Somebody waits for it.
     Query,
+    /// One of all pages of a query: one such call at a time.
+    Crawl,
     /// Nobody waits for it: a page that is answered stale meanwhile. It becomes a query once somebody waits after all.
     Refresh,
 }
@@ -80,6 +88,7 @@ impl<T: Send + 'static> Waiting<T> {
 #[derive(Debug)]
 pub struct Permit<T: Send + 'static> {
     slot: Option<T>,
+    class: Class,
     shared: Arc<Shared<T>>,
 }
 
@@ -92,6 +101,8 @@ impl<T: Send + 'static> Quota<T> {
             state: Mutex::new(State {
                 free: slots,
                 busy: 0,
+                is_crawling: false,
+                day: VecDeque::new(),
                 cooling: VecDeque::new(),
                 queue: Vec::new(),
                 alarm_is_set: false,
@@ -157,6 +168,13 @@ impl<T: Send + 'static> Quota<T> {
         by_rate.max(by_slots)
     }
 
+    /// How many calls of the last 24 hours this process has made. A minute counts until its last call is a day old.
+    pub fn calls_of_the_day(&self) -> u32 {
+        let mut state = self.0.lock();
+        state.forget_yesterday(Instant::now());
+        state.day.iter().map(|(_, calls)| calls).sum()
+    }
+
     /// How many calls wait for a permit.
     pub fn queue_length(&self) -> usize {
         self.0
@@ -172,8 +190,30 @@ impl<T: Send + 'static> State<T> {
     /// Takes out whose turn is next.
     fn next(&mut self) -> Option<Waiting<T>> {
         let places = self.queue.iter().enumerate();
-        let (place, _) = places.min_by_key(|(place, waiting)| (waiting.class(), *place))?;
+        let (place, _) = places
+            .filter(|(_, waiting)| !(self.is_crawling && waiting.class == Class::Crawl))
+            .min_by_key(|(place, waiting)| (waiting.class(), *place))?;
         Some(self.queue.remove(place))
+    }
+
+    /// Counts a call of now.
+    fn count(&mut self) {
+        let now = Instant::now();
+        match self.day.back_mut() {
+            Some((minute, calls)) if now < *minute + MINUTE => *calls += 1,
+            _ => self.day.push_back((now, 1)),
+        }
+        self.forget_yesterday(now);
+    }
+
+    fn forget_yesterday(&mut self, now: Instant) {
+        while self
+            .day
+            .front()
+            .is_some_and(|(minute, _)| *minute + MINUTE + DAY <= now)
+        {
+            self.day.pop_front();
+        }
     }
 
     /// Refuses the last one who would go after this class. False if there is none.
@@ -207,19 +247,26 @@ impl<T: Send + 'static> Shared<T> {
                 }
                 break;
             }
-            let (Some(waiting), Some(slot)) = (state.next(), state.free.pop()) else {
-                break;
+            let Some(waiting) = state.next() else {
+                break; // a crawl waits for another one
             };
+            let slot = state.free.pop();
             state.busy += 1;
+            let class = waiting.class;
+            state.is_crawling |= class == Class::Crawl;
             let permit = Permit {
-                slot: Some(slot),
+                slot,
+                class,
                 shared: self.clone(),
             };
             if let Err(mut permit) = waiting.granted.send(permit) {
                 // Its caller has gone: no call is made, so no turn is used.
                 state.busy -= 1;
+                state.is_crawling &= class != Class::Crawl;
                 state.free.extend(permit.slot.take());
                 abandoned.push(permit);
+            } else {
+                state.count();
             }
         }
         drop(state); // before the permits without a slot are dropped
@@ -252,9 +299,10 @@ impl<T: Send + 'static> Shared<T> {
         self.dispatch(state);
     }
 
-    fn give_back(self: &Arc<Self>, slot: T) {
+    fn give_back(self: &Arc<Self>, slot: T, class: Class) {
         let mut state = self.lock();
         state.busy -= 1;
+        state.is_crawling &= class != Class::Crawl;
         state.free.push(slot);
         if self.per_second.is_some() {
             state.cooling.push_back(Instant::now() + SECOND);
@@ -285,7 +333,7 @@ impl<T: Send + 'static> DerefMut for Permit<T> {
 impl<T: Send + 'static> Drop for Permit<T> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            self.shared.give_back(slot);
+            self.shared.give_back(slot, self.class);
         }
     }
 }
@@ -451,6 +499,22 @@ mod tests {
             async { drop(held) }
         );
         assert!(refresh.is_err() && query.is_ok() && second.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_crawl_runs_at_a_time_and_those_that_wait_for_it_hold_no_slot() {
+        let quota = quota(3, None, 10);
+        let (progress, later) = (Progress::default(), Instant::now() + SECOND);
+        let crawl = || quota.acquire(Class::Crawl, &progress, later);
+        let first = crawl().await.unwrap();
+        let second = crawl();
+        let others = async {
+            let both = (at_once(&quota).await, at_once(&quota).await);
+            assert!(both.0.is_ok() && both.1.is_ok());
+            drop(first);
+        };
+        let (second, ()) = tokio::join!(second, others);
+        assert!(second.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

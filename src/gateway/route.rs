@@ -64,6 +64,10 @@ pub struct Policy {
     pub min_refresh: Duration,
     /// Does the answer have the shape of a page?
     pub pages: bool,
+    /// How many pages may be fetched for one document.
+    pub max_pages: u64,
+    /// How long that may take.
+    pub crawl_timeout: Duration,
 }
 
 /// What [`Routes::find`] has found.
@@ -91,6 +95,8 @@ impl Routes {
                     stale_patience: route.stale_patience,
                     min_refresh: route.min_refresh,
                     pages: route.pages,
+                    max_pages: route.max_pages.get(),
+                    crawl_timeout: route.crawl_timeout,
                 }),
                 ConfiguredKind::Command => Kind::Command {
                     invalidates: route

@@ -19,6 +19,7 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
     let upstream = upstream()
         .tenant("P2", "secret-2")
         .script(move |request| match request.json()["page_no"].as_u64() {
+            Some(number) if request.json()["device_id"] == "moves" => page(number, 2, number * 4),
             Some(1) => page(1, 2, 105).behind(&held),
             Some(2) => raw(200, "<html>"),
             Some(3) => page(3, 2, 105).fault(Fault::Cut),
@@ -36,9 +37,14 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
         .set("server.body_timeout", "\"200ms\"")
         .set("server.max_body", "\"1KiB\"")
         .set("routes./refused.kind", "\"refuse\"")
+        .set("routes./package/queryOrder.max_pages", "20")
         .run()
         .await;
     let token = "token-of-the-reader-0001";
+    let crawled = builder()
+        .set("upstream.limits.requests_per_day", "100")
+        .run()
+        .await;
     let closed = builder()
         .caller("reader", token, &["acme"], false)
         .set("server.unlisted_paths", "\"refuse\"")
@@ -248,6 +254,15 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
     gate.open();
     for connection in &mut busy {
         connection.reply().await;
+    }
+    let all = [("X-Linksfield-Pages", "all")];
+    let moving = r#"{"access_code":"P000270","device_id":"moves"}"#;
+    for (gateway, body, status, code) in [
+        (&open, acme, 422, "too_many_pages"),
+        (&crawled, acme, 429, "quota_exhausted"),
+        (&crawled, moving, 503, "pages_moved"),
+    ] {
+        met(&gateway.post(QUERY, &all, body).await, status, code, "yes");
     }
     upstream.stop().await;
     met(

@@ -10,6 +10,7 @@ mod bounds;
 mod cache;
 mod commands;
 mod connection;
+mod crawl;
 mod demo;
 mod drain;
 mod errors;

@@ -32,6 +32,8 @@ fn policy(pages: bool) -> Policy {
         stale_patience: Duration::from_secs(2),
         min_refresh: Duration::ZERO,
         pages,
+        max_pages: 100,
+        crawl_timeout: Duration::from_secs(300),
     }
 }
 

@@ -87,6 +87,7 @@ impl Check<'_> {
         self.duration(&key("stale_if_error"), route.stale_if_error, true);
         self.duration(&key("stale_patience"), route.stale_patience, true);
         self.duration(&key("min_refresh"), route.min_refresh, true);
+        self.duration(&key("crawl_timeout"), route.crawl_timeout, false);
         self.duration(&key("settle"), route.settle, true);
         if let Some(timeout) = route.timeout {
             self.duration(&key("timeout"), timeout, false);

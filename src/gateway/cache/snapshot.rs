@@ -353,6 +353,8 @@ mod tests {
                 stale_patience: SECOND * 2,
                 min_refresh: Duration::ZERO,
                 pages: true,
+                max_pages: 100,
+                crawl_timeout: SECOND * 300,
             },
             start: Instant::now(),
         }

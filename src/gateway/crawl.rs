@@ -1,0 +1,250 @@
+//! All pages of a query as one document: what is asked for, do the pages belong together, and what do they make?
+//!
+//! The document has the vendor's shape, with all orders on one page. Number tokens stay as the vendor wrote them;
+//! `data.sign` is left out, as it belongs to one page.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::cache::{Filled, PageOfAll, Pages};
+use super::page::{OrderId, Page, Position};
+use super::params::{Object, Params, Value, parse_object, write_object};
+
+/// Orders on a page where the caller names no `page_size`.
+const PAGE_SIZE: u64 = 100;
+
+/// The pages that have come so far.
+#[derive(Debug)]
+pub struct Crawl {
+    query: Params,
+    pages: Vec<PageOfAll>,
+    orders: HashSet<OrderId>,
+    bytes: usize,
+}
+
+/// Why a page cannot be added.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Moved;
+
+impl Crawl {
+    /// What all pages of `params` are asked with, but for the number of the page.
+    pub fn query(params: &Params) -> Params {
+        let params = params.without("page_no");
+        if params.fields().iter().any(|(key, _)| key == "page_size") {
+            params
+        } else {
+            params.with("page_size", PAGE_SIZE)
+        }
+    }
+
+    /// No page yet; `query` is made by [`query`](Self::query).
+    pub fn new(query: Params) -> Self {
+        Self {
+            query,
+            pages: Vec::new(),
+            orders: HashSet::new(),
+            bytes: 0,
+        }
+    }
+
+    /// The parameters of the next page; none if all have come.
+    pub fn next(&self) -> Option<Params> {
+        let number = self.pages.len() as u64 + 1;
+        let is_there = self
+            .pages
+            .first()
+            .is_none_or(|first| number <= first.position.total_pages);
+        is_there.then(|| self.query.with("page_no", number))
+    }
+
+    /// How many bytes have come.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds the page that was asked for with `params`, if it belongs to those that are here: the same totals, and no
+    /// order that was there already.
+    pub fn add(
+        &mut self,
+        params: Params,
+        page: Arc<Page>,
+        position: Position,
+        sent_at: Instant,
+    ) -> Result<(), Moved> {
+        let totals = |position: &Position| (position.total_count, position.total_pages);
+        let first = self.pages.first().map(|first| totals(&first.position));
+        let are_new = position
+            .orders
+            .iter()
+            .all(|order| self.orders.insert(*order));
+        if !are_new || first.is_some_and(|first| first != totals(&position)) {
+            return Err(Moved);
+        }
+        self.bytes += page.body.len();
+        self.pages.push(PageOfAll {
+            params,
+            position,
+            page,
+            sent_at,
+        });
+        Ok(())
+    }
+
+    /// The document. None if it would not have as many orders as its pages say, or a page is not what it was taken for.
+    pub fn document(self) -> Option<Filled> {
+        let first = self.pages.first()?;
+        let total = first.position.total_count;
+        let number = total.to_string();
+        let mut orders = Vec::new();
+        for page in &self.pages {
+            let mut envelope = parse_object(&page.page.body).ok()?;
+            let data = object(&mut envelope, "data")?;
+            match member(data, "package_order")? {
+                Value::Array(items) => orders.append(items),
+                _ => return None,
+            }
+        }
+        if orders.len() as u64 != total {
+            return None;
+        }
+        let mut envelope = parse_object(&first.page.body).ok()?;
+        let data = object(&mut envelope, "data")?;
+        data.retain(|(key, _)| key != "sign");
+        let counts = [
+            ("cur_page_no", "1"),
+            ("page_size", number.as_str()),
+            ("total_count", number.as_str()),
+            ("total_pages", "1"),
+        ];
+        for (key, count) in counts {
+            *member(object(data, "page")?, key)? = Value::Number(count);
+        }
+        if let Some(number_of_orders) = member(data, "package_order_num") {
+            *number_of_orders = Value::Number(&number);
+        }
+        *member(data, "package_order")? = Value::Array(orders);
+        let mut text = String::with_capacity(self.bytes);
+        write_object(&mut text, &envelope);
+        let page = Page {
+            body: Bytes::from(text),
+            content_type: first.page.content_type.clone(),
+            content_language: first.page.content_language.clone(),
+            content_encoding: None,
+            retry_after: None,
+            status: first.page.status,
+            vendor_code: first.page.vendor_code.clone(),
+        };
+        Some(Filled {
+            page: Arc::new(page),
+            storable: true,
+            failure: None,
+            sent_at: first.sent_at,
+            pages: Pages::All(self.pages),
+        })
+    }
+}
+
+fn member<'m, 'a>(object: &'m mut Object<'a>, key: &str) -> Option<&'m mut Value<'a>> {
+    let mut members = object.iter_mut();
+    members
+        .find(|(name, _): &&mut (Cow<'a, str>, _)| name == key)
+        .map(|(_, value)| value)
+}
+
+fn object<'m, 'a>(parent: &'m mut Object<'a>, key: &str) -> Option<&'m mut Object<'a>> {
+    match member(parent, key)? {
+        Value::Object(object) => Some(object),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::StatusCode;
+
+    use super::*;
+
+    fn page(number: u64, orders: &[u64], total: u64) -> (Arc<Page>, Position) {
+        let items: Vec<_> = orders
+            .iter()
+            .map(|order| format!(r#"{{"orderCode":"L{order}","price":1.50,"x":1e-7}}"#))
+            .collect();
+        let total_pages = total.div_ceil(2);
+        let body = format!(
+            r#"{{"code":"0000","data":{{"sign":"s{number}","page":{{"cur_page_no":{number},"page_size":2,"total_count":{total},"total_pages":{total_pages}}},"package_order_num":{},"package_order":[{}]}},"message":"成功","success":true}}"#,
+            orders.len(),
+            items.join(",")
+        );
+        let page = Page {
+            body: body.into(),
+            content_type: None,
+            content_language: None,
+            content_encoding: None,
+            retry_after: None,
+            status: StatusCode::OK,
+            vendor_code: Some("0000".into()),
+        };
+        let position = Position {
+            number,
+            total_count: total,
+            total_pages,
+            orders: orders.to_vec(),
+        };
+        (Arc::new(page), position)
+    }
+
+    fn crawl(pages: &[(&[u64], u64)]) -> Result<Option<Filled>, Moved> {
+        let query = Crawl::query(&Params::parse(br#"{"device_id":"A","page_no":7}"#).unwrap());
+        let mut crawl = Crawl::new(query);
+        for (number, (orders, total)) in (1..).zip(pages) {
+            let params = crawl.next().expect("one more page");
+            let expected = format!(r#"{{"device_id":"A","page_no":{number},"page_size":100}}"#);
+            assert_eq!(params.as_str(), expected);
+            let (page, position) = page(number, orders, *total);
+            crawl.add(params, page, position, Instant::now())?;
+        }
+        assert!(crawl.next().is_none(), "that was all");
+        Ok(crawl.document())
+    }
+
+    #[test]
+    fn the_document_is_one_page_with_all_orders_and_their_digits() {
+        let document = crawl(&[(&[1, 2], 3), (&[3], 3)]).unwrap().unwrap();
+        let text = std::str::from_utf8(&document.page.body).unwrap();
+        let order = |number| format!(r#"{{"orderCode":"L{number}","price":1.50,"x":1e-7}}"#);
+        let expected = format!(
+            r#"{{"code":"0000","data":{{"page":{{"cur_page_no":1,"page_size":3,"total_count":3,"total_pages":1}},"package_order_num":3,"package_order":[{},{},{}]}},"message":"成功","success":true}}"#,
+            order(1),
+            order(2),
+            order(3)
+        );
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn no_orders_make_a_document_of_no_orders() {
+        let document = crawl(&[(&[], 0)]).unwrap().unwrap();
+        let text = std::str::from_utf8(&document.page.body).unwrap();
+        assert!(text.contains(r#""package_order_num":0,"package_order":[]}"#));
+    }
+
+    #[test]
+    fn pages_that_have_moved_make_no_document() {
+        assert_eq!(crawl(&[(&[1, 2], 4), (&[3, 4], 5)]).unwrap_err(), Moved);
+        assert_eq!(crawl(&[(&[1, 2], 4), (&[2, 3], 4)]).unwrap_err(), Moved);
+        assert!(
+            crawl(&[(&[1, 2], 4), (&[3], 4)]).unwrap().is_none(),
+            "one is missing"
+        );
+    }
+
+    #[test]
+    fn a_page_size_that_the_caller_names_is_kept() {
+        let params = Params::parse(br#"{"page_size":"7","page_no":1}"#).unwrap();
+        assert_eq!(Crawl::query(&params).as_str(), r#"{"page_size":"7"}"#);
+    }
+}

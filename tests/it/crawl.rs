@@ -1,0 +1,266 @@
+//! All pages of a query as one document.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+
+use crate::support::answer::{Answer, raw};
+use crate::support::upstream::Request;
+use crate::support::{Gate, Reply, failure, gateway, page, until, upstream};
+
+const ALL: [(&str, &str); 1] = [("X-Linksfield-Pages", "all")];
+
+fn asked(request: &Request) -> Answer {
+    let asked = request.json();
+    page(
+        asked["page_no"].as_u64().unwrap(),
+        asked["page_size"].as_u64().unwrap(),
+        105,
+    )
+}
+
+fn snapshot(reply: &Reply) -> &str {
+    reply.header("x-linksfield-snapshot").unwrap()
+}
+
+#[tokio::test]
+async fn a_whole_query_is_crawled_once_for_everybody_and_its_pages_are_kept_under_one_snapshot() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = upstream()
+        .script(move |request| asked(request).behind(&held))
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let ask = || {
+        gateway.post(
+            "/package/queryOrder",
+            &ALL,
+            r#"{"page_size":10,"page_no":3}"#,
+        )
+    };
+    let release = async {
+        until("all wait", async || {
+            gateway.metric("requests_in_flight", &[]).await >= 20.0
+        })
+        .await;
+        gate.open();
+    };
+    let (replies, ()) = tokio::join!(join_all((0..20).map(|_| ask())), release);
+    for reply in &replies {
+        assert_eq!((reply.status, &reply.body), (200, &replies[0].body));
+    }
+    let numbers: Vec<Value> = upstream
+        .requests()
+        .iter()
+        .map(|request| request.json()["page_no"].clone())
+        .collect();
+    assert_eq!(
+        numbers,
+        (1..=11).map(Value::from).collect::<Vec<_>>(),
+        "once, one after the other"
+    );
+    let document = replies[0].json();
+    let expected =
+        json!({"cur_page_no": 1, "page_size": 105, "total_count": 105, "total_pages": 1});
+    assert_eq!(document["data"]["page"], expected);
+    assert_eq!(document["data"]["package_order_num"], 105);
+    assert_eq!(
+        document["data"]["package_order"].as_array().unwrap().len(),
+        105
+    );
+    assert_eq!(document["data"].get("sign"), None);
+    assert_eq!(document["code"], "0000");
+
+    let third = gateway.query(&json!({"page_no": 3, "page_size": 10})).await;
+    assert!(third.header("cache-status").unwrap().contains("; hit"));
+    assert_eq!(snapshot(&third), snapshot(&replies[0]));
+    assert!(
+        ask()
+            .await
+            .header("cache-status")
+            .unwrap()
+            .contains("; hit")
+    );
+    assert_eq!(upstream.calls(), 11);
+    let reason = [("reason", "crawl")];
+    assert_eq!(
+        gateway.metric("upstream_requests_total", &reason).await,
+        11.0
+    );
+}
+
+#[tokio::test]
+async fn a_page_has_a_hundred_orders_unless_the_caller_says_otherwise() {
+    let upstream = upstream().script(asked).run().await;
+    let gateway = gateway(&upstream).run().await;
+    gateway.post("/package/queryOrder", &ALL, "{}").await;
+    let bodies: Vec<_> = upstream.requests().iter().map(Request::json).collect();
+    assert_eq!((bodies.len(), &bodies[1]["page_size"]), (2, &json!(100)));
+}
+
+#[tokio::test]
+async fn the_first_page_decides_whether_the_others_are_fetched() {
+    let upstream = upstream().script(asked).run().await;
+    let limited = gateway(&upstream)
+        .set("routes./package/queryOrder.max_pages", "10")
+        .run()
+        .await;
+    let ask = r#"{"page_size":10}"#;
+    let reply = limited.post("/package/queryOrder", &ALL, ask).await;
+    assert_eq!(
+        reply.problem(),
+        (422, "too_many_pages".into(), "yes".into())
+    );
+    assert_eq!(upstream.calls(), 1);
+
+    let poor = gateway(&upstream)
+        .set("upstream.limits.requests_per_day", "100")
+        .run()
+        .await;
+    let reply = poor.post("/package/queryOrder", &ALL, ask).await; // 10 more of 99
+    assert_eq!(
+        reply.problem(),
+        (429, "quota_exhausted".into(), "yes".into())
+    );
+    assert!(reply.json()["detail"].as_str().unwrap().contains("99"));
+    assert_eq!(upstream.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_crawl_begins_again_once_if_the_orders_move_and_gives_up_then() {
+    for (moves, expected) in [(1, 200), (2, 503)] {
+        let total = Arc::new(AtomicU64::new(25));
+        let upstream = upstream()
+            .script(move |request| {
+                let number = request.json()["page_no"].as_u64().unwrap();
+                if number == 2 && total.load(Ordering::SeqCst) < 25 + moves {
+                    total.fetch_add(1, Ordering::SeqCst);
+                }
+                page(number, 10, total.load(Ordering::SeqCst))
+            })
+            .run()
+            .await;
+        let gateway = gateway(&upstream).run().await;
+        let reply = gateway
+            .post("/package/queryOrder", &ALL, r#"{"page_size":10}"#)
+            .await;
+        assert_eq!(reply.status, expected);
+        if expected == 200 {
+            assert_eq!(
+                reply.json()["data"]["package_order"]
+                    .as_array()
+                    .unwrap()
+                    .len(),
+                26
+            );
+            assert_eq!(upstream.calls(), 5);
+        } else {
+            assert_eq!(reply.problem(), (503, "pages_moved".into(), "yes".into()));
+            assert_eq!(upstream.calls(), 4);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_fails_in_mid_crawl_is_told_and_nothing_is_kept() {
+    let rows = [
+        (failure("4711"), 200),
+        (raw(503, failure("x").body), 503),
+        (raw(200, "<html>"), 502),
+    ];
+    for (sent, expected) in rows {
+        let answer = sent.clone();
+        let upstream = upstream()
+            .script(move |request| match request.json()["page_no"].as_u64() {
+                Some(2) => answer.clone(),
+                _ => asked(request),
+            })
+            .run()
+            .await;
+        let gateway = gateway(&upstream).run().await;
+        let reply = gateway
+            .post("/package/queryOrder", &ALL, r#"{"page_size":50}"#)
+            .await;
+        assert_eq!(reply.status, expected);
+        if expected != 502 {
+            assert_eq!(reply.body, sent.body);
+        }
+        let first = gateway.query(&json!({"page_no": 1, "page_size": 50})).await;
+        assert!(!first.header("cache-status").unwrap().contains("; hit"));
+    }
+}
+
+#[tokio::test]
+async fn single_queries_pass_a_crawl() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = upstream()
+        .script(move |request| match request.json()["page_size"].as_u64() {
+            Some(50) => asked(request).behind(&held),
+            _ => asked(request),
+        })
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let mut crawls = Vec::new();
+    for device in ["A", "B", "C", "D"] {
+        let body = format!(r#"{{"page_size":50,"device_id":"{device}"}}"#);
+        let mut connection = gateway.connect().await;
+        let request = crate::support::client::post("/package/queryOrder", &ALL, body.as_bytes());
+        connection.send(&request).await;
+        crawls.push(connection);
+    }
+    gate.arrived().await;
+    until("the others wait", async || {
+        gateway.metric("queue_length", &[]).await == 3.0
+    })
+    .await;
+    for number in 1..=5 {
+        assert_eq!(
+            gateway.page(number).await.status,
+            200,
+            "two connections are left for those who wait"
+        );
+    }
+    gate.open();
+    for connection in &mut crawls {
+        assert_eq!(connection.reply().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn all_pages_can_be_asked_of_pages_only() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let unpaged = "/package/orderPackage";
+    let reply = gateway.post(unpaged, &ALL, "{}").await;
+    assert_eq!(reply.problem(), (400, "invalid_header".into(), "no".into()));
+    let some = [("X-Linksfield-Pages", "some")];
+    let reply = gateway.post("/package/queryOrder", &some, "{}").await;
+    assert_eq!(reply.problem(), (400, "invalid_header".into(), "no".into()));
+    assert_eq!(upstream.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_crawl_ends_at_its_time() {
+    let slow = std::time::Duration::from_millis(30);
+    let upstream = upstream()
+        .script(move |request| asked(request).after(slow))
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("routes./package/queryOrder.crawl_timeout", "\"100ms\"")
+        .run()
+        .await;
+    let reply = gateway
+        .post("/package/queryOrder", &ALL, r#"{"page_size":2}"#)
+        .await;
+    assert_eq!(
+        reply.problem(),
+        (504, "upstream_timeout".into(), "yes".into())
+    );
+    assert!(upstream.calls() < 10);
+}
