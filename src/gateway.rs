@@ -494,7 +494,7 @@ impl Gateway {
                 let Pages::One(position) = filled.pages else {
                     return Ok(filled); // a failure, as the vendor tells it
                 };
-                if !filled.storable {
+                if filled.not_stored.is_some() {
                     let pages = Pages::None;
                     return Ok(Filled { pages, ..filled });
                 }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use self::flight::{Flight, Landed};
 pub use self::key::Key;
-pub use self::lookup::{Failure, Forwarded, Found, Lifetime, Lookup};
+pub use self::lookup::{Failure, Forwarded, Found, Lifetime, Lookup, NotStored};
 pub use self::narrowing::Named;
 pub use self::scope::Scope;
 use self::scope::Validity;
@@ -97,8 +97,8 @@ pub enum Reason {
 pub struct Filled {
     /// The answer for all who wait.
     pub page: Arc<Page>,
-    /// May it be kept? (Whether it still may when it comes is for the generation to say.)
-    pub storable: bool,
+    /// Why it may not be kept. (Whether what may be kept still may when it comes is for the generation to say.)
+    pub not_stored: Option<NotStored>,
     /// The pages that it is or is made of; only of what may be kept.
     pub pages: Pages,
     /// What it means, if it is a failure of the vendor for which an old page may stand in.
@@ -478,6 +478,7 @@ impl Entry {
             age,
             lifetime: Some(Lifetime { fresh_for, age }),
             failure: None,
+            not_stored: None,
             snapshot: self.snapshot.id().cloned(),
             page: self.page,
         }
@@ -486,7 +487,7 @@ impl Entry {
 
 impl Landed {
     fn found(&self, lookup: Lookup, because: Forwarded, policy: &Policy, now: Instant) -> Found {
-        let kept = self.snapshot.as_ref().filter(|_| self.stored);
+        let kept = self.snapshot.as_ref().filter(|_| self.not_stored.is_none());
         let lifetime = kept.map(|snapshot| Lifetime {
             fresh_for: snapshot.lifetime(policy),
             age: snapshot.age(now),
@@ -497,6 +498,7 @@ impl Landed {
             age: now.saturating_duration_since(self.sent_at),
             lifetime,
             failure: None,
+            not_stored: self.not_stored,
             snapshot: self
                 .snapshot
                 .as_ref()
@@ -520,10 +522,10 @@ impl Landing {
             page: filled.page,
             sent_at: filled.sent_at,
             snapshot: None,
-            stored: false,
+            not_stored: filled.not_stored,
             failure: filled.failure,
         };
-        if !filled.storable {
+        if filled.not_stored.is_some() {
             return landed;
         }
         let now = Instant::now();
@@ -548,16 +550,21 @@ impl Landing {
         };
 
         let mut state = self.cache.state();
-        let may_be_kept = is_valid && self.is_shared;
-        let (snapshot, may_be_kept) = if may_be_kept && !positions.is_empty() {
-            state.series.place(self.key.of_all_pages(), &arrival)
+        landed.not_stored = if !self.is_shared {
+            Some(NotStored::NoStore)
+        } else if !is_valid {
+            Some(NotStored::Invalidated)
         } else {
-            (
-                state.series.apart(!positions.is_empty(), &arrival),
-                may_be_kept,
-            )
+            None
         };
-        if may_be_kept {
+        let snapshot = if landed.not_stored.is_none() && !positions.is_empty() {
+            let (snapshot, is_current) = state.series.place(self.key.of_all_pages(), &arrival);
+            landed.not_stored = (!is_current).then_some(NotStored::Superseded);
+            snapshot
+        } else {
+            state.series.apart(!positions.is_empty(), &arrival)
+        };
+        if landed.not_stored.is_none() {
             let lifetime = snapshot.lifetime(policy);
             let entry = |page, sent_at| Entry {
                 page,
@@ -570,7 +577,8 @@ impl Landing {
                 self.cache.keep(key, entry(page.page, page.sent_at), now);
             }
             let whole = entry(landed.page.clone(), landed.sent_at);
-            landed.stored = self.cache.keep(self.key.clone(), whole, now);
+            let is_kept = self.cache.keep(self.key.clone(), whole, now);
+            landed.not_stored = (!is_kept).then_some(NotStored::Superseded);
         }
         landed.snapshot = Some(snapshot);
         landed

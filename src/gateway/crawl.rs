@@ -140,7 +140,7 @@ impl Crawl {
         };
         Some(Filled {
             page: Arc::new(page),
-            storable: true,
+            not_stored: None,
             failure: None,
             sent_at: first.sent_at,
             pages: Pages::All(self.pages),

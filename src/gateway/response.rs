@@ -10,7 +10,7 @@ use hyper::header::{
 };
 use tokio::time::Instant;
 
-use super::cache::{Filled, Found, Pages};
+use super::cache::{Filled, Found, NotStored, Pages};
 use super::error::{Error, InvalidAnswer};
 use super::page::Page;
 use super::quota::Permit;
@@ -41,8 +41,17 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
         Shape::Data => (!pages, Pages::None),
         Shape::NoEnvelope | Shape::NoData => (false, Pages::None),
     };
-    let storable =
-        answer.outcome == Outcome::Success && has_shape && answer.is_framed && !is_encoded;
+    let not_stored = if answer.outcome != Outcome::Success {
+        Some(NotStored::NoSuccess)
+    } else if is_encoded {
+        Some(NotStored::Encoded)
+    } else if !has_shape {
+        Some(NotStored::NoPage)
+    } else if !answer.is_framed {
+        Some(NotStored::Unframed)
+    } else {
+        None
+    };
     let header = |name| answer.headers.get(name).cloned();
     let page = Page {
         status: answer.status,
@@ -51,7 +60,7 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
         content_encoding: header(CONTENT_ENCODING),
         retry_after: header(RETRY_AFTER),
         // A copy of its own: the bytes as read would keep the whole read buffer in memory.
-        body: if storable {
+        body: if not_stored.is_none() {
             Bytes::copy_from_slice(&answer.body)
         } else {
             answer.body
@@ -64,7 +73,7 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
     };
     Ok(Filled {
         page: Arc::new(page),
-        storable,
+        not_stored,
         pages,
         failure,
         sent_at,

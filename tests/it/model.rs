@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use linksfield_gateway::gateway::cache::{
-    Cache, Filled, Found, Key, Lookup, Named, Pages, Question, Reason, Scope,
+    Cache, Filled, Found, Key, Lookup, Named, NotStored, Pages, Question, Reason, Scope,
 };
 use linksfield_gateway::gateway::directives::Directives;
 use linksfield_gateway::gateway::error::Error;
@@ -327,7 +327,7 @@ impl World {
         };
         Ok(Filled {
             page: Arc::new(page),
-            storable: mood == Mood::Well,
+            not_stored: (mood != Mood::Well).then_some(NotStored::NoSuccess),
             pages: if self.policy.pages {
                 Pages::One(position)
             } else {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::key::Key;
+use super::lookup::NotStored;
 use super::scope::Validity;
 use super::snapshot::Snapshot;
 use crate::gateway::error::{Error, Sent};
@@ -44,8 +45,8 @@ pub struct Landed {
     pub sent_at: Instant,
     /// The snapshot that it belongs to; none if it is no page that can be stored.
     pub snapshot: Option<Arc<Snapshot>>,
-    /// Was it stored?
-    pub stored: bool,
+    /// Why it was not stored; none if it was.
+    pub not_stored: Option<NotStored>,
     /// What it means, if it is a failure of the vendor for which an old page may stand in.
     pub failure: Option<&'static str>,
 }

@@ -46,6 +46,40 @@ impl Forwarded {
     }
 }
 
+/// Why the answer of a fill is not in memory (`detail` of RFC 9211, section 2.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotStored {
+    /// Its code or status is not that of a success.
+    NoSuccess,
+    /// It has not the shape of a page, or on a route without pages no data.
+    NoPage,
+    /// Its end was the end of the connection, so nobody can tell whether it is whole.
+    Unframed,
+    /// It is compressed, although nobody asked for that.
+    Encoded,
+    /// A command or a purge that touches it came after it was asked for.
+    Invalidated,
+    /// A page that was asked for later is in memory.
+    Superseded,
+    /// The caller said `no-store`.
+    NoStore,
+}
+
+impl NotStored {
+    /// The spelling in `Cache-Status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSuccess => "no_success",
+            Self::NoPage => "no_page",
+            Self::Unframed => "unframed",
+            Self::Encoded => "encoded",
+            Self::Invalidated => "invalidated",
+            Self::Superseded => "superseded",
+            Self::NoStore => "no_store",
+        }
+    }
+}
+
 /// A page, and how it was come by.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -61,6 +95,8 @@ pub struct Found {
     pub lifetime: Option<Lifetime>,
     /// What a stale page stands in for.
     pub failure: Option<Failure>,
+    /// Why the answer of a fill is not in memory.
+    pub not_stored: Option<NotStored>,
     /// The value of `x-linksfield-snapshot`.
     pub snapshot: Option<HeaderValue>,
 }
@@ -117,9 +153,10 @@ impl Found {
         if let Some(lifetime) = self.lifetime {
             let _ = write!(text, "; ttl={}", lifetime.ttl());
         }
-        if let Some(failure) = self.failure {
+        let not_stored = self.not_stored.map(NotStored::as_str);
+        if let Some(detail) = self.failure.map(|failure| failure.reason).or(not_stored) {
             text.push_str("; detail=");
-            text.push_str(failure.reason);
+            text.push_str(detail);
         }
         HeaderValue::from_str(&text).expect("visible ASCII")
     }
