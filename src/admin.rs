@@ -1,16 +1,37 @@
-//! What do operators see? Metrics, probes and the effective configuration, on a listener and a runtime of their own.
+//! What do operators see and do? Metrics, probes, the effective configuration and the cache, on a listener and a runtime
+//! of their own.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+};
 use hyper::{Method, Request, Response, StatusCode};
-use serde_json::json;
+use secrecy::SecretString;
+use serde_json::{Value, json};
 
-use crate::body::Body;
-use crate::gateway::Gateway;
+use crate::body::{Body, read_whole};
+use crate::gateway::error::Error;
+use crate::gateway::tenant::bears;
+use crate::gateway::{Gateway, Purge, head};
 use crate::server::{Drain, Service};
 use crate::telemetry::Metrics;
+
+/// Bytes of a body: a request to be explained is one that the other listener would take.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// How long a body may make no progress.
+const BODY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is explained if no path is named.
+const EXPLAINED_PATH: &str = "/package/queryOrder";
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
 
 /// Answers the admin listener.
 #[derive(Debug, Clone)]
@@ -21,12 +42,56 @@ pub struct Admin(Arc<Parts>);
 pub struct Parts {
     /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// Where some of their values are read.
+    /// Where some of their values are read, and whose cache it is.
     pub gateway: Gateway,
     /// Is the process ending?
     pub drain: Drain,
     /// The effective configuration; it names where secrets are and holds none.
     pub configuration: String,
+    /// Who may change something or see a request.
+    pub access: Access,
+}
+
+/// Who may change something or see a request.
+#[derive(Debug)]
+pub enum Access {
+    /// Whoever bears this token.
+    Token(SecretString),
+    /// Whoever is on this machine: the listener is on loopback.
+    Local,
+    /// Nobody.
+    Nobody,
+}
+
+impl Access {
+    /// A configured token decides; without one, the listener's address.
+    pub fn new(token: Option<SecretString>, listen: SocketAddr) -> Self {
+        match token {
+            Some(token) => Self::Token(token),
+            None if listen.ip().is_loopback() => Self::Local,
+            None => Self::Nobody,
+        }
+    }
+
+    /// What to answer to whoever may not.
+    fn refusal(&self, authorization: Option<&HeaderValue>) -> Option<Response<Body>> {
+        match self {
+            Self::Local => None,
+            Self::Token(token) if bears(authorization, token) => None,
+            Self::Token(_) => {
+                let message =
+                    "send the token of server.admin_token_file as Authorization: Bearer\n";
+                let mut response = refusal(StatusCode::UNAUTHORIZED, message);
+                let scheme = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+                Some(response)
+            }
+            Self::Nobody => Some(refusal(
+                StatusCode::FORBIDDEN,
+                "this needs a token where the admin listener is beyond loopback: set server.admin_token_file\n",
+            )),
+        }
+    }
 }
 
 impl Admin {
@@ -35,26 +100,32 @@ impl Admin {
         Self(Arc::new(parts))
     }
 
-    fn show(&self, path: &str) -> Response<Body> {
-        match path {
-            "/metrics" => text(
+    async fn route(&self, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
+        let this = &*self.0;
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD); // of a HEAD hyper sends no body
+        let is_post = request.method() == Method::POST;
+        match request.uri().path() {
+            "/metrics" if is_read => Ok(answer(
                 "text/plain; version=0.0.4; charset=utf-8",
-                self.0.metrics.render(self.0.gateway.snapshot()),
-            ),
-            "/livez" => text("text/plain; charset=utf-8", "alive\n"),
-            "/readyz" => self.readiness(),
-            "/config" => text(
+                this.metrics.render(this.gateway.snapshot()),
+            )),
+            "/livez" if is_read => Ok(answer(PLAIN, "alive\n")),
+            "/readyz" if is_read => Ok(self.readiness()),
+            "/config" if is_read => Ok(answer(
                 "application/toml; charset=utf-8",
-                self.0.configuration.clone(),
-            ),
-            _ => {
-                let mut response = text(
-                    "text/plain; charset=utf-8",
-                    "Here are: /metrics /livez /readyz /config\n",
-                );
-                *response.status_mut() = StatusCode::NOT_FOUND;
-                response
+                this.configuration.clone(),
+            )),
+            "/cache" if is_read => Ok(document(&this.gateway.show_cache())),
+            "/cache/purge" if is_post => self.purge(request).await,
+            "/explain" if is_post => self.explain(request).await,
+            "/metrics" | "/livez" | "/readyz" | "/config" | "/cache" => {
+                Err(not_allowed("GET, HEAD"))
             }
+            "/cache/purge" | "/explain" => Err(not_allowed("POST")),
+            _ => Err(refusal(
+                StatusCode::NOT_FOUND,
+                "Here are: GET /metrics /livez /readyz /config /cache, POST /cache/purge /explain\n",
+            )),
         }
     }
 
@@ -62,44 +133,93 @@ impl Admin {
     fn readiness(&self) -> Response<Body> {
         let draining = self.0.drain.is_announced();
         // The listeners were bound and the secrets read before anybody could ask.
-        let conditions = json!({
+        let mut response = document(&json!({
             "ready": !draining,
             "conditions": { "listeners_bound": true, "every_tenant_has_a_secret": true, "not_draining": !draining },
-        });
-        let mut response = text("application/json", format!("{conditions}\n"));
+        }));
         if draining {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
         response
     }
+
+    async fn purge(&self, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
+        let (_, body) = self.read(request).await?;
+        let body = if body.is_empty() { b"{}" } else { &body[..] };
+        let purged = serde_json::from_slice::<Purge>(body)
+            .map_err(|error| error.to_string())
+            .and_then(|purge| self.0.gateway.purge(&purge))
+            .map_err(|reason| refusal(StatusCode::BAD_REQUEST, format!("{reason}\n")))?;
+        Ok(document(&json!({ "purged": purged })))
+    }
+
+    async fn explain(&self, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
+        let query = request.uri().query().map(str::to_owned);
+        let path = match &query {
+            None => EXPLAINED_PATH,
+            Some(query) => query.strip_prefix("path=").ok_or_else(|| {
+                let example = format!("name the path as /explain?path={EXPLAINED_PATH}\n");
+                refusal(StatusCode::BAD_REQUEST, example)
+            })?,
+        };
+        let (headers, body) = self.read(request).await?;
+        let explained = self.0.gateway.explain(path, &headers, &body);
+        Ok(document(&explained.map_err(|error| self.problem(&error))?))
+    }
+
+    /// What somebody who may change something or see a request has sent.
+    async fn read(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<(hyper::HeaderMap, Bytes), Response<Body>> {
+        let (head, body) = request.into_parts();
+        head::check_origin(&head.headers).map_err(|error| self.problem(&error))?;
+        if let Some(refusal) = self.0.access.refusal(head.headers.get(AUTHORIZATION)) {
+            return Err(refusal);
+        }
+        head::check_content(&head.headers, &body).map_err(|error| self.problem(&error))?;
+        let body = read_whole(body, MAX_BODY, BODY_PATIENCE).await;
+        let body = body.map_err(|error| self.problem(&Error::of_body(error, MAX_BODY)))?;
+        Ok((head.headers, body))
+    }
+
+    fn problem(&self, error: &Error) -> Response<Body> {
+        error.to_response(&self.0.metrics.request_id())
+    }
 }
 
 impl Service for Admin {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        match *request.method() {
-            Method::GET | Method::HEAD => self.show(request.uri().path()), // of a HEAD hyper sends no body
-            _ => {
-                let mut response = text("text/plain; charset=utf-8", "GET only\n");
-                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-                response
-                    .headers_mut()
-                    .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-                response
-            }
-        }
+        self.route(request).await.unwrap_or_else(|refusal| refusal)
     }
 
     fn refuse_connection(&self) -> Response<Body> {
-        let mut response = text("text/plain; charset=utf-8", "too many connections\n");
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        response
+        refusal(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n")
     }
 }
 
-fn text(content_type: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {
+fn answer(content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn document(value: &Value) -> Response<Body> {
+    answer(JSON, format!("{value:#}\n"))
+}
+
+fn refusal(status: StatusCode, message: impl Into<Bytes>) -> Response<Body> {
+    let mut response = answer(PLAIN, message);
+    *response.status_mut() = status;
+    response
+}
+
+fn not_allowed(allow: &'static str) -> Response<Body> {
+    let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED, format!("{allow} only\n"));
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allow));
     response
 }

@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod directives;
 pub mod error;
+pub mod head;
 pub mod language;
 pub mod page;
 pub mod params;
@@ -14,7 +15,7 @@ pub mod tenant;
 pub mod upstream;
 
 mod crawl;
-mod head;
+mod operator;
 mod pace;
 mod response;
 mod scopes;
@@ -34,6 +35,7 @@ use self::crawl::Crawl;
 use self::directives::Directives;
 use self::error::{Error, InvalidAnswer, Sent, X_REQUEST_ID};
 use self::language::{Language, Languages};
+pub use self::operator::Purge;
 use self::pace::Pace;
 use self::params::Params;
 use self::progress::Progress;
@@ -349,35 +351,60 @@ impl Gateway {
         .await;
         let body = body
             .unwrap_or(Err(ReadError::Stalled))
-            .map_err(|error| match error {
-                ReadError::TooLarge => Error::BodyTooLarge(max_body),
-                ReadError::Stalled => Error::BodyTimeout,
-                ReadError::Broken(source) => Error::BodyIncomplete(source),
-            })?;
-        let params =
-            Params::parse(&body).map_err(|reason| Error::InvalidJson(reason.to_string()))?;
-
-        let tenant = this.tenants.identify(
-            head.headers.get("x-linksfield-tenant"),
-            params.access_code(),
-            is_query,
-        )?;
-        exchange.tenant = tenant.label;
+            .map_err(|error| Error::of_body(error, max_body))?;
+        let call = self.understand(target, &head.headers, &body)?;
+        exchange.tenant = call.tenant.label;
         if let Some(caller) = caller {
-            caller.authorize(tenant, is_query)?;
+            caller.authorize(&call.tenant, is_query)?;
         }
-        if !is_query && !tenant.commands {
-            return Err(Error::CommandsDisabled(tenant.name.clone()));
+        if !is_query && !call.tenant.commands {
+            return Err(Error::CommandsDisabled(call.tenant.name.clone()));
         }
+        Ok(call)
+    }
+
+    /// What is asked, for which tenant, in which words.
+    fn understand(&self, target: Target, headers: &HeaderMap, body: &[u8]) -> Result<Call, Error> {
+        let params =
+            Params::parse(body).map_err(|reason| Error::InvalidJson(reason.to_string()))?;
+        let tenant = self.0.tenants.identify(
+            headers.get("x-linksfield-tenant"),
+            params.access_code(),
+            matches!(target.route.kind, Kind::Query(_)),
+        )?;
+        let language = self.0.languages.choose(headers.get(ACCEPT_LANGUAGE));
         Ok(Call {
             target,
             tenant: tenant.clone(),
             params,
-            language: this
-                .languages
-                .choose(head.headers.get(ACCEPT_LANGUAGE))
-                .clone(),
+            language: language.clone(),
         })
+    }
+
+    /// What the cache is asked. All pages have a key of their own, and parameters without the number of a page.
+    fn question<'a>(
+        &self,
+        call: &mut Call,
+        policy: &'a Policy,
+        asked: &Asked,
+        arrived_at: Instant,
+    ) -> Question<'a> {
+        let scope = self.0.scopes.of(&call.tenant, &call.target.route).clone();
+        let language = call.language.tag.clone();
+        let key = if asked.all_pages {
+            call.params = Crawl::query(&call.params);
+            Key::whole(scope, language, &call.params)
+        } else {
+            Key::new(scope, language, &call.params)
+        };
+        Question {
+            key,
+            policy,
+            directives: asked.directives,
+            arrived_at,
+            deadline: asked.deadline,
+            names_deadline: asked.names_deadline,
+        }
     }
 
     async fn query(
@@ -389,22 +416,7 @@ impl Gateway {
     ) -> Result<Response<Body>, Arc<Error>> {
         exchange.result = telemetry::Result::Miss;
         let this = &*self.0;
-        let scope = this.scopes.of(&call.tenant, &call.target).clone();
-        let language = call.language.tag.clone();
-        let key = if asked.all_pages {
-            call.params = Crawl::query(&call.params);
-            Key::whole(scope, language, &call.params)
-        } else {
-            Key::new(scope, language, &call.params)
-        };
-        let question = Question {
-            key,
-            policy,
-            directives: asked.directives,
-            arrived_at: exchange.started,
-            deadline: asked.deadline,
-            names_deadline: asked.names_deadline,
-        };
+        let question = self.question(&mut call, policy, asked, exchange.started);
         let pace = &this.paces[call.target.route.label];
         let usual = || {
             let call = pace.p90();

@@ -69,7 +69,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::admin::Admin;
+use crate::admin::{Access, Admin};
 use crate::config::{Config, Secrets};
 use crate::gateway::Gateway;
 use crate::gateway::quota::Quota;
@@ -126,6 +126,7 @@ pub struct Instance {
     data: TcpListener,
     admin: std::net::TcpListener,
     configuration: String,
+    access: Access,
     limits: Limits,
     drain_delay: Duration,
     drain_timeout: Duration,
@@ -163,6 +164,7 @@ impl Instance {
             data,
             admin: admin.into_std().map_err(StartError::Admin)?,
             configuration: config.effective(),
+            access: Access::new(secrets.admin_token.clone(), server.admin_listen),
             limits: Limits {
                 connections: server.max_connections.get(),
                 times: Times {
@@ -196,6 +198,7 @@ impl Instance {
             gateway: self.gateway.clone(),
             drain: drain.clone(),
             configuration: self.configuration,
+            access: self.access,
         });
         for (listener, address) in [
             ("data", self.data.local_addr()),

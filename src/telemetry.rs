@@ -134,6 +134,29 @@ pub struct Constants {
     pub connections: Option<u32>,
 }
 
+/// How many queries there were, and how many of them a page in memory answered.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Answers {
+    /// Those that were not refused.
+    pub queries: u64,
+    from_memory: u64,
+}
+
+impl Answers {
+    /// Between 0 and 1; none before the first query.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio is for the eye")]
+    pub fn hit_ratio(self) -> Option<f64> {
+        (self.queries > 0).then(|| self.from_memory as f64 / self.queries as f64)
+    }
+}
+
+impl std::ops::AddAssign for Answers {
+    fn add_assign(&mut self, other: Self) {
+        self.queries += other.queries;
+        self.from_memory += other.from_memory;
+    }
+}
+
 /// From a hit (50 µs) to a slow vendor (30 s).
 const DURATION_BUCKETS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
@@ -385,6 +408,26 @@ impl Metrics {
                 "command finished without its caller"
             );
         }
+    }
+
+    /// How the queries of a route and a tenant were answered so far, whoever asked.
+    pub fn answers(&self, route: usize, tenant: usize) -> Answers {
+        let mut answers = Answers::default();
+        let callers = self.request_handles.chunks(self.labels.tenants.len());
+        let of_tenant = callers.filter_map(|by_tenant| by_tenant[tenant].get());
+        for handles in of_tenant {
+            for result in Result::ALL {
+                let handle = handles[route * Result::ALL.len() + result as usize].get();
+                let count = handle.map_or(0, IntCounter::get);
+                match result {
+                    Result::Hit | Result::Stale => answers.from_memory += count,
+                    Result::Coalesced | Result::Miss | Result::Bypass => {}
+                    Result::Command | Result::Refused => continue,
+                }
+                answers.queries += count;
+            }
+        }
+        answers
     }
 
     /// The text exposition, with `snapshot` as the values of now.

@@ -7,6 +7,7 @@
 //! pages with one snapshot id never contradict each other; a page is fetched once for all who can wait for it.
 
 mod flight;
+mod inspect;
 mod key;
 mod lookup;
 mod narrowing;
@@ -22,6 +23,7 @@ use moka::policy::EvictionPolicy;
 use tokio::time::Instant;
 
 use self::flight::{Flight, Landed};
+pub use self::inspect::{Explanation, Kept, Share};
 pub use self::key::Key;
 pub use self::lookup::{Failure, Forwarded, Found, Lifetime, Lookup, NotStored};
 pub use self::narrowing::Named;

@@ -12,7 +12,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::body::Body;
+use crate::body::{Body, ReadError};
 
 /// `Proxy-Status` (RFC 9209): which intermediary made the answer, and why.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -300,6 +300,15 @@ impl Error {
             Self::Internal(sent) => ("internal", S::INTERNAL_SERVER_ERROR, "Internal error", *sent, "proxy_internal_error"),
         };
         Row { code, status, title, sent, proxy_error }
+    }
+
+    /// Why a request's body was not read; `cap` is the most it may hold.
+    pub fn of_body(error: ReadError, cap: usize) -> Self {
+        match error {
+            ReadError::TooLarge => Self::BodyTooLarge(cap),
+            ReadError::Stalled => Self::BodyTimeout,
+            ReadError::Broken(source) => Self::BodyIncomplete(source),
+        }
     }
 
     /// The stable word for this failure: problem type, metric label, log field.

@@ -50,6 +50,11 @@ pub fn check(request: &Request<Incoming>) -> Result<(), Error> {
             "Linksfield reads no query string here: put the parameters into the JSON body",
         ));
     }
+    check_origin(headers)
+}
+
+/// Refuses every web page but our own.
+pub fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
     match headers.get(ORIGIN) {
         Some(origin) if !is_own(origin, headers.get(HOST)) => Err(Error::ForeignOrigin),
         _ => Ok(()),

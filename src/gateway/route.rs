@@ -27,6 +27,8 @@ pub struct Routes {
 pub struct Route {
     /// The place of its label among the routes' labels.
     pub label: usize,
+    /// Is it configured?
+    pub is_listed: bool,
     /// What may be done with it.
     pub kind: Kind,
     /// The time for one exchange with the vendor, where it differs from `upstream.timeout`.
@@ -112,6 +114,7 @@ impl Routes {
                 Arc::from(path.as_str()),
                 Arc::new(Route {
                     label,
+                    is_listed: true,
                     kind,
                     timeout,
                 }),
@@ -120,6 +123,7 @@ impl Routes {
         let unlisted = (config.server.unlisted_paths == UnlistedPaths::Forward).then(|| {
             Arc::new(Route {
                 label: config.routes.len(),
+                is_listed: false,
                 kind: Kind::Command {
                     invalidates: None,
                     settle: crate::config::Route::default().settle,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::cache::{Named, Scope};
 use super::params::Params;
-use super::route::{Kind, Route, Routes, Target};
+use super::route::{Kind, Route, Routes};
 use super::tenant::{Tenant, Tenants};
 use crate::config::Config;
 
@@ -36,8 +36,8 @@ impl Scopes {
     }
 
     /// The scope of a query.
-    pub fn of(&self, tenant: &Tenant, target: &Target) -> &Arc<Scope> {
-        let scope = &self.by_tenant_and_route[tenant.label * self.routes + target.route.label];
+    pub fn of(&self, tenant: &Tenant, route: &Route) -> &Arc<Scope> {
+        let scope = &self.by_tenant_and_route[tenant.label * self.routes + route.label];
         scope
             .as_ref()
             .expect("every query has a scope for every tenant")
@@ -77,6 +77,11 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// The query paths that it reaches.
+    pub fn paths(&self) -> Vec<&str> {
+        self.scopes.iter().map(|scope| &**scope.path()).collect()
+    }
+
     /// From now on nothing is found that was filled before. After an outcome, at `ended_at`, the vendor may show the old
     /// state until it has settled: what is filled meanwhile is found no longer than that.
     pub fn invalidate(&self, ended_at: Option<Instant>) {

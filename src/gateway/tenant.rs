@@ -193,6 +193,14 @@ impl Caller {
     }
 }
 
+/// Is this the `Authorization` of whoever knows `token`? The time taken tells nothing about the token.
+pub fn bears(authorization: Option<&HeaderValue>, token: &SecretString) -> bool {
+    let token = token.expose_secret().as_bytes();
+    authorization
+        .and_then(bearer)
+        .is_some_and(|borne| token.ct_eq(borne).into())
+}
+
 /// The token of `Authorization: Bearer …`; the scheme's case does not matter (RFC 9110, section 11.1).
 fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
     let (scheme, token) = authorization.as_bytes().split_at_checked(7)?;

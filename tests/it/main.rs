@@ -6,6 +6,7 @@
 #![allow(clippy::format_push_string, clippy::format_collect)] // a test may allocate
 #![allow(clippy::missing_panics_doc)]
 
+mod admin;
 mod bounds;
 mod cache;
 mod commands;

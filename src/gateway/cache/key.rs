@@ -1,5 +1,6 @@
 //! What makes two queries the same? Base URL, access code, path, language and parameters; nothing else, nothing less.
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -77,6 +78,20 @@ impl Key {
     fn parts(&self) -> (&str, &str, bool, (&str, &str, &str)) {
         let identity = self.scope.identity();
         (&self.params, &self.language, self.is_whole, identity)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (base_url, access_code, path) = self.scope.identity();
+        let whole = if self.is_whole { " all pages" } else { "" };
+        let Self {
+            language, params, ..
+        } = self;
+        write!(
+            f,
+            "{base_url}{path} {access_code} {language} {params}{whole}"
+        )
     }
 }
 

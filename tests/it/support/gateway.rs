@@ -241,6 +241,18 @@ impl Gateway {
             .await
     }
 
+    pub async fn post_to_admin(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Reply {
+        connect(&self.admin)
+            .await
+            .exchange(&post(path, headers, body.as_ref()))
+            .await
+    }
+
     /// The sum of the series of a family that have these labels.
     pub async fn metric(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
         let text = String::from_utf8(self.admin("/metrics").await.body).unwrap();
