@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     base_url::{BaseUrl, BaseUrlError},
-    limits::{Day, Limit, Limits},
+    limits::{CRAWLS, Day, Limit, Limits},
     problem::{Problem, Problems, Warning},
     route::{Idempotency, Kind, Route},
     secrets::{Secrets, TenantSecret, read_secret},

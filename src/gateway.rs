@@ -31,7 +31,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use self::cache::{Cache, Filled, Key, Lookup, Pages, Question, Reason};
-use self::crawl::Crawl;
+use self::crawl::{Crawl, CrawlPlaces};
 use self::directives::Directives;
 use self::error::{Error, InvalidAnswer, Sent, X_REQUEST_ID};
 use self::language::{Language, Languages};
@@ -68,6 +68,7 @@ struct Stations {
     cache: Cache,
     quota: Quota<Slot>,
     upstream: Upstream,
+    crawls: CrawlPlaces,
     /// How long the calls of each route take.
     paces: Vec<Pace>,
     bounds: Bounds,
@@ -233,6 +234,7 @@ impl Gateway {
         let limits = &config.upstream.limits;
         Self(Arc::new(Stations {
             scopes: Scopes::new(config, &routes, &parts.tenants),
+            crawls: CrawlPlaces::new(config.tenants.len()),
             routes,
             callers: parts.callers,
             tenants: parts.tenants,
@@ -481,6 +483,11 @@ impl Gateway {
         errand: &Errand,
         progress: &Progress,
     ) -> Result<Filled, Error> {
+        let place = self.0.crawls.take(call.tenant.label);
+        let Ok(_place) = timeout_at(errand.patience, place).await else {
+            let retry_after = Duration::from_secs(1);
+            return Err(Error::Overloaded { retry_after });
+        };
         for _ in 0..2 {
             let mut crawl = Crawl::new(call.params.clone());
             let is_whole = loop {
@@ -513,17 +520,17 @@ impl Gateway {
                 if is_first {
                     self.may_crawl(position.total_pages, policy)?;
                 }
+                if crawl.bytes() + filled.page.body.len() > self.0.bounds.max_document {
+                    return Err(Error::UpstreamInvalidAnswer {
+                        status: hyper::StatusCode::OK,
+                        reason: InvalidAnswer::TooLarge,
+                    });
+                }
                 if crawl
                     .add(page.params, filled.page, position, filled.sent_at)
                     .is_err()
                 {
                     break false;
-                }
-                if crawl.bytes() > self.0.bounds.max_document {
-                    return Err(Error::UpstreamInvalidAnswer {
-                        status: hyper::StatusCode::OK,
-                        reason: InvalidAnswer::TooLarge,
-                    });
                 }
             };
             if let Some(filled) = is_whole.then(|| crawl.document()).flatten() {

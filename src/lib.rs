@@ -90,9 +90,6 @@ const ADMIN_TIMES: Times = Times {
     idle: Duration::from_secs(5),
 };
 
-/// Slots where the configuration names no limit of connections.
-const UNLIMITED_CONNECTIONS: u32 = 256;
-
 /// Why a gateway cannot start, although its configuration was accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -278,12 +275,9 @@ fn run_admin(
 }
 
 fn quota(limits: &config::Limits) -> Quota<Slot> {
-    let slots = limits
-        .share(limits.connections)
-        .unwrap_or(UNLIMITED_CONNECTIONS);
     let per_second = limits.share(limits.requests_per_second);
     Quota::new(
-        (0..slots).map(|_| Slot::default()).collect(),
+        (0..limits.slots()).map(|_| Slot::default()).collect(),
         per_second,
         limits.queue,
     )

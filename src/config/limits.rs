@@ -48,7 +48,18 @@ impl Limits {
             Limit::None => None,
         }
     }
+
+    /// How many connections this process may hold.
+    pub fn slots(&self) -> u32 {
+        self.share(self.connections).unwrap_or(UNLIMITED_SLOTS)
+    }
 }
+
+/// Crawls at a time: each keeps its pages until it has all of them.
+pub const CRAWLS: usize = 4;
+
+/// Slots where no limit of connections is named.
+const UNLIMITED_SLOTS: u32 = 256;
 
 /// A limit: a number above 0, or `"none"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

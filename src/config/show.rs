@@ -14,7 +14,7 @@ use std::{fmt::Write as _, time::Duration};
 use bytesize::ByteSize;
 use serde::{Serialize, Serializer};
 
-use super::{Config, Kind};
+use super::{CRAWLS, Config, Kind};
 
 /// Stands for "not set" on the way out, since TOML has no null; no text of a file can be it.
 pub(super) const UNSET: &str = "\u{1}";
@@ -148,6 +148,20 @@ impl Config {
                 f64::from(day) / 86_400.0
             )?;
         }
+
+        let (pages, answer) = (self.cache.max_size, self.upstream.max_answer);
+        let slots = limits.slots();
+        // A crawl has its pages and, at its end, the document made of them.
+        let answers = u64::from(slots) + 2 * CRAWLS as u64;
+        let most = ByteSize::b(
+            pages
+                .as_u64()
+                .saturating_add(answers.saturating_mul(answer.as_u64())),
+        );
+        writeln!(
+            out,
+            "memory for pages: {most} at most = {pages} (cache.max_size) + {answer} (upstream.max_answer) x ({slots} connections + 2 x {CRAWLS} crawls)"
+        )?;
         Ok(())
     }
 }

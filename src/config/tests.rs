@@ -230,6 +230,7 @@ fn the_arithmetic_says_what_the_limits_amount_to() {
         "requests_per_day: 5000 / 3 = 1666",
         "/q: 2880 (fresh_for = \"30s\"); 192 % of the day's queries",
         "answers in 5 s: 0.2 (bound by connections)",
+        "memory for pages: 136.0 MiB at most = 64.0 MiB (cache.max_size) + 8.0 MiB (upstream.max_answer) x (1 connections + 2 x 4 crawls)",
     ] {
         assert!(lines.contains(line), "{line} in\n{lines}");
     }

@@ -8,11 +8,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::cache::{Filled, PageOfAll, Pages};
 use super::page::{OrderId, Page, Position};
 use super::params::{Object, Params, Value, parse_object, write_object};
+use crate::config::CRAWLS;
 
 /// Orders on a page where the caller names no `page_size`.
 const PAGE_SIZE: u64 = 100;
@@ -29,6 +31,30 @@ pub struct Crawl {
 /// Why a page cannot be added.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Moved;
+
+/// Who may crawl now: one of a tenant, and [`CRAWLS`] in all. Who waits is served in the order they came.
+#[derive(Debug)]
+pub struct CrawlPlaces {
+    by_tenant: Vec<Semaphore>,
+    all: Semaphore,
+}
+
+impl CrawlPlaces {
+    /// For so many tenants.
+    pub fn new(tenants: usize) -> Self {
+        Self {
+            by_tenant: (0..tenants).map(|_| Semaphore::new(1)).collect(),
+            all: Semaphore::new(CRAWLS),
+        }
+    }
+
+    /// Waits for a place for the tenant with this label; it is free again when what is returned is dropped.
+    pub async fn take(&self, tenant: usize) -> [SemaphorePermit<'_>; 2] {
+        let of_tenant = self.by_tenant[tenant].acquire().await;
+        let of_all = self.all.acquire().await;
+        [of_tenant, of_all].map(|place| place.expect("no semaphore is closed"))
+    }
+}
 
 impl Crawl {
     /// What all pages of `params` are asked with, but for the number of the page.

@@ -264,3 +264,34 @@ async fn a_crawl_ends_at_its_time() {
     );
     assert!(upstream.calls() < 10);
 }
+
+#[tokio::test]
+async fn one_query_of_a_tenant_is_crawled_at_a_time_so_that_few_are_in_memory() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = upstream()
+        .script(move |request| asked(request).behind(&held))
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let crawl = async |device: u64| {
+        let body = json!({"device_id": device, "page_size": 50}).to_string();
+        gateway.post("/package/queryOrder", &ALL, body).await
+    };
+    let release = async {
+        until("all wait", async || {
+            gateway.metric("requests_in_flight", &[]).await >= 3.0
+        })
+        .await;
+        gate.open();
+    };
+    let (first, second, third, ()) = tokio::join!(crawl(1), crawl(2), crawl(3), release);
+    assert_eq!([first.status, second.status, third.status], [200; 3]);
+    let devices: Vec<Value> = upstream
+        .requests()
+        .iter()
+        .map(|request| request.json()["device_id"].clone())
+        .collect();
+    let runs = devices.chunk_by(|a, b| a == b).map(<[Value]>::len);
+    assert_eq!(runs.collect::<Vec<_>>(), [3, 3, 3], "one after the other");
+}
