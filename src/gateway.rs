@@ -30,10 +30,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use self::cache::{Cache, Filled, Key, Lookup, Pages, Question, Reason};
+use self::cache::{Cache, Filled, Key, Lookup, Question, Reason};
 use self::crawl::{Crawl, CrawlPlaces};
 use self::directives::Directives;
-use self::error::{Error, InvalidAnswer, Sent, X_REQUEST_ID};
+use self::error::{Error, Sent, X_REQUEST_ID};
 use self::language::{Language, Languages};
 pub use self::operator::Purge;
 use self::pace::Pace;
@@ -51,9 +51,6 @@ use crate::telemetry::{self, CommandEnd, Exchange, Metrics, Snapshot};
 /// One in so many parts of a caller's time is kept for the way back.
 const WAY_BACK: u32 = 20;
 
-/// All pages of one query may take one in so many of the calls that are left of the day.
-const CRAWL_SHARE: u64 = 10;
-
 /// The stations of a request, joined. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct Gateway(Arc<Stations>);
@@ -69,12 +66,18 @@ struct Stations {
     quota: Quota<Slot>,
     upstream: Upstream,
     crawls: CrawlPlaces,
-    /// How long the calls of each route take.
-    paces: Vec<Pace>,
+    /// How long the calls of each route take, and the crawls of its pages.
+    paces: Vec<Paces>,
     bounds: Bounds,
     metrics: Arc<Metrics>,
     /// The commands under way: the drain waits for them.
     commands: TaskTracker,
+}
+
+#[derive(Debug, Default)]
+struct Paces {
+    call: Pace,
+    crawl: Pace,
 }
 
 /// What a request may take.
@@ -132,6 +135,8 @@ struct Errand {
     reason: &'static str,
     /// How long it waits for its turn.
     patience: Instant,
+    /// When its answer is of no use any more, where that is before the time for one exchange ends.
+    ends_at: Option<Instant>,
     /// For how long its connection may have been idle.
     max_idle: Duration,
 }
@@ -150,6 +155,7 @@ impl Errand {
             class,
             reason,
             patience: Instant::now(),
+            ends_at: None,
             max_idle: QUERY_MAX_IDLE,
         }
     }
@@ -234,7 +240,7 @@ impl Gateway {
         let limits = &config.upstream.limits;
         Self(Arc::new(Stations {
             scopes: Scopes::new(config, &routes, &parts.tenants),
-            crawls: CrawlPlaces::new(config.tenants.len()),
+            crawls: CrawlPlaces::new(config.tenants.len(), limits.queue),
             routes,
             callers: parts.callers,
             tenants: parts.tenants,
@@ -242,7 +248,7 @@ impl Gateway {
             cache: Cache::new(config.cache.max_size.as_u64()),
             quota: parts.quota,
             upstream: parts.upstream,
-            paces: (0..=config.routes.len()).map(|_| Pace::default()).collect(),
+            paces: (0..=config.routes.len()).map(|_| Paces::default()).collect(),
             bounds: Bounds {
                 request_timeout: config.server.request_timeout,
                 body_timeout: config.server.body_timeout,
@@ -419,10 +425,15 @@ impl Gateway {
         exchange.result = telemetry::Result::Miss;
         let this = &*self.0;
         let question = self.question(&mut call, policy, asked, exchange.started);
-        let pace = &this.paces[call.target.route.label];
+        let paces = &this.paces[call.target.route.label];
         let usual = || {
-            let call = pace.p90();
-            this.quota.expected_wait(call) + call
+            let call = paces.call.p90();
+            let fill = if asked.all_pages {
+                paces.crawl.p90()
+            } else {
+                call
+            };
+            this.quota.expected_wait(call) + fill
         };
         let timing = Timing::default();
         let fill = |progress, reason| {
@@ -467,94 +478,18 @@ impl Gateway {
             unreachable!("only queries are filled")
         };
         if errand.class == Class::Crawl {
-            errand.patience = Instant::now() + policy.crawl_timeout;
-            return self.crawl(&call, policy, &errand, &progress).await;
+            let started = Instant::now();
+            errand.patience = started + policy.crawl_timeout;
+            errand.ends_at = Some(errand.patience);
+            let crawled = self.crawl(&call, policy, &errand, &progress).await;
+            self.0.paces[call.target.route.label]
+                .crawl
+                .record(started.elapsed());
+            return crawled;
         }
         errand.patience = Instant::now() + self.0.bounds.request_timeout; // no caller waits longer
         let answered = self.call(&call, &errand, &progress, || {}).await?;
         response::to_filled(answered.answer, policy.pages, answered.sent_at)
-    }
-
-    /// All pages, one after the other; once more from the beginning if the orders have changed meanwhile.
-    async fn crawl(
-        &self,
-        call: &Call,
-        policy: &Policy,
-        errand: &Errand,
-        progress: &Progress,
-    ) -> Result<Filled, Error> {
-        let place = self.0.crawls.take(call.tenant.label);
-        let Ok(_place) = timeout_at(errand.patience, place).await else {
-            let retry_after = Duration::from_secs(1);
-            return Err(Error::Overloaded { retry_after });
-        };
-        for _ in 0..2 {
-            let mut crawl = Crawl::new(call.params.clone());
-            let is_whole = loop {
-                let Some(params) = crawl.next() else {
-                    break true;
-                };
-                if Instant::now() >= errand.patience {
-                    return Err(Error::UpstreamTimeout(progress.sent()));
-                }
-                let page = Call {
-                    params,
-                    ..call.clone()
-                };
-                let is_first = crawl.bytes() == 0;
-                let answered = self
-                    .call(&page, errand, &Progress::default(), || {
-                        progress.begin();
-                    })
-                    .await?;
-                progress.answered();
-                let filled = response::to_filled(answered.answer, true, answered.sent_at)?;
-                drop(answered.permit);
-                let Pages::One(position) = filled.pages else {
-                    return Ok(filled); // a failure, as the vendor tells it
-                };
-                if filled.not_stored.is_some() {
-                    let pages = Pages::None;
-                    return Ok(Filled { pages, ..filled });
-                }
-                if is_first {
-                    self.may_crawl(position.total_pages, policy)?;
-                }
-                if crawl.bytes() + filled.page.body.len() > self.0.bounds.max_document {
-                    return Err(Error::UpstreamInvalidAnswer {
-                        status: hyper::StatusCode::OK,
-                        reason: InvalidAnswer::TooLarge,
-                    });
-                }
-                if crawl
-                    .add(page.params, filled.page, position, filled.sent_at)
-                    .is_err()
-                {
-                    break false;
-                }
-            };
-            if let Some(filled) = is_whole.then(|| crawl.document()).flatten() {
-                return Ok(filled);
-            }
-        }
-        Err(Error::PagesMoved)
-    }
-
-    /// The first page has come: may the others be fetched?
-    fn may_crawl(&self, pages: u64, policy: &Policy) -> Result<(), Error> {
-        let most = policy.max_pages;
-        if pages > most {
-            return Err(Error::TooManyPages { pages, most });
-        }
-        let Some(of_the_day) = self.0.bounds.calls_of_the_day else {
-            return Ok(());
-        };
-        let left = of_the_day.saturating_sub(self.0.quota.calls_of_the_day());
-        let calls = pages.saturating_sub(1);
-        if calls * CRAWL_SHARE > u64::from(left) {
-            return Err(Error::QuotaExhausted { calls, left });
-        }
-        Ok(())
     }
 
     /// A command has a task of its own: called off while no byte has left, else run to its end, whoever still waits.
@@ -575,6 +510,7 @@ impl Gateway {
             class: Class::Command,
             reason: "caller",
             patience: deadline,
+            ends_at: None,
             max_idle: COMMAND_MAX_IDLE,
         };
         let request_id = exchange.request_id.clone();
@@ -677,12 +613,9 @@ impl Gateway {
             .await?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
-        let deadline = granted_at
-            + call
-                .target
-                .route
-                .timeout
-                .unwrap_or(this.bounds.exchange_timeout);
+        let timeout = call.target.route.timeout;
+        let deadline = granted_at + timeout.unwrap_or(this.bounds.exchange_timeout);
+        let deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
         let result = loop {
             if let Err(error) = this.upstream.connect(&mut permit, max_idle, deadline).await {
                 break Err(error);
@@ -715,7 +648,7 @@ impl Gateway {
         };
         let (route, tenant) = (call.target.route.label, call.tenant.label);
         let duration = granted_at.elapsed();
-        this.paces[route].record(duration);
+        this.paces[route].call.record(duration);
         this.metrics
             .upstream_call(route, tenant, outcome, errand.reason, duration);
         result.map(|(answer, sent_at)| Answered {

@@ -165,7 +165,7 @@ impl Cache {
         let evicted = evictions.clone();
         let entries = moka::sync::Cache::builder()
             .max_capacity(max_size)
-            .weigher(weigh)
+            .weigher(|key, entry: &Entry| weigh(key, &entry.page))
             // The default policy admits by frequency: a warm cache would fetch every new query again and again.
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(UntilUnusable)
@@ -231,6 +231,7 @@ impl Cache {
                     status: Some(landed.page.status),
                 },
             },
+            Some(Err(error)) if error.stays() => return Err(error.clone()),
             Some(Err(error)) => Failure {
                 reason: error.code(),
                 status: None,
@@ -454,6 +455,12 @@ impl Inner {
         is_newer
     }
 
+    /// moka drops such an entry without a word.
+    fn is_too_large(&self, key: &Key, page: &Page) -> bool {
+        let capacity = self.entries.policy().max_capacity();
+        capacity.is_some_and(|capacity| u64::from(weigh(key, page)) > capacity)
+    }
+
     /// What memory has instead of a fill that failed or takes too long.
     fn stand_in(&self, question: &Question<'_>, failure: Failure, now: Instant) -> Option<Found> {
         match self.look(question, now) {
@@ -539,6 +546,8 @@ impl Landing {
                 .map(|page| (page.position.clone(), page))
                 .unzip(),
         };
+        // Under the lock: else a page that a command touches meanwhile could join a snapshot that began after it.
+        let mut state = self.cache.state();
         let validity = self.key.validity(began.generation, filled.sent_at);
         let is_valid =
             validity.is_ok_and(|validity| validity.until.is_none_or(|until| now < until));
@@ -550,12 +559,12 @@ impl Landing {
             policy,
             now,
         };
-
-        let mut state = self.cache.state();
         landed.not_stored = if !self.is_shared {
             Some(NotStored::NoStore)
         } else if !is_valid {
             Some(NotStored::Invalidated)
+        } else if self.cache.is_too_large(&self.key, &landed.page) {
+            Some(NotStored::TooLarge)
         } else {
             None
         };
@@ -609,9 +618,9 @@ fn too_late(progress: &Progress) -> Error {
 }
 
 /// The bytes an entry costs: its texts, and an allowance for what moka and the allocator add.
-fn weigh(key: &Key, entry: &Entry) -> u32 {
+fn weigh(key: &Key, page: &Page) -> u32 {
     const OVERHEAD: usize = 400;
-    u32::try_from(key.size() + entry.page.body.len() + OVERHEAD).unwrap_or(u32::MAX)
+    u32::try_from(key.size() + page.body.len() + OVERHEAD).unwrap_or(u32::MAX)
 }
 
 /// moka only bounds memory: it drops an entry when nothing may use it any more. Its clock is its own.

@@ -1,4 +1,4 @@
-//! All pages of a query as one document: what is asked for, do the pages belong together, and what do they make?
+//! All pages of a query as one document: how are they fetched, do they belong together, and what do they make?
 //!
 //! The document has the vendor's shape, with all orders on one page. Number tokens stay as the vendor wrote them;
 //! `data.sign` is left out, as it belongs to one page.
@@ -6,18 +6,27 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::cache::{Filled, PageOfAll, Pages};
+use super::cache::{Filled, NotStored, PageOfAll, Pages};
+use super::error::{Error, InvalidAnswer};
 use super::page::{OrderId, Page, Position};
 use super::params::{Object, Params, Value, parse_object, write_object};
+use super::progress::Progress;
+use super::route::Policy;
+use super::{Call, Errand, Gateway, response};
 use crate::config::CRAWLS;
 
 /// Orders on a page where the caller names no `page_size`.
 const PAGE_SIZE: u64 = 100;
+
+/// All pages of one query may take one in so many of the calls that are left of the day.
+const CRAWL_SHARE: u64 = 10;
 
 /// The pages that have come so far.
 #[derive(Debug)]
@@ -26,34 +35,139 @@ pub struct Crawl {
     pages: Vec<PageOfAll>,
     orders: HashSet<OrderId>,
     bytes: usize,
+    /// Why the document may not be kept.
+    not_stored: Option<NotStored>,
 }
 
 /// Why a page cannot be added.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Moved;
 
-/// Who may crawl now: one of a tenant, and [`CRAWLS`] in all. Who waits is served in the order they came.
+/// Who may crawl now: one of a tenant, and [`CRAWLS`] in all. Who waits is served in the order they came, and so many
+/// may wait.
 #[derive(Debug)]
 pub struct CrawlPlaces {
+    line: Semaphore,
     by_tenant: Vec<Semaphore>,
     all: Semaphore,
 }
 
 impl CrawlPlaces {
-    /// For so many tenants.
-    pub fn new(tenants: usize) -> Self {
+    /// For so many tenants; `queue` crawls may wait.
+    pub fn new(tenants: usize, queue: usize) -> Self {
         Self {
+            // Those who need not wait pass through the line too.
+            line: Semaphore::new(queue.saturating_add(CRAWLS).min(Semaphore::MAX_PERMITS)),
             by_tenant: (0..tenants).map(|_| Semaphore::new(1)).collect(),
             all: Semaphore::new(CRAWLS),
         }
     }
 
-    /// Waits for a place for the tenant with this label; it is free again when what is returned is dropped.
-    pub async fn take(&self, tenant: usize) -> [SemaphorePermit<'_>; 2] {
+    /// Waits for a place for the tenant with this label; it is free again when what is returned is dropped. None if too
+    /// many wait.
+    pub async fn take(&self, tenant: usize) -> Option<[SemaphorePermit<'_>; 2]> {
+        let _in_line = self.line.try_acquire().ok()?;
         let of_tenant = self.by_tenant[tenant].acquire().await;
         let of_all = self.all.acquire().await;
-        [of_tenant, of_all].map(|place| place.expect("no semaphore is closed"))
+        Some([of_tenant, of_all].map(|place| place.expect("no semaphore is closed")))
     }
+}
+
+impl Gateway {
+    /// All pages, one after the other; once more from the beginning if the orders have changed meanwhile.
+    pub(super) async fn crawl(
+        &self,
+        call: &Call,
+        policy: &Policy,
+        errand: &Errand,
+        progress: &Progress,
+    ) -> Result<Filled, Error> {
+        let place = self.0.crawls.take(call.tenant.label);
+        let Ok(Some(_place)) = timeout_at(errand.patience, place).await else {
+            return Err(Error::Overloaded {
+                retry_after: Duration::from_secs(1),
+            });
+        };
+        for _ in 0..2 {
+            let crawled = self.crawl_once(call, policy, errand, progress).await?;
+            if let Some(filled) = crawled {
+                return Ok(filled);
+            }
+        }
+        Err(Error::PagesMoved)
+    }
+
+    /// All pages, or what the vendor says instead; none if they do not belong together.
+    async fn crawl_once(
+        &self,
+        call: &Call,
+        policy: &Policy,
+        errand: &Errand,
+        progress: &Progress,
+    ) -> Result<Option<Filled>, Error> {
+        let mut crawl = Crawl::new(call.params.clone());
+        while let Some(params) = crawl.next() {
+            let call = Call {
+                params,
+                ..call.clone()
+            };
+            let before = || {
+                progress.begin();
+            };
+            if Instant::now() >= errand.patience {
+                return Err(Error::UpstreamTimeout(progress.sent()));
+            }
+            let answered = self
+                .call(&call, errand, &Progress::default(), before)
+                .await?;
+            progress.answered();
+            let filled = response::to_filled(answered.answer, true, answered.sent_at)?;
+            drop(answered.permit);
+            let position = match (filled.not_stored, filled.pages) {
+                (None | Some(NotStored::Unframed), Pages::One(position)) => position,
+                (Some(NotStored::NoSuccess), _) if filled.page.content_encoding.is_none() => {
+                    let pages = Pages::None; // a failure, as the vendor tells it
+                    return Ok(Some(Filled { pages, ..filled }));
+                }
+                _ => return Err(invalid(InvalidAnswer::NotAPage)),
+            };
+            if crawl.pages.is_empty() {
+                self.may_crawl(position.total_pages, policy)?;
+            }
+            if crawl.bytes + filled.page.body.len() > self.0.bounds.max_document {
+                return Err(invalid(InvalidAnswer::TooLarge));
+            }
+            crawl.not_stored = crawl.not_stored.or(filled.not_stored);
+            let added = crawl.add(call.params, filled.page, position, filled.sent_at);
+            if added == Err(Moved) {
+                return Ok(None);
+            }
+        }
+        Ok(crawl.document())
+    }
+
+    /// The first page has come: may the others be fetched?
+    fn may_crawl(&self, pages: u64, policy: &Policy) -> Result<(), Error> {
+        let most = policy.max_pages;
+        if pages > most {
+            return Err(Error::TooManyPages { pages, most });
+        }
+        let Some(of_the_day) = self.0.bounds.calls_of_the_day else {
+            return Ok(());
+        };
+        let left = of_the_day.saturating_sub(self.0.quota.calls_of_the_day());
+        let calls = pages.saturating_sub(1);
+        if calls * CRAWL_SHARE > u64::from(left) {
+            return Err(Error::QuotaExhausted { calls, left });
+        }
+        Ok(())
+    }
+}
+
+/// Of a page that came with HTTP 200.
+fn invalid(reason: InvalidAnswer) -> Error {
+    let status = StatusCode::OK;
+    Error::UpstreamInvalidAnswer { status, reason }
 }
 
 impl Crawl {
@@ -74,6 +188,7 @@ impl Crawl {
             pages: Vec::new(),
             orders: HashSet::new(),
             bytes: 0,
+            not_stored: None,
         }
     }
 
@@ -87,13 +202,8 @@ impl Crawl {
         is_there.then(|| self.query.with("page_no", number))
     }
 
-    /// How many bytes have come.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Adds the page that was asked for with `params`, if it belongs to those that are here: the same totals, and no
-    /// order that was there already.
+    /// Adds the page that was asked for with `params`, if it belongs to those that are here: the next one, with the same
+    /// totals and no order that was there already.
     pub fn add(
         &mut self,
         params: Params,
@@ -101,13 +211,14 @@ impl Crawl {
         position: Position,
         sent_at: Instant,
     ) -> Result<(), Moved> {
+        let is_next = position.number == self.pages.len() as u64 + 1;
         let totals = |position: &Position| (position.total_count, position.total_pages);
         let first = self.pages.first().map(|first| totals(&first.position));
         let are_new = position
             .orders
             .iter()
             .all(|order| self.orders.insert(*order));
-        if !are_new || first.is_some_and(|first| first != totals(&position)) {
+        if !is_next || !are_new || first.is_some_and(|first| first != totals(&position)) {
             return Err(Moved);
         }
         self.bytes += page.body.len();
@@ -166,7 +277,7 @@ impl Crawl {
         };
         Some(Filled {
             page: Arc::new(page),
-            not_stored: None,
+            not_stored: self.not_stored,
             failure: None,
             sent_at: first.sent_at,
             pages: Pages::All(self.pages),
@@ -190,8 +301,6 @@ fn object<'m, 'a>(parent: &'m mut Object<'a>, key: &str) -> Option<&'m mut Objec
 
 #[cfg(test)]
 mod tests {
-    use hyper::StatusCode;
-
     use super::*;
 
     fn page(number: u64, orders: &[u64], total: u64) -> (Arc<Page>, Position) {

@@ -233,6 +233,8 @@ impl Unreachable {
 pub enum InvalidAnswer {
     /// Not a JSON object with a `code`.
     NotAnEnvelope,
+    /// A success without the pages that were asked for.
+    NotAPage,
     /// Larger than `upstream.max_answer`.
     TooLarge,
 }
@@ -241,6 +243,7 @@ impl std::fmt::Display for InvalidAnswer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::NotAnEnvelope => "not the vendor's envelope",
+            Self::NotAPage => "not a page of orders",
             Self::TooLarge => "larger than upstream.max_answer",
         })
     }
@@ -319,6 +322,11 @@ impl Error {
     /// Did the request reach Linksfield?
     pub fn sent(&self) -> Sent {
         self.row().sent
+    }
+
+    /// Would the same request fail again, whatever time passes? No old answer stands in for such a failure.
+    pub fn stays(&self) -> bool {
+        matches!(self, Self::TooManyPages { .. })
     }
 
     /// The response: RFC 9457 `application/problem+json` and the vendor's envelope in one object.

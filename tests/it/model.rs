@@ -3,12 +3,12 @@
 //! The sentences that `docs/caching.md` promises are the names of the checks below (`promise`).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use linksfield_gateway::gateway::cache::{
-    Cache, Filled, Found, Key, Lookup, Named, NotStored, Pages, Question, Reason, Scope,
+    Cache, Filled, Found, Key, Lookup, Named, NotStored, PageOfAll, Pages, Question, Reason, Scope,
 };
 use linksfield_gateway::gateway::directives::Directives;
 use linksfield_gateway::gateway::error::Error;
@@ -24,11 +24,18 @@ use tokio::time::{Instant, sleep};
 const SETTLE: Duration = Duration::from_secs(5);
 const PAGE_SIZE: usize = 2;
 
-fn policy(pages: bool) -> Policy {
+/// The number of the page that stands for all pages of a query as one document.
+const ALL: u64 = 0;
+
+/// The times of a route: fresh, stale, stale if error, in seconds. A reload brings others.
+const TIMES: [[u64; 3]; 3] = [[30, 20, 90], [5, 0, 20], [60, 60, 0]];
+
+fn policy(pages: bool, times: usize) -> Policy {
+    let [fresh_for, stale_for, stale_if_error] = TIMES[times].map(Duration::from_secs);
     Policy {
-        fresh_for: Duration::from_secs(30),
-        stale_for: Duration::from_secs(20),
-        stale_if_error: Duration::from_secs(90),
+        fresh_for,
+        stale_for,
+        stale_if_error,
         stale_patience: Duration::from_secs(2),
         min_refresh: Duration::ZERO,
         pages,
@@ -65,6 +72,10 @@ enum Event {
     },
     Purge {
         device: Option<u8>,
+    },
+    /// The route has other times from now on.
+    Reload {
+        times: usize,
     },
 }
 
@@ -106,7 +117,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => Just(Mood::Well), 1 => Just(Mood::Fails), 1 => Just(Mood::Throttles), 1 => Just(Mood::Refuses)
     ];
     prop_oneof![
-        8 => (device(), prop_oneof![3 => Just(1), 1 => 1..4_u64], cache_control, timeout)
+        8 => (device(), prop_oneof![6 => Just(1), 2 => 2..4_u64, 1 => Just(ALL)], cache_control, timeout)
             .prop_map(|(device, page, cache_control, timeout)| Event::Query { device, page, cache_control, timeout }),
         2 => (device(), travels.clone(), 0..5000_u64, any::<bool>())
             .prop_map(|(device, travels, shown_after, lost)| Event::Command { device, travels, shown_after, lost }),
@@ -114,6 +125,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (mood, prop_oneof![Just(0), 0..4000_u64], travels)
             .prop_map(|(mood, queue, travels)| Event::Vendor { mood, queue, travels }),
         1 => device().prop_map(|device| Event::Purge { device }),
+        1 => (0..TIMES.len()).prop_map(|times| Event::Reload { times }),
     ]
 }
 
@@ -148,14 +160,20 @@ struct Fill {
     ended: Option<u64>,
     mood: Mood,
     is_private: bool,
-    position: Position,
+    /// One page, or those of a crawl.
+    positions: Vec<Position>,
+    /// One call of a crawl, which nobody else can join.
+    is_part: bool,
+    /// How long a crawl took.
+    crawled_for: Duration,
 }
 
 /// All that has happened. Moments are numbered, as many things happen at one time.
 struct World {
     cache: Cache,
     scope: Arc<Scope>,
-    policy: Policy,
+    pages: bool,
+    times: AtomicUsize,
     moments: AtomicU64,
     orders: Mutex<Vec<Order>>,
     writes: Mutex<Vec<Write>>,
@@ -203,6 +221,10 @@ impl World {
             keys.push((device, page));
             keys.len() - 1
         })
+    }
+
+    fn device(&self, fill: &Fill) -> Option<u8> {
+        self.keys.lock().unwrap()[fill.key].0
     }
 
     fn params(device: Option<u8>, page: Option<u64>) -> Params {
@@ -279,62 +301,147 @@ impl World {
         reason: Reason,
         is_private: bool,
     ) -> Result<Filled, Error> {
-        let (mood, queue, travels) = *self.vendor.lock().unwrap();
         let (device, number) = self.keys.lock().unwrap()[key];
-        let began = self.moment();
+        let place = self.begin(key, is_private, false);
         if reason == Reason::Revalidate {
-            self.promise_one_fill_behind_a_stale_page(key, began);
+            self.promise_one_fill_behind_a_stale_page(place);
         }
-        let place = {
-            let mut fills = self.fills.lock().unwrap();
-            fills.push(Fill {
-                key,
-                began,
-                sent: u64::MAX,
-                sent_at: Instant::now(),
-                ended: None,
-                mood,
-                is_private,
-                position: self.page(device, number),
-            });
-            fills.len() - 1
+        let filled = if number == ALL {
+            self.crawl(device, place, &progress).await
+        } else {
+            let (position, mood) = self.fetch(device, number, place, &progress).await;
+            self.filled(place, vec![position], mood)
         };
+        self.fills.lock().unwrap()[place].ended = Some(self.moment());
+        filled
+    }
+
+    /// All pages, and once more if the orders have moved meanwhile.
+    async fn crawl(
+        &self,
+        device: Option<u8>,
+        whole: usize,
+        progress: &Progress,
+    ) -> Result<Filled, Error> {
+        for _ in 0..2 {
+            let mut pages: Vec<(usize, Position)> = Vec::new();
+            let moved = loop {
+                let number = pages.len() as u64 + 1;
+                let key = self.key(device, number);
+                let place = self.begin(key, false, true);
+                let (position, mood) = self.fetch(device, number, place, progress).await;
+                self.fills.lock().unwrap()[place].ended = Some(self.moment());
+                if mood != Mood::Well {
+                    return self.filled(place, vec![], mood);
+                }
+                let is_apart = |(_, other): &(usize, Position)| agree(other, &position);
+                if !pages.iter().all(is_apart) {
+                    break true;
+                }
+                let is_last = number >= position.total_pages;
+                pages.push((place, position));
+                if is_last {
+                    break false;
+                }
+            };
+            if !moved {
+                return self.document(whole, device, &pages);
+            }
+        }
+        Err(Error::PagesMoved)
+    }
+
+    fn document(
+        &self,
+        whole: usize,
+        device: Option<u8>,
+        pages: &[(usize, Position)],
+    ) -> Result<Filled, Error> {
+        let mut fills = self.fills.lock().unwrap();
+        let (sent, sent_at) = (fills[pages[0].0].sent, fills[pages[0].0].sent_at);
+        let crawled_for = Instant::now() - sent_at;
+        for place in pages.iter().map(|(place, _)| *place).chain([whole]) {
+            fills[place].crawled_for = crawled_for;
+        }
+        (fills[whole].sent, fills[whole].sent_at) = (sent, sent_at);
+        let of_all = pages.iter().map(|(place, position)| PageOfAll {
+            params: Self::params(device, Some(position.number)),
+            position: position.clone(),
+            page: page(*place),
+            sent_at: fills[*place].sent_at,
+        });
+        let of_all = Pages::All(of_all.collect());
+        drop(fills);
+        let positions = pages.iter().map(|(_, position)| position.clone());
+        let mut filled = self.filled(whole, positions.collect(), Mood::Well)?;
+        filled.pages = of_all;
+        Ok(filled)
+    }
+
+    /// A fill begins.
+    fn begin(&self, key: usize, is_private: bool, is_part: bool) -> usize {
+        let mut fills = self.fills.lock().unwrap();
+        fills.push(Fill {
+            key,
+            began: self.moment(),
+            sent: u64::MAX,
+            sent_at: Instant::now(),
+            ended: None,
+            mood: Mood::Well,
+            is_private,
+            positions: Vec::new(),
+            is_part,
+            crawled_for: Duration::ZERO,
+        });
+        fills.len() - 1
+    }
+
+    /// One call of the vendor.
+    async fn fetch(
+        &self,
+        device: Option<u8>,
+        number: u64,
+        place: usize,
+        progress: &Progress,
+    ) -> (Position, Mood) {
+        let (mood, queue, travels) = *self.vendor.lock().unwrap();
         sleep(millis(queue)).await;
-        assert!(progress.begin(), "nobody calls a fill off");
-        let sent_at = Instant::now();
+        progress.begin();
         {
             let mut fills = self.fills.lock().unwrap();
             fills[place].sent = self.moment();
-            fills[place].sent_at = sent_at;
+            fills[place].sent_at = Instant::now();
+            fills[place].mood = mood;
         }
         sleep(millis(travels[0])).await;
         let position = self.page(device, number);
-        self.fills.lock().unwrap()[place].position = position.clone();
         sleep(millis(travels[1])).await;
         progress.answered();
-        self.fills.lock().unwrap()[place].ended = Some(self.moment());
+        (position, mood)
+    }
+
+    fn filled(
+        &self,
+        place: usize,
+        positions: Vec<Position>,
+        mood: Mood,
+    ) -> Result<Filled, Error> {
+        let mut fills = self.fills.lock().unwrap();
+        let fill = &mut fills[place];
+        fill.positions.clone_from(&positions);
         if mood == Mood::Fails {
             return Err(Error::UpstreamConnectTimeout);
         }
-        let page = Page {
-            status: hyper::StatusCode::OK,
-            content_type: None,
-            content_language: None,
-            content_encoding: None,
-            retry_after: None,
-            body: place.to_string().into(),
-            vendor_code: None,
-        };
+        let position = positions.into_iter().next();
         Ok(Filled {
-            page: Arc::new(page),
+            page: page(place),
             not_stored: (mood != Mood::Well).then_some(NotStored::NoSuccess),
-            pages: if self.policy.pages {
-                Pages::One(position)
-            } else {
-                Pages::None
+            pages: match position {
+                Some(position) if self.pages => Pages::One(position),
+                _ => Pages::None,
             },
             failure: (mood == Mood::Throttles).then_some("throttled"),
-            sent_at,
+            sent_at: fill.sent_at,
         })
     }
 
@@ -349,17 +456,20 @@ impl World {
             hyper::header::CACHE_CONTROL,
             hyper::header::HeaderValue::from_static(cache_control),
         )]);
+        let page = if self.pages { page } else { page.max(1) };
         let place = self.key(device, page);
-        let key = Key::new(
-            self.scope.clone(),
-            "zh-CN".into(),
-            &Self::params(device, Some(page)),
-        );
+        let (scope, language) = (self.scope.clone(), "zh-CN".into());
+        let key = if page == ALL {
+            Key::whole(scope, language, &Self::params(device, None))
+        } else {
+            Key::new(scope, language, &Self::params(device, Some(page)))
+        };
+        let policy = policy(self.pages, self.times.load(Ordering::SeqCst));
         let arrived_at = Instant::now();
         let arrived = self.moment();
         let question = Question {
             key,
-            policy: &self.policy,
+            policy: &policy,
             directives: Directives::of(&headers),
             arrived_at,
             deadline: arrived_at + millis(timeout.unwrap_or(20_000)),
@@ -394,7 +504,8 @@ impl World {
             (arrived, question.arrived_at)
         };
         let told = |what| promise(what, false, &(question, found, &fill));
-        if fill.key != key {
+        let is_failure = fill.mood != Mood::Well; // in mid-crawl, of one of its pages
+        if fill.key != key && !is_failure {
             told("a query is shown its own page");
         }
         let (device, _) = self.keys.lock().unwrap()[key];
@@ -418,7 +529,7 @@ impl World {
         if from_memory && fill.is_private {
             told("what was fetched with no-store is never kept");
         }
-        self.check_age(question, found, looked_at - fill.sent_at, &told);
+        self.check_age(question, found, &fill, looked_at - fill.sent_at, &told);
         self.shown.lock().unwrap().push(Shown {
             fill: index,
             key,
@@ -435,23 +546,32 @@ impl World {
         &self,
         question: &Question<'_>,
         found: &Found,
+        fill: &Fill,
         age: Duration,
         told: &impl Fn(&'static str),
     ) {
-        let (policy, directives) = (&self.policy, question.directives);
+        let (policy, directives) = (question.policy, question.directives);
+        // What a crawl has brought, or found unchanged, is fresh until so long after its end.
+        let crawls = self.fills.lock().unwrap();
+        let crawls = crawls
+            .iter()
+            .filter(|crawl| self.device(crawl) == self.device(fill) && crawl.sent_at <= fill.sent_at)
+            .map(|crawl| crawl.crawled_for);
+        let fresh_for = policy.fresh_for + crawls.max().unwrap_or_default();
+        let servable = fresh_for + policy.stale_for.max(policy.stale_if_error);
         let window = match (found.lookup, found.failure) {
-            (Lookup::Hit, _) => policy.fresh_for,
+            (Lookup::Hit, _) => fresh_for,
             (Lookup::Stale, None) if found.forwarded.is_none() => {
-                let is_old = age >= policy.fresh_for + policy.stale_for;
+                let is_old = age >= fresh_for + policy.stale_for;
                 let is_asked_for = directives.max_stale.is_some() || question.names_deadline;
                 if is_old && !is_asked_for {
                     told(
                         "a page beyond stale_for is shown only to who asks for it, or where a fill fails",
                     );
                 }
-                policy.fresh_for + policy.stale_if_error
+                servable
             }
-            (Lookup::Stale, _) => policy.fresh_for + policy.stale_if_error,
+            (Lookup::Stale, _) => servable,
             (Lookup::Miss | Lookup::Coalesced, _) => Duration::MAX,
         };
         if age >= window {
@@ -478,19 +598,19 @@ impl World {
         }
         if directives
             .max_stale
-            .is_some_and(|most| from_memory && age.saturating_sub(policy.fresh_for) > most)
+            .is_some_and(|most| from_memory && age.saturating_sub(fresh_for) > most)
         {
             told("with max-stale no staler page is shown");
         }
     }
 
     /// Another fill that could serve runs already: its answer would do.
-    fn promise_one_fill_behind_a_stale_page(&self, key: usize, began: u64) {
-        let (device, _) = self.keys.lock().unwrap()[key];
+    fn promise_one_fill_behind_a_stale_page(&self, place: usize) {
         let now = Instant::now();
         let writes = self.writes.lock().unwrap();
         let fills = self.fills.lock().unwrap();
-        let another = fills.iter().find(|fill| {
+        let (key, device) = (fills[place].key, self.device(&fills[place]));
+        let another = fills[..place].iter().find(|fill| {
             let is_current = |write: &&Write| {
                 let settles_later = |at: Instant| at <= now; // it may have begun before that
                 write.touches(device)
@@ -499,10 +619,11 @@ impl World {
             fill.key == key
                 && fill.ended.is_none()
                 && !fill.is_private
+                && !fill.is_part
                 && !writes.iter().any(|write| is_current(&write))
         });
         if let Some(another) = another {
-            let broken = format!("behind a stale page exactly one fill runs: {began} {another:#?}");
+            let broken = format!("behind a stale page exactly one fill runs: {another:#?}");
             self.broken.lock().unwrap().push(broken);
         }
     }
@@ -519,23 +640,15 @@ impl World {
                 snapshots
                     .entry(id)
                     .or_default()
-                    .push(&fills[shown.fill].position);
+                    .extend(&fills[shown.fill].positions);
             }
         }
         for pages in snapshots.values() {
             for (place, one) in pages.iter().enumerate() {
                 for other in &pages[place + 1..] {
-                    let totals = |page: &Position| (page.total_count, page.total_pages);
-                    let is_double = |order| other.orders.contains(order);
-                    let agree = totals(one) == totals(other)
-                        && if one.number == other.number {
-                            one.orders == other.orders
-                        } else {
-                            !one.orders.iter().any(is_double)
-                        };
                     promise(
                         "pages with one snapshot id do not contradict each other",
-                        agree,
+                        agree(one, other),
                         &(one, other),
                     );
                 }
@@ -556,7 +669,7 @@ impl World {
                 before.is_none_or(|before| before <= sent_at),
                 &(before, shown),
             );
-            let (device, _) = self.keys.lock().unwrap()[shown.key];
+            let device = self.device(&fills[shown.fill]);
             if let Some(id) = shown.snapshot.as_deref().filter(|_| shown.is_fresh) {
                 let ids = fresh_ids.entry(device).or_default();
                 promise(
@@ -568,6 +681,31 @@ impl World {
             }
         }
     }
+}
+
+/// Can both be pages of one list of orders?
+fn agree(one: &Position, other: &Position) -> bool {
+    let totals = |page: &Position| (page.total_count, page.total_pages);
+    let is_double = |order| other.orders.contains(order);
+    totals(one) == totals(other)
+        && if one.number == other.number {
+            one.orders == other.orders
+        } else {
+            !one.orders.iter().any(is_double)
+        }
+}
+
+/// An answer that names its fill.
+fn page(fill: usize) -> Arc<Page> {
+    Arc::new(Page {
+        status: hyper::StatusCode::OK,
+        content_type: None,
+        content_language: None,
+        content_encoding: None,
+        retry_after: None,
+        body: fill.to_string().into(),
+        vendor_code: None,
+    })
 }
 
 #[track_caller]
@@ -583,7 +721,8 @@ async fn run(pages: bool, events: Vec<(u64, Event)>) {
             "P1".into(),
             "/package/queryOrder".into(),
         )),
-        policy: policy(pages),
+        pages,
+        times: AtomicUsize::new(0),
         moments: AtomicU64::new(0),
         orders: Mutex::default(),
         writes: Mutex::default(),
@@ -623,6 +762,7 @@ async fn run(pages: bool, events: Vec<(u64, Event)>) {
                 queue,
                 travels,
             } => *world.vendor.lock().unwrap() = (mood, queue, travels),
+            Event::Reload { times } => world.times.store(times, Ordering::SeqCst),
             Event::Purge { device } => {
                 world.invalidate(device, None);
                 world.cache.sweep();

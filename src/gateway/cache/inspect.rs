@@ -54,7 +54,7 @@ impl Cache {
             let owner = (access_code.to_owned(), path.to_owned());
             let share = census.entry(owner).or_default();
             share.entries += 1;
-            share.bytes += u64::from(super::weigh(&key, &entry));
+            share.bytes += u64::from(super::weigh(&key, &entry.page));
         }
         census
     }

@@ -63,6 +63,8 @@ pub enum NotStored {
     Superseded,
     /// The caller said `no-store`.
     NoStore,
+    /// Memory as a whole (`cache.max_size`) has no room for it.
+    TooLarge,
 }
 
 impl NotStored {
@@ -76,6 +78,7 @@ impl NotStored {
             Self::Invalidated => "invalidated",
             Self::Superseded => "superseded",
             Self::NoStore => "no_store",
+            Self::TooLarge => "too_large",
         }
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! What a lookup needs is in atomics, so that a hit takes no lock; only [`Cache`](super::Cache) changes them, under its.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -28,8 +28,8 @@ pub struct Snapshot {
     /// The value of `x-linksfield-snapshot`; none for a query without pages.
     id: Option<HeaderValue>,
     opened_at: Instant,
-    /// How long the crawl took that brought its pages, if one did: freshness counts from the end of that.
-    crawled_for: Duration,
+    /// How many nanoseconds the crawl took that brought its pages, if one did: freshness counts from the end of that.
+    crawled_for: AtomicU64,
     /// By how many nanoseconds the fill of its oldest page began before the one that opened it.
     older_by: AtomicU64,
     /// How many nanoseconds after `opened_at` it is not valid any more, as a settle time ends; [`FOREVER`] for never.
@@ -73,7 +73,12 @@ pub enum Standing {
 #[derive(Debug, Default)]
 struct Contents {
     totals: Option<(u64, u64)>,
-    pages: BTreeMap<u64, Vec<OrderId>>,
+    /// The orders of each page, in order, as one hash.
+    pages: HashMap<u64, u64>,
+    /// The page of each order.
+    page_of: HashMap<OrderId, u64>,
+    /// Makes those hashes.
+    hasher: RandomState,
 }
 
 /// The current snapshots of paged queries, by the key that the pages of one have in common.
@@ -196,7 +201,7 @@ impl Snapshot {
         let snapshot = Self {
             id,
             opened_at: arrival.sent_at,
-            crawled_for: arrival.crawled_for.unwrap_or_default(),
+            crawled_for: AtomicU64::new(0),
             older_by: AtomicU64::new(0),
             valid_for: AtomicU64::new(FOREVER),
             generation: AtomicU64::new(arrival.validity.generation),
@@ -219,7 +224,7 @@ impl Snapshot {
 
     /// The age at which it stops being fresh.
     pub fn lifetime(&self, policy: &Policy) -> Duration {
-        policy.fresh_for + self.crawled_for
+        policy.fresh_for + Duration::from_nanos(self.crawled_for.load(Ordering::Acquire))
     }
 
     /// What its pages may be used for now. `key` is that of one of them.
@@ -274,14 +279,13 @@ impl Snapshot {
         if contents.totals.is_some_and(|known| known != totals) {
             return true;
         }
-        let orders: HashSet<&OrderId> = position.orders.iter().collect();
-        contents.pages.iter().any(|(number, known)| {
-            if *number == position.number {
-                *known != position.orders
-            } else {
-                known.iter().any(|order| orders.contains(order))
-            }
-        })
+        let same_page = contents.pages.get(&position.number);
+        let mut orders = position.orders.iter();
+        same_page.is_some_and(|known| *known != contents.hash(position))
+            || orders.any(|order| {
+                let page = contents.page_of.get(order);
+                page.is_some_and(|page| *page != position.number)
+            })
     }
 
     /// Is this a page that is fetched again because it is stale, or all pages at once?
@@ -297,12 +301,12 @@ impl Snapshot {
         let older_by = self.opened_at.saturating_duration_since(arrival.sent_at);
         self.older_by.fetch_max(nanos(older_by), Ordering::AcqRel);
         self.limit(arrival.validity);
+        let crawled_for = arrival.crawled_for.unwrap_or_default();
+        self.crawled_for
+            .fetch_max(nanos(crawled_for), Ordering::AcqRel);
         let mut contents = self.contents();
         for position in arrival.positions {
-            contents.totals = Some((position.total_count, position.total_pages));
-            contents
-                .pages
-                .insert(position.number, position.orders.clone());
+            contents.add(position);
         }
     }
 
@@ -319,6 +323,21 @@ impl Snapshot {
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Contents {
+    fn add(&mut self, position: &Position) {
+        let hash = self.hash(position);
+        self.totals = Some((position.total_count, position.total_pages));
+        self.pages.insert(position.number, hash);
+        let orders = position.orders.iter();
+        self.page_of
+            .extend(orders.map(|order| (*order, position.number)));
+    }
+
+    fn hash(&self, position: &Position) -> u64 {
+        self.hasher.hash_one(&position.orders)
     }
 }
 
