@@ -248,7 +248,9 @@ impl Gateway {
             cache: Cache::new(config.cache.max_size.as_u64()),
             quota: parts.quota,
             upstream: parts.upstream,
-            paces: (0..=config.routes.len()).map(|_| Paces::default()).collect(),
+            paces: (0..=config.routes.len())
+                .map(|_| Paces::default())
+                .collect(),
             bounds: Bounds {
                 request_timeout: config.server.request_timeout,
                 body_timeout: config.server.body_timeout,

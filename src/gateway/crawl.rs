@@ -377,6 +377,19 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn so_many_crawls_may_wait_and_no_more() {
+        let places = CrawlPlaces::new(2, 3);
+        let _first = places.take(0).await.expect("nobody is there");
+        let mut waiting: Vec<_> = (0..3 + CRAWLS).map(|_| Box::pin(places.take(0))).collect();
+        for taking in &mut waiting {
+            assert!(futures::poll!(taking).is_pending());
+        }
+        assert!(places.take(1).await.is_none());
+        waiting.pop();
+        assert!(places.take(1).await.is_some(), "one has left");
+    }
+
     #[test]
     fn a_page_size_that_the_caller_names_is_kept() {
         let params = Params::parse(br#"{"page_size":"7","page_no":1}"#).unwrap();

@@ -62,6 +62,24 @@ async fn two_hundred_identical_misses_make_one_call() {
 }
 
 #[tokio::test]
+async fn what_memory_has_no_room_for_says_so() {
+    let upstream = upstream()
+        .answers(success(&json!({"x": "x".repeat(10_000)})))
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("cache.max_size", "\"8KiB\"")
+        .set("routes./package/queryOrder.pages", "false")
+        .run()
+        .await;
+    for _ in 0..2 {
+        let reply = gateway.page(1).await;
+        let status = reply.header("cache-status").unwrap();
+        assert_eq!(status, "linksfield-gateway; fwd=miss; detail=too_large");
+    }
+}
+
+#[tokio::test]
 async fn a_fill_goes_on_for_the_others_when_the_caller_who_began_it_leaves() {
     let gate = Gate::new();
     let upstream = upstream()

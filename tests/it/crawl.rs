@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::answer::{Answer, raw};
+use crate::support::answer::{Answer, Fault, raw};
 use crate::support::upstream::Request;
-use crate::support::{Gate, Reply, failure, gateway, page, until, upstream};
+use crate::support::{Gate, Reply, failure, gateway, page, success, until, upstream};
 
 const ALL: [(&str, &str); 1] = [("X-Linksfield-Pages", "all")];
 
@@ -170,6 +171,9 @@ async fn what_fails_in_mid_crawl_is_told_and_nothing_is_kept() {
         (failure("4711"), 200),
         (raw(503, failure("x").body), 503),
         (raw(200, "<html>"), 502),
+        (success(&json!({})), 502), // no page: it must not pass as all of them
+        (page(2, 50, 105).header("Content-Encoding", "gzip"), 502),
+        (page(2, 50, 105).fault(Fault::Cut), 502),
     ];
     for (sent, expected) in rows {
         let answer = sent.clone();
@@ -252,10 +256,92 @@ async fn all_pages_can_be_asked_of_pages_only() {
 }
 
 #[tokio::test]
-async fn a_crawl_ends_at_its_time() {
-    let slow = std::time::Duration::from_millis(30);
+async fn pages_of_which_nobody_can_tell_whether_they_are_whole_make_a_document_that_is_not_kept() {
     let upstream = upstream()
-        .script(move |request| asked(request).after(slow))
+        .script(|request| asked(request).fault(Fault::CloseDelimited))
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    for _ in 0..2 {
+        let reply = gateway
+            .post("/package/queryOrder", &ALL, r#"{"page_size":50}"#)
+            .await;
+        let orders = reply.json()["data"]["package_order"].clone();
+        assert_eq!(orders.as_array().unwrap().len(), 105);
+        let status = reply.header("cache-status").unwrap();
+        assert!(status.ends_with("detail=unframed"), "{status}");
+    }
+    assert_eq!(upstream.calls(), 6);
+}
+
+#[tokio::test]
+async fn a_vendor_that_answers_another_page_than_it_was_asked_for_is_not_believed() {
+    let upstream = upstream()
+        .script(|request| match request.json()["page_no"].as_u64() {
+            Some(2) => page(3, 50, 105),
+            _ => asked(request),
+        })
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let reply = gateway
+        .post("/package/queryOrder", &ALL, r#"{"page_size":50}"#)
+        .await;
+    assert_eq!(reply.problem(), (503, "pages_moved".into(), "yes".into()));
+}
+
+#[tokio::test]
+async fn an_old_document_stands_in_where_a_crawl_fails_but_not_for_too_many_pages() {
+    let total = Arc::new(AtomicU64::new(105));
+    let told = total.clone();
+    let upstream = upstream()
+        .script(move |request| match told.load(Ordering::SeqCst) {
+            0 => raw(503, failure("x").body),
+            total => page(request.json()["page_no"].as_u64().unwrap(), 50, total),
+        })
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("routes./package/queryOrder.fresh_for", "\"0s\"")
+        .set("routes./package/queryOrder.stale_for", "\"0s\"")
+        .set("routes./package/queryOrder.max_pages", "3")
+        .run()
+        .await;
+    let ask = || gateway.post("/package/queryOrder", &ALL, r#"{"page_size":50}"#);
+    let first = ask().await;
+    total.store(0, Ordering::SeqCst);
+    let second = ask().await;
+    assert_eq!((second.status, &second.body), (200, &first.body));
+    let told = second.header("cache-status").unwrap();
+    assert!(told.contains("; fwd=stale; fwd-status=503"), "{told}");
+    assert_eq!(snapshot(&second), snapshot(&first));
+    total.store(201, Ordering::SeqCst);
+    assert_eq!(
+        ask().await.problem(),
+        (422, "too_many_pages".into(), "yes".into())
+    );
+}
+
+#[tokio::test]
+async fn a_crawl_ends_at_its_time() {
+    for answer in [
+        page(1, 2, 105).after(Duration::from_millis(30)),
+        page(1, 2, 105).fault(Fault::Hang), // its last call is not waited for either
+    ] {
+        ends_at_its_time(answer).await;
+    }
+}
+
+async fn ends_at_its_time(answer: Answer) {
+    let upstream = upstream()
+        .script(move |request| {
+            let number = request.json()["page_no"].as_u64().unwrap();
+            let body = page(number, 2, 105).body;
+            Answer {
+                body,
+                ..answer.clone()
+            }
+        })
         .run()
         .await;
     let gateway = gateway(&upstream)
@@ -265,10 +351,12 @@ async fn a_crawl_ends_at_its_time() {
     let reply = gateway
         .post("/package/queryOrder", &ALL, r#"{"page_size":2}"#)
         .await;
-    assert_eq!(
-        reply.problem(),
-        (504, "upstream_timeout".into(), "yes".into())
-    );
+    let (status, code, _) = reply.problem();
+    assert_eq!((status, &*code), (504, "upstream_timeout"));
+    until("the crawl has ended", async || {
+        gateway.metric("fills_in_flight", &[]).await == 0.0
+    })
+    .await;
     assert!(upstream.calls() < 10);
 }
 

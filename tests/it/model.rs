@@ -420,12 +420,7 @@ impl World {
         (position, mood)
     }
 
-    fn filled(
-        &self,
-        place: usize,
-        positions: Vec<Position>,
-        mood: Mood,
-    ) -> Result<Filled, Error> {
+    fn filled(&self, place: usize, positions: Vec<Position>, mood: Mood) -> Result<Filled, Error> {
         let mut fills = self.fills.lock().unwrap();
         let fill = &mut fills[place];
         fill.positions.clone_from(&positions);
@@ -555,7 +550,9 @@ impl World {
         let crawls = self.fills.lock().unwrap();
         let crawls = crawls
             .iter()
-            .filter(|crawl| self.device(crawl) == self.device(fill) && crawl.sent_at <= fill.sent_at)
+            .filter(|crawl| {
+                self.device(crawl) == self.device(fill) && crawl.sent_at <= fill.sent_at
+            })
             .map(|crawl| crawl.crawled_for);
         let fresh_for = policy.fresh_for + crawls.max().unwrap_or_default();
         let servable = fresh_for + policy.stale_for.max(policy.stale_if_error);
