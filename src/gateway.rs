@@ -424,7 +424,6 @@ impl Gateway {
         asked: &Asked,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
-        exchange.result = telemetry::Result::Miss;
         let this = &*self.0;
         let question = self.question(&mut call, policy, asked, exchange.started);
         let paces = &this.paces[call.target.route.label];
@@ -438,33 +437,35 @@ impl Gateway {
             this.quota.expected_wait(call) + fill
         };
         let timing = Timing::default();
+        let result = &mut exchange.result;
+        *result = telemetry::Result::Coalesced; // unless memory answers, or this request begins a fill
         let fill = |progress, reason| {
+            *result = telemetry::Result::Miss;
             timing.begin(); // a hit signs nothing
             let errand = Errand::of_query(reason, asked.all_pages, timing.clone());
             self.clone().fill(call, errand, progress)
         };
         let found = this.cache.get_or_fill(&question, usual, fill).await;
         timing.tell(exchange);
-        let found = found?;
+        if asked.directives.no_store {
+            exchange.result = telemetry::Result::Bypass;
+        }
+        let found = found.inspect_err(|error| {
+            if matches!(**error, Error::NotCached) {
+                exchange.result = telemetry::Result::Refused;
+            }
+        })?;
 
         exchange.vendor_code.clone_from(&found.page.vendor_code);
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
-        match found.lookup {
-            Lookup::Hit | Lookup::Stale => {
-                exchange.age = Some(found.age);
-                exchange.result = match found.lookup {
-                    Lookup::Hit => telemetry::Result::Hit,
-                    _ => telemetry::Result::Stale,
-                };
-            }
-            Lookup::Coalesced => {
-                exchange.result = telemetry::Result::Coalesced;
-                exchange.sent = Some(Sent::Yes.as_str());
-            }
-            Lookup::Miss => exchange.sent = Some(Sent::Yes.as_str()),
-        }
-        if asked.directives.no_store {
-            exchange.result = telemetry::Result::Bypass;
+        if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
+            exchange.age = Some(found.age);
+            exchange.result = match found.lookup {
+                Lookup::Hit => telemetry::Result::Hit,
+                _ => telemetry::Result::Stale,
+            };
+        } else {
+            exchange.sent = Some(Sent::Yes.as_str());
         }
         Ok(response::of_page(&found))
     }
@@ -628,6 +629,7 @@ impl Gateway {
                 }); // called off; nobody hears this
             }
             before();
+            permit.count();
             let sent_at = Instant::now();
             let body =
                 call.tenant

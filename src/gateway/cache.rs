@@ -28,12 +28,12 @@ pub use self::key::Key;
 pub use self::lookup::{Failure, Forwarded, Found, Lifetime, Lookup, NotStored};
 pub use self::narrowing::Named;
 pub use self::scope::Scope;
-use self::scope::Validity;
+pub use self::scope::Validity;
 use self::snapshot::{Arrival, Series, Snapshot, Standing};
 use super::directives::Directives;
 use super::error::{Error, Sent};
 use super::page::{Page, Position};
-use super::params::Params;
+
 use super::progress::Progress;
 use super::route::Policy;
 
@@ -123,9 +123,7 @@ pub enum Pages {
 /// A page that was fetched with all others of its query.
 #[derive(Debug)]
 pub struct PageOfAll {
-    /// Its parameters.
-    pub params: Params,
-    /// Its place.
+    /// Its place: the number of the page that was asked for.
     pub position: Position,
     /// The answer.
     pub page: Arc<Page>,
@@ -198,7 +196,8 @@ impl Cache {
     where
         F: Future<Output = Result<Filled, Error>> + Send + 'static,
     {
-        let (because, patience) = match self.0.look(question, question.arrived_at) {
+        let now = Instant::now(); // the body came in between, at its caller's pace
+        let (because, patience) = match self.0.look(question, now) {
             Memory::Answers(found) => return Ok(found),
             Memory::AnswersStale(found) => {
                 if !question.directives.only_if_cached {
@@ -208,7 +207,7 @@ impl Cache {
             }
             _ if question.directives.only_if_cached => return Err(Error::NotCached.into()),
             Memory::StandsIn(found) => {
-                let Some(patience) = question.patience(usual) else {
+                let Some(patience) = question.patience(usual, now) else {
                     self.board(question, Reason::Revalidate, fill);
                     return Ok(found);
                 };
@@ -261,50 +260,59 @@ impl Cache {
     where
         F: Future<Output = Result<Filled, Error>> + Send + 'static,
     {
-        let (key, now) = (&question.key, question.arrived_at);
-        let is_shared = !question.directives.no_store;
+        let (key, now) = (&question.key, Instant::now());
         let mut state = self.0.state();
-        if is_shared {
-            let running = state.flights.get(key).into_iter().flatten().rev();
-            let mut serving =
-                running.filter(|flight| flight.serves(key, question.not_before(), now));
-            if let Some(flight) = serving.next() {
-                return Boarded::Joined(flight.clone());
-            }
-            if let Memory::Answers(found) = self.0.look(question, now) {
-                return Boarded::Landed(found); // its fill ended since the first look
-            }
+        if let Some(flight) = state.serving(question, now) {
+            return Boarded::Joined(flight.clone());
         }
-        let generation = key.scope().generation();
-        let validity = key.validity(generation, now).unwrap_or(Validity {
-            generation,
-            until: Some(now), // not to be joined, nor kept
-        });
+        if let Memory::Answers(found) = self.0.look(question, now) {
+            return Boarded::Landed(found); // its fill ended since the first look
+        }
+        let validity = key.begin(now);
         let id = self.0.next_flight.fetch_add(1, Ordering::Relaxed);
-        let (flight, teller) = Flight::new(id, validity, now);
-        if is_shared {
-            let running = state.flights.entry(key.clone()).or_default();
-            running.push(flight.clone());
-        }
+        let is_private = question.directives.no_store;
+        let (flight, teller) = Flight::new(id, validity, is_private, now);
+        let running = state.flights.entry(key.clone()).or_default();
+        running.push(flight.clone());
         drop(state);
 
         let landing = Landing {
             cache: self.0.clone(),
             key: key.clone(),
             flight: flight.id,
-            is_shared,
+        };
+        let terms = Terms {
+            validity,
+            is_private,
+            is_forced: reason == Reason::NoCache,
         };
         let fill = fill(flight.progress.clone(), reason);
         let policy = question.policy.clone();
         tokio::spawn(async move {
             let outcome = fill
                 .await
-                .map(|filled| landing.land(filled, validity, &policy))
+                .map(|filled| landing.cache.land(&landing.key, filled, terms, &policy))
                 .map_err(Arc::new);
             drop(landing); // first the page can be found, then the fill cannot be joined, then those who wait hear of it
             teller.send_replace(Some(outcome));
         });
         Boarded::Began(flight)
+    }
+
+    /// Keeps a page that came without a question for it, and whose fill was begun under `validity`.
+    pub fn keep_page(&self, key: &Key, filled: Filled, validity: Validity, policy: &Policy) {
+        let terms = Terms {
+            validity,
+            is_private: false,
+            is_forced: false,
+        };
+        self.0.land(key, filled, terms, policy);
+    }
+
+    /// How many pages a query has, as those in memory say that are fresh.
+    pub fn total_pages(&self, key: &Key, policy: &Policy) -> Option<u64> {
+        let series = &self.0.state().series;
+        series.total_pages(key, policy, Instant::now())
     }
 
     /// Drops the pages that can never be served again, and tells how many they were.
@@ -335,6 +343,17 @@ impl Cache {
     }
 }
 
+impl State {
+    /// The youngest running fill that answers this question.
+    fn serving(&self, question: &Question<'_>, now: Instant) -> Option<&Flight> {
+        let running = self.flights.get(&question.key).into_iter().flatten();
+        running
+            .rev()
+            .filter(|flight| flight.is_private == question.directives.no_store)
+            .find(|flight| flight.serves(&question.key, question.not_before(), now))
+    }
+}
+
 enum Boarded {
     Landed(Found),
     Joined(Flight),
@@ -344,7 +363,9 @@ enum Boarded {
 impl Question<'_> {
     /// The state of the vendor that the answer must show, or a newer one; none if any page will do.
     fn not_before(&self) -> Option<Instant> {
-        let oldest = if self.directives.no_cache {
+        let oldest = if self.directives.no_store {
+            Some(Duration::ZERO)
+        } else if self.directives.no_cache {
             Some(self.policy.min_refresh)
         } else {
             self.directives.max_age
@@ -366,26 +387,29 @@ impl Question<'_> {
     }
 
     /// Until when to wait for a fill, if an old page can stand in; none if that is of no use.
-    fn patience(&self, usual: impl FnOnce() -> Duration) -> Option<Instant> {
+    fn patience(&self, usual: impl FnOnce() -> Duration, now: Instant) -> Option<Instant> {
         if self.names_deadline {
-            (self.arrived_at + usual() <= self.deadline).then_some(self.deadline)
+            (now + usual() <= self.deadline).then_some(self.deadline)
         } else {
-            Some(
-                self.deadline
-                    .min(self.arrived_at + self.policy.stale_patience),
-            )
+            Some(self.deadline.min(now + self.policy.stale_patience))
         }
     }
 
-    /// What is a page of this age and standing to this question?
-    fn judge(&self, standing: Standing, age: Duration, lifetime: Duration) -> Use {
+    /// What is a page of this standing to this question? `age` is its snapshot's, `own_age` its own.
+    fn judge(
+        &self,
+        standing: Standing,
+        age: Duration,
+        own_age: Duration,
+        lifetime: Duration,
+    ) -> Use {
         let (directives, policy) = (&self.directives, self.policy);
         let staleness = age.saturating_sub(lifetime);
         if standing == Standing::Gone {
             return Use::None;
         }
         if directives.no_cache {
-            let is_young = standing == Standing::Fresh && age < policy.min_refresh;
+            let is_young = standing == Standing::Fresh && own_age < policy.min_refresh;
             return if is_young { Use::Answers } else { Use::Refused };
         }
         let is_too_old = directives.max_age.is_some_and(|most| age > most);
@@ -433,7 +457,8 @@ impl Inner {
         let standing = entry.snapshot.standing(&question.key, question.policy, now);
         let age = entry.snapshot.age(now);
         let lifetime = entry.snapshot.lifetime(question.policy);
-        match question.judge(standing, age, lifetime) {
+        let own_age = now.saturating_duration_since(entry.sent_at);
+        match question.judge(standing, age, own_age, lifetime) {
             Use::Answers => Memory::Answers(entry.found(Lookup::Hit, lifetime, age)),
             Use::AnswersStale => Memory::AnswersStale(entry.found(Lookup::Stale, lifetime, age)),
             Use::StandsIn => Memory::StandsIn(entry.found(Lookup::Stale, lifetime, age)),
@@ -497,14 +522,16 @@ impl Entry {
 impl Landed {
     fn found(&self, lookup: Lookup, because: Forwarded, policy: &Policy, now: Instant) -> Found {
         let kept = self.snapshot.as_ref().filter(|_| self.not_stored.is_none());
+        let own_age = now.saturating_duration_since(self.sent_at);
+        let age = kept.map_or(own_age, |snapshot| snapshot.age(now));
         let lifetime = kept.map(|snapshot| Lifetime {
             fresh_for: snapshot.lifetime(policy),
-            age: snapshot.age(now),
+            age,
         });
         Found {
             lookup,
             forwarded: Some(because),
-            age: now.saturating_duration_since(self.sent_at),
+            age,
             lifetime,
             failure: None,
             not_stored: self.not_stored,
@@ -522,11 +549,21 @@ struct Landing {
     cache: Arc<Inner>,
     key: Key,
     flight: u64,
-    is_shared: bool,
 }
 
-impl Landing {
-    fn land(&self, filled: Filled, began: Validity, policy: &Policy) -> Landed {
+/// Under which terms a fill was begun.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    validity: Validity,
+    /// Its answer is not kept.
+    is_private: bool,
+    /// A caller would not take what was there.
+    is_forced: bool,
+}
+
+impl Inner {
+    /// Keeps what a fill has brought, if it may be kept.
+    fn land(&self, key: &Key, filled: Filled, terms: Terms, policy: &Policy) -> Landed {
         let mut landed = Landed {
             page: filled.page,
             sent_at: filled.sent_at,
@@ -547,29 +584,30 @@ impl Landing {
                 .unzip(),
         };
         // Under the lock: else a page that a command touches meanwhile could join a snapshot that began after it.
-        let mut state = self.cache.state();
-        let validity = self.key.validity(began.generation, filled.sent_at);
+        let mut state = self.state();
+        let validity = key.validity(terms.validity.generation, filled.sent_at);
         let is_valid =
             validity.is_ok_and(|validity| validity.until.is_none_or(|until| now < until));
         let arrival = Arrival {
             positions: &positions,
             sent_at: filled.sent_at,
             crawled_for: (!pages.is_empty()).then(|| now - filled.sent_at),
-            validity: validity.unwrap_or(began),
+            validity: validity.unwrap_or(terms.validity),
+            is_forced: terms.is_forced,
             policy,
             now,
         };
-        landed.not_stored = if !self.is_shared {
+        landed.not_stored = if terms.is_private {
             Some(NotStored::NoStore)
         } else if !is_valid {
             Some(NotStored::Invalidated)
-        } else if self.cache.is_too_large(&self.key, &landed.page) {
+        } else if self.is_too_large(key, &landed.page) {
             Some(NotStored::TooLarge)
         } else {
             None
         };
         let snapshot = if landed.not_stored.is_none() && !positions.is_empty() {
-            let (snapshot, is_current) = state.series.place(self.key.of_all_pages(), &arrival);
+            let (snapshot, is_current) = state.series.place(key.of_all_pages(), &arrival);
             landed.not_stored = (!is_current).then_some(NotStored::Superseded);
             snapshot
         } else {
@@ -584,11 +622,11 @@ impl Landing {
                 snapshot: snapshot.clone(),
             };
             for page in pages {
-                let key = self.key.page(&page.params);
-                self.cache.keep(key, entry(page.page, page.sent_at), now);
+                let page_key = key.page(page.position.number);
+                self.keep(page_key, entry(page.page, page.sent_at), now);
             }
             let whole = entry(landed.page.clone(), landed.sent_at);
-            let is_kept = self.cache.keep(self.key.clone(), whole, now);
+            let is_kept = self.keep(key.clone(), whole, now);
             landed.not_stored = (!is_kept).then_some(NotStored::Superseded);
         }
         landed.snapshot = Some(snapshot);

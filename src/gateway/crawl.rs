@@ -13,8 +13,8 @@ use hyper::StatusCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-use super::cache::{Filled, NotStored, PageOfAll, Pages};
-use super::error::{Error, InvalidAnswer};
+use super::cache::{Filled, Key, NotStored, PageOfAll, Pages};
+use super::error::{Error, InvalidAnswer, Sent};
 use super::page::{OrderId, Page, Position};
 use super::params::{Object, Params, Value, parse_object, write_object};
 use super::progress::Progress;
@@ -88,10 +88,19 @@ impl Gateway {
                 retry_after: Duration::from_secs(1),
             });
         };
+        if let Some(pages) = self.0.cache.total_pages(&self.whole_key(call), policy) {
+            self.may_crawl(pages, 0, policy)?; // before the first call, where that is known
+        }
+        let mut made = 0;
         for _ in 0..2 {
-            let crawled = self.crawl_once(call, policy, errand, progress).await?;
-            if let Some(filled) = crawled {
-                return Ok(filled);
+            let crawled = self.crawl_once(call, policy, errand, progress, &mut made);
+            match crawled.await {
+                Ok(Some(filled)) => return Ok(filled),
+                Ok(None) => {}
+                Err(error) if progress.sent() == Sent::Yes => {
+                    return Err(Error::MidCrawl(error.into()));
+                }
+                Err(error) => return Err(error),
             }
         }
         Err(Error::PagesMoved)
@@ -104,7 +113,9 @@ impl Gateway {
         policy: &Policy,
         errand: &Errand,
         progress: &Progress,
+        made: &mut u64,
     ) -> Result<Option<Filled>, Error> {
+        let key = self.whole_key(call);
         let mut crawl = Crawl::new(call.params.clone());
         while let Some(params) = crawl.next() {
             let call = Call {
@@ -117,37 +128,47 @@ impl Gateway {
             if Instant::now() >= errand.patience {
                 return Err(Error::UpstreamTimeout(progress.sent()));
             }
+            let validity = key.begin(Instant::now());
             let answered = self
                 .call(&call, errand, &Progress::default(), before)
                 .await?;
             progress.answered();
             let filled = response::to_filled(answered.answer, true, answered.sent_at)?;
             drop(answered.permit);
-            let position = match (filled.not_stored, filled.pages) {
-                (None | Some(NotStored::Unframed), Pages::One(position)) => position,
+            let position = match (filled.not_stored, &filled.pages) {
+                (None | Some(NotStored::Unframed), Pages::One(position))
+                    if orders_of(&filled.page).is_some() =>
+                {
+                    position.clone()
+                }
                 (Some(NotStored::NoSuccess), _) if filled.page.content_encoding.is_none() => {
                     let pages = Pages::None; // a failure, as the vendor tells it
                     return Ok(Some(Filled { pages, ..filled }));
                 }
                 _ => return Err(invalid(InvalidAnswer::NotAPage)),
             };
-            if crawl.pages.is_empty() {
-                self.may_crawl(position.total_pages, policy)?;
+            if crawl.pages.is_empty()
+                && let Err(error) = self.may_crawl(position.total_pages, *made, policy)
+            {
+                let first = key.page(1);
+                self.0.cache.keep_page(&first, filled, validity, policy); // who asks next is refused without a call
+                return Err(error);
             }
+            *made += 1;
             if crawl.bytes + filled.page.body.len() > self.0.bounds.max_document {
                 return Err(invalid(InvalidAnswer::TooLarge));
             }
             crawl.not_stored = crawl.not_stored.or(filled.not_stored);
-            let added = crawl.add(call.params, filled.page, position, filled.sent_at);
-            if added == Err(Moved) {
+            if crawl.add(filled.page, position, filled.sent_at) == Err(Moved) {
                 return Ok(None);
             }
         }
-        Ok(crawl.document())
+        crawl.document().map(Some)
     }
 
-    /// The first page has come: may the others be fetched?
-    fn may_crawl(&self, pages: u64, policy: &Policy) -> Result<(), Error> {
+    /// The first page has come, and says how many there are: may the others be fetched? So many calls were `made` in vain
+    /// before that.
+    fn may_crawl(&self, pages: u64, made: u64, policy: &Policy) -> Result<(), Error> {
         let most = policy.max_pages;
         if pages > most {
             return Err(Error::TooManyPages { pages, most });
@@ -157,10 +178,16 @@ impl Gateway {
         };
         let left = of_the_day.saturating_sub(self.0.quota.calls_of_the_day());
         let calls = pages.saturating_sub(1);
-        if calls * CRAWL_SHARE > u64::from(left) {
+        if calls > 0 && (made + calls) * CRAWL_SHARE > made + u64::from(left) {
             return Err(Error::QuotaExhausted { calls, left });
         }
         Ok(())
+    }
+
+    /// The key of the document; `call` asks for all pages.
+    fn whole_key(&self, call: &Call) -> Key {
+        let scope = self.0.scopes.of(&call.tenant, &call.target.route).clone();
+        Key::whole(scope, call.language.tag.clone(), &call.params)
     }
 }
 
@@ -202,11 +229,10 @@ impl Crawl {
         is_there.then(|| self.query.with("page_no", number))
     }
 
-    /// Adds the page that was asked for with `params`, if it belongs to those that are here: the next one, with the same
+    /// Adds a page, if it belongs to those that are here: the next one, with the same
     /// totals and no order that was there already.
     pub fn add(
         &mut self,
-        params: Params,
         page: Arc<Page>,
         position: Position,
         sent_at: Instant,
@@ -223,7 +249,6 @@ impl Crawl {
         }
         self.bytes += page.body.len();
         self.pages.push(PageOfAll {
-            params,
             position,
             page,
             sent_at,
@@ -231,23 +256,41 @@ impl Crawl {
         Ok(())
     }
 
-    /// The document. None if it would not have as many orders as its pages say, or a page is not what it was taken for.
-    pub fn document(self) -> Option<Filled> {
-        let first = self.pages.first()?;
-        let total = first.position.total_count;
-        let number = total.to_string();
+    /// The document; every page has come.
+    fn document(self) -> Result<Filled, Error> {
         let mut orders = Vec::new();
         for page in &self.pages {
-            let mut envelope = parse_object(&page.page.body).ok()?;
-            let data = object(&mut envelope, "data")?;
-            match member(data, "package_order")? {
-                Value::Array(items) => orders.append(items),
-                _ => return None,
-            }
+            orders.append(&mut orders_of(&page.page).ok_or(invalid(InvalidAnswer::NotAPage))?);
         }
-        if orders.len() as u64 != total {
-            return None;
+        let total = self.pages.first().map(|first| first.position.total_count);
+        if total != Some(orders.len() as u64) {
+            return Err(invalid(InvalidAnswer::Miscounted));
         }
+        let body = self.write(orders);
+        let body = body.ok_or(invalid(InvalidAnswer::NotAPage))?;
+        let first = &self.pages[0];
+        let page = Page {
+            body,
+            content_type: first.page.content_type.clone(),
+            content_language: first.page.content_language.clone(),
+            content_encoding: None,
+            retry_after: None,
+            status: first.page.status,
+            vendor_code: first.page.vendor_code.clone(),
+        };
+        Ok(Filled {
+            page: Arc::new(page),
+            not_stored: self.not_stored,
+            failure: None,
+            sent_at: first.sent_at,
+            pages: Pages::All(self.pages),
+        })
+    }
+
+    /// The first page with all orders on it; none if it is not what it was taken for.
+    fn write(&self, orders: Vec<Value<'_>>) -> Option<Bytes> {
+        let first = self.pages.first()?;
+        let number = orders.len().to_string();
         let mut envelope = parse_object(&first.page.body).ok()?;
         let data = object(&mut envelope, "data")?;
         data.retain(|(key, _)| key != "sign");
@@ -266,22 +309,16 @@ impl Crawl {
         *member(data, "package_order")? = Value::Array(orders);
         let mut text = String::with_capacity(self.bytes);
         write_object(&mut text, &envelope);
-        let page = Page {
-            body: Bytes::from(text),
-            content_type: first.page.content_type.clone(),
-            content_language: first.page.content_language.clone(),
-            content_encoding: None,
-            retry_after: None,
-            status: first.page.status,
-            vendor_code: first.page.vendor_code.clone(),
-        };
-        Some(Filled {
-            page: Arc::new(page),
-            not_stored: self.not_stored,
-            failure: None,
-            sent_at: first.sent_at,
-            pages: Pages::All(self.pages),
-        })
+        Some(Bytes::from(text))
+    }
+}
+
+/// The orders of a page; none if it is not what it was taken for.
+fn orders_of(page: &Page) -> Option<Vec<Value<'_>>> {
+    let mut envelope = parse_object(&page.body).ok()?;
+    match member(object(&mut envelope, "data")?, "package_order")? {
+        Value::Array(orders) => Some(std::mem::take(orders)),
+        _ => None,
     }
 }
 
@@ -332,7 +369,7 @@ mod tests {
         (Arc::new(page), position)
     }
 
-    fn crawl(pages: &[(&[u64], u64)]) -> Result<Option<Filled>, Moved> {
+    fn crawl(pages: &[(&[u64], u64)]) -> Result<Result<Filled, Error>, Moved> {
         let query = Crawl::query(&Params::parse(br#"{"device_id":"A","page_no":7}"#).unwrap());
         let mut crawl = Crawl::new(query);
         for (number, (orders, total)) in (1..).zip(pages) {
@@ -340,7 +377,7 @@ mod tests {
             let expected = format!(r#"{{"device_id":"A","page_no":{number},"page_size":100}}"#);
             assert_eq!(params.as_str(), expected);
             let (page, position) = page(number, orders, *total);
-            crawl.add(params, page, position, Instant::now())?;
+            crawl.add(page, position, Instant::now())?;
         }
         assert!(crawl.next().is_none(), "that was all");
         Ok(crawl.document())
@@ -371,10 +408,13 @@ mod tests {
     fn pages_that_have_moved_make_no_document() {
         assert_eq!(crawl(&[(&[1, 2], 4), (&[3, 4], 5)]).unwrap_err(), Moved);
         assert_eq!(crawl(&[(&[1, 2], 4), (&[2, 3], 4)]).unwrap_err(), Moved);
-        assert!(
-            crawl(&[(&[1, 2], 4), (&[3], 4)]).unwrap().is_none(),
-            "one is missing"
-        );
+    }
+
+    #[test]
+    fn pages_without_all_orders_make_no_document() {
+        let miscounted = crawl(&[(&[1, 2], 4), (&[3], 4)]).unwrap().unwrap_err();
+        let reason = miscounted.to_string();
+        assert!(reason.contains("another number of orders"), "{reason}");
     }
 
     #[tokio::test]

@@ -189,6 +189,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: InvalidAnswer,
     },
+    /// What stops a crawl of which pages have come already.
+    #[error(transparent)]
+    MidCrawl(Box<Self>),
     /// A bug of ours.
     #[error("the gateway failed")]
     Internal(Sent),
@@ -235,6 +238,8 @@ pub enum InvalidAnswer {
     NotAnEnvelope,
     /// A success without the pages that were asked for.
     NotAPage,
+    /// All pages, with another number of orders on them than their totals say.
+    Miscounted,
     /// Larger than `upstream.max_answer`.
     TooLarge,
 }
@@ -244,6 +249,9 @@ impl std::fmt::Display for InvalidAnswer {
         f.write_str(match self {
             Self::NotAnEnvelope => "not the vendor's envelope",
             Self::NotAPage => "not a page of orders",
+            Self::Miscounted => {
+                "one of pages that hold another number of orders than total_count says"
+            }
             Self::TooLarge => "larger than upstream.max_answer",
         })
     }
@@ -288,8 +296,8 @@ impl Error {
             Self::BodyIncomplete(_) => ("body_incomplete", S::BAD_REQUEST, "Body incomplete", Sent::No, REQUEST),
             Self::IdempotencyUnsupported => ("idempotency_unsupported", S::NOT_IMPLEMENTED, "No idempotency keys", Sent::No, REQUEST),
             Self::NotCached => ("not_cached", S::GATEWAY_TIMEOUT, "Not in memory", Sent::No, DENIED),
-            Self::TooManyPages { .. } => ("too_many_pages", S::UNPROCESSABLE_ENTITY, "Too many pages", Sent::Yes, DENIED),
-            Self::QuotaExhausted { .. } => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota exhausted", Sent::Yes, DENIED),
+            Self::TooManyPages { .. } => ("too_many_pages", S::UNPROCESSABLE_ENTITY, "Too many pages", Sent::No, DENIED),
+            Self::QuotaExhausted { .. } => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota exhausted", Sent::No, DENIED),
             Self::PagesMoved => ("pages_moved", S::SERVICE_UNAVAILABLE, "Pages moved", Sent::Yes, "http_response_incomplete"),
             Self::Overloaded { .. } => ("overloaded", S::SERVICE_UNAVAILABLE, "Overloaded", Sent::No, "connection_limit_reached"),
             Self::TooManyConnections => ("too_many_connections", S::SERVICE_UNAVAILABLE, "Too many connections", Sent::No, "connection_limit_reached"),
@@ -300,6 +308,7 @@ impl Error {
             Self::UpstreamDisconnected { sent, .. } => ("upstream_disconnected", S::BAD_GATEWAY, "Connection lost", *sent, "connection_terminated"),
             Self::UpstreamInvalidAnswer { reason: InvalidAnswer::TooLarge, .. } => ("upstream_invalid_answer", S::BAD_GATEWAY, "Answer too large", Sent::Yes, "http_response_body_size"),
             Self::UpstreamInvalidAnswer { .. } => ("upstream_invalid_answer", S::BAD_GATEWAY, "Answer not understood", Sent::Yes, "http_protocol_error"),
+            Self::MidCrawl(error) => return Row { sent: Sent::Yes, ..error.row() },
             Self::Internal(sent) => ("internal", S::INTERNAL_SERVER_ERROR, "Internal error", *sent, "proxy_internal_error"),
         };
         Row { code, status, title, sent, proxy_error }
@@ -326,7 +335,14 @@ impl Error {
 
     /// Would the same request fail again, whatever time passes? No old answer stands in for such a failure.
     pub fn stays(&self) -> bool {
-        matches!(self, Self::TooManyPages { .. })
+        matches!(self.cause(), Self::TooManyPages { .. })
+    }
+
+    fn cause(&self) -> &Self {
+        match self {
+            Self::MidCrawl(error) => error.cause(),
+            error => error,
+        }
     }
 
     /// The response: RFC 9457 `application/problem+json` and the vendor's envelope in one object.
@@ -360,7 +376,7 @@ impl Error {
             PROXY_STATUS,
             HeaderValue::from_str(&proxy_status).expect("made of tokens"),
         );
-        match self {
+        match self.cause() {
             Self::MethodNotAllowed { allow } => {
                 headers.insert(ALLOW, HeaderValue::from_static(allow));
             }
@@ -461,6 +477,7 @@ mod tests {
                 status,
                 reason: InvalidAnswer::TooLarge,
             },
+            E::MidCrawl(Box::new(E::PagesMoved)),
             E::Internal(Sent::Unknown),
         ];
         for error in &all {
@@ -488,6 +505,7 @@ mod tests {
                 | E::TooManyPages { .. }
                 | E::QuotaExhausted { .. }
                 | E::PagesMoved
+                | E::MidCrawl(_)
                 | E::Overloaded { .. }
                 | E::TooManyConnections
                 | E::UpstreamUnreachable { .. }

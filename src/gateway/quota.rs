@@ -89,6 +89,7 @@ impl<T: Send + 'static> Waiting<T> {
 pub struct Permit<T: Send + 'static> {
     slot: Option<T>,
     class: Class,
+    is_counted: bool,
     shared: Arc<Shared<T>>,
 }
 
@@ -120,7 +121,8 @@ impl<T: Send + 'static> Quota<T> {
         let granted = {
             let mut state = self.0.lock();
             state.queue.retain(|waiting| !waiting.granted.is_closed());
-            if state.queue.len() >= self.0.max_queue
+            if class != Class::Crawl
+                && state.bounded() >= self.0.max_queue
                 && !self.0.has_room(&mut state)
                 && !state.give_way_to(class)
             {
@@ -187,6 +189,13 @@ impl<T: Send + 'static> Quota<T> {
 }
 
 impl<T: Send + 'static> State<T> {
+    /// How many wait of those whose number is bounded here. Crawls are bounded where they begin, and make one call at a
+    /// time each: what they have fetched is not thrown away because others come.
+    fn bounded(&self) -> usize {
+        let bounded = |waiting: &&Waiting<T>| waiting.class != Class::Crawl;
+        self.queue.iter().filter(bounded).count()
+    }
+
     /// Takes out whose turn is next.
     fn next(&mut self) -> Option<Waiting<T>> {
         let places = self.queue.iter().enumerate();
@@ -219,7 +228,8 @@ impl<T: Send + 'static> State<T> {
     /// Refuses the last one who would go after this class. False if there is none.
     fn give_way_to(&mut self, class: Class) -> bool {
         let places = self.queue.iter().enumerate();
-        let last = places.max_by_key(|(place, waiting)| (waiting.class(), *place));
+        let bounded = places.filter(|(_, waiting)| waiting.class != Class::Crawl);
+        let last = bounded.max_by_key(|(place, waiting)| (waiting.class(), *place));
         match last {
             Some((place, waiting)) if waiting.class() > class => {
                 self.queue.remove(place);
@@ -257,6 +267,7 @@ impl<T: Send + 'static> Shared<T> {
             let permit = Permit {
                 slot,
                 class,
+                is_counted: false,
                 shared: self.clone(),
             };
             if let Err(mut permit) = waiting.granted.send(permit) {
@@ -265,8 +276,6 @@ impl<T: Send + 'static> Shared<T> {
                 state.is_crawling &= class != Class::Crawl;
                 state.free.extend(permit.slot.take());
                 abandoned.push(permit);
-            } else {
-                state.count();
             }
         }
         drop(state); // before the permits without a slot are dropped
@@ -314,6 +323,15 @@ impl<T: Send + 'static> Shared<T> {
     fn estimated_wait(&self, state: &State<T>) -> Duration {
         let waiting = u32::try_from(state.queue.len()).unwrap_or(u32::MAX);
         SECOND.saturating_mul(waiting / self.per_second.unwrap_or(waiting + 1) + 1)
+    }
+}
+
+impl<T: Send + 'static> Permit<T> {
+    /// The first byte leaves: from now on the call counts for the day, once.
+    pub fn count(&mut self) {
+        if !std::mem::replace(&mut self.is_counted, true) {
+            self.shared.lock().count();
+        }
     }
 }
 

@@ -52,14 +52,17 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
     } else {
         None
     };
-    let header = |name| answer.headers.get(name).cloned();
+    // Copies of their own: as they came, body and headers would keep the connection's whole read buffer in memory.
+    let header = |name| {
+        let value: &HeaderValue = answer.headers.get(name)?;
+        HeaderValue::from_bytes(value.as_bytes()).ok()
+    };
     let page = Page {
         status: answer.status,
         content_type: header(CONTENT_TYPE),
         content_language: header(CONTENT_LANGUAGE),
         content_encoding: header(CONTENT_ENCODING),
         retry_after: header(RETRY_AFTER),
-        // A copy of its own: the bytes as read would keep the whole read buffer in memory.
         body: if not_stored.is_none() {
             Bytes::copy_from_slice(&answer.body)
         } else {

@@ -62,6 +62,66 @@ async fn two_hundred_identical_misses_make_one_call() {
 }
 
 #[tokio::test]
+async fn a_failure_is_one_call_and_counts_as_coalesced_for_who_only_waited() {
+    let gate = Gate::new();
+    let upstream = upstream()
+        .answers(raw(503, failure("x").body).behind(&gate))
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let leaves = gateway
+        .connect_and_ask(r#"{"page_no":1,"page_size":2}"#)
+        .await;
+    gate.arrived().await;
+    let release = async {
+        until("all wait", async || {
+            gateway.metric("requests_in_flight", &[]).await >= 6.0
+        })
+        .await;
+        drop(leaves);
+        until("one has left", async || {
+            gateway.metric("requests_in_flight", &[]).await < 6.0
+        })
+        .await;
+        gate.open();
+    };
+    let (replies, ()) = tokio::join!(join_all((0..5).map(|_| gateway.page(1))), release);
+    assert!(replies.iter().all(|reply| reply.status == 503));
+    for (result, expected) in [("miss", 1.0), ("coalesced", 5.0)] {
+        let labels = [("result", result)];
+        let counted = gateway.metric("requests_total", &labels).await;
+        assert_eq!(counted, expected, "{result}");
+    }
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn what_memory_is_worth_is_judged_when_the_body_has_come() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set("routes./package/orderPackage.settle", "\"200ms\"")
+        .run()
+        .await;
+    gateway.order().await;
+    gateway.page(1).await; // serves until the order has settled
+    let request = post(
+        "/package/queryOrder",
+        &[],
+        br#"{"page_no":1,"page_size":2}"#,
+    );
+    let (head, end) = request.split_at(request.len() - 1);
+    let mut slow = gateway.connect().await;
+    slow.send(head).await;
+    until("the order has settled", async || {
+        let explained = gateway.post_to_admin("/explain", &[], r#"{"page_no":1,"page_size":2}"#);
+        explained.await.json()["result"] == "miss"
+    })
+    .await;
+    slow.send(end).await;
+    assert_eq!(lookup(&slow.reply().await), "miss");
+}
+
+#[tokio::test]
 async fn what_memory_has_no_room_for_says_so() {
     let upstream = upstream()
         .answers(success(&json!({"x": "x".repeat(10_000)})))

@@ -103,6 +103,141 @@ async fn a_page_has_a_hundred_orders_unless_the_caller_says_otherwise() {
 }
 
 #[tokio::test]
+async fn who_is_refused_for_what_the_first_page_says_is_refused_without_a_call_as_long_as_that_is_fresh()
+ {
+    let upstream = upstream().script(asked).run().await;
+    let gateway = gateway(&upstream)
+        .set("routes./package/queryOrder.max_pages", "10")
+        .run()
+        .await;
+    for sent in ["yes", "no", "no"] {
+        let reply = gateway
+            .post("/package/queryOrder", &ALL, r#"{"page_size":10}"#)
+            .await;
+        assert_eq!(reply.problem(), (422, "too_many_pages".into(), sent.into()));
+    }
+    let first = gateway.query(&json!({"page_no": 1, "page_size": 10})).await;
+    assert!(first.header("cache-status").unwrap().contains("; hit"));
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn what_could_not_be_sent_is_no_call_of_the_day() {
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = reserved.local_addr().unwrap();
+    drop(reserved); // nobody listens there yet
+    let vendor = upstream().script(asked).run().await;
+    let gateway = gateway(&vendor)
+        .set(
+            "upstream.base_url",
+            &format!("\"http://{address}/cube/v4\""),
+        )
+        .set("upstream.limits.requests_per_day", "40")
+        .run()
+        .await;
+    for number in 0..40 {
+        assert_eq!(gateway.page(number).await.problem().0, 502);
+    }
+    vendor.also_at(address).await;
+    let reply = gateway
+        .post("/package/queryOrder", &ALL, r#"{"page_size":50}"#)
+        .await;
+    assert_eq!(reply.status, 200, "two more calls, of 39");
+}
+
+#[tokio::test]
+async fn those_who_say_no_store_share_a_crawl_that_has_not_begun_and_it_is_not_kept() {
+    let upstream = upstream().script(asked).run().await;
+    let gateway = gateway(&upstream)
+        .set("upstream.limits.connections", "1")
+        .run()
+        .await;
+    let ask = || {
+        let headers = const { &[("X-Linksfield-Pages", "all"), ("Cache-Control", "no-store")] };
+        gateway.post("/package/queryOrder", headers, r#"{"page_size":50}"#)
+    };
+    let replies = join_all((0..10).map(|_| ask())).await;
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    let calls = upstream.calls();
+    assert!(calls <= 6, "of two crawls at most: {calls}");
+    let first = gateway.query(&json!({"page_no": 1, "page_size": 50})).await;
+    assert!(!first.header("cache-status").unwrap().contains("; hit"));
+}
+
+#[tokio::test]
+async fn a_crawl_waits_behind_a_full_queue_and_is_not_thrown_away() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = upstream()
+        .script(move |request| {
+            let asked = request.json();
+            let (number, size) = (asked["page_no"].as_u64(), asked["page_size"].as_u64());
+            let answer = page(number.unwrap(), size.unwrap(), 105);
+            match (number, size) {
+                (Some(2), Some(50)) | (_, Some(2)) => answer.behind(&held),
+                _ => answer,
+            }
+        })
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("upstream.limits.connections", "1")
+        .set("upstream.limits.queue", "2")
+        .run()
+        .await;
+    let crawl = gateway.post("/package/queryOrder", &ALL, r#"{"page_size":50}"#);
+    let others = async {
+        gate.arrived().await; // the second page is under way
+        let singles = join_all((1..=5).map(|number| gateway.page(number)));
+        let release = async {
+            until("the queue is full", async || {
+                gateway.metric("queue_length", &[]).await >= 2.0
+                    && gateway.metric("requests_in_flight", &[]).await <= 3.0
+            })
+            .await;
+            gate.open();
+        };
+        tokio::join!(singles, release).0
+    };
+    let (crawl, others) = tokio::join!(crawl, others);
+    assert_eq!(crawl.status, 200);
+    let refused = others.iter().filter(|reply| reply.status == 503);
+    assert_eq!(refused.count(), 3);
+}
+
+#[tokio::test]
+async fn what_no_document_can_be_made_of_is_not_crawled_twice() {
+    #[rustfmt::skip]
+    let rows = [
+        ("half a surrogate pair", r#"{"orderCode":"L1","packageName":"\ud83d"}"#, 5, (502, "upstream_invalid_answer"), 1),
+        ("a key twice", r#"{"orderCode":"L1","x":1,"x":2}"#, 5, (502, "upstream_invalid_answer"), 1),
+        ("other totals than orders", r#"{"orderCode":"L1"}"#, 10, (502, "upstream_invalid_answer"), 5),
+        ("no codes", r#"{"orderCode":null,"deviceId":"A"}"#, 5, (200, ""), 5),
+    ];
+    for (name, order, total, (status, code), calls) in rows {
+        let upstream = upstream()
+            .script(move |request| {
+                let number = request.json()["page_no"].as_u64().unwrap();
+                let order = order.replace("L1", &format!("L{number}"));
+                raw(200, format!(
+                    r#"{{"code":"0000","success":true,"message":"x","data":{{"page":{{"cur_page_no":{number},"page_size":1,"total_count":{total},"total_pages":5}},"package_order_num":1,"package_order":[{order}]}}}}"#
+                ))
+            })
+            .run()
+            .await;
+        let gateway = gateway(&upstream).run().await;
+        let reply = gateway
+            .post("/package/queryOrder", &ALL, r#"{"page_size":1}"#)
+            .await;
+        assert_eq!(reply.status, status, "{name}");
+        assert_eq!(upstream.calls(), calls, "{name}");
+        if status != 200 {
+            assert_eq!(reply.json()["code"], code, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_first_page_decides_whether_the_others_are_fetched() {
     let upstream = upstream().script(asked).run().await;
     let limited = gateway(&upstream)

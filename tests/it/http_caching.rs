@@ -108,6 +108,8 @@ async fn nothing_in_memory_is_a_504_to_who_asks_for_nothing_else() {
     let reply = gateway.post("/package/queryOrder", &only, ONE).await; // ccreq-oic
     assert_eq!(reply.problem(), (504, "not_cached".into(), "no".into()));
     assert_eq!(upstream.calls(), 0);
+    let refused = [("result", "refused")];
+    assert_eq!(gateway.metric("requests_total", &refused).await, 1.0);
 }
 
 #[tokio::test]

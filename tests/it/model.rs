@@ -27,17 +27,18 @@ const PAGE_SIZE: usize = 2;
 /// The number of the page that stands for all pages of a query as one document.
 const ALL: u64 = 0;
 
-/// The times of a route: fresh, stale, stale if error, in seconds. A reload brings others.
-const TIMES: [[u64; 3]; 3] = [[30, 20, 90], [5, 0, 20], [60, 60, 0]];
+/// The times of a route in seconds: fresh, stale, stale if error, the least between two forced fills. A reload brings
+/// others.
+const TIMES: [[u64; 4]; 3] = [[30, 20, 90, 0], [5, 0, 20, 3], [60, 60, 0, 0]];
 
 fn policy(pages: bool, times: usize) -> Policy {
-    let [fresh_for, stale_for, stale_if_error] = TIMES[times].map(Duration::from_secs);
+    let [fresh_for, stale_for, stale_if_error, min_refresh] = TIMES[times].map(Duration::from_secs);
     Policy {
         fresh_for,
         stale_for,
         stale_if_error,
         stale_patience: Duration::from_secs(2),
-        min_refresh: Duration::ZERO,
+        min_refresh,
         pages,
         max_pages: 100,
         crawl_timeout: Duration::from_secs(300),
@@ -345,18 +346,13 @@ impl World {
                 }
             };
             if !moved {
-                return self.document(whole, device, &pages);
+                return self.document(whole, &pages);
             }
         }
         Err(Error::PagesMoved)
     }
 
-    fn document(
-        &self,
-        whole: usize,
-        device: Option<u8>,
-        pages: &[(usize, Position)],
-    ) -> Result<Filled, Error> {
+    fn document(&self, whole: usize, pages: &[(usize, Position)]) -> Result<Filled, Error> {
         let mut fills = self.fills.lock().unwrap();
         let (sent, sent_at) = (fills[pages[0].0].sent, fills[pages[0].0].sent_at);
         let crawled_for = Instant::now() - sent_at;
@@ -365,7 +361,6 @@ impl World {
         }
         (fills[whole].sent, fills[whole].sent_at) = (sent, sent_at);
         let of_all = pages.iter().map(|(place, position)| PageOfAll {
-            params: Self::params(device, Some(position.number)),
             position: position.clone(),
             page: page(*place),
             sent_at: fills[*place].sent_at,
@@ -581,7 +576,7 @@ impl World {
         if from_memory && directives.no_store {
             told("with no-store nothing comes from memory");
         }
-        if directives.no_cache && age > Duration::ZERO {
+        if directives.no_cache && age > Duration::ZERO && age >= policy.min_refresh {
             told("with no-cache a page is asked for after the request came");
         }
         if directives.max_age.is_some_and(|most| age > most) {

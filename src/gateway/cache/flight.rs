@@ -26,6 +26,8 @@ pub struct Flight {
     pub progress: Progress,
     /// The validity of its answer, as of its beginning.
     pub validity: Validity,
+    /// Is it for those alone who say `no-store`?
+    pub is_private: bool,
     began_at: Instant,
     outcome: watch::Receiver<Option<Outcome>>,
 }
@@ -53,12 +55,13 @@ pub struct Landed {
 
 impl Flight {
     /// A fill that begins now.
-    pub fn new(id: u64, validity: Validity, now: Instant) -> (Self, Teller) {
+    pub fn new(id: u64, validity: Validity, is_private: bool, now: Instant) -> (Self, Teller) {
         let (teller, outcome) = watch::channel(None);
         let flight = Self {
             id,
             progress: Progress::default(),
             validity,
+            is_private,
             began_at: now,
             outcome,
         };

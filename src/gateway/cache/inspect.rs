@@ -61,7 +61,7 @@ impl Cache {
 
     /// What [`get_or_fill`](Self::get_or_fill) would do now.
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
-        let now = question.arrived_at;
+        let now = Instant::now();
         let (result, reason) = match self.0.look(question, now) {
             _ if question.directives.no_store => ("bypass", "Cache-Control says no-store"),
             Memory::Answers(_) => ("hit", "a fresh page is in memory"),
@@ -82,7 +82,8 @@ impl Cache {
         Explanation {
             result,
             reason,
-            joins: matches!(result, "miss" | "stale") && self.has_flight(question, now),
+            joins: matches!(result, "miss" | "stale" | "bypass")
+                && self.0.state().serving(question, now).is_some(),
             page: self.0.entries.get(&question.key).map(|entry| {
                 let standing = entry.snapshot.standing(&question.key, question.policy, now);
                 let id = entry.snapshot.id().and_then(|id| id.to_str().ok());
@@ -108,12 +109,6 @@ impl Cache {
             Standing::Gone => "the page in memory is too old for any use",
             _ => "Cache-Control refuses the page in memory",
         }
-    }
-
-    fn has_flight(&self, question: &Question<'_>, now: Instant) -> bool {
-        let state = self.0.state();
-        let mut running = state.flights.get(&question.key).into_iter().flatten();
-        running.any(|flight| flight.serves(&question.key, question.not_before(), now))
     }
 }
 

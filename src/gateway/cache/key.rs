@@ -41,8 +41,9 @@ impl Key {
 
     /// The key of one page of the document of this key.
     #[must_use]
-    pub fn page(&self, params: &Params) -> Self {
-        Self::new(self.scope.clone(), self.language.clone(), params)
+    pub fn page(&self, number: u64) -> Self {
+        let params = self.params().with("page_no", number);
+        Self::new(self.scope.clone(), self.language.clone(), &params)
     }
 
     /// Whose pages of which path it belongs to.
@@ -64,6 +65,15 @@ impl Key {
     pub fn validity(&self, generation: u64, sent_at: Instant) -> Result<Validity, Invalidated> {
         self.scope
             .validity(generation, sent_at, || Named::of(&self.params()))
+    }
+
+    /// The validity of a page whose fill begins now.
+    pub fn begin(&self, now: Instant) -> Validity {
+        let generation = self.scope.generation();
+        self.validity(generation, now).unwrap_or(Validity {
+            generation,
+            until: Some(now), // not to be joined, nor kept
+        })
     }
 
     /// Bytes that it takes beside those it shares with other keys.

@@ -11,6 +11,12 @@ use crate::gateway::params::{Params, Value};
 /// The fields that narrow what a command changes and what a query shows.
 const FIELDS: [&str; 3] = ["device_id", "deviceList", "order_id"];
 
+/// The first so many of them name devices.
+const OF_DEVICES: usize = 2;
+
+/// Of a longer list it is not told what it names: it is kept for each command, and compared with each query.
+const MOST_VALUES: usize = 64;
+
 /// What a set of parameters names, field by field.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named([Values; FIELDS.len()]);
@@ -55,13 +61,21 @@ impl Named {
     /// May something that names `self` have changed what a query that names `query` shows?
     pub fn touches(&self, query: &Self) -> bool {
         let mut is_apart = false;
-        for (changed, shown) in self.0.iter().zip(&query.0) {
-            match (changed, shown) {
-                (Values::Absent, _) | (_, Values::Absent) => {}
-                (Values::These(changed), Values::These(shown)) if changed.is_disjoint(shown) => {
-                    is_apart = true;
+        for (place, changed) in self.0.iter().enumerate() {
+            for (other, shown) in query.0.iter().enumerate() {
+                // One device may stand in either field, which makes them meet, but never keeps them apart.
+                if place != other && place.max(other) >= OF_DEVICES {
+                    continue;
                 }
-                _ => return true,
+                match (changed, shown) {
+                    (Values::Absent, _) | (_, Values::Absent) => {}
+                    (Values::These(changed), Values::These(shown))
+                        if changed.is_disjoint(shown) =>
+                    {
+                        is_apart |= place == other;
+                    }
+                    _ => return true,
+                }
             }
         }
         !is_apart
@@ -74,11 +88,11 @@ impl Values {
             Value::Array(items) => items.as_slice(),
             one => std::slice::from_ref(one),
         };
-        items
-            .iter()
-            .map(identifier)
-            .collect::<Option<_>>()
-            .map_or(Self::Unclear, Self::These)
+        if items.len() > MOST_VALUES {
+            return Self::Unclear;
+        }
+        let identifiers = items.iter().map(identifier).collect::<Option<_>>();
+        identifiers.map_or(Self::Unclear, Self::These)
     }
 }
 
@@ -87,7 +101,7 @@ impl Values {
 fn identifier(value: &Value<'_>) -> Option<String> {
     let text = match value {
         Value::String(text) => text.trim(),
-        Value::Number(token) => token,
+        Value::Number(token) if token.bytes().all(|byte| byte.is_ascii_digit()) => token,
         _ => return None,
     };
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
@@ -142,6 +156,22 @@ mod tests {
                 r#"{"device_id":"B","order_id":"X"}"#,
                 true,
             ),
+            (
+                r#"{"device_id":"A","deviceList":["B"]}"#,
+                r#"{"device_id":"B"}"#,
+                true,
+            ),
+            (
+                r#"{"device_id":"A"}"#,
+                r#"{"device_id":"B","deviceList":["A"]}"#,
+                true,
+            ),
+            (
+                r#"{"device_id":"A","deviceList":["C"]}"#,
+                r#"{"device_id":"B"}"#,
+                false,
+            ),
+            (r#"{"device_id":1e3}"#, r#"{"device_id":1000}"#, true),
             (r#"{"DEVICE_ID":"A"}"#, r#"{"DEVICE_ID":"B"}"#, true),
         ];
         for (command, query, expected) in rows {
@@ -151,6 +181,17 @@ mod tests {
                 "{command} and {query}"
             );
         }
+    }
+
+    #[test]
+    fn of_a_long_list_it_is_not_told_what_it_names() {
+        let list = |most: usize| {
+            let devices: Vec<_> = (0..most).map(|device| device.to_string()).collect();
+            named(&serde_json::json!({ "deviceList": devices }).to_string())
+        };
+        let other = named(r#"{"deviceList":["other"]}"#);
+        assert!(!list(MOST_VALUES).touches(&other));
+        assert!(list(MOST_VALUES + 1).touches(&other));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::narrowing::Named;
 
-/// How many invalidations are remembered one by one; what is older counts as touching every query.
+/// How many invalidations that name different things are remembered; what is older counts as touching every query.
 const REMEMBERED: usize = 256;
 
 /// Whose pages of which path: what an invalidation reaches.
@@ -28,16 +28,22 @@ pub struct Scope {
 
 #[derive(Debug, Default)]
 struct Recent {
+    /// In the order of the generations that they raised to.
     remembered: VecDeque<Invalidation>,
+    /// The generation that the last one of those raised to that are not remembered any more.
+    forgotten: u64,
     /// The latest settle time of those that are not remembered any more.
     forgotten_settles_at: Option<Instant>,
 }
 
+/// All that name the same thing, as one.
 #[derive(Debug)]
 struct Invalidation {
     named: Named,
-    /// The end of the settle time, where the vendor may show the old state for a while.
-    settles_at: Option<Instant>,
+    /// The generation that the last of them raised to.
+    raised_to: u64,
+    /// The ends of their settle times, in which the vendor may show the old state: those to come, and the last that was.
+    settles_at: Vec<Instant>,
 }
 
 /// The page was filled before something that touches it.
@@ -69,15 +75,22 @@ impl Scope {
     /// fill was sent before that.
     pub fn invalidate(&self, named: Named, settles_at: Option<Instant>) {
         let mut recent = self.recent();
-        if recent.remembered.len() == REMEMBERED {
-            let forgotten = recent.remembered.pop_front();
-            let settles_at = forgotten.and_then(|invalidation| invalidation.settles_at);
+        let raised_to = self.generation() + 1;
+        let mut ends = recent.take(&named);
+        ends.extend(settles_at);
+        recent.remembered.push_back(Invalidation {
+            named,
+            raised_to,
+            settles_at: ends,
+        });
+        if recent.remembered.len() > REMEMBERED
+            && let Some(oldest) = recent.remembered.pop_front()
+        {
+            let settles_at = oldest.settles_at.into_iter().max();
+            recent.forgotten = oldest.raised_to;
             recent.forgotten_settles_at = recent.forgotten_settles_at.max(settles_at);
         }
-        recent
-            .remembered
-            .push_back(Invalidation { named, settles_at });
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.generation.store(raised_to, Ordering::Release);
     }
 
     /// The path.
@@ -98,27 +111,31 @@ impl Scope {
         query: impl FnOnce() -> Named,
     ) -> Result<Validity, Invalidated> {
         let recent = self.recent();
-        let now = self.generation();
-        let forgotten = now - recent.remembered.len() as u64;
-        if generation < forgotten || recent.forgotten_settles_at.is_some_and(|at| sent_at < at) {
+        let is_unsettled = |at: &Instant| sent_at < *at;
+        if generation < recent.forgotten
+            || recent
+                .forgotten_settles_at
+                .as_ref()
+                .is_some_and(is_unsettled)
+        {
             return Err(Invalidated);
         }
         let mut until = None;
         if !recent.remembered.is_empty() {
             let query = query();
-            for (raised_to, invalidation) in (forgotten + 1..).zip(&recent.remembered) {
+            for invalidation in &recent.remembered {
                 if !invalidation.named.touches(&query) {
                     continue;
                 }
-                if generation < raised_to {
+                if generation < invalidation.raised_to {
                     return Err(Invalidated);
                 }
-                let unsettled = invalidation.settles_at.filter(|at| sent_at < *at);
-                until = until.into_iter().chain(unsettled).min();
+                let ends = invalidation.settles_at.iter().copied();
+                until = until.into_iter().chain(ends.filter(is_unsettled)).min();
             }
         }
         Ok(Validity {
-            generation: now,
+            generation: self.generation(),
             until,
         })
     }
@@ -130,6 +147,23 @@ impl Scope {
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recent {
+    /// Takes out what is remembered of this; the ends of its settle times that still count.
+    fn take(&mut self, named: &Named) -> Vec<Instant> {
+        let mut known = self.remembered.iter();
+        let Some(place) = known.position(|known| known.named == *named) else {
+            return Vec::new();
+        };
+        let known = self.remembered.remove(place);
+        let mut ends = known.map_or_else(Vec::new, |known| known.settles_at);
+        let now = Instant::now();
+        let last = ends.iter().filter(|end| **end <= now).max().copied();
+        ends.retain(|end| *end > now);
+        ends.extend(last);
+        ends
     }
 }
 
@@ -168,16 +202,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn any_number_of_commands_that_name_the_same_takes_one_place() {
+        let (scope, start) = (scope(), Instant::now());
+        scope.invalidate(Named::device("A"), None);
+        for _ in 0..10 * REMEMBERED {
+            let settles_at = Instant::now() + Duration::from_secs(5);
+            scope.invalidate(Named::device("B"), Some(settles_at));
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        let validity =
+            |device: &'static str, sent_at| scope.validity(1, sent_at, || Named::device(device));
+        assert_eq!(validity("A", start).unwrap().until, None, "it is spared");
+        assert_eq!(validity("B", start), Err(Invalidated));
+        let now = Instant::now();
+        let of_now = scope.validity(scope.generation(), now, || Named::device("B"));
+        let next = now + Duration::from_millis(100); // of 50 that are to come
+        assert_eq!(of_now.unwrap().until, Some(next));
+        assert_eq!(scope.recent().remembered[1].settles_at.len(), 51);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_not_remembered_any_more_touches_every_query() {
         let (scope, now) = (scope(), Instant::now());
         let settles_at = now + Duration::from_secs(5);
         scope.invalidate(Named::device("B"), Some(settles_at));
-        for _ in 0..REMEMBERED - 1 {
-            scope.invalidate(Named::device("B"), None);
+        for other in 1..REMEMBERED {
+            scope.invalidate(Named::device(&other.to_string()), None);
         }
         let query = || Named::device("A");
         assert!(scope.validity(0, now, query).is_ok());
-        scope.invalidate(Named::device("B"), None);
+        scope.invalidate(Named::device("C"), None);
         assert_eq!(scope.validity(0, settles_at, query), Err(Invalidated));
         assert_eq!(
             scope.validity(1, now, query),

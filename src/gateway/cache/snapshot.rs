@@ -107,6 +107,8 @@ pub struct Arrival<'a> {
     pub sent_at: Instant,
     /// How long it took to fetch all of them; none for one page.
     pub crawled_for: Option<Duration>,
+    /// Would a caller not take the page that was there?
+    pub is_forced: bool,
     /// Their validity.
     pub validity: Validity,
     /// How long they serve.
@@ -174,6 +176,14 @@ impl Series {
         self.current.insert(key, current);
         self.sweep();
         (opened, true)
+    }
+
+    /// What the current snapshot of a query says about its pages, if it is fresh. `key` is that of all pages.
+    pub fn total_pages(&self, key: &Key, policy: &Policy, now: Instant) -> Option<u64> {
+        let snapshot = self.current.get(&key.of_all_pages())?.snapshot.upgrade()?;
+        let is_fresh = snapshot.standing(key, policy, now) == Standing::Fresh;
+        let totals = snapshot.contents().totals;
+        totals.filter(|_| is_fresh).map(|(_, pages)| pages)
     }
 
     /// A snapshot that is nobody's current one. Only those of pages have an id.
@@ -288,12 +298,14 @@ impl Snapshot {
             })
     }
 
-    /// Is this a page that is fetched again because it is stale, or all pages at once?
+    /// Is this a page that is fetched again, because it is stale or a caller asks for a newer one, or all pages at once?
+    /// (One that had to make room, and is fetched again while the others are fresh, is not.)
     fn is_renewed_by(&self, arrival: &Arrival<'_>) -> bool {
         let is_stale = self.age(arrival.now) >= self.lifetime(arrival.policy);
         let contents = self.contents();
         let is_here = |position: &Position| contents.pages.contains_key(&position.number);
-        arrival.crawled_for.is_some() || (is_stale && arrival.positions.iter().any(is_here))
+        arrival.crawled_for.is_some()
+            || ((is_stale || arrival.is_forced) && arrival.positions.iter().any(is_here))
     }
 
     /// Takes pages in that do not contradict it.
@@ -356,6 +368,7 @@ mod tests {
         scope: Arc<Scope>,
         policy: Policy,
         start: Instant,
+        is_forced: bool,
     }
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -376,6 +389,7 @@ mod tests {
                 crawl_timeout: SECOND * 300,
             },
             start: Instant::now(),
+            is_forced: false,
         }
     }
 
@@ -400,6 +414,7 @@ mod tests {
             let arrival = Arrival {
                 positions: &[position],
                 crawled_for: None,
+                is_forced: self.is_forced,
                 sent_at,
                 validity: self
                     .key()
@@ -502,6 +517,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_page_that_a_caller_has_fetched_again_is_as_young_as_that() {
+        let mut pages = pages();
+        let (old, _) = pages.come(1, 7, 0, 1);
+        pages.come(2, 7, 1, 2);
+        pages.is_forced = true;
+        let (missing, _) = pages.come(3, 7, 10, 11);
+        assert!(Arc::ptr_eq(&old, &missing), "nothing was fetched again");
+        let (new, is_kept) = pages.come(1, 7, 12, 13);
+        assert!(is_kept && !Arc::ptr_eq(&old, &new));
+        assert_eq!(new.age(pages.start + SECOND * 13), SECOND);
+        assert_eq!(pages.standing(&old, 13), Standing::Stale);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_missing_page_joins_no_snapshot_that_is_too_stale() {
         let mut pages = pages();
         let (old, _) = pages.come(1, 7, 0, 1);
@@ -540,6 +569,7 @@ mod tests {
             let arrival = Arrival {
                 positions: &[position],
                 crawled_for: None,
+                is_forced: false,
                 sent_at: pages.start,
                 validity,
                 policy: &policy,

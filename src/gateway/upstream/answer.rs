@@ -149,6 +149,9 @@ impl PagedData<'_> {
 
 fn order_id(order: &RawValue) -> Option<OrderId> {
     let order: Order<'_> = serde_json::from_str(order.get()).ok()?;
+    if matches!(order.code.get(), "null" | "\"\"") {
+        return None;
+    }
     let mut hasher = DefaultHasher::new();
     (order.code.get(), order.device.map(RawValue::get)).hash(&mut hasher);
     Some(hasher.finish())
@@ -244,8 +247,8 @@ mod tests {
     #[test]
     fn a_page_has_numbers_and_orders() {
         let numbers = r#""page":{"cur_page_no":2,"page_size":2,"total_count":7,"total_pages":4}"#;
-        let orders =
-            r#"[{"orderCode":"L1","deviceId":"A"},{"orderCode":"L1","deviceId":"B"},{"x":1},7]"#;
+        let orders = r#"[{"orderCode":"L1","deviceId":"A"},{"orderCode":"L1","deviceId":"B"},{"x":1},7,
+            {"orderCode":null},{"orderCode":""}]"#;
         let shape = shape_of(&format!(r#"{{{numbers},"package_order":{orders}}}"#));
         let Shape::Page(position) = shape else {
             panic!("{shape:?}")

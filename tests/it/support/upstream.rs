@@ -172,6 +172,13 @@ impl Drop for Upstream {
 }
 
 impl Upstream {
+    /// From now on it listens there too.
+    pub async fn also_at(&self, address: std::net::SocketAddr) {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let (shared, stopped) = (self.shared.clone(), self.stopped.clone());
+        tokio::spawn(accept(listener, None, shared, stopped));
+    }
+
     pub fn url(&self) -> String {
         let (scheme, host) = if self.is_tls {
             ("https", "localhost")
