@@ -149,6 +149,12 @@ impl Config {
             )?;
         }
 
+        self.write_memory(out)
+    }
+
+    /// What answers and waiting requests may take together.
+    fn write_memory(&self, out: &mut String) -> std::fmt::Result {
+        let limits = &self.upstream.limits;
         let (pages, answer) = (self.cache.max_size, self.upstream.max_answer);
         let slots = limits.slots();
         // A crawl has its pages and, at its end, the document made of them.
@@ -161,6 +167,13 @@ impl Config {
         writeln!(
             out,
             "memory for pages: {most} at most = {pages} (cache.max_size) + {answer} (upstream.max_answer) x ({slots} connections + 2 x {CRAWLS} crawls)"
+        )?;
+        // A query that waits has its parameters and its key; crawls wait in a line of the same length.
+        let (queue, body) = (limits.queue as u64, self.server.max_body);
+        let most = ByteSize::b(queue.saturating_mul(4).saturating_mul(body.as_u64()));
+        writeln!(
+            out,
+            "memory for what waits: {most} at most = {body} (server.max_body) x 2 x ({queue} (upstream.limits.queue) + as many crawls)"
         )?;
         Ok(())
     }

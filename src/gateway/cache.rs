@@ -655,10 +655,14 @@ fn too_late(progress: &Progress) -> Error {
     }
 }
 
-/// The bytes an entry costs: its texts, and an allowance for what moka and the allocator add.
+/// The bytes an entry costs. Beside its texts these are what moka, the snapshot and the allocator add, as measured: by a full
+/// cache of pages of 1, 10 and 25 KiB the process has grown by 1.1, 1.2 and 1.3 times the sum of these.
 fn weigh(key: &Key, page: &Page) -> u32 {
-    const OVERHEAD: usize = 400;
-    u32::try_from(key.size() + page.body.len() + OVERHEAD).unwrap_or(u32::MAX)
+    const OVERHEAD: usize = 2000;
+    let body = page.body.len();
+    let rounded_up = body + body / 8; // the allocator has sizes of its own
+    // The series of snapshots have keys too, as many again of those whose pages are gone.
+    u32::try_from(3 * key.size() + rounded_up + OVERHEAD).unwrap_or(u32::MAX)
 }
 
 /// moka only bounds memory: it drops an entry when nothing may use it any more. Its clock is its own.

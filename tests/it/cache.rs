@@ -501,7 +501,7 @@ async fn the_memory_stays_bounded_and_new_queries_are_still_kept() {
         gateway.metric("cache_bytes", &[]).await <= capacity
     })
     .await;
-    assert!(gateway.metric("cache_entries", &[]).await >= 20.0);
+    assert!(gateway.metric("cache_entries", &[]).await >= 15.0);
     assert!(gateway.metric("cache_evictions_total", &[]).await >= 70.0);
 }
 
