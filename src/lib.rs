@@ -14,8 +14,10 @@
 //! 4. `gateway/tenant.rs` says who asks: the *caller* by its bearer token, and the *tenant* whose account is used.
 //! 5. `gateway/params.rs` brings the body into normal form, once. Cache key and wire body are made from that text, and
 //!    the signed text is shaped from it.
-//! 6. A **query** goes to `gateway/cache.rs`: a fresh page is answered there and then; otherwise the request joins the
-//!    running *fill* of its key or starts one, in a task of its own.
+//! 6. A **query** goes to `gateway/cache.rs`: a fresh page is answered there and then, a *stale* one too while it is fetched
+//!    again; otherwise the request joins the running *fill* of its key or starts one, in a task of its own. Where that
+//!    fails, an old page may stand in. Pages of one query belong to a *snapshot*; all of them at once are fetched by a
+//!    *crawl* (`gateway/crawl.rs`).
 //!    A **command** gets a task of its own too, and raises the *generation* of what it may change: right before its first
 //!    byte, and again after any outcome but "proven not sent".
 //! 7. In that task `gateway/quota.rs` grants a permit, which *is* one of the connection slots; `gateway/upstream.rs`
@@ -41,6 +43,7 @@
 //! - Whoever waits, waits with a deadline; whatever a peer can stretch has a bound in the configuration.
 //! - A page filled before an invalidation is never found after it: the generation stands in the entry and is compared
 //!   at every lookup.
+//! - Pages with one snapshot id do not contradict each other. (`docs/caching.md` has all that callers may rely on.)
 //! - The limits of the vendor hold within this process, and only there.
 //!
 //! # Lexicon
@@ -48,7 +51,8 @@
 //! *downstream* the callers' side · *upstream* Linksfield · *exchange* one request and its response · *tenant* one
 //! Linksfield account · *caller* a service known by its token · *route* a path and its policy · *query* a route that only
 //! reads · *command* every other · *fill* the one upstream call that answers a miss · *coalesced* waiting for somebody
-//! else's fill · *generation* a number that an invalidation raises · *permit* the right to use one connection slot for one
+//! else's fill · *snapshot* the pages of one query that belong together · *crawl* a fill of all pages of a query ·
+//! *generation* a number that an invalidation raises · *permit* the right to use one connection slot for one
 //! call · *drain* finishing what is in flight before the process ends.
 
 pub mod admin;

@@ -786,3 +786,37 @@ proptest! {
         runtime.block_on(run(pages, events));
     }
 }
+
+/// What stands between the quotes of each call of `promise` and `told`.
+fn promises_of_the_model() -> Vec<String> {
+    let source = include_str!("model.rs");
+    let (checks, _) = source.split_once("\nproptest!").unwrap();
+    let calls = ["told(", "promise("]
+        .into_iter()
+        .flat_map(|call| checks.split(call).skip(1));
+    calls
+        .filter_map(|call| call.trim_start().strip_prefix('"')?.split('"').next())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_documents_promise_what_the_model_checks_and_nothing_else() {
+    let document = include_str!("../../docs/caching.md");
+    let (_, promises) = document.split_once("## Promises").unwrap();
+    let (promises, _) = promises.split_once("\n## ").unwrap();
+    let lines = promises.lines().filter_map(|line| line.strip_prefix("- "));
+    let mut promised: Vec<String> = lines
+        .map(|line| {
+            let (first, rest) = line.split_at(1);
+            first.to_lowercase() + rest
+        })
+        .collect();
+    let mut checked = promises_of_the_model();
+    checked.push("behind a stale page exactly one fill runs".into()); // it has a format of its own
+    for sentence in checked {
+        let place = promised.iter().position(|line| line.starts_with(&sentence));
+        promised.remove(place.unwrap_or_else(|| panic!("not in docs/caching.md: {sentence}")));
+    }
+    assert!(promised.is_empty(), "not checked: {promised:#?}");
+}
