@@ -85,9 +85,11 @@ impl Key {
         Params::parse(self.params.as_bytes()).expect("the normal form of parameters")
     }
 
-    fn parts(&self) -> (&str, &str, bool, (&str, &str, &str)) {
-        let identity = self.scope.identity();
-        (&self.params, &self.language, self.is_whole, identity)
+    /// A scope is told by its place in memory, which no other has while one key of it is left: there is one scope for each
+    /// base URL, access code and path under one configuration, and pages of an earlier one are not found.
+    fn parts(&self) -> (&str, &str, bool, *const Scope) {
+        let scope = Arc::as_ptr(&self.scope);
+        (&self.params, &self.language, self.is_whole, scope)
     }
 }
 
