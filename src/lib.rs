@@ -210,7 +210,7 @@ impl Instance {
             }
         }
         let admin_thread = run_admin(self.admin, admin, admin_drain.clone())?;
-        let connections = self.metrics.connections.clone();
+        let connections = self.metrics.connections().clone();
         let data = tokio::spawn(serve(
             self.data,
             self.gateway.clone(),
@@ -231,8 +231,8 @@ impl Instance {
         if timeout(self.drain_timeout, finished).await.is_ok() {
             info!("drained");
         } else {
-            let connections = self.metrics.connections.get();
-            let requests = self.metrics.requests_in_flight.get();
+            let connections = self.metrics.connections().get();
+            let requests = self.metrics.requests_in_flight().get();
             let commands = self.gateway.commands_in_flight();
             warn!(
                 connections,

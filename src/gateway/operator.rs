@@ -31,24 +31,26 @@ impl Gateway {
     pub fn show_cache(&self) -> Value {
         let this = &*self.0;
         let (statistics, census) = (this.cache.statistics(), this.cache.census());
+        let answered = this.metrics.answers();
         let mut total = Answers::default();
         let mut parts = Vec::new();
         let mut queries: Vec<_> = this.routes.queries().collect();
         queries.sort_by_key(|(_, route)| route.label);
         let mut tenants: Vec<_> = this.tenants.iter().collect();
         tenants.sort_by_key(|tenant| tenant.label);
-        for (path, route) in queries {
+        for (path, _) in queries {
             for tenant in &tenants {
                 let owner = (tenant.access_code.to_string(), path.to_string());
                 let share = census.get(&owner).copied().unwrap_or_default();
-                let answers = this.metrics.answers(route.label, tenant.label);
+                let series = (path.to_string(), tenant.name.to_string());
+                let answers = answered.get(&series).copied().unwrap_or_default();
                 total += answers;
                 parts.push(json!({
                     "route": path.as_ref(),
                     "tenant": tenant.name.as_ref(),
                     "entries": share.entries,
                     "bytes": share.bytes,
-                    "queries": answers.queries,
+                    "queries": answers.count(),
                     "hit_ratio": answers.hit_ratio(),
                 }));
             }
@@ -58,7 +60,7 @@ impl Gateway {
             "bytes": statistics.bytes,
             "evictions": statistics.evictions,
             "fills": statistics.fills,
-            "queries": total.queries,
+            "queries": total.count(),
             "hit_ratio": total.hit_ratio(),
             "by_route_and_tenant": parts,
         })

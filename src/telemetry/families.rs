@@ -1,0 +1,245 @@
+//! Which metrics are there? Their names, help texts, buckets and labels; registered once, whatever the configuration.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+use super::Constants;
+
+/// The revision the binary was built from; `build.rs` asks for it.
+pub const REVISION: &str = env!("LINKSFIELD_GATEWAY_REVISION");
+
+/// From a hit (50 µs) to a slow vendor (30 s).
+const DURATION_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
+const AGE_BUCKETS: &[f64] = &[0.1, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
+/// The families of the process. Cloning is cheap: they are handles.
+#[derive(Debug, Clone)]
+pub struct Families {
+    pub registry: Registry,
+    pub requests: IntCounterVec,
+    pub request_duration: HistogramVec,
+    pub served_age: HistogramVec,
+    pub saved_by_hit: IntCounter,
+    pub saved_by_stale: IntCounter,
+    pub saved_by_coalescing: IntCounter,
+    pub errors: IntCounterVec,
+    pub upstream_requests: IntCounterVec,
+    pub upstream_duration: HistogramVec,
+    pub commands_unknown_outcome: IntCounterVec,
+    pub invalidations: IntCounterVec,
+    pub requests_in_flight: IntGauge,
+    pub connections: IntGauge,
+    pub cache_entries: IntGauge,
+    pub cache_bytes: IntGauge,
+    cache_capacity: IntGauge,
+    pub cache_evictions: IntCounter,
+    pub fills_in_flight: IntGauge,
+    pub queue_length: IntGauge,
+    quota_limit: GaugeVec,
+    pub request_ids: Arc<RequestIds>,
+}
+
+impl Families {
+    #[expect(clippy::too_many_lines, reason = "a list: one entry for each family")]
+    pub fn register() -> Self {
+        let registry = Registry::new();
+        let requests = counters(
+            &registry,
+            "requests_total",
+            "Requests by how they were answered.",
+            &["route", "tenant", "caller", "result"],
+        );
+        let request_duration = histograms(
+            &registry,
+            "request_duration_seconds",
+            "From the head of a request to its answer.",
+            DURATION_BUCKETS,
+            &["route", "result"],
+        );
+        let served_age = histograms(
+            &registry,
+            "served_age_seconds",
+            "Age of the pages served from memory.",
+            AGE_BUCKETS,
+            &["route"],
+        );
+        let saved = counters(
+            &registry,
+            "upstream_calls_saved_total",
+            "Queries that needed no call of their own.",
+            &["reason"],
+        );
+        let quota_limit = GaugeVec::new(
+            opts("quota_limit", "This process's share of the vendor's limit."),
+            &["window"],
+        );
+        let quota_limit = registered(&registry, quota_limit);
+        let build = IntGaugeVec::new(opts("build_info", "Always 1."), &["version", "revision"]);
+        registered(&registry, build)
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION])
+            .set(1);
+        registry
+            .register(Box::new(ProcessCollector::for_self()))
+            .expect("registered once");
+        Self {
+            saved_by_hit: saved.with_label_values(&["hit"]),
+            saved_by_stale: saved.with_label_values(&["stale"]),
+            saved_by_coalescing: saved.with_label_values(&["coalesced"]),
+            errors: counters(
+                &registry,
+                "errors_total",
+                "Failures that the gateway answered itself.",
+                &["code", "sent"],
+            ),
+            upstream_requests: counters(
+                &registry,
+                "upstream_requests_total",
+                "Calls of Linksfield by what came of them.",
+                &["route", "tenant", "outcome", "reason"],
+            ),
+            upstream_duration: histograms(
+                &registry,
+                "upstream_request_duration_seconds",
+                "From the permit of a call to its answer.",
+                DURATION_BUCKETS,
+                &["route", "outcome"],
+            ),
+            commands_unknown_outcome: counters(
+                &registry,
+                "commands_unknown_outcome_total",
+                "Commands that left and whose answer never came.",
+                &["route", "tenant"],
+            ),
+            invalidations: counters(
+                &registry,
+                "invalidations_total",
+                "Times that pages were made unfindable.",
+                &["cause"],
+            ),
+            requests_in_flight: gauge(
+                &registry,
+                "requests_in_flight",
+                "Requests that are being answered.",
+            ),
+            connections: gauge(&registry, "connections", "Connections of callers."),
+            cache_entries: gauge(&registry, "cache_entries", "Pages in memory."),
+            cache_bytes: gauge(
+                &registry,
+                "cache_bytes",
+                "Bytes of the pages in memory, keys and overhead included.",
+            ),
+            cache_capacity: gauge(
+                &registry,
+                "cache_capacity_bytes",
+                "Bound of the pages in memory.",
+            ),
+            cache_evictions: counter(
+                &registry,
+                "cache_evictions_total",
+                "Pages dropped for want of room.",
+            ),
+            fills_in_flight: gauge(&registry, "fills_in_flight", "Fills that run."),
+            queue_length: gauge(&registry, "queue_length", "Calls that wait for a permit."),
+            request_ids: Arc::new(RequestIds::new()),
+            request_duration,
+            served_age,
+            requests,
+            quota_limit,
+            registry,
+        }
+    }
+
+    /// Sets what a configuration says.
+    pub fn set(&self, constants: Constants) {
+        let capacity = i64::try_from(constants.cache_capacity);
+        self.cache_capacity.set(capacity.unwrap_or(i64::MAX));
+        let windows = [
+            ("second", constants.per_second),
+            ("connections", constants.connections),
+        ];
+        for (window, limit) in windows {
+            match limit {
+                Some(limit) => {
+                    let gauge = self.quota_limit.with_label_values(&[window]);
+                    gauge.set(f64::from(limit));
+                }
+                None => {
+                    let _ = self.quota_limit.remove_label_values(&[window]); // it was not there
+                }
+            }
+        }
+    }
+}
+
+/// Ids for requests that bring none: unlike those of any other process, and in order within this one.
+#[derive(Debug)]
+pub struct RequestIds {
+    process: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        Self {
+            process: RandomState::new().hash_one(0),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    pub fn next(&self) -> String {
+        format!(
+            "{:016x}-{:x}",
+            self.process,
+            self.next.fetch_add(1, Ordering::Relaxed)
+        )
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("linksfield_gateway_{name}"), help)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    registered(registry, IntCounterVec::new(opts(name, help), labels))
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    registered(registry, IntCounter::with_opts(opts(name, help)))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    registered(registry, IntGauge::with_opts(opts(name, help)))
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+    labels: &[&str],
+) -> HistogramVec {
+    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+    registered(registry, HistogramVec::new(opts, labels))
+}
+
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> C {
+    let collector = collector.expect("names and labels are constants of this file");
+    registry
+        .register(Box::new(collector.clone()))
+        .expect("every name is registered once");
+    collector
+}
