@@ -83,6 +83,7 @@ impl Bench {
         let question = Question {
             key: Key::new(self.scope.clone(), "zh-CN".into(), &params),
             policy: &POLICY,
+            configuration: 0,
             directives: Directives::default(),
             arrived_at: now,
             deadline: now + Duration::from_secs(60),

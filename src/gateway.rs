@@ -57,6 +57,8 @@ pub struct Gateway(Arc<Stations>);
 
 #[derive(Debug)]
 struct Stations {
+    /// The first one is 0.
+    configuration: u64,
     routes: Routes,
     callers: Callers,
     tenants: Tenants,
@@ -64,7 +66,7 @@ struct Stations {
     scopes: Scopes,
     cache: Cache,
     quota: Quota<Slot>,
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     crawls: CrawlPlaces,
     /// How long the calls of each route take, and the crawls of its pages.
     paces: Vec<Paces>,
@@ -101,7 +103,7 @@ pub struct Parts {
     /// The callers, with their tokens.
     pub callers: Callers,
     /// The way to Linksfield.
-    pub upstream: Upstream,
+    pub upstream: Arc<Upstream>,
     /// The vendor's limits.
     pub quota: Quota<Slot>,
     /// Where everything is recorded.
@@ -235,17 +237,49 @@ impl Drop for CancelOnDrop {
 impl Gateway {
     /// Joins the parts.
     pub fn new(config: &Config, parts: Parts) -> Self {
+        Self::join(config, parts, None)
+    }
+
+    /// The same gateway under another configuration, or with other secrets. What is in memory, counted and under way goes
+    /// on; requests that have begun finish under this one. Once the other one answers, say so by
+    /// [`supersede`](Self::supersede).
+    #[must_use]
+    pub fn successor(&self, config: &Config, parts: Parts) -> Self {
+        Self::join(config, parts, Some(&self.0))
+    }
+
+    /// `successor` answers from now on: what is filled for requests that began here is not kept, nor are pages of which
+    /// another configuration changes what they depend on. Tells how many were dropped.
+    pub fn supersede(&self, successor: &Self) -> usize {
+        let number = successor.0.configuration;
+        for scope in self.0.scopes.all().chain(successor.0.scopes.all()) {
+            scope.reconfigure(number);
+        }
+        let scopes: Vec<_> = successor.0.scopes.all().cloned().collect();
+        self.0.cache.keep_only(&scopes)
+    }
+
+    fn join(config: &Config, parts: Parts, before: Option<&Stations>) -> Self {
         let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let routes = Routes::new(config);
         let limits = &config.upstream.limits;
         Self(Arc::new(Stations {
-            scopes: Scopes::new(config, &routes, &parts.tenants),
+            configuration: before.map_or(0, |before| before.configuration + 1),
+            scopes: Scopes::new(
+                config,
+                &routes,
+                &parts.tenants,
+                before.map(|before| &before.scopes),
+            ),
             crawls: CrawlPlaces::new(config.tenants.len(), limits.queue),
             routes,
             callers: parts.callers,
             tenants: parts.tenants,
             languages: Languages::new(&config.upstream.languages),
-            cache: Cache::new(config.cache.max_size.as_u64()),
+            cache: before.map_or_else(
+                || Cache::new(config.cache.max_size.as_u64()),
+                |before| before.cache.clone(),
+            ),
             quota: parts.quota,
             upstream: parts.upstream,
             paces: (0..=config.routes.len())
@@ -260,7 +294,7 @@ impl Gateway {
                 calls_of_the_day: limits.share(limits.requests_per_day),
             },
             metrics: parts.metrics,
-            commands: TaskTracker::new(),
+            commands: before.map_or_else(TaskTracker::new, |before| before.commands.clone()),
         }))
     }
 
@@ -410,6 +444,7 @@ impl Gateway {
         Question {
             key,
             policy,
+            configuration: self.0.configuration,
             directives: asked.directives,
             arrived_at,
             deadline: asked.deadline,

@@ -142,7 +142,7 @@ impl Instance {
             gateway::Parts {
                 tenants: Tenants::new(config, secrets)?,
                 callers: Callers::new(config, secrets),
-                upstream: Upstream::new(&config.upstream, secrets.ca.as_deref())?,
+                upstream: Upstream::new(&config.upstream, secrets.ca.as_deref())?.into(),
                 quota: quota(&config.upstream.limits),
                 metrics: metrics.clone(),
             },

@@ -14,7 +14,7 @@ mod narrowing;
 mod scope;
 mod snapshot;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use moka::policy::EvictionPolicy;
 use tokio::time::Instant;
 
+pub use self::flight::Terms;
 use self::flight::{Flight, Landed};
 pub use self::inspect::{Explanation, Kept, Share};
 pub use self::key::Key;
@@ -73,6 +74,8 @@ pub struct Question<'a> {
     pub key: Key,
     /// How long the pages of its route serve.
     pub policy: &'a Policy,
+    /// The number of the configuration that says so.
+    pub configuration: u64,
     /// What the caller asks of the cache.
     pub directives: Directives,
     /// When its head had come.
@@ -268,10 +271,14 @@ impl Cache {
         if let Memory::Answers(found) = self.0.look(question, now) {
             return Boarded::Landed(found); // its fill ended since the first look
         }
-        let validity = key.begin(now);
+        let terms = Terms {
+            validity: key.begin(now),
+            configuration: question.configuration,
+            is_private: question.directives.no_store,
+            is_forced: reason == Reason::NoCache,
+        };
         let id = self.0.next_flight.fetch_add(1, Ordering::Relaxed);
-        let is_private = question.directives.no_store;
-        let (flight, teller) = Flight::new(id, validity, is_private, now);
+        let (flight, teller) = Flight::new(id, terms, now);
         let running = state.flights.entry(key.clone()).or_default();
         running.push(flight.clone());
         drop(state);
@@ -280,11 +287,6 @@ impl Cache {
             cache: self.0.clone(),
             key: key.clone(),
             flight: flight.id,
-        };
-        let terms = Terms {
-            validity,
-            is_private,
-            is_forced: reason == Reason::NoCache,
         };
         let fill = fill(flight.progress.clone(), reason);
         let policy = question.policy.clone();
@@ -299,13 +301,8 @@ impl Cache {
         Boarded::Began(flight)
     }
 
-    /// Keeps a page that came without a question for it, and whose fill was begun under `validity`.
-    pub fn keep_page(&self, key: &Key, filled: Filled, validity: Validity, policy: &Policy) {
-        let terms = Terms {
-            validity,
-            is_private: false,
-            is_forced: false,
-        };
+    /// Keeps a page that came without a question for it, if it may be kept.
+    pub fn keep_page(&self, key: &Key, filled: Filled, terms: Terms, policy: &Policy) {
         self.0.land(key, filled, terms, policy);
     }
 
@@ -318,17 +315,16 @@ impl Cache {
     /// Drops the pages that can never be served again, and tells how many they were.
     pub fn sweep(&self) -> usize {
         let now = Instant::now();
-        let gone: Vec<_> = self
-            .0
-            .entries
-            .iter()
-            .filter(|(key, entry)| !entry.snapshot.is_valid(key, now))
-            .map(|(key, _)| key)
-            .collect();
-        for key in &gone {
-            self.0.entries.invalidate(&**key);
-        }
-        gone.len()
+        self.0
+            .drop_if(|key, entry| !entry.snapshot.is_valid(key, now))
+    }
+
+    /// Drops the pages of other scopes than these.
+    pub fn keep_only(&self, scopes: &[Arc<Scope>]) -> usize {
+        let kept: HashSet<_> = scopes.iter().map(Arc::as_ptr).collect();
+        let _no_fill_lands_meanwhile = self.0.state();
+        self.0
+            .drop_if(|key, _| !kept.contains(&std::ptr::from_ref(key.scope())))
     }
 
     /// Entries and bytes now, evictions so far. Counts are late by moka's housekeeping, which this runs.
@@ -349,7 +345,8 @@ impl State {
         let running = self.flights.get(&question.key).into_iter().flatten();
         running
             .rev()
-            .filter(|flight| flight.is_private == question.directives.no_store)
+            .filter(|flight| flight.terms.configuration == question.configuration)
+            .filter(|flight| flight.terms.is_private == question.directives.no_store)
             .find(|flight| flight.serves(&question.key, question.not_before(), now))
     }
 }
@@ -480,6 +477,18 @@ impl Inner {
         is_newer
     }
 
+    fn drop_if(&self, is_gone: impl Fn(&Key, &Entry) -> bool) -> usize {
+        let entries = self.entries.iter();
+        let gone: Vec<_> = entries
+            .filter(|(key, entry)| is_gone(key, entry))
+            .map(|(key, _)| key)
+            .collect();
+        for key in &gone {
+            self.entries.invalidate(&**key);
+        }
+        gone.len()
+    }
+
     /// moka drops such an entry without a word.
     fn is_too_large(&self, key: &Key, page: &Page) -> bool {
         let capacity = self.entries.policy().max_capacity();
@@ -551,16 +560,6 @@ struct Landing {
     flight: u64,
 }
 
-/// Under which terms a fill was begun.
-#[derive(Debug, Clone, Copy)]
-struct Terms {
-    validity: Validity,
-    /// Its answer is not kept.
-    is_private: bool,
-    /// A caller would not take what was there.
-    is_forced: bool,
-}
-
 impl Inner {
     /// Keeps what a fill has brought, if it may be kept.
     fn land(&self, key: &Key, filled: Filled, terms: Terms, policy: &Policy) -> Landed {
@@ -599,6 +598,8 @@ impl Inner {
         };
         landed.not_stored = if terms.is_private {
             Some(NotStored::NoStore)
+        } else if terms.configuration < key.scope().configuration() {
+            Some(NotStored::Reconfigured)
         } else if !is_valid {
             Some(NotStored::Invalidated)
         } else if self.is_too_large(key, &landed.page) {

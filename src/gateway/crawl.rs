@@ -13,7 +13,7 @@ use hyper::StatusCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-use super::cache::{Filled, Key, NotStored, PageOfAll, Pages};
+use super::cache::{Filled, Key, NotStored, PageOfAll, Pages, Terms};
 use super::error::{Error, InvalidAnswer, Sent};
 use super::page::{OrderId, Page, Position};
 use super::params::{Object, Params, Value, parse_object, write_object};
@@ -128,7 +128,12 @@ impl Gateway {
             if Instant::now() >= errand.patience {
                 return Err(Error::UpstreamTimeout(progress.sent()));
             }
-            let validity = key.begin(Instant::now());
+            let terms = Terms {
+                validity: key.begin(Instant::now()),
+                configuration: self.0.configuration,
+                is_private: false,
+                is_forced: false,
+            };
             let answered = self
                 .call(&call, errand, &Progress::default(), before)
                 .await?;
@@ -151,7 +156,7 @@ impl Gateway {
                 && let Err(error) = self.may_crawl(position.total_pages, *made, policy)
             {
                 let first = key.page(1);
-                self.0.cache.keep_page(&first, filled, validity, policy); // who asks next is refused without a call
+                self.0.cache.keep_page(&first, filled, terms, policy); // who asks next is refused without a call
                 return Err(error);
             }
             *made += 1;

@@ -1,5 +1,6 @@
 //! What does a command reach? The queries of its tenant that its route names, or all of them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,23 +17,55 @@ use crate::config::Config;
 pub struct Scopes {
     routes: usize,
     by_tenant_and_route: Vec<Option<Arc<Scope>>>,
+    by_origin: HashMap<Origin, Arc<Scope>>,
+}
+
+/// What answers depend on beside the requests: pages of one origin are of no use under another.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Origin {
+    base_url: Arc<str>,
+    /// `signing.version` is sent with each request, and may change what the vendor answers.
+    version: String,
+    access_code: Arc<str>,
+    path: Arc<str>,
+    pages: bool,
 }
 
 impl Scopes {
-    /// The scopes of all tenants and queries under this configuration's base URL.
-    pub fn new(config: &Config, routes: &Routes, tenants: &Tenants) -> Self {
+    /// The scopes of all tenants and queries under this configuration. Those of the one before stay where nothing has
+    /// changed on which answers depend.
+    pub fn new(config: &Config, routes: &Routes, tenants: &Tenants, before: Option<&Self>) -> Self {
         let base_url: Arc<str> = config.upstream.base_url.to_string().into();
-        let mut scopes = vec![None; config.tenants.len() * config.routes.len()];
+        let mut scopes = Self {
+            routes: config.routes.len(),
+            by_tenant_and_route: vec![None; config.tenants.len() * config.routes.len()],
+            by_origin: HashMap::new(),
+        };
         for tenant in tenants.iter() {
             for (path, route) in routes.queries() {
-                let scope = Scope::new(base_url.clone(), tenant.access_code.clone(), path.clone());
-                scopes[tenant.label * config.routes.len() + route.label] = Some(Arc::new(scope));
+                let origin = Origin {
+                    base_url: base_url.clone(),
+                    version: config.signing.version.clone(),
+                    access_code: tenant.access_code.clone(),
+                    path: path.clone(),
+                    pages: matches!(&route.kind, Kind::Query(policy) if policy.pages),
+                };
+                let known = before.and_then(|before| before.by_origin.get(&origin));
+                let scope = known.cloned().unwrap_or_else(|| {
+                    let (base_url, access_code) = (base_url.clone(), tenant.access_code.clone());
+                    Arc::new(Scope::new(base_url, access_code, path.clone()))
+                });
+                let place = tenant.label * config.routes.len() + route.label;
+                scopes.by_tenant_and_route[place] = Some(scope.clone());
+                scopes.by_origin.insert(origin, scope);
             }
         }
-        Self {
-            routes: config.routes.len(),
-            by_tenant_and_route: scopes,
-        }
+        scopes
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Scope>> {
+        self.by_origin.values()
     }
 
     /// The scope of a query.

@@ -460,6 +460,7 @@ impl World {
         let question = Question {
             key,
             policy: &policy,
+            configuration: 0,
             directives: Directives::of(&headers),
             arrived_at,
             deadline: arrived_at + millis(timeout.unwrap_or(20_000)),
@@ -806,7 +807,7 @@ fn the_documents_promise_what_the_model_checks_and_nothing_else() {
     let (_, promises) = document.split_once("## Promises").unwrap();
     let (promises, _) = promises.split_once("\n## ").unwrap();
     let lines = promises.lines().filter_map(|line| line.strip_prefix("- "));
-    let mut promised: Vec<String> = lines
+    let mut sentences: Vec<String> = lines
         .map(|line| {
             let (first, rest) = line.split_at(1);
             first.to_lowercase() + rest
@@ -815,8 +816,10 @@ fn the_documents_promise_what_the_model_checks_and_nothing_else() {
     let mut checked = promises_of_the_model();
     checked.push("behind a stale page exactly one fill runs".into()); // it has a format of its own
     for sentence in checked {
-        let place = promised.iter().position(|line| line.starts_with(&sentence));
-        promised.remove(place.unwrap_or_else(|| panic!("not in docs/caching.md: {sentence}")));
+        let place = sentences
+            .iter()
+            .position(|line| line.starts_with(&sentence));
+        sentences.remove(place.unwrap_or_else(|| panic!("not in docs/caching.md: {sentence}")));
     }
-    assert!(promised.is_empty(), "not checked: {promised:#?}");
+    assert!(sentences.is_empty(), "not checked: {sentences:#?}");
 }

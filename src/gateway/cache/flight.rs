@@ -17,6 +17,19 @@ use crate::gateway::error::{Error, Sent};
 use crate::gateway::page::Page;
 use crate::gateway::progress::Progress;
 
+/// Under which terms a fill begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The validity of its answer, as of now.
+    pub validity: Validity,
+    /// The number of the configuration it is made under.
+    pub configuration: u64,
+    /// Is it for those alone who say `no-store`, and not kept?
+    pub is_private: bool,
+    /// Would a caller not take what was there?
+    pub is_forced: bool,
+}
+
 /// A running fill.
 #[derive(Debug, Clone)]
 pub struct Flight {
@@ -24,10 +37,8 @@ pub struct Flight {
     pub id: u64,
     /// How far it is.
     pub progress: Progress,
-    /// The validity of its answer, as of its beginning.
-    pub validity: Validity,
-    /// Is it for those alone who say `no-store`?
-    pub is_private: bool,
+    /// Under which terms it began.
+    pub terms: Terms,
     began_at: Instant,
     outcome: watch::Receiver<Option<Outcome>>,
 }
@@ -55,13 +66,12 @@ pub struct Landed {
 
 impl Flight {
     /// A fill that begins now.
-    pub fn new(id: u64, validity: Validity, is_private: bool, now: Instant) -> (Self, Teller) {
+    pub fn new(id: u64, terms: Terms, now: Instant) -> (Self, Teller) {
         let (teller, outcome) = watch::channel(None);
         let flight = Self {
             id,
             progress: Progress::default(),
-            validity,
-            is_private,
+            terms,
             began_at: now,
             outcome,
         };
@@ -70,10 +80,11 @@ impl Flight {
 
     /// May a caller wait for it who wants the state of the vendor as of `not_before` or later?
     pub fn serves(&self, key: &Key, not_before: Option<Instant>, now: Instant) -> bool {
-        let validity = if key.scope().generation() == self.validity.generation {
-            self.validity
+        let began = self.terms.validity;
+        let validity = if key.scope().generation() == began.generation {
+            began
         } else {
-            match key.validity(self.validity.generation, self.began_at) {
+            match key.validity(began.generation, self.began_at) {
                 Ok(validity) => validity,
                 Err(_) => return false,
             }

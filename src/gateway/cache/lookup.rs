@@ -59,6 +59,8 @@ pub enum NotStored {
     Encoded,
     /// A command or a purge that touches it came after it was asked for.
     Invalidated,
+    /// Another configuration came into force after it was asked for.
+    Reconfigured,
     /// A page that was asked for later is in memory.
     Superseded,
     /// The caller said `no-store`.
@@ -76,6 +78,7 @@ impl NotStored {
             Self::Unframed => "unframed",
             Self::Encoded => "encoded",
             Self::Invalidated => "invalidated",
+            Self::Reconfigured => "reconfigured",
             Self::Superseded => "superseded",
             Self::NoStore => "no_store",
             Self::TooLarge => "too_large",

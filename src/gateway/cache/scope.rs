@@ -23,6 +23,8 @@ pub struct Scope {
     access_code: Arc<str>,
     path: Arc<str>,
     generation: AtomicU64,
+    /// The number of the latest configuration.
+    configuration: AtomicU64,
     recent: Mutex<Recent>,
 }
 
@@ -67,6 +69,7 @@ impl Scope {
             access_code,
             path,
             generation: AtomicU64::new(0),
+            configuration: AtomicU64::new(0),
             recent: Mutex::default(),
         }
     }
@@ -91,6 +94,16 @@ impl Scope {
             recent.forgotten_settles_at = recent.forgotten_settles_at.max(settles_at);
         }
         self.generation.store(raised_to, Ordering::Release);
+    }
+
+    /// Another configuration is in force: what is filled under an earlier one is not stored. Pages in memory stay.
+    pub fn reconfigure(&self, number: u64) {
+        self.configuration.fetch_max(number, Ordering::AcqRel);
+    }
+
+    /// The number of the configuration in force.
+    pub fn configuration(&self) -> u64 {
+        self.configuration.load(Ordering::Acquire)
     }
 
     /// The path.
