@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use crate::body::{Body, read_whole};
 use crate::gateway::error::Error;
 use crate::gateway::tenant::bears;
-use crate::gateway::{Gateway, Purge, head};
+use crate::gateway::{Purge, head};
+use crate::reload::{Live, Reloader};
 use crate::server::{Drain, Service};
-use crate::telemetry::Metrics;
 
 /// Bytes of a body: a request to be explained is one that the other listener would take.
 const MAX_BODY: usize = 1024 * 1024;
@@ -40,16 +40,12 @@ pub struct Admin(Arc<Parts>);
 /// What the admin listener shows.
 #[derive(Debug)]
 pub struct Parts {
-    /// All metrics.
-    pub metrics: Arc<Metrics>,
-    /// Where some of their values are read, and whose cache it is.
-    pub gateway: Gateway,
+    /// What is in effect.
+    pub live: Live,
+    /// Reads the configuration again; none where it came from no file.
+    pub reloader: Option<Reloader>,
     /// Is the process ending?
     pub drain: Drain,
-    /// The effective configuration; it names where secrets are and holds none.
-    pub configuration: String,
-    /// Who may change something or see a request.
-    pub access: Access,
 }
 
 /// Who may change something or see a request.
@@ -101,7 +97,7 @@ impl Admin {
     }
 
     async fn route(&self, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
-        let this = &*self.0;
+        let this = self.0.live.current();
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD); // of a HEAD hyper sends no body
         let is_post = request.method() == Method::POST;
         match request.uri().path() {
@@ -118,13 +114,14 @@ impl Admin {
             "/cache" if is_read => Ok(document(&this.gateway.show_cache())),
             "/cache/purge" if is_post => self.purge(request).await,
             "/explain" if is_post => self.explain(request).await,
+            "/reload" if is_post => self.reload(request).await,
             "/metrics" | "/livez" | "/readyz" | "/config" | "/cache" => {
                 Err(not_allowed("GET, HEAD"))
             }
-            "/cache/purge" | "/explain" => Err(not_allowed("POST")),
+            "/cache/purge" | "/explain" | "/reload" => Err(not_allowed("POST")),
             _ => Err(refusal(
                 StatusCode::NOT_FOUND,
-                "Here are: GET /metrics /livez /readyz /config /cache, POST /cache/purge /explain\n",
+                "Here are: GET /metrics /livez /readyz /config /cache, POST /cache/purge /explain /reload\n",
             )),
         }
     }
@@ -148,7 +145,7 @@ impl Admin {
         let body = if body.is_empty() { b"{}" } else { &body[..] };
         let purged = serde_json::from_slice::<Purge>(body)
             .map_err(|error| error.to_string())
-            .and_then(|purge| self.0.gateway.purge(&purge))
+            .and_then(|purge| self.0.live.current().gateway.purge(&purge))
             .map_err(|reason| refusal(StatusCode::BAD_REQUEST, format!("{reason}\n")))?;
         Ok(document(&json!({ "purged": purged })))
     }
@@ -163,8 +160,36 @@ impl Admin {
             })?,
         };
         let (headers, body) = self.read(request).await?;
-        let explained = self.0.gateway.explain(path, &headers, &body);
+        let gateway = &self.0.live.current().gateway;
+        let explained = gateway.explain(path, &headers, &body);
         Ok(document(&explained.map_err(|error| self.problem(&error))?))
+    }
+
+    async fn reload(&self, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
+        self.read(request).await?;
+        let Some(reloader) = self.0.reloader.clone() else {
+            let message =
+                "the configuration came from no file, so there is nothing to read again\n";
+            return Err(refusal(StatusCode::CONFLICT, message));
+        };
+        let read = tokio::task::spawn_blocking(move || reloader.reload()).await;
+        let read = read.map_err(|_| {
+            let message = "reading the configuration has failed: the log says more\n";
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, message)
+        })?;
+        let new = read.map_err(|error| {
+            let message = format!("{error}\nnothing was changed\n");
+            refusal(StatusCode::UNPROCESSABLE_ENTITY, message)
+        })?;
+        let told = |key: &str, reason: &str, remedy: &str| json!({ "key": key, "reason": reason, "remedy": remedy });
+        let warnings = new.warnings.iter();
+        let kept = new.kept.iter();
+        Ok(document(&json!({
+            "changed": new.changed,
+            "needs_restart": new.needs_restart,
+            "warnings": warnings.map(|it| told(&it.key, &it.reason, &it.remedy)).collect::<Vec<_>>(),
+            "refused_secrets": kept.map(|it| told(&it.key, &it.reason, &it.remedy)).collect::<Vec<_>>(),
+        })))
     }
 
     /// What somebody who may change something or see a request has sent.
@@ -174,7 +199,8 @@ impl Admin {
     ) -> Result<(hyper::HeaderMap, Bytes), Response<Body>> {
         let (head, body) = request.into_parts();
         head::check_origin(&head.headers).map_err(|error| self.problem(&error))?;
-        if let Some(refusal) = self.0.access.refusal(head.headers.get(AUTHORIZATION)) {
+        let current = self.0.live.current();
+        if let Some(refusal) = current.access.refusal(head.headers.get(AUTHORIZATION)) {
             return Err(refusal);
         }
         head::check_content(&head.headers, &body).map_err(|error| self.problem(&error))?;
@@ -184,7 +210,7 @@ impl Admin {
     }
 
     fn problem(&self, error: &Error) -> Response<Body> {
-        error.to_response(&self.0.metrics.request_id())
+        error.to_response(&self.0.live.current().metrics.request_id())
     }
 }
 

@@ -144,7 +144,7 @@ fn serve(path: &Path) -> Done {
     }
     runtime(config.server.worker_threads.get())?.block_on(async {
         let instance = Instance::start(&config, &secrets).await?;
-        drop(secrets);
+        let instance = instance.reloading(path, config, secrets);
         instance.run(asked_to_end()?).await?;
         Ok(())
     })

@@ -13,6 +13,7 @@ mod environment;
 mod limits;
 mod problem;
 mod read;
+mod restart;
 mod route;
 mod schema;
 mod secrets;
@@ -35,6 +36,7 @@ pub use self::{
     limits::{CRAWLS, Day, Limit, Limits},
     problem::{Problem, Problems, Warning},
     route::{Idempotency, Kind, Route},
+    schema::dotted,
     secrets::{Secrets, TenantSecret, read_secret},
     signing::{
         Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
@@ -102,6 +104,9 @@ pub struct Server {
     /// How long requests in flight have to finish.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// How often this file and those that it names are looked at, beside at once where the system tells of a change.
+    #[serde(with = "humantime_serde")]
+    pub reload_interval: Duration,
     /// What becomes of paths that are not in `routes`.
     pub unlisted_paths: UnlistedPaths,
     /// Keeps what must survive a restart.
@@ -125,6 +130,7 @@ impl Default for Server {
             idle_timeout: Duration::from_secs(120),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
+            reload_interval: Duration::from_secs(30),
             unlisted_paths: UnlistedPaths::default(),
             state_dir: None,
         }
@@ -344,6 +350,22 @@ impl Config {
     /// Reads the files and variables that hold the secrets, and `ca_file`. Paths are relative to the working directory.
     pub fn load_secrets(&self) -> Result<Secrets, Problems> {
         secrets::load(self, environment::variable)
+    }
+
+    /// Reads them again. A secret that cannot be used is left as it was `before`, and told.
+    pub fn reload_secrets(&self, before: &Secrets) -> Result<(Secrets, Vec<Problem>), Problems> {
+        secrets::reload(self, environment::variable, before)
+    }
+
+    /// The files that hold secrets, and `ca_file`.
+    pub fn secret_files(&self) -> impl Iterator<Item = &Path> {
+        let tenants = self.tenants.values();
+        let tenants =
+            tenants.flat_map(|tenant| [&tenant.secret_file, &tenant.previous_secret_file]);
+        let callers = self.callers.values().map(|caller| &caller.token_file);
+        let others = [&self.server.admin_token_file, &self.upstream.ca_file];
+        let files = tenants.chain(others).flatten().chain(callers);
+        files.map(PathBuf::as_path)
     }
 }
 

@@ -69,7 +69,7 @@ struct Stations {
     upstream: Arc<Upstream>,
     crawls: CrawlPlaces,
     /// How long the calls of each route take, and the crawls of its pages.
-    paces: Vec<Paces>,
+    paces: Vec<Arc<Paces>>,
     bounds: Bounds,
     metrics: Arc<Metrics>,
     /// The commands under way: the drain waits for them.
@@ -234,6 +234,13 @@ impl Drop for CancelOnDrop {
     }
 }
 
+impl Stations {
+    fn paces_of(&self, path: &str) -> Option<Arc<Paces>> {
+        let label = self.routes.label(path)?;
+        Some(self.paces[label].clone())
+    }
+}
+
 impl Gateway {
     /// Joins the parts.
     pub fn new(config: &Config, parts: Parts) -> Self {
@@ -282,8 +289,12 @@ impl Gateway {
             ),
             quota: parts.quota,
             upstream: parts.upstream,
-            paces: (0..=config.routes.len())
-                .map(|_| Paces::default())
+            paces: config
+                .routes
+                .keys()
+                .map(|path| before.and_then(|before| before.paces_of(path)))
+                .chain([before.and_then(|before| before.paces.last().cloned())])
+                .map(Option::unwrap_or_default)
                 .collect(),
             bounds: Bounds {
                 request_timeout: config.server.request_timeout,
@@ -711,6 +722,16 @@ impl Gateway {
     /// Counts a head that could not be parsed; it got no more than a status.
     pub fn head_refused(&self) {
         self.0.metrics.refused(Error::MalformedRequest("").code());
+    }
+
+    /// Its way to Linksfield.
+    pub fn upstream(&self) -> Arc<Upstream> {
+        self.0.upstream.clone()
+    }
+
+    /// Its share of the vendor's limits.
+    pub fn quota(&self) -> Quota<Slot> {
+        self.0.quota.clone()
     }
 
     /// How many commands are under way.

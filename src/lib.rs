@@ -29,8 +29,9 @@
 //!
 //! ```text
 //! main → cli → config                 gateway → tenant → sign ─┐
-//! main → lib → server → gateway       gateway → cache ─────────┴→ params, route
+//! main → lib → reload → gateway       gateway → cache ─────────┴→ params, route
 //!        lib → admin → telemetry      gateway → quota, upstream
+//! reload implements what server and admin serve; server knows none of them
 //! leaves: config, telemetry, body; error (imports body), progress (imports error's `Sent`)
 //! ```
 //!
@@ -44,6 +45,7 @@
 //! - A page filled before an invalidation is never found after it: the generation stands in the entry and is compared
 //!   at every lookup.
 //! - Pages with one snapshot id do not contradict each other. (`docs/caching.md` has all that callers may rely on.)
+//! - A request is answered under one configuration from its head to its answer (`reload.rs` swaps them whole).
 //! - The limits of the vendor hold within this process, and only there.
 //!
 //! # Lexicon
@@ -60,12 +62,14 @@ pub mod body;
 pub mod cli;
 pub mod config;
 pub mod gateway;
+pub mod reload;
 pub mod server;
 pub mod simulator;
 pub mod telemetry;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +85,7 @@ use crate::gateway::route::Routes;
 use crate::gateway::sign::InvalidSecret;
 use crate::gateway::tenant::{Callers, Tenants};
 use crate::gateway::upstream::{Slot, TlsError, Upstream};
+use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Limits, Times, serve};
 use crate::telemetry::{Constants, Labels, Metrics};
 
@@ -119,15 +124,88 @@ pub enum StartError {
     Admin(#[source] io::Error),
 }
 
+/// What a gateway is built from.
+struct Build<'a> {
+    config: &'a Config,
+    secrets: &'a Secrets,
+}
+
+impl Build<'_> {
+    /// The first one of the process.
+    fn first(&self) -> Result<Current, StartError> {
+        let metrics = Arc::new(Metrics::new(self.labels(), self.constants()));
+        let upstream = Upstream::new(&self.config.upstream, self.secrets.ca.as_deref())?;
+        let quota = quota(&self.config.upstream.limits);
+        let parts = self.parts(upstream.into(), quota, metrics.clone())?;
+        Ok(self.current(Gateway::new(self.config, parts), metrics))
+    }
+
+    /// One that goes on where another is; that was built from `built_from`.
+    fn successor(&self, before: &Current, built_from: &Self) -> Result<Current, StartError> {
+        let (config, secrets) = (self.config, self.secrets);
+        let metrics = before.metrics.relabelled(self.labels(), self.constants());
+        let metrics = Arc::new(metrics);
+        let is_same_vendor =
+            config.upstream == built_from.config.upstream && secrets.ca == built_from.secrets.ca;
+        let upstream = if is_same_vendor {
+            before.gateway.upstream() // its TLS sessions and connections
+        } else {
+            Upstream::new(&config.upstream, secrets.ca.as_deref())?.into()
+        };
+        let parts = self.parts(upstream, before.gateway.quota(), metrics.clone())?;
+        Ok(self.current(before.gateway.successor(config, parts), metrics))
+    }
+
+    fn parts(
+        &self,
+        upstream: Arc<Upstream>,
+        quota: Quota<Slot>,
+        metrics: Arc<Metrics>,
+    ) -> Result<gateway::Parts, StartError> {
+        Ok(gateway::Parts {
+            tenants: Tenants::new(self.config, self.secrets)?,
+            callers: Callers::new(self.config, self.secrets),
+            upstream,
+            quota,
+            metrics,
+        })
+    }
+
+    fn current(&self, gateway: Gateway, metrics: Arc<Metrics>) -> Current {
+        let token = self.secrets.admin_token.clone();
+        Current {
+            gateway,
+            metrics,
+            configuration: self.config.effective(),
+            access: Access::new(token, self.config.server.admin_listen),
+        }
+    }
+
+    fn labels(&self) -> Labels {
+        Labels {
+            routes: Routes::labels(self.config),
+            tenants: Tenants::labels(self.config),
+            callers: Callers::labels(self.config),
+        }
+    }
+
+    fn constants(&self) -> Constants {
+        let limits = &self.config.upstream.limits;
+        Constants {
+            cache_capacity: self.config.cache.max_size.as_u64(),
+            per_second: limits.share(limits.requests_per_second),
+            connections: limits.share(limits.connections),
+        }
+    }
+}
+
 /// A gateway whose listeners are bound.
 #[derive(Debug)]
 pub struct Instance {
-    gateway: Gateway,
-    metrics: Arc<Metrics>,
+    live: Live,
+    reloader: Option<Reloader>,
     data: TcpListener,
     admin: std::net::TcpListener,
-    configuration: String,
-    access: Access,
     limits: Limits,
     drain_delay: Duration,
     drain_timeout: Duration,
@@ -136,17 +214,7 @@ pub struct Instance {
 impl Instance {
     /// Builds the parts, joins them and binds the listeners.
     pub async fn start(config: &Config, secrets: &Secrets) -> Result<Self, StartError> {
-        let metrics = Arc::new(metrics(config));
-        let gateway = Gateway::new(
-            config,
-            gateway::Parts {
-                tenants: Tenants::new(config, secrets)?,
-                callers: Callers::new(config, secrets),
-                upstream: Upstream::new(&config.upstream, secrets.ca.as_deref())?.into(),
-                quota: quota(&config.upstream.limits),
-                metrics: metrics.clone(),
-            },
-        );
+        let current = Build { config, secrets }.first()?;
         let server = &config.server;
         let bind = async |key, address| {
             TcpListener::bind(address)
@@ -160,12 +228,10 @@ impl Instance {
         let data = bind("server.listen", server.listen).await?;
         let admin = bind("server.admin_listen", server.admin_listen).await?;
         Ok(Self {
-            gateway,
-            metrics,
+            live: Live::new(current),
+            reloader: None,
             data,
             admin: admin.into_std().map_err(StartError::Admin)?,
-            configuration: config.effective(),
-            access: Access::new(secrets.admin_token.clone(), server.admin_listen),
             limits: Limits {
                 connections: server.max_connections.get(),
                 times: Times {
@@ -177,6 +243,13 @@ impl Instance {
             drain_delay: server.drain_delay,
             drain_timeout: server.drain_timeout,
         })
+    }
+
+    /// Reads this file again when it changes; `config` and `secrets` are what it started with.
+    #[must_use]
+    pub fn reloading(mut self, path: &Path, config: Config, secrets: Secrets) -> Self {
+        self.reloader = Some(Reloader::new(path, config, secrets, self.live.clone()));
+        self
     }
 
     /// Where callers connect to.
@@ -194,13 +267,13 @@ impl Instance {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
         let drain = Drain::default();
         let admin_drain = Drain::default();
+        let live = self.live;
         let admin = Admin::new(admin::Parts {
-            metrics: self.metrics.clone(),
-            gateway: self.gateway.clone(),
+            live: live.clone(),
+            reloader: self.reloader.clone(),
             drain: drain.clone(),
-            configuration: self.configuration,
-            access: self.access,
         });
+        let watching = self.reloader.map(|reloader| tokio::spawn(reloader.watch()));
         for (listener, address) in [
             ("data", self.data.local_addr()),
             ("admin", self.admin.local_addr()),
@@ -210,10 +283,10 @@ impl Instance {
             }
         }
         let admin_thread = run_admin(self.admin, admin, admin_drain.clone())?;
-        let connections = self.metrics.connections().clone();
+        let connections = live.current().metrics.connections().clone();
         let data = tokio::spawn(serve(
             self.data,
-            self.gateway.clone(),
+            live.clone(),
             self.limits,
             drain.clone(),
             Some(connections),
@@ -221,19 +294,23 @@ impl Instance {
 
         shutdown.await;
         info!("draining");
+        if let Some(watching) = watching {
+            watching.abort();
+        }
         drain.announce();
         tokio::time::sleep(self.drain_delay).await;
         drain.close();
         let finished = async {
             let _ = data.await; // every connection has ended, so nobody can begin a command any more
-            self.gateway.commands_finished().await;
+            live.current().gateway.commands_finished().await;
         };
         if timeout(self.drain_timeout, finished).await.is_ok() {
             info!("drained");
         } else {
-            let connections = self.metrics.connections().get();
-            let requests = self.metrics.requests_in_flight().get();
-            let commands = self.gateway.commands_in_flight();
+            let current = live.current();
+            let connections = current.metrics.connections().get();
+            let requests = current.metrics.requests_in_flight().get();
+            let commands = current.gateway.commands_in_flight();
             warn!(
                 connections,
                 requests, commands, "drain_timeout has passed, ending all the same"
@@ -285,19 +362,4 @@ fn quota(limits: &config::Limits) -> Quota<Slot> {
         per_second,
         limits.queue,
     )
-}
-
-fn metrics(config: &Config) -> Metrics {
-    let labels = Labels {
-        routes: Routes::labels(config),
-        tenants: Tenants::labels(config),
-        callers: Callers::labels(config),
-    };
-    let limits = &config.upstream.limits;
-    let constants = Constants {
-        cache_capacity: config.cache.max_size.as_u64(),
-        per_second: limits.share(limits.requests_per_second),
-        connections: limits.share(limits.connections),
-    };
-    Metrics::new(labels, constants)
 }

@@ -26,7 +26,6 @@ use tracing::warn;
 pub use self::patience::Times;
 use self::patience::{Answering, PatientStream};
 use crate::body::Body;
-use crate::gateway::Gateway;
 
 /// Connections beyond the limit that are told so; further ones are closed without a word.
 const TOLD_TOO_MANY: usize = 64;
@@ -56,24 +55,6 @@ pub trait Service: Clone + Send + Sync + 'static {
 
     /// A head could not be parsed; it got no more than a status.
     fn head_refused(&self) {}
-}
-
-impl Service for Gateway {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        self.handle(request).await
-    }
-
-    fn refuse_connection(&self) -> Response<Body> {
-        self.refuse_connection()
-    }
-
-    fn connection_refused(&self) {
-        self.connection_refused();
-    }
-
-    fn head_refused(&self) {
-        self.head_refused();
-    }
 }
 
 /// The phases of an end that loses no request. Cloned into whatever has to know.

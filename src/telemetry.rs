@@ -205,6 +205,36 @@ impl Metrics {
         }
     }
 
+    /// The configuration's file was read, at this time in seconds since 1970, and could be used or not.
+    pub fn configuration_read(&self, usable: bool, at: f64) {
+        let families = &self.families;
+        families.config_reload_successful.set(usable.into());
+        if usable {
+            families.config_reload_success_timestamp.set(at);
+        }
+    }
+
+    /// The configuration in effect.
+    pub fn configuration_in_effect(&self, hash: &str) {
+        self.families.config_info.reset();
+        self.families.config_info.with_label_values(&[hash]).set(1);
+    }
+
+    /// A tenant's secrets were read, and could be used or not.
+    pub fn secret_read(&self, tenant: &str, usable: bool, at: f64) {
+        let families = &self.families;
+        let successful = families
+            .secret_reload_successful
+            .with_label_values(&[tenant]);
+        successful.set(usable.into());
+        if usable {
+            let timestamp = families
+                .secret_reload_success_timestamp
+                .with_label_values(&[tenant]);
+            timestamp.set(at);
+        }
+    }
+
     /// A fresh request id.
     pub fn request_id(&self) -> String {
         self.families.request_ids.next()

@@ -120,6 +120,7 @@ impl Check<'_> {
             ("server.idle_timeout", server.idle_timeout, false),
             ("server.drain_delay", server.drain_delay, true),
             ("server.drain_timeout", server.drain_timeout, false),
+            ("server.reload_interval", server.reload_interval, false),
         ] {
             self.duration(key, duration, may_be_zero);
         }

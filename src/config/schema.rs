@@ -44,7 +44,7 @@ pub(super) fn find<'a>(schema: &'a Table, path: &[String]) -> Option<&'a Value> 
 }
 
 /// A path as the file would write it: `routes."/package/queryOrder".kind`.
-pub(super) fn dotted<S: AsRef<str>>(path: &[S]) -> String {
+pub fn dotted<S: AsRef<str>>(path: &[S]) -> String {
     let key = |key: &S| {
         let key = key.as_ref();
         let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');

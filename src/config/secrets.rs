@@ -51,6 +51,26 @@ pub struct TenantSecret {
     pub previous: Option<SecretString>,
 }
 
+impl PartialEq for Secrets {
+    fn eq(&self, other: &Self) -> bool {
+        let shown = |secret: &SecretString| secret.expose_secret().to_owned();
+        let of = |secrets: &Self| {
+            let tenants = secrets.tenants.iter().map(|(name, secret)| {
+                let previous = secret.previous.as_ref().map(shown);
+                (name.clone(), shown(&secret.current), previous)
+            });
+            let callers = secrets.callers.iter();
+            let callers = callers.map(|(name, token)| (name.clone(), shown(token)));
+            (
+                tenants.collect::<Vec<_>>(),
+                callers.collect::<Vec<_>>(),
+                secrets.admin_token.as_ref().map(shown),
+            )
+        };
+        of(self) == of(other) && self.ca == other.ca
+    }
+}
+
 /// One run over everything that is to be read.
 struct Loader<V> {
     variable: V,
@@ -68,34 +88,7 @@ pub(super) fn load(
         problems: Vec::new(),
         warnings: Vec::new(),
     };
-    let mut secrets = Secrets::default();
-    for (name, tenant) in &config.tenants {
-        let key = |last: &str| dotted(&["tenants", name, last]);
-        let current = match (&tenant.secret_file, &tenant.secret_env) {
-            (Some(path), _) => loader.file(&key("secret_file"), path),
-            (None, Some(variable)) => loader.environment(&key("secret_env"), variable),
-            (None, None) => None,
-        };
-        let path = tenant.previous_secret_file.as_deref();
-        let previous = path.and_then(|path| loader.file(&key("previous_secret_file"), path));
-        if let Some(current) = current {
-            secrets
-                .tenants
-                .insert(name.clone(), TenantSecret { current, previous });
-        }
-    }
-    for (name, caller) in &config.callers {
-        let key = dotted(&["callers", name, "token_file"]);
-        if let Some(token) = loader.token(&key, &caller.token_file) {
-            secrets.callers.insert(name.clone(), token);
-        }
-    }
-    if let Some(path) = &config.server.admin_token_file {
-        secrets.admin_token = loader.token("server.admin_token_file", path);
-    }
-    if let Some(path) = &config.upstream.ca_file {
-        secrets.ca = loader.certificates("upstream.ca_file", path);
-    }
+    let mut secrets = loader.all(config);
     loader.distinct_tokens(&secrets);
     secrets.warnings = loader.warnings;
     if loader.problems.is_empty() {
@@ -103,6 +96,62 @@ pub(super) fn load(
     } else {
         Err(Problems::new("secrets", loader.problems))
     }
+}
+
+/// Reads again what the configuration names. What cannot be used is taken from `before`, where it was there; what is wrong
+/// with it is told. Without that, the configuration cannot be used.
+pub(super) fn reload(
+    config: &Config,
+    variable: impl Fn(&str) -> Option<String>,
+    before: &Secrets,
+) -> Result<(Secrets, Vec<Problem>), Problems> {
+    let mut loader = Loader {
+        variable,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let mut secrets = loader.all(config);
+    let wrong = std::mem::take(&mut loader.problems);
+    let mut is_whole = true;
+    for (name, tenant) in &config.tenants {
+        let known = before.tenants.get(name);
+        match (secrets.tenants.get_mut(name), known) {
+            (Some(read), Some(known)) if tenant.previous_secret_file.is_some() => {
+                read.previous = read.previous.take().or_else(|| known.previous.clone());
+            }
+            (Some(_), _) => {}
+            (None, Some(known)) => {
+                secrets.tenants.insert(name.clone(), known.clone());
+            }
+            (None, None) => is_whole = false,
+        }
+    }
+    for name in config.callers.keys() {
+        match before.callers.get(name) {
+            Some(token) => {
+                let read = secrets.callers.entry(name.clone());
+                read.or_insert_with(|| token.clone());
+            }
+            None => is_whole &= secrets.callers.contains_key(name),
+        }
+    }
+    if config.server.admin_token_file.is_some() {
+        secrets.admin_token = secrets.admin_token.or_else(|| before.admin_token.clone());
+        is_whole &= secrets.admin_token.is_some();
+    }
+    if config.upstream.ca_file.is_some() {
+        secrets.ca = secrets.ca.or_else(|| before.ca.clone());
+        is_whole &= secrets.ca.is_some();
+    }
+    if !is_whole {
+        return Err(Problems::new("secrets", wrong));
+    }
+    loader.distinct_tokens(&secrets);
+    if !loader.problems.is_empty() {
+        return Err(Problems::new("secrets", loader.problems));
+    }
+    secrets.warnings = loader.warnings;
+    Ok((secrets, wrong))
 }
 
 /// Reads one secret from a file that an argument names.
@@ -117,6 +166,40 @@ pub fn read_secret(argument: &str, path: &Path) -> Result<SecretString, Problems
 }
 
 impl<V: Fn(&str) -> Option<String>> Loader<V> {
+    /// What can be used of what the configuration names.
+    fn all(&mut self, config: &Config) -> Secrets {
+        let loader = self;
+        let mut secrets = Secrets::default();
+        for (name, tenant) in &config.tenants {
+            let key = |last: &str| dotted(&["tenants", name, last]);
+            let current = match (&tenant.secret_file, &tenant.secret_env) {
+                (Some(path), _) => loader.file(&key("secret_file"), path),
+                (None, Some(variable)) => loader.environment(&key("secret_env"), variable),
+                (None, None) => None,
+            };
+            let path = tenant.previous_secret_file.as_deref();
+            let previous = path.and_then(|path| loader.file(&key("previous_secret_file"), path));
+            if let Some(current) = current {
+                secrets
+                    .tenants
+                    .insert(name.clone(), TenantSecret { current, previous });
+            }
+        }
+        for (name, caller) in &config.callers {
+            let key = dotted(&["callers", name, "token_file"]);
+            if let Some(token) = loader.token(&key, &caller.token_file) {
+                secrets.callers.insert(name.clone(), token);
+            }
+        }
+        if let Some(path) = &config.server.admin_token_file {
+            secrets.admin_token = loader.token("server.admin_token_file", path);
+        }
+        if let Some(path) = &config.upstream.ca_file {
+            secrets.ca = loader.certificates("upstream.ca_file", path);
+        }
+        secrets
+    }
+
     fn file(&mut self, key: &str, path: &Path) -> Option<SecretString> {
         match read(path, LARGEST_SECRET) {
             Ok((bytes, mode)) => {

@@ -149,6 +149,11 @@ impl Routes {
             .collect()
     }
 
+    /// The label of a configured path.
+    pub fn label(&self, path: &str) -> Option<usize> {
+        self.by_path.get(path).map(|route| route.label)
+    }
+
     /// The configured queries, with their paths.
     pub fn queries(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Route>)> {
         self.by_path

@@ -8,6 +8,7 @@ mod answer;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,9 +45,13 @@ pub const COMMAND_MAX_IDLE: Duration = Duration::from_secs(1);
 /// How long the vendor may take to close its side after we have closed ours.
 const LINGER: Duration = Duration::from_secs(1);
 
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
 /// The way to Linksfield.
 #[derive(Debug)]
 pub struct Upstream {
+    /// No other of the process has it.
+    id: u64,
     base_url: BaseUrl,
     host: HeaderValue,
     tls: Option<(TlsConfig, ServerName<'static>)>,
@@ -85,6 +90,8 @@ pub struct Slot {
 
 #[derive(Debug)]
 struct Connection {
+    /// Whose it is: with another configuration it may lead elsewhere.
+    upstream: u64,
     sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<()>,
     idle_since: Instant,
@@ -143,12 +150,15 @@ impl Slot {
     }
 
     /// A connection that may still be used: not closed, and idle for at most `max_idle`.
-    async fn usable(&mut self, max_idle: Duration) -> bool {
+    async fn usable(&mut self, upstream: u64, max_idle: Duration) -> bool {
         let Some(connection) = &mut self.connection else {
             return false;
         };
         connection.reused = true;
-        if connection.idle_since.elapsed() <= max_idle && connection.sender.ready().await.is_ok() {
+        if connection.upstream == upstream
+            && connection.idle_since.elapsed() <= max_idle
+            && connection.sender.ready().await.is_ok()
+        {
             return true;
         }
         self.retire();
@@ -168,6 +178,7 @@ impl Upstream {
             None
         };
         Ok(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             host: HeaderValue::from_str(base_url.authority())
                 .expect("an authority is visible ASCII"),
             base_url,
@@ -185,7 +196,7 @@ impl Upstream {
         max_idle: Duration,
         deadline: Instant,
     ) -> Result<(), Error> {
-        if slot.usable(max_idle).await {
+        if slot.usable(self.id, max_idle).await {
             return Ok(());
         }
         let deadline = deadline.min(Instant::now() + self.connect_timeout);
@@ -204,14 +215,14 @@ impl Upstream {
     async fn open(&self) -> Result<Connection, Error> {
         let stream = self.dial().await?;
         match &self.tls {
-            None => handshake(stream).await,
+            None => handshake(stream, self.id).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(config.0.clone());
                 let stream = connector
                     .connect(name.clone(), stream)
                     .await
                     .map_err(tls_failure)?;
-                handshake(stream).await
+                handshake(stream, self.id).await
             }
         }
     }
@@ -366,7 +377,7 @@ impl Upstream {
     }
 }
 
-async fn handshake<S>(stream: S) -> Result<Connection, Error>
+async fn handshake<S>(stream: S, upstream: u64) -> Result<Connection, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -377,6 +388,7 @@ where
             source: io::Error::other(error),
         })?;
     Ok(Connection {
+        upstream,
         sender,
         driver: tokio::spawn(drive(connection)),
         idle_since: Instant::now(),

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 use super::Constants;
@@ -46,6 +46,11 @@ pub struct Families {
     pub fills_in_flight: IntGauge,
     pub queue_length: IntGauge,
     quota_limit: GaugeVec,
+    pub config_reload_successful: IntGauge,
+    pub config_reload_success_timestamp: Gauge,
+    pub config_info: IntGaugeVec,
+    pub secret_reload_successful: IntGaugeVec,
+    pub secret_reload_success_timestamp: GaugeVec,
     pub request_ids: Arc<RequestIds>,
 }
 
@@ -150,6 +155,45 @@ impl Families {
             ),
             fills_in_flight: gauge(&registry, "fills_in_flight", "Fills that run."),
             queue_length: gauge(&registry, "queue_length", "Calls that wait for a permit."),
+            config_reload_successful: gauge(
+                &registry,
+                "config_last_reload_successful",
+                "1 if the configuration's file could be used when it was last read; at 0 a restart would fail.",
+            ),
+            config_reload_success_timestamp: registered(
+                &registry,
+                Gauge::with_opts(opts(
+                    "config_last_reload_success_timestamp_seconds",
+                    "When the configuration's file was last read and could be used.",
+                )),
+            ),
+            config_info: registered(
+                &registry,
+                IntGaugeVec::new(
+                    opts("config_info", "1 for the configuration in effect."),
+                    &["hash"],
+                ),
+            ),
+            secret_reload_successful: registered(
+                &registry,
+                IntGaugeVec::new(
+                    opts(
+                        "secret_last_reload_successful",
+                        "1 if the tenant's secrets could be used when they were last read; at 0 the last good ones are.",
+                    ),
+                    &["tenant"],
+                ),
+            ),
+            secret_reload_success_timestamp: registered(
+                &registry,
+                GaugeVec::new(
+                    opts(
+                        "secret_last_reload_success_timestamp_seconds",
+                        "When the tenant's secrets were last read and could be used.",
+                    ),
+                    &["tenant"],
+                ),
+            ),
             request_ids: Arc::new(RequestIds::new()),
             request_duration,
             served_age,

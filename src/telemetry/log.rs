@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use serde::ser::{SerializeMap, Serializer};
 use tracing::field::{Field, Visit};
@@ -13,6 +14,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How lines are written.
@@ -33,9 +35,7 @@ pub const COMMANDS: &str = "linksfield_gateway::commands";
 ///
 /// `levels` is a level, or targets with their levels: `info,hyper=debug`. Does nothing if the process has a log already.
 pub fn init(levels: &str, format: Format) {
-    let levels = levels
-        .parse()
-        .unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
+    let (filter, handle) = reload::Layer::new(filter_of(levels));
     let is_terminal = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
@@ -44,8 +44,29 @@ pub fn init(levels: &str, format: Format) {
         Format::Auto | Format::Json => lines.event_format(JsonLine).boxed(),
     };
     let _ = tracing_subscriber::registry()
-        .with(lines.with_filter(levels.with_target(COMMANDS, LevelFilter::INFO)))
+        .with(lines.with_filter(filter))
         .try_init();
+    let _ = LEVELS.set(Box::new(move |levels| {
+        let _ = handle.reload(filter_of(levels)); // its subscriber lives as long as the process
+    }));
+}
+
+/// Writes other levels from now on.
+pub fn set_levels(levels: &str) {
+    if let Some(set) = LEVELS.get() {
+        set(levels);
+    }
+}
+
+type SetLevels = Box<dyn Fn(&str) + Send + Sync>;
+
+static LEVELS: OnceLock<SetLevels> = OnceLock::new();
+
+fn filter_of(levels: &str) -> Targets {
+    let levels = levels
+        .parse()
+        .unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
+    levels.with_target(COMMANDS, LevelFilter::INFO)
 }
 
 /// `{"time":…,"level":…,"message":…}` and the event's fields.

@@ -225,7 +225,12 @@ async fn what_changes_something_or_shows_a_request_needs_the_token() {
             .map(|value| ("Authorization", value))
             .into_iter()
             .collect();
-        for (path, body) in [("/cache/purge", r#"{"all":true}"#), ("/explain", "{}")] {
+        let requests = [
+            ("/cache/purge", r#"{"all":true}"#),
+            ("/explain", "{}"),
+            ("/reload", ""),
+        ];
+        for (path, body) in requests {
             let reply = gateway.post_to_admin(path, &headers, body).await;
             assert_eq!(reply.status, status, "{path} {authorization:?}");
             let challenge = (status == 401).then_some("Bearer");
@@ -254,11 +259,16 @@ async fn a_path_or_method_that_the_admin_listener_lacks_is_told_what_there_is() 
         "/cache",
         "/cache/purge",
         "/explain",
+        "/reload",
     ] {
         assert!(text.contains(path), "{text}");
         assert_ne!(gateway.admin(path).await.status, 404);
     }
-    let rows = [("/cache/purge", "POST"), ("/explain", "POST")];
+    let rows = [
+        ("/cache/purge", "POST"),
+        ("/explain", "POST"),
+        ("/reload", "POST"),
+    ];
     for (path, allow) in rows {
         let reply = gateway.admin(path).await;
         assert_eq!(

@@ -20,6 +20,7 @@ mod http_caching;
 mod limits;
 mod model;
 mod process;
+mod reload;
 mod secrets;
 mod sign;
 mod snapshots;

@@ -43,22 +43,25 @@ pub fn gateway(upstream: &Upstream) -> Builder {
     .secret("acme", SECRET)
 }
 
+fn set(mut table: &mut toml::Table, path: &str, value: &str) {
+    let value: toml::Table = format!("value = {value}").parse().unwrap();
+    let mut keys = path.split('.').map(|key| key.replace('|', ".")).peekable();
+    while let Some(key) = keys.next() {
+        if keys.peek().is_none() {
+            table.insert(key, value["value"].clone());
+            break;
+        }
+        let inner = table
+            .entry(key)
+            .or_insert_with(|| toml::Table::new().into());
+        table = inner.as_table_mut().unwrap();
+    }
+}
+
 impl Builder {
     /// Sets a key: `path` is dotted, with `|` for a dot inside a name; `value` is TOML.
     pub fn set(mut self, path: &str, value: &str) -> Self {
-        let value: toml::Table = format!("value = {value}").parse().unwrap();
-        let mut table = &mut self.config;
-        let mut keys = path.split('.').map(|key| key.replace('|', ".")).peekable();
-        while let Some(key) = keys.next() {
-            if keys.peek().is_none() {
-                table.insert(key, value["value"].clone());
-                break;
-            }
-            let inner = table
-                .entry(key)
-                .or_insert_with(|| toml::Table::new().into());
-            table = inner.as_table_mut().unwrap();
-        }
+        set(&mut self.config, path, value);
         self
     }
 
@@ -133,7 +136,8 @@ impl Builder {
             lines,
             address: String::new(),
             admin: String::new(),
-            _folder: self.folder,
+            config: Mutex::new(self.config),
+            folder: self.folder,
         };
         gateway.address = gateway.listening("data").await;
         gateway.admin = gateway.listening("admin").await;
@@ -146,7 +150,8 @@ pub struct Gateway {
     lines: Arc<Mutex<Vec<String>>>,
     pub address: String,
     pub admin: String,
-    _folder: TempDir,
+    config: Mutex<toml::Table>,
+    folder: TempDir,
 }
 
 impl Drop for Gateway {
@@ -157,6 +162,29 @@ impl Drop for Gateway {
 }
 
 impl Gateway {
+    /// Sets a key in the configuration's file; see [`Builder::set`].
+    pub fn rewrite(&self, path: &str, value: &str) {
+        let mut config = self.config.lock().unwrap();
+        set(&mut config, path, value);
+        self.replace("gateway.toml", &config.to_string());
+    }
+
+    /// Replaces a file of the test's folder at once, as editors and mounts do.
+    pub fn replace(&self, name: &str, content: &str) {
+        let path = self.folder.path().join(name);
+        let new = self.folder.path().join(format!("{name}.new"));
+        std::fs::write(&new, content).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    pub async fn reload(&self) -> Reply {
+        self.post_to_admin("/reload", &[], "").await
+    }
+
     async fn listening(&mut self, listener: &str) -> String {
         let find = |lines: Vec<Value>| {
             let line = lines

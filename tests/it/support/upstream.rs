@@ -46,6 +46,15 @@ impl Request {
         self.line.split(' ').next().unwrap_or_default()
     }
 
+    pub fn is_signed_with(&self, secret: &str) -> bool {
+        let access_code = self.json()["access_code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let secrets = BTreeMap::from([(access_code, secret.to_owned())]);
+        signature_fault(&self.body, &secrets).is_ok()
+    }
+
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap()
     }

@@ -1,0 +1,310 @@
+//! Another configuration, or other secrets, without a restart.
+
+use serde_json::json;
+
+use crate::support::{Gate, Reply, SECRET, gateway, page, success, until, upstream};
+
+fn is_hit(reply: &Reply) -> bool {
+    reply.header("cache-status").unwrap().contains("; hit")
+}
+
+#[tokio::test]
+async fn a_change_is_in_effect_after_a_reload_a_hangup_or_by_itself() {
+    let upstream = upstream().answers(success(&json!({}))).run().await;
+    for way in ["POST /reload", "SIGHUP", "told by the system", "looked for"] {
+        let mut builder = gateway(&upstream);
+        if way == "looked for" {
+            builder = builder.set("server.reload_interval", "\"50ms\"");
+        } else {
+            builder = builder.set("server.reload_interval", "\"1h\"");
+        }
+        let gateway = builder.run().await;
+        assert_eq!(gateway.order().await.status, 200);
+        gateway.rewrite("tenants.acme.commands", "false");
+        match way {
+            "POST /reload" => {
+                let reply = gateway.reload().await;
+                assert_eq!(reply.status, 200);
+            }
+            "SIGHUP" => gateway.signal("HUP"),
+            _ => {}
+        }
+        until(way, async || gateway.order().await.status == 403).await;
+        let effective = String::from_utf8(gateway.admin("/config").await.body).unwrap();
+        assert!(effective.contains("commands = false"), "{way}");
+        assert_eq!(
+            gateway.metric("config_last_reload_successful", &[]).await,
+            1.0
+        );
+        assert_eq!(gateway.metric("config_info", &[]).await, 1.0);
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_be_used_changes_nothing_and_is_told_once() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let good = std::fs::read_to_string(gateway.folder().join("gateway.toml")).unwrap();
+    gateway.page(1).await;
+    let rows = [
+        (
+            good.replace("kind = \"query\"", "kind = \"quarry\""),
+            "routes.\"/package/queryOrder\".kind",
+        ),
+        (good.replace("access_code", "acess_code"), "access_code"),
+        ("[server".to_owned(), "not TOML"),
+        (String::new(), "upstream.base_url"),
+        (
+            format!("{good}\n[tenants.new]\naccess_code = \"P9\"\nsecret_file = \"/nowhere\"\n"),
+            "tenants.new.secret_file",
+        ),
+    ];
+    for (bad, reason) in rows {
+        gateway.replace("gateway.toml", &bad);
+        let reply = gateway.reload().await;
+        let said = String::from_utf8(reply.body.clone()).unwrap();
+        assert_eq!(reply.status, 422, "{said}");
+        assert!(
+            said.contains(reason) && said.contains("nothing was changed"),
+            "{said}"
+        );
+        assert_eq!(
+            gateway.metric("config_last_reload_successful", &[]).await,
+            0.0
+        );
+        assert!(is_hit(&gateway.page(1).await));
+    }
+    for _ in 0..3 {
+        assert_eq!(gateway.reload().await.status, 422);
+    }
+    gateway.replace("gateway.toml", &good);
+    gateway.rewrite("server.request_timeout", "\"9s\"");
+    assert_eq!(gateway.reload().await.status, 200);
+    let usable = gateway.metric("config_last_reload_successful", &[]);
+    assert_eq!(usable.await, 1.0);
+    until("the log has come so far", async || {
+        let lines = gateway.log();
+        lines
+            .iter()
+            .any(|line| line["message"] == "configuration or secrets changed")
+    })
+    .await;
+    let told = |line: &serde_json::Value| line["key"] == "tenants.new.secret_file";
+    assert_eq!(gateway.log().iter().filter(|line| told(line)).count(), 1);
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_says_so_and_is_not_in_effect() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    gateway.rewrite("cache.max_size", "\"1MiB\"");
+    gateway.rewrite("server.max_connections", "7");
+    gateway.rewrite("routes./package/queryOrder.fresh_for", "\"7s\"");
+    let reply = gateway.reload().await;
+    let needs_restart = json!(["server.max_connections", "cache.max_size"]);
+    assert_eq!(reply.json()["needs_restart"], needs_restart);
+    let effective = String::from_utf8(gateway.admin("/config").await.body).unwrap();
+    assert!(effective.contains("fresh_for = \"7s\"") && effective.contains("max_size = \"64MiB\""));
+    gateway.page(1).await;
+    let reply = gateway.page(1).await;
+    assert!(reply.header("cache-status").unwrap().contains("ttl=7"));
+}
+
+#[tokio::test]
+async fn pages_stay_unless_another_configuration_changes_what_they_depend_on() {
+    let first = upstream()
+        .tenant("P2", SECRET)
+        .takes_any_signature()
+        .run()
+        .await;
+    let second = upstream().takes_any_signature().run().await;
+    let rows = [
+        (
+            "routes./package/queryOrder.fresh_for",
+            "\"1h\"".to_owned(),
+            [true, true],
+        ),
+        ("upstream.timeout", "\"3s\"".to_owned(), [true, true]),
+        (
+            "tenants.acme.access_code",
+            "\"P3\"".to_owned(),
+            [false, true],
+        ),
+        ("signing.version", "\"3.0\"".to_owned(), [false, false]),
+        (
+            "routes./package/queryOrder.pages",
+            "false".to_owned(),
+            [false, false],
+        ),
+        (
+            "upstream.base_url",
+            format!("{:?}", second.url()),
+            [false, false],
+        ),
+    ];
+    for (key, value, stay) in rows {
+        let gateway = gateway(&first).tenant("second", "P2", SECRET).run().await;
+        let ask = async |tenant| {
+            let headers = [("X-Linksfield-Tenant", tenant)];
+            gateway
+                .post("/package/queryOrder", &headers, r#"{"page_no":1}"#)
+                .await
+        };
+        for tenant in ["acme", "second"] {
+            assert_eq!(ask(tenant).await.status, 200);
+        }
+        gateway.rewrite(key, &value);
+        assert_eq!(gateway.reload().await.status, 200, "{key}");
+        let hits = [is_hit(&ask("acme").await), is_hit(&ask("second").await)];
+        assert_eq!(hits, stay, "{key}");
+        if stay == [false, false] {
+            assert_eq!(
+                gateway.metric("cache_entries", &[]).await,
+                2.0,
+                "{key}: the old ones are gone"
+            );
+        }
+    }
+    assert_eq!(second.calls(), 2);
+}
+
+#[tokio::test]
+async fn what_has_begun_ends_under_its_configuration_and_a_fill_of_it_is_not_kept() {
+    let gate = Gate::new();
+    let upstream = upstream()
+        .answers(page(1, 2, 105).behind(&gate))
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let reload = async {
+        gate.arrived().await;
+        gate.arrived().await;
+        gateway.rewrite("tenants.acme.commands", "false");
+        assert_eq!(gateway.reload().await.status, 200);
+        let after = gateway.page(1); // joins no fill of before
+        let release = async {
+            gate.arrived().await;
+            gate.open();
+        };
+        tokio::join!(after, release).0
+    };
+    let (page, order, after) = tokio::join!(gateway.page(1), gateway.order(), reload);
+    let status = page.header("cache-status").unwrap();
+    assert!(status.ends_with("detail=reconfigured"), "{status}");
+    assert_eq!((order.status, after.status), (200, 200));
+    assert_eq!(gateway.order().await.status, 403);
+}
+
+#[tokio::test]
+async fn a_removed_tenant_is_gone_and_an_added_one_is_there() {
+    let upstream = upstream().tenant("P2", "secret-2").run().await;
+    let gateway = gateway(&upstream).run().await;
+    let file = gateway.folder().join("secret-2");
+    std::fs::write(&file, "secret-2").unwrap();
+    let ask = async |tenant| {
+        let headers = [("X-Linksfield-Tenant", tenant)];
+        gateway.post("/package/queryOrder", &headers, "{}").await
+    };
+    assert_eq!(ask("second").await.problem().1, "unknown_tenant");
+    gateway.rewrite(
+        "tenants",
+        &format!("{{ second = {{ access_code = \"P2\", secret_file = {file:?} }} }}"),
+    );
+    assert_eq!(gateway.reload().await.status, 200);
+    assert_eq!(ask("second").await.status, 200);
+    assert_eq!(ask("acme").await.problem().1, "unknown_tenant");
+    let by_tenant = gateway.metric(
+        "requests_total",
+        &[("tenant", "second"), ("result", "miss")],
+    );
+    assert_eq!(by_tenant.await, 1.0);
+}
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_used_is_refused_and_the_last_good_one_stays() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let secret = [("tenant", "acme")];
+    for (bad, reason) in [
+        ("", "is empty"),
+        ("\n", "is empty"),
+        (&*"x".repeat(70_000), "larger than 64 KiB"),
+    ] {
+        gateway.replace("secret-acme", bad);
+        let reply = gateway.reload().await;
+        assert_eq!(
+            (reply.status, &reply.json()["changed"]),
+            (200, &json!(false))
+        );
+        let refused = reply.json()["refused_secrets"][0]["reason"].clone();
+        assert!(refused.as_str().unwrap().contains(reason), "{refused}");
+        assert_eq!(gateway.order().await.status, 200); // the upstream checks each signature
+        assert_eq!(
+            gateway
+                .metric("secret_last_reload_successful", &secret)
+                .await,
+            0.0
+        );
+    }
+    gateway.replace("secret-acme", SECRET);
+    gateway.reload().await;
+    assert_eq!(
+        gateway
+            .metric("secret_last_reload_successful", &secret)
+            .await,
+        1.0
+    );
+    assert!(
+        gateway
+            .metric("secret_last_reload_success_timestamp_seconds", &secret)
+            .await
+            > 1.7e9
+    );
+}
+
+/// As Kubernetes mounts a Secret: `secret` is a link to `..data/secret`, and `..data` a link to the folder of a version.
+struct Mount(std::path::PathBuf);
+
+impl Mount {
+    fn new(folder: &std::path::Path, secret: &str) -> Self {
+        let mount = Self(folder.join("mount"));
+        std::fs::create_dir(&mount.0).unwrap();
+        mount.swap(0, secret);
+        std::os::unix::fs::symlink("..data/secret", mount.0.join("secret")).unwrap();
+        mount
+    }
+
+    fn swap(&self, version: usize, secret: &str) {
+        let folder = format!("..version-{version}");
+        std::fs::create_dir(self.0.join(&folder)).unwrap();
+        std::fs::write(self.0.join(&folder).join("secret"), secret).unwrap();
+        let new = self.0.join("..data_tmp");
+        std::os::unix::fs::symlink(&folder, &new).unwrap();
+        std::fs::rename(&new, self.0.join("..data")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_mounted_secret_that_is_swapped_is_signed_with_from_then_on() {
+    let upstream = upstream().takes_any_signature().run().await;
+    let builder = gateway(&upstream).set("server.reload_interval", "\"1h\"");
+    let folder = tempfile::tempdir().unwrap();
+    let mount = Mount::new(folder.path(), SECRET);
+    let file = mount.0.join("secret");
+    let gateway = builder
+        .set("tenants.acme.secret_file", &format!("{file:?}"))
+        .run()
+        .await;
+    gateway.order().await;
+    assert!(upstream.last().is_signed_with(SECRET));
+    for version in 1..=3 {
+        let secret = format!("rotated-{version}");
+        mount.swap(version, &secret);
+        until("the new secret", async || {
+            gateway.order().await;
+            upstream.last().is_signed_with(&secret)
+        })
+        .await;
+    }
+    assert!(!gateway.output().contains("rotated-"));
+}
