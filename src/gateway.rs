@@ -1,5 +1,6 @@
 //! The way of a request: the only file that knows the order of the stations, reads the clock and keeps the record.
 
+pub mod breaker;
 pub mod cache;
 pub mod directives;
 pub mod error;
@@ -9,8 +10,10 @@ pub mod page;
 pub mod params;
 pub mod progress;
 pub mod quota;
+pub mod retry;
 pub mod route;
 pub mod sign;
+pub mod skew;
 pub mod tenant;
 pub mod upstream;
 

@@ -1,0 +1,262 @@
+//! Is Linksfield failing, so that asking it again is of no use for now?
+//!
+//! Closed, calls pass and their ends are counted. Too many failures open it: nothing is asked for a while. Then one call
+//! at a time is let through to see; the first success closes it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// When it opens, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// So many failures in a row open it.
+    pub consecutive: u32,
+    /// Or this share of the calls of the last [`window`](Self::window), from 0 to 1,
+    pub failure_ratio: f64,
+    /// if there were at least so many.
+    pub min_calls: usize,
+    /// How long an end is remembered.
+    pub window: Duration,
+    /// How long nothing is asked.
+    pub open_for: Duration,
+}
+
+/// How a call ended, as far as the vendor's health is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The vendor is well.
+    Success,
+    /// No connection, no answer, none that is whole, or one that says that the vendor fails.
+    Failure,
+    /// It says nothing about the vendor: a caller's error, a bad signature, too many calls.
+    Neither,
+}
+
+/// The breaker of one vendor. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Breaker(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    settings: Settings,
+    in_a_row: u32,
+    recent: VecDeque<(Instant, bool)>,
+    opened_at: Option<Instant>,
+    is_probing: bool,
+}
+
+/// One call that may be made. Dropped without an end, it says nothing.
+#[derive(Debug)]
+pub struct Admission {
+    breaker: Breaker,
+    is_probe: bool,
+}
+
+/// Nothing is asked for so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    /// Until the next call may see whether the vendor is well again.
+    pub retry_after: Duration,
+}
+
+/// More ends than these are not remembered.
+const REMEMBERED: usize = 1024;
+
+impl Breaker {
+    /// Closed.
+    pub fn new(settings: Settings) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            settings,
+            in_a_row: 0,
+            recent: VecDeque::new(),
+            opened_at: None,
+            is_probing: false,
+        })))
+    }
+
+    /// From now on it opens and closes by these.
+    pub fn change(&self, settings: Settings) {
+        self.lock().settings = settings;
+    }
+
+    /// Is anything asked at all? To be looked at before a call waits for its turn.
+    pub fn check(&self) -> Result<(), Open> {
+        self.lock().may_pass(Instant::now()).map(|_| ())
+    }
+
+    /// One call, right before it is made.
+    pub fn admit(&self) -> Result<Admission, Open> {
+        let mut state = self.lock();
+        let is_probe = state.may_pass(Instant::now())?;
+        state.is_probing |= is_probe;
+        Ok(Admission {
+            breaker: self.clone(),
+            is_probe,
+        })
+    }
+
+    /// Is nothing asked now, or one call at a time?
+    pub fn is_open(&self) -> bool {
+        self.lock().opened_at.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// May a call be made, and would it be the one that sees whether the vendor is well again?
+    fn may_pass(&self, now: Instant) -> Result<bool, Open> {
+        let Some(opened_at) = self.opened_at else {
+            return Ok(false);
+        };
+        let left = (opened_at + self.settings.open_for).saturating_duration_since(now);
+        if left.is_zero() && !self.is_probing {
+            return Ok(true);
+        }
+        let retry_after = left.max(Duration::from_secs(1));
+        Err(Open { retry_after })
+    }
+
+    fn count(&mut self, failed: bool, now: Instant) {
+        if self.opened_at.is_some() {
+            return; // a call that began before it opened
+        }
+        self.in_a_row = if failed { self.in_a_row + 1 } else { 0 };
+        let window = self.settings.window;
+        self.recent.push_back((now, failed));
+        while self.recent.len() > REMEMBERED
+            || self
+                .recent
+                .front()
+                .is_some_and(|(at, _)| *at + window < now)
+        {
+            self.recent.pop_front();
+        }
+        let failures = self.recent.iter().filter(|(_, failed)| *failed).count();
+        let is_share = {
+            #[expect(clippy::cast_precision_loss, reason = "at most REMEMBERED")]
+            let share = failures as f64 / self.recent.len() as f64;
+            self.recent.len() >= self.settings.min_calls && share >= self.settings.failure_ratio
+        };
+        if failed && (self.in_a_row >= self.settings.consecutive || is_share) {
+            self.opened_at = Some(now);
+        }
+    }
+
+    fn close(&mut self) {
+        self.opened_at = None;
+        self.in_a_row = 0;
+        self.recent.clear();
+    }
+}
+
+impl Admission {
+    /// The call has ended.
+    pub fn end(mut self, end: End) {
+        let mut state = self.breaker.lock();
+        let now = Instant::now();
+        match end {
+            End::Neither => {}
+            End::Success if self.is_probe => state.close(),
+            End::Failure if self.is_probe => state.opened_at = Some(now),
+            End::Success | End::Failure => state.count(end == End::Failure, now),
+        }
+        state.is_probing &= !self.is_probe;
+        drop(state);
+        self.is_probe = false;
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if self.is_probe {
+            self.breaker.lock().is_probing = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn breaker() -> Breaker {
+        Breaker::new(Settings {
+            consecutive: 10,
+            failure_ratio: 0.5,
+            min_calls: 20,
+            window: SECOND * 30,
+            open_for: SECOND * 5,
+        })
+    }
+
+    fn calls(breaker: &Breaker, ends: &[End]) {
+        for end in ends {
+            breaker.admit().expect("it is closed").end(*end);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ten_failures_in_a_row_open_it_and_a_success_between_them_does_not() {
+        let breaker = breaker();
+        for end in [End::Success, End::Neither] {
+            calls(&breaker, &[End::Failure; 9]);
+            calls(&breaker, &[end]);
+        }
+        assert!(!breaker.is_open(), "what says nothing is no success either");
+        calls(&breaker, &[End::Failure]);
+        assert_eq!(breaker.check().unwrap_err().retry_after, SECOND * 5);
+        assert!(breaker.admit().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_of_twenty_open_it_and_half_of_nineteen_do_not() {
+        let breaker = breaker();
+        for _ in 0..9 {
+            calls(&breaker, &[End::Success, End::Failure]);
+        }
+        calls(&breaker, &[End::Success]);
+        assert!(!breaker.is_open());
+        calls(&breaker, &[End::Failure]);
+        assert!(breaker.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ended_long_ago_is_not_counted() {
+        let breaker = breaker();
+        for _ in 0..9 {
+            calls(&breaker, &[End::Success, End::Failure]);
+        }
+        tokio::time::advance(SECOND * 31).await;
+        calls(&breaker, &[End::Success, End::Failure, End::Failure]);
+        assert!(!breaker.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_call_at_a_time_sees_whether_the_vendor_is_well_again() {
+        let breaker = breaker();
+        let slow = breaker.admit().unwrap();
+        calls(&breaker, &[End::Failure; 10]);
+        slow.end(End::Success); // it began before
+        assert!(breaker.is_open());
+        tokio::time::advance(SECOND * 5).await;
+        let probe = breaker.admit().unwrap();
+        assert!(breaker.admit().is_err() && breaker.check().is_err());
+        probe.end(End::Failure);
+        assert!(breaker.admit().is_err(), "open for another while");
+        tokio::time::advance(SECOND * 5).await;
+        drop(breaker.admit().unwrap()); // its caller left: the next one sees
+        breaker.admit().unwrap().end(End::Neither);
+        assert!(breaker.is_open());
+        breaker.admit().unwrap().end(End::Success);
+        assert!(!breaker.is_open());
+        calls(&breaker, &[End::Failure; 9]);
+        assert!(!breaker.is_open(), "it has forgotten what was before");
+    }
+}
