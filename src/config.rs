@@ -10,6 +10,7 @@
 mod base_url;
 mod check;
 mod environment;
+mod faults;
 mod limits;
 mod problem;
 mod read;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     base_url::{BaseUrl, BaseUrlError},
+    faults::{Breaker, Retry},
     limits::{CRAWLS, Day, Limit, Limits},
     problem::{Problem, Problems, Warning},
     route::{Idempotency, Kind, Route},
@@ -208,6 +210,10 @@ pub struct Upstream {
     pub limits: Limits,
     /// What the vendor's business codes mean.
     pub codes: Codes,
+    /// How often a query is asked again.
+    pub retry: Retry,
+    /// When nothing is asked for a while.
+    pub breaker: Breaker,
 }
 
 impl Default for Upstream {
@@ -223,6 +229,8 @@ impl Default for Upstream {
             http2: false,
             limits: Limits::default(),
             codes: Codes::default(),
+            retry: Retry::default(),
+            breaker: Breaker::default(),
         }
     }
 }

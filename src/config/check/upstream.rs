@@ -14,6 +14,7 @@ impl Check<'_> {
         self.languages();
         self.limits();
         self.codes();
+        self.faults();
 
         let upstream = &self.config.upstream;
         self.duration("upstream.connect_timeout", upstream.connect_timeout, false);
@@ -89,6 +90,37 @@ impl Check<'_> {
                 "name each language once",
             );
         }
+    }
+
+    fn faults(&mut self) {
+        let (retry, breaker) = (&self.config.upstream.retry, &self.config.upstream.breaker);
+        for (key, share, is_positive) in [
+            ("upstream.retry.budget", retry.budget, false),
+            (
+                "upstream.breaker.failure_ratio",
+                breaker.failure_ratio,
+                true,
+            ),
+        ] {
+            if !(0.0..=1.0).contains(&share) || (is_positive && share == 0.0) {
+                self.problem(
+                    key,
+                    "it is a share and must lie between 0 and 1",
+                    "write 0.2 for a fifth, 0.5 for a half",
+                );
+            }
+        }
+        if !(0.0..=1000.0).contains(&retry.min_per_second) {
+            self.problem(
+                "upstream.retry.min_per_second",
+                "it is a number of retries a second and must lie between 0 and 1000",
+                "write 0.5 for one every two seconds",
+            );
+        }
+        self.duration("upstream.retry.backoff", retry.backoff, true);
+        self.duration("upstream.retry.max_backoff", retry.max_backoff, true);
+        self.duration("upstream.breaker.window", breaker.window, false);
+        self.duration("upstream.breaker.open_for", breaker.open_for, false);
     }
 
     fn limits(&mut self) {
