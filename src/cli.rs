@@ -179,7 +179,11 @@ fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {
             .checked_add(since)
             .ok_or("--timestamp is later than the clock can be")?,
     };
-    let signed = tenant.signer.signed(&params, &tenant.access_code, now);
+    let signed =
+        tenant
+            .signers
+            .of(tenant.signers.active())
+            .signed(&params, &tenant.access_code, now);
     print(&format!(
         "{}\n{}\n",
         signed.text,

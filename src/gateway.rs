@@ -680,10 +680,11 @@ impl Gateway {
             before();
             permit.count();
             let sent_at = Instant::now();
-            let body =
-                call.tenant
-                    .signer
-                    .sign(&call.params, &call.tenant.access_code, wall_clock());
+            let body = call.tenant.signers.of(call.tenant.signers.active()).sign(
+                &call.params,
+                &call.tenant.access_code,
+                wall_clock(),
+            );
             let (path, language) = (&call.target.path, &call.language);
             match this
                 .upstream
@@ -725,6 +726,11 @@ impl Gateway {
     /// Counts a head that could not be parsed; it got no more than a status.
     pub fn head_refused(&self) {
         self.0.metrics.refused(Error::MalformedRequest("").code());
+    }
+
+    /// The accounts it asks for.
+    pub fn tenants(&self) -> &Tenants {
+        &self.0.tenants
     }
 
     /// Its way to Linksfield.

@@ -136,7 +136,8 @@ impl Build<'_> {
         let metrics = Arc::new(Metrics::new(self.labels(), self.constants()));
         let upstream = Upstream::new(&self.config.upstream, self.secrets.ca.as_deref())?;
         let quota = quota(&self.config.upstream.limits);
-        let parts = self.parts(upstream.into(), quota, metrics.clone())?;
+        let tenants = Tenants::new(self.config, self.secrets)?;
+        let parts = self.parts(tenants, upstream.into(), quota, metrics.clone());
         Ok(self.current(Gateway::new(self.config, parts), metrics))
     }
 
@@ -152,23 +153,26 @@ impl Build<'_> {
         } else {
             Upstream::new(&config.upstream, secrets.ca.as_deref())?.into()
         };
-        let parts = self.parts(upstream, before.gateway.quota(), metrics.clone())?;
+        let before_it = (before.gateway.tenants(), built_from.secrets);
+        let tenants = Tenants::following(config, secrets, Some(before_it))?;
+        let parts = self.parts(tenants, upstream, before.gateway.quota(), metrics.clone());
         Ok(self.current(before.gateway.successor(config, parts), metrics))
     }
 
     fn parts(
         &self,
+        tenants: Tenants,
         upstream: Arc<Upstream>,
         quota: Quota<Slot>,
         metrics: Arc<Metrics>,
-    ) -> Result<gateway::Parts, StartError> {
-        Ok(gateway::Parts {
-            tenants: Tenants::new(self.config, self.secrets)?,
+    ) -> gateway::Parts {
+        gateway::Parts {
+            tenants,
             callers: Callers::new(self.config, self.secrets),
             upstream,
             quota,
             metrics,
-        })
+        }
     }
 
     fn current(&self, gateway: Gateway, metrics: Arc<Metrics>) -> Current {

@@ -46,7 +46,7 @@ pub(super) fn run(options: &Options) -> Done {
     let signer = if options.wrong_signature {
         Signer::new(&SecretString::from("00"), &config.signing)?
     } else {
-        tenant.signer.clone()
+        tenant.signers.of(tenant.signers.active()).clone()
     };
     let languages = Languages::new(&config.upstream.languages);
     let params = Params::parse(BODY)?;

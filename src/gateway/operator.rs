@@ -161,10 +161,11 @@ impl Gateway {
             }
             Kind::Refuse => unreachable!("no refused path is found"),
         };
-        let signed =
-            call.tenant
-                .signer
-                .signed(&call.params, &call.tenant.access_code, wall_clock());
+        let signed = call.tenant.signers.of(call.tenant.signers.active()).signed(
+            &call.params,
+            &call.tenant.access_code,
+            wall_clock(),
+        );
         explanation["params"] = call.params.as_str().into();
         explanation["canonical_text"] = signed.text.into();
         if let (Value::Object(explanation), Value::Object(more)) = (&mut explanation, more) {

@@ -1,15 +1,17 @@
 //! Who asks: which caller, and which tenant's account is used?
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
+use tokio::time::Instant;
 
 use super::error::Error;
 use super::sign::{InvalidSecret, Signer};
-use crate::config::{Config, Secrets};
+use crate::config::{Config, Secrets, Signing, TenantSecret};
 
 /// The label of requests whose tenant or caller is not known.
 pub const UNKNOWN: &str = "other";
@@ -23,10 +25,115 @@ pub struct Tenant {
     pub name: Arc<str>,
     /// The code that Linksfield knows it by.
     pub access_code: Arc<str>,
-    /// Signs with its secret.
-    pub signer: Signer,
+    /// Sign with its secrets.
+    pub signers: Signers,
     /// May commands be sent for it?
     pub commands: bool,
+}
+
+/// The signers of a tenant: one, or during a rotation two, of which one is active.
+///
+/// A query that is refused for its signature is asked once more with the other one. What has worked becomes the active
+/// one, for commands too: they are never sent to find out.
+#[derive(Debug)]
+pub struct Signers {
+    current: Signer,
+    previous: Option<Signer>,
+    state: Mutex<Active>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Active {
+    which: Which,
+    since: Option<Instant>,
+}
+
+/// One of a tenant's secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// That of `secret_file`.
+    Current,
+    /// That of `previous_secret_file`.
+    Previous,
+}
+
+impl Which {
+    /// The spelling in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Previous => "previous",
+        }
+    }
+}
+
+/// So long a switch is final: a vendor whose servers do not agree yet moves the commands once, not back and forth.
+const SWITCHED_FOR: Duration = Duration::from_secs(30);
+
+impl Signers {
+    fn new(
+        secret: &TenantSecret,
+        signing: &Signing,
+        active: Option<&SecretString>,
+    ) -> Result<Self, InvalidSecret> {
+        let is = |one: &SecretString| {
+            active.is_some_and(|active| active.expose_secret() == one.expose_secret())
+        };
+        let previous = secret.previous.as_ref();
+        // What was proven before a rotation is so after it, until a query is refused.
+        let which = match previous {
+            Some(previous) if is(previous) && !is(&secret.current) => Which::Previous,
+            _ => Which::Current,
+        };
+        Ok(Self {
+            current: Signer::new(&secret.current, signing)?,
+            previous: previous
+                .map(|previous| Signer::new(previous, signing))
+                .transpose()?,
+            state: Mutex::new(Active { which, since: None }),
+        })
+    }
+
+    /// The one to sign with.
+    pub fn active(&self) -> Which {
+        self.state().which
+    }
+
+    /// The one to try where this one is refused; none without a rotation.
+    pub fn other(&self, than: Which) -> Option<Which> {
+        self.previous.as_ref().map(|_| match than {
+            Which::Current => Which::Previous,
+            Which::Previous => Which::Current,
+        })
+    }
+
+    /// The signer itself.
+    pub fn of(&self, which: Which) -> &Signer {
+        match (which, &self.previous) {
+            (Which::Previous, Some(previous)) => previous,
+            _ => &self.current,
+        }
+    }
+
+    /// A query was taken with this one that was refused with the other. True if it is the active one from now on, and was
+    /// not before.
+    pub fn proven(&self, which: Which) -> bool {
+        let mut state = self.state();
+        let now = Instant::now();
+        let is_settled = state.since.is_none_or(|since| since + SWITCHED_FOR <= now);
+        if state.which == which || !is_settled {
+            return false;
+        }
+        *state = Active {
+            which,
+            since: Some(now),
+        };
+        true
+    }
+
+    fn state(&self) -> MutexGuard<'_, Active> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// All tenants.
@@ -38,8 +145,17 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    /// Keys a signer for each configured tenant.
+    /// Keys the signers of each configured tenant.
     pub fn new(config: &Config, secrets: &Secrets) -> Result<Self, InvalidSecret> {
+        Self::following(config, secrets, None)
+    }
+
+    /// The same, after others: of two secrets the one that was active stays so.
+    pub fn following(
+        config: &Config,
+        secrets: &Secrets,
+        before: Option<(&Self, &Secrets)>,
+    ) -> Result<Self, InvalidSecret> {
         let mut tenants = Self {
             by_name: HashMap::new(),
             by_access_code: HashMap::new(),
@@ -50,7 +166,11 @@ impl Tenants {
                 label,
                 name: name.as_str().into(),
                 access_code: settings.access_code.as_str().into(),
-                signer: Signer::new(&secrets.tenants[name].current, &config.signing)?,
+                signers: Signers::new(
+                    &secrets.tenants[name],
+                    &config.signing,
+                    before.and_then(|(tenants, secrets)| tenants.active_secret(name, secrets)),
+                )?,
                 commands: settings.commands,
             });
             if settings.default {
@@ -62,6 +182,14 @@ impl Tenants {
             tenants.by_name.insert(tenant.name.clone(), tenant);
         }
         Ok(tenants)
+    }
+
+    fn active_secret<'a>(&self, name: &str, secrets: &'a Secrets) -> Option<&'a SecretString> {
+        let secret = secrets.tenants.get(name)?;
+        match self.by_name.get(name)?.signers.active() {
+            Which::Current => Some(&secret.current),
+            Which::Previous => secret.previous.as_ref(),
+        }
     }
 
     /// The labels of all tenants, that of the unknown ones last.
