@@ -17,6 +17,7 @@ pub mod skew;
 pub mod tenant;
 pub mod upstream;
 
+mod command;
 mod crawl;
 mod operator;
 mod pace;
@@ -29,7 +30,6 @@ use std::time::{Duration, SystemTime};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT_LANGUAGE, AUTHORIZATION, HeaderMap};
 use hyper::{Request, Response};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -46,10 +46,10 @@ use self::quota::{Class, Permit, Quota};
 use self::route::{Kind, Policy, Routes, Target};
 use self::scopes::Scopes;
 use self::tenant::{Callers, Tenant, Tenants};
-use self::upstream::{Answer, COMMAND_MAX_IDLE, Failure, QUERY_MAX_IDLE, Slot, Upstream};
+use self::upstream::{Answer, Failure, QUERY_MAX_IDLE, Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
 use crate::config::Config;
-use crate::telemetry::{self, CommandEnd, Exchange, Metrics, Snapshot};
+use crate::telemetry::{self, Exchange, Metrics, Snapshot};
 
 /// One in so many parts of a caller's time is kept for the way back.
 const WAY_BACK: u32 = 20;
@@ -191,34 +191,6 @@ impl Timing {
     }
 }
 
-/// Records a command that is still under way when the process ends.
-struct CutOff<'a> {
-    metrics: &'a Metrics,
-    request_id: &'a str,
-    route: usize,
-    tenant: usize,
-    started: Instant,
-    progress: &'a Progress,
-}
-
-impl Drop for CutOff<'_> {
-    fn drop(&mut self) {
-        let sent = self.progress.sent();
-        if sent != Sent::No {
-            self.metrics
-                .command_outcome_unknown(self.route, self.tenant);
-        }
-        let end = CommandEnd {
-            sent: sent.as_str(),
-            outcome: "cut_off",
-            vendor_code: None,
-            duration: self.started.elapsed(),
-        };
-        self.metrics
-            .abandoned_command(self.request_id, self.route, self.tenant, &end);
-    }
-}
-
 /// A call that was answered.
 struct Answered {
     answer: Answer,
@@ -226,15 +198,6 @@ struct Answered {
     /// Until when what is left of the answer must have come.
     deadline: Instant,
     permit: Permit<Slot>,
-}
-
-/// Cancels a call, if that is still possible, when its caller stops waiting for whatever reason.
-struct CancelOnDrop(Progress);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
 }
 
 impl Stations {
@@ -542,111 +505,6 @@ impl Gateway {
         errand.patience = Instant::now() + self.0.bounds.request_timeout; // no caller waits longer
         let answered = self.call(&call, &errand, &progress, || {}).await?;
         response::to_filled(answered.answer, policy.pages, answered.sent_at)
-    }
-
-    /// A command has a task of its own: called off while no byte has left, else run to its end, whoever still waits.
-    async fn command(
-        &self,
-        call: Call,
-        deadline: Instant,
-        exchange: &mut Exchange<'_>,
-    ) -> Result<Response<Body>, Arc<Error>> {
-        exchange.result = telemetry::Result::Command;
-        let progress = Progress::default();
-        let _unless_it_has_left = CancelOnDrop(progress.clone());
-        let (tell, told) = oneshot::channel();
-        let timing = Timing::default();
-        timing.begin();
-        let errand = Errand {
-            timing: timing.clone(),
-            class: Class::Command,
-            reason: "caller",
-            patience: deadline,
-            ends_at: None,
-            max_idle: COMMAND_MAX_IDLE,
-        };
-        let request_id = exchange.request_id.clone();
-        let command = self
-            .clone()
-            .run_command(call, errand, progress.clone(), request_id, tell);
-        self.0.commands.spawn(command);
-        let told = timeout_at(deadline, told).await;
-        timing.tell(exchange);
-        let answered = match told {
-            Ok(Ok(result)) => result?,
-            Ok(Err(_)) => return Err(Error::Internal(progress.sent()).into()), // the command's task is gone
-            Err(_) if progress.cancel() => {
-                return Err(Error::Overloaded {
-                    retry_after: Duration::ZERO,
-                }
-                .into());
-            }
-            Err(_) => return Err(Error::UpstreamTimeout(progress.sent()).into()),
-        };
-        exchange
-            .vendor_code
-            .clone_from(&answered.answer.vendor_code);
-        exchange.sent = Some(Sent::Yes.as_str());
-        Ok(response::of_command(
-            answered.answer,
-            answered.deadline,
-            answered.permit,
-        ))
-    }
-
-    async fn run_command(
-        self,
-        call: Call,
-        errand: Errand,
-        progress: Progress,
-        request_id: String,
-        tell: oneshot::Sender<Result<Answered, Error>>,
-    ) {
-        let metrics = &self.0.metrics;
-        let started = Instant::now();
-        let reach = self
-            .0
-            .scopes
-            .reach(&call.tenant, &call.target.route, &call.params);
-        let (route, tenant) = (call.target.route.label, call.tenant.label);
-        let unless_it_ends = CutOff {
-            metrics,
-            request_id: &request_id,
-            route,
-            tenant,
-            started,
-            progress: &progress,
-        };
-        let result = tokio::select! {
-            () = progress.cancelled() => None, // no byte has left, and nobody waits
-            result = self.call(&call, &errand, &progress, || reach.invalidate(None)) => Some(result),
-        };
-        std::mem::forget(unless_it_ends);
-        let Some(result) = result else { return };
-        if progress.sent() != Sent::No {
-            reach.invalidate(Some(Instant::now()));
-            metrics.invalidation("command");
-        }
-        if matches!(&result, Err(error) if error.sent() == Sent::Unknown) {
-            metrics.command_outcome_unknown(route, tenant);
-        }
-        if let Err(result) = tell.send(result) {
-            let (outcome, vendor_code) = match &result {
-                Ok(answered) => (
-                    answered.answer.outcome.as_str(),
-                    answered.answer.vendor_code.as_deref(),
-                ),
-                Err(error) => (error.code(), None),
-            };
-            let duration = started.elapsed();
-            let end = CommandEnd {
-                sent: progress.sent().as_str(),
-                outcome,
-                vendor_code,
-                duration,
-            };
-            metrics.abandoned_command(&request_id, route, tenant, &end);
-        }
     }
 
     /// One call of Linksfield: permit, connection, signature, bytes, answer. `before` runs right before the first byte.

@@ -18,7 +18,7 @@
 //!    again; otherwise the request joins the running *fill* of its key or starts one, in a task of its own. Where that
 //!    fails, an old page may stand in. Pages of one query belong to a *snapshot*; all of them at once are fetched by a
 //!    *crawl* (`gateway/crawl.rs`).
-//!    A **command** gets a task of its own too, and raises the *generation* of what it may change: right before its first
+//!    A **command** gets a task of its own too (`gateway/command.rs`), and raises the *generation* of what it may change: right before its first
 //!    byte, and again after any outcome but "proven not sent".
 //! 7. In that task `gateway/quota.rs` grants a permit, which *is* one of the connection slots; `gateway/upstream.rs`
 //!    connects it; `gateway/sign.rs` signs with the time of now, after the permit and anew for each attempt; then the
