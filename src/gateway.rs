@@ -17,6 +17,7 @@ pub mod skew;
 pub mod tenant;
 pub mod upstream;
 
+mod call;
 mod command;
 mod crawl;
 mod operator;
@@ -24,7 +25,7 @@ mod pace;
 mod response;
 mod scopes;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
@@ -33,7 +34,9 @@ use hyper::{Request, Response};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use self::cache::{Cache, Filled, Key, Lookup, Question, Reason};
+use self::breaker::Breaker;
+use self::cache::{Cache, Filled, Key, Lookup, Question};
+use self::call::{Errand, Timing};
 use self::crawl::{Crawl, CrawlPlaces};
 use self::directives::Directives;
 use self::error::{Error, Sent, X_REQUEST_ID};
@@ -42,11 +45,13 @@ pub use self::operator::Purge;
 use self::pace::Pace;
 use self::params::Params;
 use self::progress::Progress;
-use self::quota::{Class, Permit, Quota};
+use self::quota::{Class, Quota};
+use self::retry::Retries;
 use self::route::{Kind, Policy, Routes, Target};
 use self::scopes::Scopes;
+use self::skew::Skew;
 use self::tenant::{Callers, Tenant, Tenants};
-use self::upstream::{Answer, Failure, QUERY_MAX_IDLE, Slot, Upstream};
+use self::upstream::{Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
 use crate::config::Config;
 use crate::telemetry::{self, Exchange, Metrics, Snapshot};
@@ -70,6 +75,9 @@ struct Stations {
     cache: Cache,
     quota: Quota<Slot>,
     upstream: Arc<Upstream>,
+    breaker: Breaker,
+    retries: Retries,
+    skew: Skew,
     crawls: CrawlPlaces,
     /// How long the calls of each route take, and the crawls of its pages.
     paces: Vec<Arc<Paces>>,
@@ -132,74 +140,6 @@ struct Asked {
     all_pages: bool,
 }
 
-/// How a call of Linksfield is made, and why.
-struct Errand {
-    timing: Timing,
-    class: Class,
-    /// The metrics' word for why.
-    reason: &'static str,
-    /// How long it waits for its turn.
-    patience: Instant,
-    /// When its answer is of no use any more, where that is before the time for one exchange ends.
-    ends_at: Option<Instant>,
-    /// For how long its connection may have been idle.
-    max_idle: Duration,
-}
-
-impl Errand {
-    /// That of a fill.
-    fn of_query(reason: Reason, all_pages: bool, timing: Timing) -> Self {
-        let (class, reason) = match reason {
-            _ if all_pages => (Class::Crawl, "crawl"),
-            Reason::Caller => (Class::Query, "caller"),
-            Reason::NoCache => (Class::Query, "no_cache"),
-            Reason::Revalidate => (Class::Refresh, "revalidate"),
-        };
-        Self {
-            timing,
-            class,
-            reason,
-            patience: Instant::now(),
-            ends_at: None,
-            max_idle: QUERY_MAX_IDLE,
-        }
-    }
-}
-
-/// When a call began to wait for its permit and when it got it, for the record of who began it.
-#[derive(Debug, Clone, Default)]
-struct Timing(Arc<OnceLock<(Instant, OnceLock<Instant>)>>);
-
-impl Timing {
-    fn begin(&self) {
-        let _ = self.0.set((Instant::now(), OnceLock::new()));
-    }
-
-    fn granted(&self, at: Instant) {
-        if let Some((_, granted)) = self.0.get() {
-            let _ = granted.set(at);
-        }
-    }
-
-    /// Tells the record how the time was spent, as far as the call has come.
-    fn tell(&self, exchange: &mut Exchange<'_>) {
-        if let Some((begun, granted)) = self.0.get() {
-            let (now, granted) = (Instant::now(), granted.get());
-            exchange.queue = Some(granted.copied().unwrap_or(now) - *begun);
-            exchange.upstream = granted.map(|granted| now - *granted);
-        }
-    }
-}
-
-/// A call that was answered.
-struct Answered {
-    answer: Answer,
-    sent_at: Instant,
-    /// Until when what is left of the answer must have come.
-    deadline: Instant,
-    permit: Permit<Slot>,
-}
-
 impl Stations {
     fn paces_of(&self, path: &str) -> Option<Arc<Paces>> {
         let label = self.routes.label(path)?;
@@ -244,6 +184,9 @@ impl Gateway {
                 &parts.tenants,
                 before.map(|before| &before.scopes),
             ),
+            breaker: of_breaker(config, before),
+            retries: of_retries(config, before),
+            skew: before.map_or_else(Skew::default, |before| before.skew.clone()),
             crawls: CrawlPlaces::new(config.tenants.len(), limits.queue),
             routes,
             callers: parts.callers,
@@ -503,72 +446,8 @@ impl Gateway {
             return crawled;
         }
         errand.patience = Instant::now() + self.0.bounds.request_timeout; // no caller waits longer
-        let answered = self.call(&call, &errand, &progress, || {}).await?;
+        let answered = self.ask(&call, errand, &progress).await?;
         response::to_filled(answered.answer, policy.pages, answered.sent_at)
-    }
-
-    /// One call of Linksfield: permit, connection, signature, bytes, answer. `before` runs right before the first byte.
-    async fn call(
-        &self,
-        call: &Call,
-        errand: &Errand,
-        progress: &Progress,
-        before: impl Fn(),
-    ) -> Result<Answered, Error> {
-        let this = &*self.0;
-        let mut max_idle = errand.max_idle;
-        let mut permit = this
-            .quota
-            .acquire(errand.class, progress, errand.patience)
-            .await?;
-        let granted_at = Instant::now();
-        errand.timing.granted(granted_at);
-        let timeout = call.target.route.timeout;
-        let deadline = granted_at + timeout.unwrap_or(this.bounds.exchange_timeout);
-        let deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
-        let result = loop {
-            if let Err(error) = this.upstream.connect(&mut permit, max_idle, deadline).await {
-                break Err(error);
-            }
-            if !progress.begin() {
-                return Err(Error::Overloaded {
-                    retry_after: Duration::ZERO,
-                }); // called off; nobody hears this
-            }
-            before();
-            permit.count();
-            let sent_at = Instant::now();
-            let body = call.tenant.signers.of(call.tenant.signers.active()).sign(
-                &call.params,
-                &call.tenant.access_code,
-                wall_clock(),
-            );
-            let (path, language) = (&call.target.path, &call.language);
-            match this
-                .upstream
-                .exchange(&mut permit, path, language, body, deadline, progress)
-                .await
-            {
-                Ok(answer) => break Ok((answer, sent_at)),
-                Err(Failure::Failed(error)) => break Err(error),
-                Err(Failure::NotSent) => max_idle = Duration::ZERO, // the next connection is a new one
-            }
-        };
-        let outcome = match &result {
-            Ok((answer, _)) => answer.outcome.as_str(),
-            Err(error) => error.code(),
-        };
-        let (route, tenant) = (call.target.route.label, call.tenant.label);
-        let duration = granted_at.elapsed();
-        this.paces[route].call.record(duration);
-        this.metrics
-            .upstream_call(route, tenant, outcome, errand.reason, duration);
-        result.map(|(answer, sent_at)| Answered {
-            answer,
-            sent_at,
-            deadline,
-            permit,
-        })
     }
 
     /// What a connection beyond the limit is told.
@@ -621,6 +500,44 @@ impl Gateway {
             cache_evictions: cache.evictions,
             fills_in_flight: cache.fills,
             queue_length: self.0.quota.queue_length(),
+            breaker_open: self.0.breaker.is_open(),
+            clock_skew: self.0.skew.seconds(),
+        }
+    }
+}
+
+fn of_breaker(config: &Config, before: Option<&Stations>) -> Breaker {
+    let breaker = &config.upstream.breaker;
+    let settings = breaker::Settings {
+        consecutive: breaker.consecutive.get(),
+        failure_ratio: breaker.failure_ratio,
+        min_calls: breaker.min_calls.get() as usize,
+        window: breaker.window,
+        open_for: breaker.open_for,
+    };
+    match before {
+        None => Breaker::new(settings),
+        Some(before) => {
+            before.breaker.change(settings);
+            before.breaker.clone()
+        }
+    }
+}
+
+fn of_retries(config: &Config, before: Option<&Stations>) -> Retries {
+    let retry = &config.upstream.retry;
+    let settings = retry::Settings {
+        attempts: retry.attempts.get(),
+        budget: retry.budget,
+        min_per_second: retry.min_per_second,
+        backoff: retry.backoff,
+        max_backoff: retry.max_backoff,
+    };
+    match before {
+        None => Retries::new(settings),
+        Some(before) => {
+            before.retries.change(settings);
+            before.retries.clone()
         }
     }
 }

@@ -20,7 +20,8 @@
 //!    *crawl* (`gateway/crawl.rs`).
 //!    A **command** gets a task of its own too (`gateway/command.rs`), and raises the *generation* of what it may change: right before its first
 //!    byte, and again after any outcome but "proven not sent".
-//! 7. In that task `gateway/quota.rs` grants a permit, which *is* one of the connection slots; `gateway/upstream.rs`
+//! 7. In that task `gateway/call.rs` makes the call, and where a query fails and the budget allows, another one; nothing is
+//!    asked while the *breaker* is open. `gateway/quota.rs` grants a permit, which *is* one of the connection slots; `gateway/upstream.rs`
 //!    connects it; `gateway/sign.rs` signs with the time of now, after the permit and anew for each attempt; then the
 //!    bytes leave.
 //! 8. `gateway/upstream.rs` says what the answer means, by HTTP status and by the envelope's `code`. Only a success of

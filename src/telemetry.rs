@@ -101,6 +101,10 @@ pub struct Snapshot {
     pub fills_in_flight: usize,
     /// Calls that wait for a permit.
     pub queue_length: usize,
+    /// Is the vendor not asked now, or by one call at a time?
+    pub breaker_open: bool,
+    /// By how many seconds the vendor's clock is ahead of ours; none before the first answer.
+    pub clock_skew: Option<f64>,
 }
 
 /// What does not change while the process runs.
@@ -263,6 +267,33 @@ impl Metrics {
             .observe(duration.as_secs_f64());
     }
 
+    /// A query is asked again.
+    pub fn retried(&self) {
+        self.families.retries.inc();
+    }
+
+    /// A query was taken with the tenant's other secret, which is the active one from now on.
+    pub fn secret_switched(&self, tenant: usize, secret: &'static str) {
+        let tenant = self.labels.tenants[tenant].as_str();
+        let switches = self
+            .families
+            .secret_switches
+            .with_label_values(&[tenant, secret]);
+        switches.inc();
+        warn!(
+            tenant,
+            secret, "the signature was refused, the other secret is used from now on"
+        );
+    }
+
+    /// The vendor's clock is so many seconds ahead of ours.
+    pub fn clocks_differ(&self, seconds: f64) {
+        warn!(
+            seconds,
+            "the vendor's clock and ours have gone apart, or have come together again"
+        );
+    }
+
     /// A command left, and what came of it is not known.
     pub fn command_outcome_unknown(&self, route: usize, tenant: usize) {
         let (route, tenant) = (
@@ -375,6 +406,10 @@ impl Metrics {
         self.families
             .queue_length
             .set(value(snapshot.queue_length as u64));
+        self.families.breaker_open.set(snapshot.breaker_open.into());
+        if let Some(seconds) = snapshot.clock_skew {
+            self.families.clock_skew.set(seconds);
+        }
         let mut text = Vec::new();
         TextEncoder::new()
             .encode(&self.families.registry.gather(), &mut text)

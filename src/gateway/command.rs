@@ -7,11 +7,12 @@ use hyper::Response;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::call::{Answered, Errand, Timing};
 use super::error::{Error, Sent};
 use super::progress::Progress;
 use super::quota::Class;
 use super::upstream::COMMAND_MAX_IDLE;
-use super::{Answered, Call, Errand, Gateway, Timing, response};
+use super::{Call, Gateway, response};
 use crate::body::Body;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
 
@@ -89,9 +90,10 @@ impl Gateway {
             started,
             progress: &progress,
         };
+        let secret = call.tenant.signers.active(); // one that a query has proven, during a rotation
         let result = tokio::select! {
             () = progress.cancelled() => None, // no byte has left, and nobody waits
-            result = self.call(&call, &errand, &progress, || reach.invalidate(None)) => Some(result),
+            result = self.call(&call, &errand, secret, &progress, || reach.invalidate(None)) => Some(result),
         };
         std::mem::forget(unless_it_ends);
         let Some(result) = result else { return };

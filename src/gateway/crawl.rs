@@ -122,9 +122,6 @@ impl Gateway {
                 params,
                 ..call.clone()
             };
-            let before = || {
-                progress.begin();
-            };
             if Instant::now() >= errand.patience {
                 return Err(Error::UpstreamTimeout(progress.sent()));
             }
@@ -134,10 +131,7 @@ impl Gateway {
                 is_private: false,
                 is_forced: false,
             };
-            let answered = self
-                .call(&call, errand, &Progress::default(), before)
-                .await?;
-            progress.answered();
+            let answered = self.ask(&call, errand.clone(), progress).await?;
             let filled = response::to_filled(answered.answer, true, answered.sent_at)?;
             drop(answered.permit);
             let position = match (filled.not_stored, &filled.pages) {

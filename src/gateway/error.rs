@@ -12,6 +12,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
+use super::breaker::Open;
 use crate::body::{Body, ReadError};
 
 /// `Proxy-Status` (RFC 9209): which intermediary made the answer, and why.
@@ -148,6 +149,12 @@ pub enum Error {
     /// All pages were asked for, and while they were read the orders changed, twice.
     #[error("the orders changed while their pages were read, and again at the second try")]
     PagesMoved,
+    /// Linksfield fails, and is not asked for a while.
+    #[error("Linksfield has failed again and again, and is not asked for a moment")]
+    BreakerOpen {
+        /// When it is asked again.
+        retry_after: Duration,
+    },
     /// No turn can be had in time.
     #[error("too many requests wait for Linksfield, which takes only a few at a time")]
     Overloaded {
@@ -195,6 +202,13 @@ pub enum Error {
     /// A bug of ours.
     #[error("the gateway failed")]
     Internal(Sent),
+}
+
+impl From<Open> for Error {
+    fn from(open: Open) -> Self {
+        let retry_after = open.retry_after;
+        Self::BreakerOpen { retry_after }
+    }
 }
 
 /// Why there is no connection.
@@ -299,6 +313,7 @@ impl Error {
             Self::TooManyPages { .. } => ("too_many_pages", S::UNPROCESSABLE_ENTITY, "Too many pages", Sent::No, DENIED),
             Self::QuotaExhausted { .. } => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota exhausted", Sent::No, DENIED),
             Self::PagesMoved => ("pages_moved", S::SERVICE_UNAVAILABLE, "Pages moved", Sent::Yes, "http_response_incomplete"),
+            Self::BreakerOpen { .. } => ("breaker_open", S::SERVICE_UNAVAILABLE, "Linksfield fails", Sent::No, "destination_unavailable"),
             Self::Overloaded { .. } => ("overloaded", S::SERVICE_UNAVAILABLE, "Overloaded", Sent::No, "connection_limit_reached"),
             Self::TooManyConnections => ("too_many_connections", S::SERVICE_UNAVAILABLE, "Too many connections", Sent::No, "connection_limit_reached"),
             Self::UpstreamUnreachable { reason, .. } => ("upstream_unreachable", S::BAD_GATEWAY, "Linksfield unreachable", Sent::No, reason.proxy_error()),
@@ -383,7 +398,7 @@ impl Error {
             Self::Unauthenticated => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::Overloaded { retry_after } => {
+            Self::Overloaded { retry_after } | Self::BreakerOpen { retry_after } => {
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
             }
@@ -477,6 +492,9 @@ mod tests {
                 status,
                 reason: InvalidAnswer::TooLarge,
             },
+            E::BreakerOpen {
+                retry_after: Duration::ZERO,
+            },
             E::MidCrawl(Box::new(E::PagesMoved)),
             E::Internal(Sent::Unknown),
         ];
@@ -506,6 +524,7 @@ mod tests {
                 | E::QuotaExhausted { .. }
                 | E::PagesMoved
                 | E::MidCrawl(_)
+                | E::BreakerOpen { .. }
                 | E::Overloaded { .. }
                 | E::TooManyConnections
                 | E::UpstreamUnreachable { .. }

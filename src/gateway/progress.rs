@@ -22,11 +22,20 @@ pub struct Progress(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     state: AtomicU8,
-    is_awaited: AtomicBool,
+    is_awaited: Arc<AtomicBool>,
     cancelled: CancellationToken,
 }
 
 impl Progress {
+    /// One attempt of several: its own state, and the same who wait.
+    #[must_use]
+    pub fn attempt(&self) -> Self {
+        Self(Arc::new(Inner {
+            is_awaited: self.0.is_awaited.clone(),
+            ..Inner::default()
+        }))
+    }
+
     /// Claims the right to send the first byte. False if the call was cancelled.
     pub fn begin(&self) -> bool {
         self.step(WAITING, SENDING)

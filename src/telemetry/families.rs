@@ -46,6 +46,10 @@ pub struct Families {
     pub fills_in_flight: IntGauge,
     pub queue_length: IntGauge,
     quota_limit: GaugeVec,
+    pub retries: IntCounter,
+    pub breaker_open: IntGauge,
+    pub clock_skew: Gauge,
+    pub secret_switches: IntCounterVec,
     pub config_reload_successful: IntGauge,
     pub config_reload_success_timestamp: Gauge,
     pub config_info: IntGaugeVec,
@@ -155,6 +159,29 @@ impl Families {
             ),
             fills_in_flight: gauge(&registry, "fills_in_flight", "Fills that run."),
             queue_length: gauge(&registry, "queue_length", "Calls that wait for a permit."),
+            retries: counter(
+                &registry,
+                "upstream_retries_total",
+                "Queries that were asked again because the vendor failed.",
+            ),
+            breaker_open: gauge(
+                &registry,
+                "upstream_breaker_open",
+                "1 while the vendor is not asked, or by one call at a time.",
+            ),
+            clock_skew: registered(
+                &registry,
+                Gauge::with_opts(opts(
+                    "upstream_clock_skew_seconds",
+                    "How far the vendor's clock is ahead of ours: the median of recent answers.",
+                )),
+            ),
+            secret_switches: counters(
+                &registry,
+                "secret_switches_total",
+                "Times that the other of a tenant's secrets became the active one.",
+                &["tenant", "secret"],
+            ),
             config_reload_successful: gauge(
                 &registry,
                 "config_last_reload_successful",

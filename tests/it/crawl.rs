@@ -133,6 +133,8 @@ async fn what_could_not_be_sent_is_no_call_of_the_day() {
             &format!("\"http://{address}/cube/v4\""),
         )
         .set("upstream.limits.requests_per_day", "40")
+        .set("upstream.breaker.consecutive", "1000")
+        .set("upstream.breaker.min_calls", "1000")
         .run()
         .await;
     for number in 0..40 {

@@ -271,6 +271,15 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
         "upstream_unreachable",
         "no",
     );
+    open.rewrite("upstream.breaker.consecutive", "1");
+    assert_eq!(open.reload().await.status, 200);
+    open.post(ORDER, &json, acme).await;
+    met(
+        &open.post(ORDER, &json, acme).await,
+        503,
+        "breaker_open",
+        "no",
+    );
 
     let paragraphs = include_str!("../../docs/errors.md")
         .lines()

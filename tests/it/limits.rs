@@ -26,7 +26,10 @@ async fn there_are_never_more_connections_than_allowed_even_while_calls_fail() {
         })
         .run()
         .await;
-    let gateway = gateway(&upstream).run().await;
+    let gateway = gateway(&upstream)
+        .set("upstream.breaker.min_calls", "1000")
+        .run()
+        .await;
     let replies = join_all((1..=120).map(|number| gateway.page(number))).await;
     assert!(
         replies

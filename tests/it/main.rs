@@ -16,6 +16,7 @@ mod demo;
 mod drain;
 mod errors;
 mod example;
+mod faults;
 mod http_caching;
 mod limits;
 mod model;

@@ -16,14 +16,14 @@ pub struct Builder {
     environment: Vec<(String, String)>,
 }
 
-/// A gateway with one tenant, one query and one command, and no limit but three connections.
+/// A gateway with one tenant, one query and one command, no limit but three connections, and no retries.
 pub fn gateway(upstream: &Upstream) -> Builder {
     let folder = tempfile::tempdir().unwrap();
     let config = format!(
         r#"
         server = {{ listen = "127.0.0.1:0", admin_listen = "127.0.0.1:0" }}
         log = {{ format = "json" }}
-        upstream = {{ base_url = "{}", limits = {{ requests_per_second = "none", requests_per_day = "none" }} }}
+        upstream = {{ base_url = "{}", limits = {{ requests_per_second = "none", requests_per_day = "none" }}, retry = {{ attempts = 1 }} }}
         [tenants.acme]
         access_code = "{ACCESS_CODE}"
         [routes."/package/queryOrder"]

@@ -1,0 +1,256 @@
+//! How is Linksfield called? One call, and for queries the further attempts that may follow it.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep_until};
+
+use super::breaker::End;
+use super::cache::Reason;
+use super::error::Error;
+use super::progress::Progress;
+use super::quota::{Class, Permit};
+use super::tenant::Which;
+use super::upstream::{Answer, Failure, Outcome, QUERY_MAX_IDLE, Shape, Slot};
+use super::{Call, Gateway, wall_clock};
+use crate::telemetry::Exchange;
+
+/// How a call of Linksfield is made, and why.
+#[derive(Debug, Clone)]
+pub struct Errand {
+    pub timing: Timing,
+    pub class: Class,
+    /// The metrics' word for why.
+    pub reason: &'static str,
+    /// How long it waits for its turn.
+    pub patience: Instant,
+    /// When its answer is of no use any more, where that is before the time for one exchange ends.
+    pub ends_at: Option<Instant>,
+    /// For how long its connection may have been idle.
+    pub max_idle: Duration,
+}
+
+impl Errand {
+    /// That of a fill.
+    pub fn of_query(reason: Reason, all_pages: bool, timing: Timing) -> Self {
+        let (class, reason) = match reason {
+            _ if all_pages => (Class::Crawl, "crawl"),
+            Reason::Caller => (Class::Query, "caller"),
+            Reason::NoCache => (Class::Query, "no_cache"),
+            Reason::Revalidate => (Class::Refresh, "revalidate"),
+        };
+        Self {
+            timing,
+            class,
+            reason,
+            patience: Instant::now(),
+            ends_at: None,
+            max_idle: QUERY_MAX_IDLE,
+        }
+    }
+}
+
+/// When a call began to wait for its permit and when it got it, for the record of who began it.
+#[derive(Debug, Clone, Default)]
+pub struct Timing(Arc<OnceLock<(Instant, OnceLock<Instant>)>>);
+
+impl Timing {
+    pub fn begin(&self) {
+        let _ = self.0.set((Instant::now(), OnceLock::new()));
+    }
+
+    fn granted(&self, at: Instant) {
+        if let Some((_, granted)) = self.0.get() {
+            let _ = granted.set(at);
+        }
+    }
+
+    fn granted_at(&self) -> Option<Instant> {
+        self.0.get()?.1.get().copied()
+    }
+
+    /// Tells the record how the time was spent, as far as the call has come.
+    pub fn tell(&self, exchange: &mut Exchange<'_>) {
+        if let Some((begun, granted)) = self.0.get() {
+            let (now, granted) = (Instant::now(), granted.get());
+            exchange.queue = Some(granted.copied().unwrap_or(now) - *begun);
+            exchange.upstream = granted.map(|granted| now - *granted);
+        }
+    }
+}
+
+/// A call that was answered.
+pub struct Answered {
+    pub answer: Answer,
+    pub sent_at: Instant,
+    /// Until when what is left of the answer must have come.
+    pub deadline: Instant,
+    pub permit: Permit<Slot>,
+}
+
+impl Gateway {
+    /// Asks a query: again where the vendor fails, as long as somebody waits, the budget allows it and there is time; and
+    /// once with the tenant's other secret where the signature is refused.
+    pub(super) async fn ask(
+        &self,
+        call: &Call,
+        mut errand: Errand,
+        progress: &Progress,
+    ) -> Result<Answered, Error> {
+        let this = &*self.0;
+        let signers = &call.tenant.signers;
+        let (mut secret, mut is_other) = (signers.active(), false);
+        let mut failures = 0;
+        this.retries.first();
+        loop {
+            let attempt = progress.attempt();
+            let before = || {
+                progress.begin();
+            };
+            let result = self.call(call, &errand, secret, &attempt, before).await;
+            let outcome = result.as_ref().map(|answered| answered.answer.outcome);
+            if outcome.is_ok() {
+                progress.answered();
+            }
+            match (outcome.ok(), signers.other(secret)) {
+                (Some(Outcome::BadSignature), Some(other)) if !is_other => {
+                    (secret, is_other) = (other, true);
+                    errand.reason = "retry";
+                    continue;
+                }
+                (Some(outcome), _)
+                    if is_other && outcome != Outcome::BadSignature && signers.proven(secret) =>
+                {
+                    let metrics = &this.metrics;
+                    metrics.secret_switched(call.tenant.label, secret.as_str());
+                }
+                _ => {}
+            }
+            let end = end_of(result.as_ref().map(|answered| &answered.answer));
+            if end != End::Failure || !progress.is_awaited() {
+                return result;
+            }
+            failures += 1;
+            let Some(granted_at) = errand.timing.granted_at() else {
+                return result;
+            };
+            let ends_at = errand.ends_at.unwrap_or_else(|| {
+                let timeout = call.target.route.timeout;
+                granted_at + timeout.unwrap_or(this.bounds.exchange_timeout)
+            });
+            let wait = this.retries.next(failures, fastrand::f64());
+            let Some(at) = wait
+                .map(|wait| Instant::now() + wait)
+                .filter(|at| *at < ends_at)
+            else {
+                return result;
+            };
+            drop(result); // and its permit
+            sleep_until(at).await;
+            this.metrics.retried();
+            errand.reason = "retry";
+            errand.ends_at = Some(ends_at);
+        }
+    }
+
+    /// One call of Linksfield: permit, connection, signature, bytes, answer. `before` runs right before the first byte.
+    pub(super) async fn call(
+        &self,
+        call: &Call,
+        errand: &Errand,
+        secret: Which,
+        progress: &Progress,
+        before: impl Fn(),
+    ) -> Result<Answered, Error> {
+        let this = &*self.0;
+        this.breaker.check()?; // who would be refused then does not wait for its turn
+        let mut max_idle = errand.max_idle;
+        let mut permit = this
+            .quota
+            .acquire(errand.class, progress, errand.patience)
+            .await?;
+        let admission = this.breaker.admit()?;
+        let granted_at = Instant::now();
+        errand.timing.granted(granted_at);
+        let timeout = call.target.route.timeout;
+        let deadline = granted_at + timeout.unwrap_or(this.bounds.exchange_timeout);
+        let deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
+        let result = loop {
+            if let Err(error) = this.upstream.connect(&mut permit, max_idle, deadline).await {
+                break Err(error);
+            }
+            if !progress.begin() {
+                return Err(Error::Overloaded {
+                    retry_after: Duration::ZERO,
+                }); // called off; nobody hears this
+            }
+            before();
+            permit.count();
+            let (sent_at, signed_at) = (Instant::now(), wall_clock());
+            let signer = call.tenant.signers.of(secret);
+            let body = signer.sign(&call.params, &call.tenant.access_code, signed_at);
+            let (path, language) = (&call.target.path, &call.language);
+            match this
+                .upstream
+                .exchange(&mut permit, path, language, body, deadline, progress)
+                .await
+            {
+                Ok(answer) => {
+                    self.compare_clocks(&answer, signed_at, sent_at.elapsed());
+                    break Ok((answer, sent_at));
+                }
+                Err(Failure::Failed(error)) => break Err(error),
+                Err(Failure::NotSent) => max_idle = Duration::ZERO, // the next connection is a new one
+            }
+        };
+        let outcome = match &result {
+            Ok((answer, _)) => answer.outcome.as_str(),
+            Err(error) => error.code(),
+        };
+        admission.end(end_of(result.as_ref().map(|(answer, _)| answer)));
+        let (route, tenant) = (call.target.route.label, call.tenant.label);
+        let duration = granted_at.elapsed();
+        this.paces[route].call.record(duration);
+        this.metrics
+            .upstream_call(route, tenant, outcome, errand.reason, duration);
+        result.map(|(answer, sent_at)| Answered {
+            answer,
+            sent_at,
+            deadline,
+            permit,
+        })
+    }
+
+    fn compare_clocks(&self, answer: &Answer, signed_at: SystemTime, took: Duration) {
+        let date = answer.date.as_ref();
+        let news = date.and_then(|date| self.0.skew.record(date, signed_at, took));
+        if let Some(seconds) = news {
+            self.0.metrics.clocks_differ(seconds);
+        }
+    }
+}
+
+/// What the end of a call says about the vendor. A caller's error, a bad signature, an unknown code and 429 say nothing.
+fn end_of(result: Result<&Answer, &Error>) -> End {
+    match result {
+        Ok(answer) => match answer.outcome {
+            Outcome::Success => End::Success,
+            Outcome::Transient => End::Failure,
+            Outcome::Unknown if is_no_envelope(answer) => End::Failure,
+            _ => End::Neither,
+        },
+        Err(
+            Error::UpstreamUnreachable { .. }
+            | Error::UpstreamConnectTimeout
+            | Error::UpstreamTimeout(_)
+            | Error::UpstreamDisconnected { .. },
+        ) => End::Failure,
+        Err(_) => End::Neither,
+    }
+}
+
+/// Not the vendor's words: a broken proxy's, say. What is larger than what is read, or compressed, may be.
+fn is_no_envelope(answer: &Answer) -> bool {
+    let is_encoded = answer.headers.contains_key(hyper::header::CONTENT_ENCODING);
+    answer.shape == Shape::NoEnvelope && answer.rest.is_none() && !is_encoded
+}
