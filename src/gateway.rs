@@ -502,6 +502,7 @@ impl Gateway {
             queue_length: self.0.quota.queue_length(),
             breaker_open: self.0.breaker.is_open(),
             clock_skew: self.0.skew.seconds(),
+            certificate_expires_at: self.0.upstream.certificate_expires_at(),
         }
     }
 }

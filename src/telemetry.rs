@@ -105,6 +105,8 @@ pub struct Snapshot {
     pub breaker_open: bool,
     /// By how many seconds the vendor's clock is ahead of ours; none before the first answer.
     pub clock_skew: Option<f64>,
+    /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS connection.
+    pub certificate_expires_at: Option<i64>,
 }
 
 /// What does not change while the process runs.
@@ -407,6 +409,9 @@ impl Metrics {
             .queue_length
             .set(value(snapshot.queue_length as u64));
         self.families.breaker_open.set(snapshot.breaker_open.into());
+        if let Some(at) = snapshot.certificate_expires_at {
+            self.families.certificate_expiry.set(at);
+        }
         if let Some(seconds) = snapshot.clock_skew {
             self.families.clock_skew.set(seconds);
         }

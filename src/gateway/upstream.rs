@@ -8,7 +8,7 @@ mod answer;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,6 +58,8 @@ pub struct Upstream {
     connect_timeout: Duration,
     max_answer: usize,
     codes: Codes,
+    /// Of the certificate that was shown last, in seconds since 1970; 0 before the first one.
+    certificate_expires_at: AtomicI64,
 }
 
 #[derive(Clone)]
@@ -185,6 +187,7 @@ impl Upstream {
             tls,
             connect_timeout: config.connect_timeout,
             codes: config.codes.clone(),
+            certificate_expires_at: AtomicI64::new(0),
             max_answer: usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX),
         })
     }
@@ -222,9 +225,19 @@ impl Upstream {
                     .connect(name.clone(), stream)
                     .await
                     .map_err(tls_failure)?;
+                let shown = stream.get_ref().1.peer_certificates();
+                if let Some(at) = shown.and_then(|chain| expiry(chain.first()?)) {
+                    self.certificate_expires_at.store(at, Ordering::Relaxed);
+                }
                 handshake(stream, self.id).await
             }
         }
+    }
+
+    /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS connection.
+    pub fn certificate_expires_at(&self) -> Option<i64> {
+        let at = self.certificate_expires_at.load(Ordering::Relaxed);
+        (at != 0).then_some(at)
     }
 
     /// Resolves the host anew for each connection and tries all its addresses.
@@ -441,6 +454,11 @@ fn tls_config(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(
         config.with_root_certificates(roots).with_no_client_auth(),
     ))
+}
+
+fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 fn tls_failure(source: io::Error) -> Error {

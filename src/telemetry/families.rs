@@ -49,6 +49,7 @@ pub struct Families {
     pub retries: IntCounter,
     pub breaker_open: IntGauge,
     pub clock_skew: Gauge,
+    pub certificate_expiry: IntGauge,
     pub secret_switches: IntCounterVec,
     pub config_reload_successful: IntGauge,
     pub config_reload_success_timestamp: Gauge,
@@ -175,6 +176,11 @@ impl Families {
                     "upstream_clock_skew_seconds",
                     "How far the vendor's clock is ahead of ours: the median of recent answers.",
                 )),
+            ),
+            certificate_expiry: gauge(
+                &registry,
+                "upstream_certificate_expiry_timestamp_seconds",
+                "When the certificate expires that the vendor has shown last; 0 before the first one.",
             ),
             secret_switches: counters(
                 &registry,

@@ -46,6 +46,8 @@ async fn the_vendor_is_verified_against_the_configured_authority() {
         assert_eq!(trusting.order().await.status, 200);
     }
     assert_eq!(upstream.connections_opened(), 1);
+    let expiry = trusting.metric("upstream_certificate_expiry_timestamp_seconds", &[]);
+    assert!(expiry.await > 1.8e9, "rcgen's certificates last long");
 }
 
 #[tokio::test]
