@@ -24,7 +24,7 @@ mod signing;
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -295,6 +295,10 @@ pub struct Tenant {
     pub commands: bool,
     /// Answers queries that name no tenant.
     pub default: bool,
+    /// How many calls it gets for one of a tenant of weight 1, while both want some.
+    pub weight: NonZeroU32,
+    /// Its own calls in any one second; divided by `instances` like the vendor's limits.
+    pub requests_per_second: Limit,
 }
 
 impl Default for Tenant {
@@ -306,6 +310,8 @@ impl Default for Tenant {
             previous_secret_file: None,
             commands: true,
             default: false,
+            weight: NonZeroU32::MIN,
+            requests_per_second: Limit::None,
         }
     }
 }

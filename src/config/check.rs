@@ -23,6 +23,9 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// More than any machine needs, less than what the runtime's counters refuse.
 const MOST: usize = 1_000_000;
 
+/// Weights are relative to each other, and a tenant of weight 1 must still get its turn.
+const HEAVIEST: u32 = 1000;
+
 /// One run over all rules.
 struct Check<'a> {
     config: &'a Config,

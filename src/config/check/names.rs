@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Check;
+use super::{Check, HEAVIEST, MOST};
 use crate::config::schema::{dotted, nearest};
 
 impl Check<'_> {
@@ -69,6 +69,20 @@ impl Check<'_> {
                 ),
                 (Some(_), None) => {}
             }
+            if tenant.weight.get() > HEAVIEST {
+                self.problem(
+                    &key("weight"),
+                    format!("it is above {HEAVIEST}"),
+                    format!(
+                        "weights count against each other: make the largest {HEAVIEST} at most"
+                    ),
+                );
+            }
+            self.limit(
+                &key("requests_per_second"),
+                tenant.requests_per_second,
+                MOST,
+            );
             if tenant.default {
                 if let Some(other) = default {
                     self.problem(

@@ -146,21 +146,27 @@ impl Check<'_> {
                 usize::MAX,
             ),
         ] {
-            let Limit::Of(number) = limit else { continue };
-            if limits.share(limit) == Some(0) {
-                self.problem(
-                    key,
-                    format!("{number} divided by {} instances leaves less than one for each", limits.instances),
-                    "run one shared gateway for all services instead of a sidecar beside each, or fewer instances",
-                );
-            }
-            self.count(
-                key,
-                usize::try_from(number.get()).unwrap_or(usize::MAX),
-                most,
-            );
+            self.limit(key, limit, most);
         }
         self.count("upstream.limits.queue", limits.queue, MOST);
+    }
+
+    /// The share of a process must be one at least.
+    pub(super) fn limit(&mut self, key: &str, limit: Limit, most: usize) {
+        let Limit::Of(number) = limit else { return };
+        let limits = &self.config.upstream.limits;
+        if limits.share(limit) == Some(0) {
+            self.problem(
+                key,
+                format!("{number} divided by {} instances leaves less than one for each", limits.instances),
+                "run one shared gateway for all services instead of a sidecar beside each, or fewer instances",
+            );
+        }
+        self.count(
+            key,
+            usize::try_from(number.get()).unwrap_or(usize::MAX),
+            most,
+        );
     }
 
     fn codes(&mut self) {

@@ -110,6 +110,16 @@ const RULES: &[(&str, &str, &str)] = &[
     ),
     ("[signing]\nversion = ''", "signing.version", "2.0"),
     (
+        "[tenants.acme]\nweight = 1001",
+        "tenants.acme.weight",
+        "1000 at most",
+    ),
+    (
+        "[tenants.acme]\nrequests_per_second = 1\n[upstream.limits]\ninstances = 2",
+        "tenants.acme.requests_per_second",
+        "shared gateway",
+    ),
+    (
         "[tenants.acme]\naccess_code = ''",
         "tenants.acme.access_code",
         "partner code",
