@@ -9,7 +9,7 @@ mod answer;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -122,6 +122,21 @@ pub struct Answer {
     pub shape: Shape,
     /// The envelope's `code`.
     pub vendor_code: Option<Box<str>>,
+}
+
+impl Answer {
+    /// When the vendor wants the next call: in seconds, or as a date (RFC 9110, section 10.2.3).
+    pub fn retry_after(&self, now: SystemTime) -> Option<Duration> {
+        pause(self.headers.get(RETRY_AFTER)?.to_str().ok()?, now)
+    }
+}
+
+fn pause(retry_after: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = retry_after.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(retry_after).ok()?;
+    Some(date.duration_since(now).unwrap_or_default()) // one that has passed is now
 }
 
 /// Why there is no answer.
@@ -471,4 +486,23 @@ fn tls_failure(source: io::Error) -> Error {
         None => Unreachable::Connection,
     };
     Error::UpstreamUnreachable { reason, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_told_in_seconds_or_by_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
+        for (text, seconds) in [
+            ("7", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:27 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+        ] {
+            assert_eq!(pause(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
 }
