@@ -102,8 +102,6 @@ struct Bounds {
     exchange_timeout: Duration,
     /// Of all pages of a query together.
     max_document: usize,
-    /// This process's share of the vendor's limit; none without one.
-    calls_of_the_day: Option<u32>,
 }
 
 /// The parts that need more than the configuration to be built.
@@ -211,7 +209,6 @@ impl Gateway {
                 max_body: bytes(config.server.max_body),
                 exchange_timeout: config.upstream.timeout,
                 max_document: bytes(config.upstream.max_answer),
-                calls_of_the_day: limits.share(limits.requests_per_day),
             },
             metrics: parts.metrics,
             commands: before.map_or_else(TaskTracker::new, |before| before.commands.clone()),
@@ -382,6 +379,7 @@ impl Gateway {
         let this = &*self.0;
         let question = self.question(&mut call, policy, asked, exchange.started);
         let paces = &this.paces[call.target.route.label];
+        let tenant = call.tenant.label;
         let usual = || {
             let call = paces.call.p90();
             let fill = if asked.all_pages {
@@ -389,7 +387,7 @@ impl Gateway {
             } else {
                 call
             };
-            this.quota.expected_wait(call) + fill
+            this.quota.expected_wait(tenant, call) + fill
         };
         let timing = Timing::default();
         let result = &mut exchange.result;
@@ -543,11 +541,11 @@ fn of_retries(config: &Config, before: Option<&Stations>) -> Retries {
     }
 }
 
-/// The time that goes into signatures; the only place that reads it.
+/// The time that goes into signatures, and that days begin by; the only place that reads it.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that reads the wall clock"
 )]
-fn wall_clock() -> SystemTime {
+pub fn wall_clock() -> SystemTime {
     SystemTime::now()
 }

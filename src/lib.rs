@@ -81,7 +81,7 @@ use tracing::{info, warn};
 use crate::admin::{Access, Admin};
 use crate::config::{Config, Secrets};
 use crate::gateway::Gateway;
-use crate::gateway::quota::Quota;
+use crate::gateway::quota::{self, Quota};
 use crate::gateway::route::Routes;
 use crate::gateway::sign::InvalidSecret;
 use crate::gateway::tenant::{Callers, Tenants};
@@ -136,7 +136,7 @@ impl Build<'_> {
     fn first(&self) -> Result<Current, StartError> {
         let metrics = Arc::new(Metrics::new(self.labels(), self.constants()));
         let upstream = Upstream::new(&self.config.upstream, self.secrets.ca.as_deref())?;
-        let quota = quota(&self.config.upstream.limits);
+        let quota = Quota::new(&quota_limits(self.config), gateway::wall_clock(), None);
         let tenants = Tenants::new(self.config, self.secrets)?;
         let parts = self.parts(tenants, upstream.into(), quota, metrics.clone());
         Ok(self.current(Gateway::new(self.config, parts), metrics))
@@ -360,11 +360,23 @@ fn run_admin(
         .map_err(StartError::Admin)
 }
 
-fn quota(limits: &config::Limits) -> Quota<Slot> {
-    let per_second = limits.share(limits.requests_per_second);
-    Quota::new(
-        (0..limits.slots()).map(|_| Slot::default()).collect(),
-        per_second,
-        limits.queue,
-    )
+/// This process's share of the vendor's limits. A tenant's index is the place of its label.
+fn quota_limits(config: &Config) -> quota::Limits {
+    let limits = &config.upstream.limits;
+    quota::Limits {
+        per_second: limits.share(limits.requests_per_second),
+        connections: limits.slots(),
+        per_day: limits.share(limits.requests_per_day),
+        day_begins_at: limits.day.begins_at_utc_second(),
+        command_reserve: limits.command_reserve,
+        queue: limits.queue,
+        tenants: config
+            .tenants
+            .values()
+            .map(|tenant| quota::Share {
+                weight: tenant.weight.get(),
+                per_second: limits.share(tenant.requests_per_second),
+            })
+            .collect(),
+    }
 }

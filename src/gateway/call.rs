@@ -9,7 +9,7 @@ use super::breaker::End;
 use super::cache::Reason;
 use super::error::Error;
 use super::progress::Progress;
-use super::quota::{Class, Permit};
+use super::quota::{Ask, Class, Permit};
 use super::tenant::Which;
 use super::upstream::{Answer, Failure, Outcome, QUERY_MAX_IDLE, Shape, Slot};
 use super::{Call, Gateway, wall_clock};
@@ -165,10 +165,15 @@ impl Gateway {
         let this = &*self.0;
         this.breaker.check()?; // who would be refused then does not wait for its turn
         let mut max_idle = errand.max_idle;
-        let mut permit = this
-            .quota
-            .acquire(errand.class, progress, errand.patience)
-            .await?;
+        let ask = Ask {
+            tenant: call.tenant.label,
+            class: errand.class,
+            is_listed: call.target.route.is_listed,
+            progress,
+            deadline: errand.patience,
+            usual: this.paces[call.target.route.label].call.p90(),
+        };
+        let mut permit = this.quota.acquire(ask).await?;
         let admission = this.breaker.admit()?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
@@ -185,8 +190,8 @@ impl Gateway {
                 }); // called off; nobody hears this
             }
             before();
-            permit.count();
             let (sent_at, signed_at) = (Instant::now(), wall_clock());
+            permit.count(signed_at);
             let signer = call.tenant.signers.of(secret);
             let body = signer.sign(&call.params, &call.tenant.access_code, signed_at);
             let (path, language) = (&call.target.path, &call.language);
@@ -197,6 +202,9 @@ impl Gateway {
             {
                 Ok(answer) => {
                     self.compare_clocks(&answer, signed_at, sent_at.elapsed());
+                    if answer.outcome == Outcome::Throttled {
+                        permit.throttled(answer.retry_after(wall_clock()));
+                    }
                     break Ok((answer, sent_at));
                 }
                 Err(Failure::Failed(error)) => break Err(error),

@@ -172,13 +172,12 @@ impl Gateway {
         if pages > most {
             return Err(Error::TooManyPages { pages, most });
         }
-        let Some(of_the_day) = self.0.bounds.calls_of_the_day else {
+        let Some(left) = self.0.quota.left_for_queries() else {
             return Ok(());
         };
-        let left = of_the_day.saturating_sub(self.0.quota.calls_of_the_day());
         let calls = pages.saturating_sub(1);
         if calls > 0 && (made + calls) * CRAWL_SHARE > made + u64::from(left) {
-            return Err(Error::QuotaExhausted { calls, left });
+            return Err(Error::CrawlTooDear { calls, left });
         }
         Ok(())
     }

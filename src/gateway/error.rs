@@ -140,11 +140,25 @@ pub enum Error {
     #[error(
         "{calls} more calls are needed, and of the {left} that are left of this day one query may take a tenth"
     )]
-    QuotaExhausted {
+    CrawlTooDear {
         /// The calls that are needed.
         calls: u64,
-        /// What is left of the vendor's limit.
+        /// What is left for queries of the vendor's limit.
         left: u32,
+    },
+    /// The part of the day's calls that this request may use is spent.
+    #[error(
+        "Linksfield takes {limit} calls a day from here, and {reserve} of them are kept for configured commands: {used} are made"
+    )]
+    QuotaExhausted {
+        /// The calls of this day.
+        used: u32,
+        /// The day's calls.
+        limit: u32,
+        /// What queries may not use of them.
+        reserve: u32,
+        /// When a call is free again.
+        retry_after: Duration,
     },
     /// All pages were asked for, and while they were read the orders changed, twice.
     #[error("the orders changed while their pages were read, and again at the second try")]
@@ -311,7 +325,7 @@ impl Error {
             Self::IdempotencyUnsupported => ("idempotency_unsupported", S::NOT_IMPLEMENTED, "No idempotency keys", Sent::No, REQUEST),
             Self::NotCached => ("not_cached", S::GATEWAY_TIMEOUT, "Not in memory", Sent::No, DENIED),
             Self::TooManyPages { .. } => ("too_many_pages", S::UNPROCESSABLE_ENTITY, "Too many pages", Sent::No, DENIED),
-            Self::QuotaExhausted { .. } => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota exhausted", Sent::No, DENIED),
+            Self::CrawlTooDear { .. } | Self::QuotaExhausted { .. } => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota exhausted", Sent::No, DENIED),
             Self::PagesMoved => ("pages_moved", S::SERVICE_UNAVAILABLE, "Pages moved", Sent::Yes, "http_response_incomplete"),
             Self::BreakerOpen { .. } => ("breaker_open", S::SERVICE_UNAVAILABLE, "Linksfield fails", Sent::No, "destination_unavailable"),
             Self::Overloaded { .. } => ("overloaded", S::SERVICE_UNAVAILABLE, "Overloaded", Sent::No, "connection_limit_reached"),
@@ -398,7 +412,9 @@ impl Error {
             Self::Unauthenticated => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::Overloaded { retry_after } | Self::BreakerOpen { retry_after } => {
+            Self::Overloaded { retry_after }
+            | Self::BreakerOpen { retry_after }
+            | Self::QuotaExhausted { retry_after, .. } => {
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
             }
@@ -476,7 +492,13 @@ mod tests {
             E::IdempotencyUnsupported,
             E::NotCached,
             E::TooManyPages { pages: 2, most: 1 },
-            E::QuotaExhausted { calls: 2, left: 1 },
+            E::CrawlTooDear { calls: 2, left: 1 },
+            E::QuotaExhausted {
+                used: 9,
+                limit: 10,
+                reserve: 1,
+                retry_after: Duration::ZERO,
+            },
             E::PagesMoved,
             E::Overloaded {
                 retry_after: Duration::ZERO,
@@ -521,6 +543,7 @@ mod tests {
                 | E::IdempotencyUnsupported
                 | E::NotCached
                 | E::TooManyPages { .. }
+                | E::CrawlTooDear { .. }
                 | E::QuotaExhausted { .. }
                 | E::PagesMoved
                 | E::MidCrawl(_)

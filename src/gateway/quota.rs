@@ -1,65 +1,91 @@
-//! May a call be made now? Hands out the vendor's few connection slots, never more of them in a second than it allows.
+//! May a call be made now? Hands out the vendor's few connection slots, within what it allows in a second and in a day.
 //!
-//! A permit *is* a slot. The vendor may count a call anywhere between its first byte and its answer, so a call's turn
-//! of the second is free again only one second after its answer or failure. A token bucket would let nearly twice as
-//! many through. Who waits is served by class, and inside a class in the order they came; waiting is bounded in number,
-//! and ends at the caller's deadline.
+//! A permit *is* a slot. When its turn of the second is free again says `quota/rate.rs`, what the day has left
+//! `quota/day.rs`, who of those that wait goes first `quota/queue.rs`; here they meet. Whoever can have a permit now has it
+//! at once. Whoever cannot waits: bounded in number, until its deadline, and only if that can be kept.
 
-use std::collections::VecDeque;
+mod day;
+mod queue;
+mod rate;
+
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use self::day::{Counted, Day};
+pub use self::day::{DayLevel, History, Thrift};
+use self::queue::{Queue, Waiting};
+use self::rate::Rate;
 use super::error::Error;
 use super::progress::Progress;
 
-/// What the vendor's limit of calls counts in.
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A new duration's part in the mean is one in so many.
+const PACE_MEMORY: u32 = 8;
 
-/// The vendor's limits, as slots of type `T`.
-#[derive(Debug)]
-pub struct Quota<T: Send + 'static>(Arc<Shared<T>>);
+/// A deadline that no call has.
+const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 
-impl<T: Send + 'static> Clone for Quota<T> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
+/// What the vendor allows, this process's share of it, and who may have how much of that.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Calls in any one second.
+    pub per_second: Option<u32>,
+    /// Connections at a time, and so calls.
+    pub connections: u32,
+    /// Calls in a day.
+    pub per_day: Option<u32>,
+    /// The second after midnight UTC at which the day begins; none: any 24 hours are a day.
+    pub day_begins_at: Option<u32>,
+    /// Share of the day's calls that only commands on configured paths may use, from 0 to 1.
+    pub command_reserve: f64,
+    /// Calls that may wait.
+    pub queue: usize,
+    /// By the tenant's index, which it keeps for as long as the process lives.
+    pub tenants: Vec<Share>,
+}
+
+/// What a tenant may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// How much more than a tenant of weight 1, while both want calls.
+    pub weight: u32,
+    /// Its calls in any one second, though more were free.
+    pub per_second: Option<u32>,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            weight: 1,
+            per_second: None,
+        }
     }
 }
 
-#[derive(Debug)]
-struct Shared<T: Send + 'static> {
-    per_second: Option<u32>,
-    max_queue: usize,
-    state: Mutex<State<T>>,
+/// Who asks for a permit, and for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// The tenant's index.
+    pub tenant: usize,
+    /// What it is to the others of its tenant.
+    pub class: Class,
+    /// Is the path configured? Only then may a command use the reserve.
+    pub is_listed: bool,
+    /// How far the call has come, and whether somebody waits for it.
+    pub progress: &'a Progress,
+    /// When the answer is of no use any more.
+    pub deadline: Instant,
+    /// How long the call usually takes, once it has its permit.
+    pub usual: Duration,
 }
 
-#[derive(Debug)]
-struct State<T: Send + 'static> {
-    /// Last in, first out: the connection that was used last is the one most surely alive.
-    free: Vec<T>,
-    /// Calls that hold a permit.
-    busy: usize,
-    /// Is one of them a crawl's?
-    is_crawling: bool,
-    /// Calls by the minute, of the last 24 hours.
-    day: VecDeque<(Instant, u32)>,
-    /// When the turns of ended calls are free again, soonest first.
-    cooling: VecDeque<Instant>,
-    /// In the order they came.
-    queue: Vec<Waiting<T>>,
-    alarm_is_set: bool,
-}
-
-#[derive(Debug)]
-struct Waiting<T: Send + 'static> {
-    class: Class,
-    progress: Progress,
-    granted: oneshot::Sender<Permit<T>>,
+impl Ask<'_> {
+    fn class(&self) -> Class {
+        self.class.of(self.progress)
+    }
 }
 
 /// Who goes first, the first first.
@@ -75,167 +101,317 @@ pub enum Class {
     Refresh,
 }
 
-impl<T: Send + 'static> Waiting<T> {
-    fn class(&self) -> Class {
-        match self.class {
-            Class::Refresh if self.progress.is_awaited() => Class::Query,
+impl Class {
+    fn of(self, progress: &Progress) -> Self {
+        match self {
+            Self::Refresh if progress.is_awaited() => Self::Query,
             class => class,
         }
     }
+}
+
+/// What is left of the vendor's limits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Levels {
+    /// Of the calls of a second; none without a limit.
+    pub second: Option<Level>,
+    /// Calls a second that are allowed now: the limit, less what the vendor's throttling has taken; none without a limit.
+    pub allowed_rate: Option<f64>,
+    /// How long the vendor wants no call at all.
+    pub pause: Duration,
+    /// Of the connections.
+    pub connections: Level,
+    /// Of the day; none without a limit.
+    pub day: Option<DayLevel>,
+    /// How sparing the day demands to be.
+    pub thrift: Thrift,
+}
+
+/// A limit and what is left of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level {
+    /// The most at a time.
+    pub limit: u32,
+    /// How many more there may be now.
+    pub remaining: u32,
+}
+
+/// Whose calls the vendor has had too many of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Throttled {
+    /// Ours may have been: a limit was used up, or is not known.
+    Ours,
+    /// By our count there was room: somebody else shares the address, or the limits are not the vendor's.
+    Foreign,
+}
+
+/// The vendor's limits, as slots of type `T`.
+#[derive(Debug)]
+pub struct Quota<T: Send + 'static>(Arc<Shared<T>>);
+
+impl<T: Send + 'static> Clone for Quota<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+#[derive(Debug)]
+struct Shared<T: Send + 'static>(Mutex<State<T>>);
+
+#[derive(Debug)]
+struct State<T: Send + 'static> {
+    /// Last in, first out: the connection that was used last is the one most surely alive.
+    free: Vec<T>,
+    /// Calls that hold a permit.
+    busy: usize,
+    /// How many slots there may be, `free` and `busy`.
+    slots: usize,
+    /// Is one of the calls a crawl's?
+    is_crawling: bool,
+    max_queue: usize,
+    rate: Rate,
+    day: Day,
+    queue: Queue<oneshot::Sender<Result<Permit<T>, Error>>>,
+    /// How long permits are held, on average; none before the first has come back.
+    pace: Option<Duration>,
+    /// When somebody looks again, if that is set.
+    alarm: Option<Instant>,
 }
 
 /// One slot, for one call. Dropping it gives the slot back, and begins the second after which its turn is free.
 #[derive(Debug)]
 pub struct Permit<T: Send + 'static> {
     slot: Option<T>,
+    tenant: usize,
     class: Class,
-    is_counted: bool,
+    granted_at: Instant,
+    /// Had the second's limit room for another call beside it?
+    had_spare: bool,
+    counted: Option<Counted>,
     shared: Arc<Shared<T>>,
 }
 
-impl<T: Send + 'static> Quota<T> {
-    /// `slots` are handed out, at most `per_second` of them in any second; `max_queue` calls may wait.
-    pub fn new(slots: Vec<T>, per_second: Option<u32>, max_queue: usize) -> Self {
-        Self(Arc::new(Shared {
-            per_second,
-            max_queue,
-            state: Mutex::new(State {
-                free: slots,
-                busy: 0,
-                is_crawling: false,
-                day: VecDeque::new(),
-                cooling: VecDeque::new(),
-                queue: Vec::new(),
-                alarm_is_set: false,
-            }),
-        }))
-    }
-
-    /// Waits for a permit until `deadline`. `progress` is that of the call.
-    pub async fn acquire(
-        &self,
-        class: Class,
-        progress: &Progress,
-        deadline: Instant,
-    ) -> Result<Permit<T>, Error> {
-        let granted = {
-            let mut state = self.0.lock();
-            state.queue.retain(|waiting| !waiting.granted.is_closed());
-            if class != Class::Crawl
-                && state.bounded() >= self.0.max_queue
-                && !self.0.has_room(&mut state)
-                && !state.give_way_to(class)
-            {
-                return Err(Error::Overloaded {
-                    retry_after: self.0.estimated_wait(&state),
-                });
-            }
-            let (sender, granted) = oneshot::channel();
-            state.queue.push(Waiting {
-                class,
-                progress: progress.clone(),
-                granted: sender,
-            });
-            self.0.dispatch(state);
-            granted
+impl<T: Send + Default + 'static> Quota<T> {
+    /// Slots that nobody has used yet. `history` is what a store has kept; without one, what the day has seen is assumed
+    /// to be nothing.
+    pub fn new(limits: &Limits, now: SystemTime, history: Option<&History>) -> Self {
+        let mut state = State {
+            free: Vec::new(),
+            busy: 0,
+            slots: 0,
+            is_crawling: false,
+            max_queue: limits.queue,
+            rate: Rate::new(limits.per_second),
+            day: Day::new(limits, now, history),
+            queue: Queue::new(&limits.tenants),
+            pace: None,
+            alarm: None,
         };
-        match timeout_at(deadline, granted).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Error::Overloaded {
-                retry_after: self.0.estimated_wait(&self.0.lock()),
-            }),
-        }
+        state.resize(limits.connections);
+        Self(Arc::new(Shared(Mutex::new(state))))
     }
 
-    /// How long a query would wait for its permit, if each call takes `usual`. At least that long: who comes later and
-    /// goes first is not foreseen.
-    pub fn expected_wait(&self, usual: Duration) -> Duration {
+    /// Other limits from now on. Who waits goes on waiting, what was counted stays counted. Of connections that are too
+    /// many the idle ones are given up now, the others when their calls end.
+    pub fn change(&self, limits: &Limits) {
         let mut state = self.0.lock();
-        if self.0.has_room(&mut state) {
+        state.max_queue = limits.queue;
+        state.rate.change(limits.per_second);
+        state.day.change(limits);
+        state.queue.change(&limits.tenants);
+        state.resize(limits.connections);
+        self.0.dispatch(&mut state, Instant::now());
+    }
+}
+
+impl<T: Send + 'static> Quota<T> {
+    /// Waits for a permit until the deadline.
+    pub async fn acquire(&self, ask: Ask<'_>) -> Result<Permit<T>, Error> {
+        let granted = self.0.enter(&ask)?;
+        if let Ok(Ok(result)) = timeout_at(ask.deadline, granted).await {
+            return result;
+        }
+        let (mut state, now) = (self.0.lock(), Instant::now());
+        self.0.dispatch(&mut state, now); // takes this one out of the queue
+        let retry_after = state.wait(&ask, now);
+        Err(Error::Overloaded { retry_after })
+    }
+
+    /// How long a query of this tenant would wait for its permit, if each call takes `usual`. At least that long: who
+    /// comes later and goes first is not foreseen.
+    pub fn expected_wait(&self, tenant: usize, usual: Duration) -> Duration {
+        let (mut state, now) = (self.0.lock(), Instant::now());
+        let ask = Ask {
+            tenant,
+            class: Class::Query,
+            is_listed: true,
+            progress: &Progress::default(),
+            deadline: now + FAR, // behind all queries that wait
+            usual,
+        };
+        if state.has_room(&ask, now) {
             return Duration::ZERO;
         }
-        let ahead =
-            |waiting: &&Waiting<T>| waiting.class() <= Class::Query && !waiting.granted.is_closed();
-        let ahead = u32::try_from(state.queue.iter().filter(ahead).count()).unwrap_or(u32::MAX);
-        let slots = u32::try_from(state.free.len() + state.busy).unwrap_or(u32::MAX);
-        let by_rate = self.0.per_second.map_or(Duration::ZERO, |per_second| {
-            SECOND.saturating_mul(ahead) / per_second
-        });
-        // All slots are busy, each half way through on average, or the turn of the second is awaited.
-        let by_slots = if state.free.is_empty() {
-            usual / 2 + usual.saturating_mul(ahead / slots.max(1))
-        } else {
-            Duration::ZERO
-        };
-        by_rate.max(by_slots)
+        state.wait(&ask, now)
     }
 
-    /// How many calls of the last 24 hours this process has made. A minute counts until its last call is a day old.
-    pub fn calls_of_the_day(&self) -> u32 {
-        let mut state = self.0.lock();
-        state.forget_yesterday(Instant::now());
-        state.day.iter().map(|(_, calls)| calls).sum()
+    /// How many calls queries may still make in this day; none without a limit.
+    pub fn left_for_queries(&self) -> Option<u32> {
+        let level = self.0.lock().day.level(Instant::now());
+        level.map(|day| day.remaining_for_queries)
+    }
+
+    /// How sparing the day demands to be.
+    pub fn thrift(&self) -> Thrift {
+        self.0.lock().day.thrift(Instant::now())
+    }
+
+    /// What is left of the limits.
+    pub fn levels(&self) -> Levels {
+        let (state, now) = (self.0.lock(), Instant::now());
+        let remaining = state.rate.remaining(now);
+        let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let pause = state.rate.paused_until(now);
+        Levels {
+            second: state
+                .rate
+                .limit()
+                .zip(remaining)
+                .map(|(limit, remaining)| Level { limit, remaining }),
+            allowed_rate: state.rate.allowed(now),
+            pause: pause.map_or(Duration::ZERO, |until| until - now),
+            connections: Level {
+                limit: narrow(state.slots),
+                remaining: narrow(state.free.len()),
+            },
+            day: state.day.level(now),
+            thrift: state.day.thrift(now),
+        }
+    }
+
+    /// The calls of the last 24 hours, for a store to keep.
+    pub fn history(&self) -> History {
+        self.0.lock().day.history(Instant::now())
     }
 
     /// How many calls wait for a permit.
     pub fn queue_length(&self) -> usize {
-        self.0
-            .lock()
-            .queue
-            .iter()
-            .filter(|waiting| !waiting.granted.is_closed())
-            .count()
+        let state = self.0.lock();
+        let still_waits = |waiting: &&Waiting<oneshot::Sender<_>>| !waiting.granted.is_closed();
+        state.queue.iter().filter(still_waits).count()
+    }
+}
+
+impl<T: Send + Default + 'static> State<T> {
+    fn resize(&mut self, slots: u32) {
+        self.slots = usize::try_from(slots).unwrap_or(usize::MAX);
+        let idle = self.slots.saturating_sub(self.busy);
+        let surplus = self.free.len().saturating_sub(idle);
+        self.free.drain(..surplus); // those that have been idle longest
+        let missing = idle.saturating_sub(self.free.len());
+        self.free.splice(..0, (0..missing).map(|_| T::default()));
     }
 }
 
 impl<T: Send + 'static> State<T> {
+    /// Would whoever asks be granted a permit at once? None of those that wait would.
+    fn has_room(&self, ask: &Ask<'_>, now: Instant) -> bool {
+        !self.free.is_empty()
+            && self.rate.room(now).is_ok()
+            && self.queue.has_room(ask.tenant, now)
+            && !(self.is_crawling && ask.class == Class::Crawl)
+    }
+
+    /// Why the day's budget refuses a call, if it does.
+    fn refusal(&self, class: Class, is_listed: bool, now: Instant) -> Option<Error> {
+        let has_reserve = class == Class::Command && is_listed;
+        match class {
+            Class::Refresh => self.day.refusal_of_refresh(now),
+            _ => self.day.refusal(now, has_reserve),
+        }
+    }
+
+    /// There is no room now: may this one wait?
+    fn admit(&mut self, ask: &Ask<'_>, now: Instant) -> Result<(), Error> {
+        let wait = self.wait(ask, now);
+        let patience = ask.deadline.saturating_duration_since(now);
+        let excess = (wait + ask.usual).saturating_sub(patience);
+        if !excess.is_zero() {
+            // When so much of what is ahead has gone that the same request can be served; if it could never be, when a
+            // turn is free.
+            let is_possible = ask.usual < patience;
+            let retry_after = if is_possible { excess } else { wait };
+            return Err(Error::Overloaded { retry_after });
+        }
+        if ask.class != Class::Crawl && self.bounded() >= self.max_queue {
+            let retry_after = wait;
+            let Some(last) = self.queue.give_way(ask) else {
+                return Err(Error::Overloaded { retry_after });
+            };
+            let _ = last.granted.send(Err(Error::Overloaded { retry_after }));
+        }
+        Ok(())
+    }
+
     /// How many wait of those whose number is bounded here. Crawls are bounded where they begin, and make one call at a
     /// time each: what they have fetched is not thrown away because others come.
     fn bounded(&self) -> usize {
-        let bounded = |waiting: &&Waiting<T>| waiting.class != Class::Crawl;
+        let bounded = |waiting: &&Waiting<_>| waiting.asked != Class::Crawl;
         self.queue.iter().filter(bounded).count()
     }
 
-    /// Takes out whose turn is next.
-    fn next(&mut self) -> Option<Waiting<T>> {
-        let places = self.queue.iter().enumerate();
-        let (place, _) = places
-            .filter(|(_, waiting)| !(self.is_crawling && waiting.class == Class::Crawl))
-            .min_by_key(|(place, waiting)| (waiting.class(), *place))?;
-        Some(self.queue.remove(place))
-    }
-
-    /// Counts a call of now.
-    fn count(&mut self) {
-        let now = Instant::now();
-        match self.day.back_mut() {
-            Some((minute, calls)) if now < *minute + MINUTE => *calls += 1,
-            _ => self.day.push_back((now, 1)),
-        }
-        self.forget_yesterday(now);
-    }
-
-    fn forget_yesterday(&mut self, now: Instant) {
-        while self
-            .day
-            .front()
-            .is_some_and(|(minute, _)| *minute + MINUTE + DAY <= now)
-        {
-            self.day.pop_front();
-        }
-    }
-
-    /// Refuses the last one who would go after this class. False if there is none.
-    fn give_way_to(&mut self, class: Class) -> bool {
-        let places = self.queue.iter().enumerate();
-        let bounded = places.filter(|(_, waiting)| waiting.class != Class::Crawl);
-        let last = bounded.max_by_key(|(place, waiting)| (waiting.class(), *place));
-        match last {
-            Some((place, waiting)) if waiting.class() > class => {
-                self.queue.remove(place);
-                true
+    /// How long this one would wait for its permit, about.
+    fn wait(&mut self, ask: &Ask<'_>, now: Instant) -> Duration {
+        let pace = self.pace.unwrap_or(ask.usual);
+        let (ahead, cap) = self.queue.ahead(ask, now, pace);
+        let slot = match (ahead + 1).checked_sub(self.free.len() + 1) {
+            None => Duration::ZERO,
+            Some(later) => {
+                // Each is half way through on average.
+                let rounds = later / self.slots.max(1);
+                pace / 2 + pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
             }
-            _ => false,
+        };
+        self.rate.wait(now, ahead + 1, pace).max(slot).max(cap)
+    }
+
+    /// Tells those who will not be served: who has left, for whom the day's budget has ended, whose deadline comes before
+    /// the vendor wants a call again.
+    fn dismiss(&mut self, now: Instant) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let queries_end = self.day.refusal(now, false).is_some();
+        let commands_end = self.day.refusal(now, true).is_some();
+        let refreshes_end = self.day.refusal_of_refresh(now).is_some();
+        let pause = self.rate.paused_until(now);
+        let out = self.queue.remove(|waiting| {
+            let is_spent = match waiting.class() {
+                Class::Refresh => refreshes_end,
+                Class::Command if waiting.is_listed => commands_end,
+                _ => queries_end,
+            };
+            is_spent
+                || waiting.granted.is_closed()
+                || pause.is_some_and(|until| waiting.deadline < until + waiting.usual)
+        });
+        for waiting in out {
+            let refusal = self.refusal(waiting.class(), waiting.is_listed, now);
+            let error = refusal.unwrap_or_else(|| Error::Overloaded {
+                retry_after: pause.map_or(Duration::ZERO, |until| until - now),
+            });
+            let _ = waiting.granted.send(Err(error));
+        }
+    }
+
+    /// When somebody has to look again, because a turn is free then though no call has ended.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        if self.queue.is_empty() || self.free.is_empty() {
+            return None;
+        }
+        match self.rate.room(now) {
+            Err(at) => at,
+            Ok(()) => self.queue.next_room(now),
         }
     }
 }
@@ -243,94 +419,126 @@ impl<T: Send + 'static> State<T> {
 impl<T: Send + 'static> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // Nothing in here panics between two halves of a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place in the queue, where the permit or a refusal comes to; both may be there already.
+    fn enter(
+        self: &Arc<Self>,
+        ask: &Ask<'_>,
+    ) -> Result<oneshot::Receiver<Result<Permit<T>, Error>>, Error> {
+        let (mut state, now) = (self.lock(), Instant::now());
+        self.dispatch(&mut state, now); // who has left counts no more, and whoever can go is gone
+        if let Some(error) = state.refusal(ask.class(), ask.is_listed, now) {
+            return Err(error);
+        }
+        if !state.has_room(ask, now) {
+            state.admit(ask, now)?;
+        }
+        let (sender, granted) = oneshot::channel();
+        state.queue.push(ask, sender);
+        self.dispatch(&mut state, now);
+        Ok(granted)
     }
 
     /// Grants what can be granted now, and sees to it that somebody looks again when a turn becomes free.
-    fn dispatch(self: &Arc<Self>, mut state: MutexGuard<'_, State<T>>) {
-        let mut abandoned = Vec::new();
-        while !state.queue.is_empty() && !state.free.is_empty() {
-            if let Some(free_at) = self.next_turn(&mut state) {
-                if !state.alarm_is_set {
-                    state.alarm_is_set = true;
-                    tokio::spawn(self.clone().alarm(free_at));
-                }
+    fn dispatch(self: &Arc<Self>, state: &mut State<T>, now: Instant) {
+        state.dismiss(now);
+        while !state.free.is_empty() && state.rate.room(now).is_ok() {
+            let Some(waiting) = state.queue.next(now, state.is_crawling) else {
                 break;
-            }
-            let Some(waiting) = state.next() else {
-                break; // a crawl waits for another one
             };
-            let slot = state.free.pop();
-            state.busy += 1;
-            let class = waiting.class;
-            state.is_crawling |= class == Class::Crawl;
-            let permit = Permit {
-                slot,
-                class,
-                is_counted: false,
-                shared: self.clone(),
-            };
-            if let Err(mut permit) = waiting.granted.send(permit) {
-                // Its caller has gone: no call is made, so no turn is used.
-                state.busy -= 1;
-                state.is_crawling &= class != Class::Crawl;
-                state.free.extend(permit.slot.take());
-                abandoned.push(permit);
-            }
+            self.grant(state, waiting, now);
+            state.dismiss(now); // the day may have ended with this call
         }
-        drop(state); // before the permits without a slot are dropped
+        if let Some(at) = state.next_look(now)
+            && state.alarm.is_none_or(|set| at < set)
+        {
+            state.alarm = Some(at);
+            tokio::spawn(self.clone().look_at(at));
+        }
     }
 
-    /// Would whoever asks now be granted a permit at once?
-    fn has_room(&self, state: &mut State<T>) -> bool {
-        state.queue.is_empty() && !state.free.is_empty() && self.next_turn(state).is_none()
+    fn grant(
+        self: &Arc<Self>,
+        state: &mut State<T>,
+        waiting: Waiting<oneshot::Sender<Result<Permit<T>, Error>>>,
+        now: Instant,
+    ) {
+        let (tenant, class, was_crawling) = (waiting.tenant, waiting.asked, state.is_crawling);
+        state.busy += 1;
+        state.is_crawling |= class == Class::Crawl;
+        state.day.grant();
+        let permit = Permit {
+            slot: state.free.pop(),
+            tenant,
+            class,
+            granted_at: now,
+            had_spare: state.rate.begin(now),
+            counted: None,
+            shared: self.clone(),
+        };
+        if let Err(Ok(mut permit)) = waiting.granted.send(Ok(permit)) {
+            // Its caller has gone: no call is made, so no turn is used.
+            state.busy -= 1;
+            state.is_crawling = was_crawling;
+            state.day.release();
+            state.rate.abandon();
+            state.queue.abandon(tenant);
+            state.free.extend(permit.slot.take());
+        }
     }
 
-    /// When the next turn is free, if none is now.
-    fn next_turn(&self, state: &mut State<T>) -> Option<Instant> {
-        let per_second = self.per_second?;
-        let now = Instant::now();
-        while state.cooling.front().is_some_and(|free_at| *free_at <= now) {
-            state.cooling.pop_front();
-        }
-        let used = state.busy + state.cooling.len();
-        if used < per_second as usize {
-            return None;
-        }
-        // With all turns held by running calls, the return of one of them looks again.
-        Some(state.cooling.front().copied().unwrap_or(now + SECOND))
-    }
-
-    async fn alarm(self: Arc<Self>, at: Instant) {
+    async fn look_at(self: Arc<Self>, at: Instant) {
         sleep_until(at).await;
         let mut state = self.lock();
-        state.alarm_is_set = false;
-        self.dispatch(state);
-    }
-
-    fn give_back(self: &Arc<Self>, slot: T, class: Class) {
-        let mut state = self.lock();
-        state.busy -= 1;
-        state.is_crawling &= class != Class::Crawl;
-        state.free.push(slot);
-        if self.per_second.is_some() {
-            state.cooling.push_back(Instant::now() + SECOND);
+        if state.alarm == Some(at) {
+            state.alarm = None;
         }
-        self.dispatch(state);
+        self.dispatch(&mut state, Instant::now());
     }
 
-    /// A lower bound: how long those who wait now will take by the rate alone.
-    fn estimated_wait(&self, state: &State<T>) -> Duration {
-        let waiting = u32::try_from(state.queue.len()).unwrap_or(u32::MAX);
-        SECOND.saturating_mul(waiting / self.per_second.unwrap_or(waiting + 1) + 1)
+    fn give_back(self: &Arc<Self>, permit: &Permit<T>, slot: T) {
+        let (mut state, now) = (self.lock(), Instant::now());
+        state.busy -= 1;
+        state.is_crawling &= permit.class != Class::Crawl;
+        state.rate.end(now);
+        state.queue.end(permit.tenant, now);
+        match permit.counted {
+            Some(counted) => state.day.end(counted, now),
+            None => state.day.release(),
+        }
+        let held = now - permit.granted_at;
+        state.pace = Some(
+            state
+                .pace
+                .map_or(held, |pace| (pace * (PACE_MEMORY - 1) + held) / PACE_MEMORY),
+        );
+        if state.free.len() + state.busy < state.slots {
+            state.free.push(slot);
+        }
+        self.dispatch(&mut state, now);
     }
 }
 
 impl<T: Send + 'static> Permit<T> {
-    /// The first byte leaves: from now on the call counts for the day, once.
-    pub fn count(&mut self) {
-        if !std::mem::replace(&mut self.is_counted, true) {
-            self.shared.lock().count();
+    /// The first byte leaves: from now on the call counts for the day, once. `wall` is the time of the wall clock.
+    pub fn count(&mut self, wall: SystemTime) {
+        if self.counted.is_none() {
+            self.counted = Some(self.shared.lock().day.count(Instant::now(), wall));
+        }
+    }
+
+    /// The vendor has refused this call as one too many, and may have said when it takes one again.
+    pub fn throttled(&self, retry_after: Option<Duration>) -> Throttled {
+        let (mut state, now) = (self.shared.lock(), Instant::now());
+        let has_spare = state.rate.has_spare(now) && state.day.has_spare(now);
+        state.rate.throttled(now, retry_after);
+        self.shared.dispatch(&mut state, now);
+        if self.had_spare && has_spare {
+            Throttled::Foreign
+        } else {
+            Throttled::Ours
         }
     }
 }
@@ -351,204 +559,10 @@ impl<T: Send + 'static> DerefMut for Permit<T> {
 impl<T: Send + 'static> Drop for Permit<T> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            self.shared.give_back(slot, self.class);
+            self.shared.give_back(self, slot);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn quota(slots: u32, per_second: Option<u32>, max_queue: usize) -> Quota<u32> {
-        Quota::new((0..slots).collect(), per_second, max_queue)
-    }
-
-    async fn acquire(quota: &Quota<u32>, deadline: Instant) -> Result<Permit<u32>, Error> {
-        quota
-            .acquire(Class::Query, &Progress::default(), deadline)
-            .await
-    }
-
-    async fn at_once(quota: &Quota<u32>) -> Result<Permit<u32>, Error> {
-        acquire(quota, Instant::now()).await
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slot_is_held_by_one_call_at_a_time() {
-        let quota = quota(2, None, 10);
-        let first = at_once(&quota).await.unwrap();
-        let second = at_once(&quota).await.unwrap();
-        assert_ne!(*first, *second);
-        assert!(at_once(&quota).await.is_err());
-        drop(first);
-        assert!(at_once(&quota).await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn in_no_second_are_there_more_calls_than_the_rate_however_the_vendor_counts() {
-        // Calls that last up to 1.6 s; the vendor may count each at its start, its end or in between.
-        let quota = quota(7, Some(10), 500);
-        let mut running = tokio::task::JoinSet::new();
-        for index in 0..200_u64 {
-            let quota = quota.clone();
-            running.spawn(async move {
-                let permit = acquire(&quota, Instant::now() + SECOND * 600)
-                    .await
-                    .unwrap();
-                let start = Instant::now();
-                tokio::time::sleep(Duration::from_millis(index * 7919 % 1600)).await;
-                let end = Instant::now();
-                drop(permit);
-                [start, start + (end - start) / 2, end][(index % 3) as usize]
-            });
-        }
-        let mut counted = running.join_all().await;
-        counted.sort();
-        for window in counted.windows(11) {
-            assert!(
-                window[10] - window[0] >= SECOND,
-                "11 calls within {:?}",
-                window[10] - window[0]
-            );
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_idle_quota_uses_all_of_its_rate() {
-        let quota = quota(100, Some(10), 500);
-        let start = Instant::now();
-        for _ in 0..100 {
-            drop(acquire(&quota, start + SECOND * 60).await.unwrap());
-        }
-        assert_eq!(start.elapsed().as_secs(), 9);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whoever_waits_leaves_at_the_deadline_and_hears_when_to_come_again() {
-        let quota = quota(1, Some(1), 10);
-        drop(at_once(&quota).await.unwrap());
-        let start = Instant::now();
-        let refused = acquire(&quota, start + SECOND / 2).await.unwrap_err();
-        assert_eq!(start.elapsed(), SECOND / 2);
-        assert!(matches!(refused, Error::Overloaded { retry_after } if retry_after >= SECOND));
-        // The one who left uses no turn.
-        let permit = acquire(&quota, start + SECOND * 6).await.unwrap();
-        assert_eq!(start.elapsed(), SECOND);
-        drop(permit);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_queue_is_bounded() {
-        let quota = quota(1, None, 2);
-        let held = at_once(&quota).await.unwrap();
-        let later = Instant::now() + SECOND;
-        let (first, second, third) =
-            tokio::join!(acquire(&quota, later), acquire(&quota, later), async {
-                let refused = acquire(&quota, later).await;
-                assert!(Instant::now() < later, "refused at once");
-                refused
-            });
-        assert!(first.is_err() && second.is_err() && third.is_err());
-        drop(held);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_a_queue_a_permit_is_had_at_once_or_not_at_all() {
-        let quota = quota(1, None, 0);
-        let later = Instant::now() + SECOND;
-        let held = acquire(&quota, later).await.unwrap();
-        assert!(acquire(&quota, later).await.is_err());
-        assert!(Instant::now() < later, "refused at once");
-        drop(held);
-        assert!(acquire(&quota, later).await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_are_served_in_the_order_they_came() {
-        let quota = quota(1, None, 10);
-        let held = at_once(&quota).await.unwrap();
-        let order = Mutex::new(Vec::new());
-        let later = Instant::now() + SECOND;
-        let wait = async |name| {
-            let _permit = acquire(&quota, later).await.unwrap();
-            order.lock().unwrap().push(name);
-        };
-        tokio::join!(wait("first"), wait("second"), wait("third"), async {
-            drop(held);
-        });
-        assert_eq!(*order.lock().unwrap(), ["first", "second", "third"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn commands_go_first_and_what_nobody_waits_for_goes_last() {
-        let quota = quota(1, None, 10);
-        let held = at_once(&quota).await.unwrap();
-        let (order, later) = (Mutex::new(Vec::new()), Instant::now() + SECOND);
-        let wait = async |class, progress: Progress, name| {
-            let _permit = quota.acquire(class, &progress, later).await.unwrap();
-            order.lock().unwrap().push(name);
-        };
-        let awaited = Progress::default();
-        tokio::join!(
-            wait(Class::Refresh, Progress::default(), "refresh"),
-            wait(Class::Refresh, awaited.clone(), "refresh that is awaited"),
-            wait(Class::Query, Progress::default(), "query"),
-            wait(Class::Command, Progress::default(), "command"),
-            async {
-                awaited.await_it();
-                drop(held);
-            }
-        );
-        let expected = ["command", "refresh that is awaited", "query", "refresh"];
-        assert_eq!(*order.lock().unwrap(), expected);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn in_a_full_queue_what_nobody_waits_for_makes_room() {
-        let quota = quota(1, None, 1);
-        let held = at_once(&quota).await.unwrap();
-        let later = Instant::now() + SECOND;
-        let progress = Progress::default();
-        let (refresh, query, second, ()) = tokio::join!(
-            quota.acquire(Class::Refresh, &progress, later),
-            quota.acquire(Class::Query, &progress, later),
-            quota.acquire(Class::Query, &progress, later),
-            async { drop(held) }
-        );
-        assert!(refresh.is_err() && query.is_ok() && second.is_err());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_crawl_runs_at_a_time_and_those_that_wait_for_it_hold_no_slot() {
-        let quota = quota(3, None, 10);
-        let (progress, later) = (Progress::default(), Instant::now() + SECOND);
-        let crawl = || quota.acquire(Class::Crawl, &progress, later);
-        let first = crawl().await.unwrap();
-        let second = crawl();
-        let others = async {
-            let both = (at_once(&quota).await, at_once(&quota).await);
-            assert!(both.0.is_ok() && both.1.is_ok());
-            drop(first);
-        };
-        let (second, ()) = tokio::join!(second, others);
-        assert!(second.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_wait_to_expect_grows_with_the_queue() {
-        let (quota, usual) = (quota(2, None, 10), SECOND * 4);
-        assert_eq!(quota.expected_wait(usual), Duration::ZERO);
-        let held = [at_once(&quota).await, at_once(&quota).await];
-        assert_eq!(quota.expected_wait(usual), SECOND * 2);
-        let later = Instant::now() + SECOND;
-        let waiting = (0..4).map(|_| acquire(&quota, later));
-        let look = async {
-            tokio::task::yield_now().await;
-            quota.expected_wait(usual)
-        };
-        let (_, expected) = tokio::join!(futures::future::join_all(waiting), look);
-        assert_eq!(expected, SECOND * 10);
-        drop(held);
-    }
-}
+mod tests;

@@ -258,12 +258,12 @@ async fn the_first_page_decides_whether_the_others_are_fetched() {
         .set("upstream.limits.requests_per_day", "100")
         .run()
         .await;
-    let reply = poor.post("/package/queryOrder", &ALL, ask).await; // 10 more of 99
+    let reply = poor.post("/package/queryOrder", &ALL, ask).await; // 10 more of 89: a tenth is for commands
     assert_eq!(
         reply.problem(),
         (429, "quota_exhausted".into(), "yes".into())
     );
-    assert!(reply.json()["detail"].as_str().unwrap().contains("99"));
+    assert!(reply.json()["detail"].as_str().unwrap().contains("89"));
     assert_eq!(upstream.calls(), 2);
 }
 

@@ -4,8 +4,8 @@ use futures::future::join_all;
 use serde_json::json;
 use std::time::Duration;
 
-use crate::support::answer::Fault;
-use crate::support::{Gate, gateway, page, until, upstream};
+use crate::support::answer::{Fault, raw};
+use crate::support::{Gate, failure, gateway, page, until, upstream};
 
 #[tokio::test]
 async fn there_are_never_more_connections_than_allowed_even_while_calls_fail() {
@@ -99,4 +99,44 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
         assert_eq!(connection.reply().await.status, 200);
     }
     assert_eq!(upstream.calls(), 2);
+}
+
+#[tokio::test]
+async fn queries_leave_the_days_reserve_to_commands_on_configured_paths() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set("upstream.limits.requests_per_day", "5")
+        .set("upstream.limits.command_reserve", "0.4")
+        .run()
+        .await;
+    for number in 1..=3 {
+        assert_eq!(gateway.page(number).await.status, 200);
+    }
+    let refused = gateway.page(4).await;
+    let problem = (429, "quota_exhausted".into(), "no".into());
+    assert_eq!(refused.problem(), problem);
+    let retry_after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((86_300..=86_400).contains(&retry_after), "{retry_after}");
+    assert_eq!(gateway.page(1).await.status, 200, "memory costs nothing");
+    let unlisted = gateway.post("/sms/send", &[], "{}").await;
+    assert_eq!(unlisted.problem(), problem);
+    for expected in [200, 200, 429] {
+        assert_eq!(gateway.order().await.status, expected);
+    }
+    assert_eq!(upstream.calls(), 5);
+}
+
+#[tokio::test]
+async fn a_vendor_that_throttles_is_left_alone_for_as_long_as_it_says() {
+    let upstream = upstream()
+        .answers(raw(429, failure("1").body).header("Retry-After", "30"))
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    assert_eq!(gateway.page(1).await.status, 429);
+    let refused = gateway.page(2).await; // it would wait for 20 s
+    assert_eq!(refused.problem(), (503, "overloaded".into(), "no".into()));
+    let retry_after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((9..=11).contains(&retry_after), "{retry_after}");
+    assert_eq!(upstream.calls(), 1);
 }
