@@ -156,7 +156,9 @@ impl Build<'_> {
         };
         let before_it = (before.gateway.tenants(), built_from.secrets);
         let tenants = Tenants::following(config, secrets, Some(before_it))?;
-        let parts = self.parts(tenants, upstream, before.gateway.quota(), metrics.clone());
+        let quota = before.gateway.quota();
+        quota.change(&quota_limits(config)); // nothing below can fail
+        let parts = self.parts(tenants, upstream, quota, metrics.clone());
         Ok(self.current(before.gateway.successor(config, parts), metrics))
     }
 

@@ -1,4 +1,4 @@
-//! Which keys count only from the next start on? What they shape is built once: listeners, threads, memory, slots.
+//! Which keys count only from the next start on? What they shape is built once: listeners, threads, memory.
 
 use super::Config;
 
@@ -18,8 +18,6 @@ impl Config {
             body_timeout idle_timeout drain_delay drain_timeout reload_interval state_dir);
         keep!("log", self.log, running.log, format);
         keep!("cache", self.cache, running.cache, max_size);
-        keep!("upstream.limits", self.upstream.limits, running.upstream.limits, requests_per_second connections instances
-            queue);
         kept
     }
 }

@@ -43,7 +43,7 @@ pub struct Limits {
     pub command_reserve: f64,
     /// Calls that may wait.
     pub queue: usize,
-    /// By the tenant's index, which it keeps for as long as the process lives.
+    /// By the tenant's index. Where a change gives an index to another tenant, calls under way count for that one.
     pub tenants: Vec<Share>,
 }
 

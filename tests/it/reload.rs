@@ -308,3 +308,27 @@ async fn a_mounted_secret_that_is_swapped_is_signed_with_from_then_on() {
     }
     assert!(!gateway.output().contains("rotated-"));
 }
+
+#[tokio::test]
+async fn other_limits_count_for_what_was_counted_before() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    for number in 1..=2 {
+        assert_eq!(gateway.page(number).await.status, 200);
+    }
+    for (of_the_day, status) in [("2", 429), ("4", 200), ("3", 429), ("\"none\"", 200)] {
+        gateway.rewrite("upstream.limits.requests_per_day", of_the_day);
+        gateway.rewrite("upstream.limits.command_reserve", "0.0");
+        gateway.rewrite("upstream.limits.connections", "1");
+        let reply = gateway.reload().await;
+        assert_eq!(reply.json()["needs_restart"], json!([]));
+        let ask = json!({"page_no": 3, "page_size": 2, "device_id": of_the_day});
+        assert_eq!(gateway.query(&ask).await.status, status, "{of_the_day}");
+    }
+    assert_eq!(
+        gateway
+            .metric("quota_limit", &[("window", "connections")])
+            .await,
+        1.0
+    );
+}
