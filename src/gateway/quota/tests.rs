@@ -564,15 +564,13 @@ async fn a_fixed_day_begins_anew_when_the_vendor_says() {
     let day = quota.levels().day.unwrap();
     assert_eq!((day.remaining, day.is_assumed), (1, false));
     assert_eq!(day.more_in, HOUR * 23 + SECOND * 3590);
-    // The wall clock is put forward to the next day.
+    // The wall clock is put right: the day ends sooner, and where its calls count is the same.
     let mut late = at_once(&quota).await.unwrap();
-    late.count(wall(Instant::now()) + DAY);
+    late.count(wall(Instant::now()) + HOUR * 8);
     drop(late);
-    assert_eq!(
-        quota.levels().day.unwrap().remaining,
-        0,
-        "where calls count is not known"
-    );
+    let day = quota.levels().day.unwrap();
+    assert_eq!(day.remaining, 0);
+    assert_eq!(day.more_in, HOUR * 15 + SECOND * 3590);
 }
 
 #[tokio::test(start_paused = true)]
@@ -685,6 +683,21 @@ async fn throttling_lowers_the_rate_and_quiet_raises_it_for_those_who_wait() {
             remaining: 10
         })
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_is_served_when_the_rate_rises_though_no_call_ends() {
+    let quota = quota(20, Some(10), 500);
+    let held = at_once(&quota).await.unwrap();
+    let start = Instant::now();
+    for _ in 0..4 {
+        held.throttled(None);
+        sleep(SECOND).await;
+    }
+    // 0.625 calls a second after 3 s, and one more every 10 s.
+    let second = acquire(&quota, start + SECOND * 60).await.unwrap();
+    assert_eq!(start.elapsed(), SECOND * 23);
+    drop((held, second));
 }
 
 #[tokio::test(start_paused = true)]
