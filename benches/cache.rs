@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::join_all;
 use linksfield_gateway::gateway::cache::{
-    Cache, Filled, Found, Key, Lookup, Pages, Question, Scope,
+    Cache, Filled, Found, Key, Lookup, Pages, Question, Scope, Sparing,
 };
 use linksfield_gateway::gateway::directives::Directives;
 use linksfield_gateway::gateway::error::Error;
@@ -84,6 +84,7 @@ impl Bench {
             key: Key::new(self.scope.clone(), "zh-CN".into(), &params),
             policy: &POLICY,
             configuration: 0,
+            sparing: Sparing::default(),
             directives: Directives::default(),
             arrived_at: now,
             deadline: now + Duration::from_secs(60),

@@ -103,7 +103,7 @@ impl Admin {
         match request.uri().path() {
             "/metrics" if is_read => Ok(answer(
                 "text/plain; version=0.0.4; charset=utf-8",
-                this.metrics.render(this.gateway.snapshot()),
+                this.metrics.render(&this.gateway.snapshot()),
             )),
             "/livez" if is_read => Ok(answer(PLAIN, "alive\n")),
             "/readyz" if is_read => Ok(self.readiness()),

@@ -26,6 +26,7 @@ mod response;
 mod scopes;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
@@ -35,7 +36,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use self::breaker::Breaker;
-use self::cache::{Cache, Filled, Key, Lookup, Question};
+use self::cache::{Cache, Filled, Key, Lookup, Question, Sparing};
 use self::call::{Errand, Timing};
 use self::crawl::{Crawl, CrawlPlaces};
 use self::directives::Directives;
@@ -45,7 +46,7 @@ pub use self::operator::Purge;
 use self::pace::Pace;
 use self::params::Params;
 use self::progress::Progress;
-use self::quota::{Class, Quota};
+use self::quota::{Class, Level, Quota, Thrift};
 use self::retry::Retries;
 use self::route::{Kind, Policy, Routes, Target};
 use self::scopes::Scopes;
@@ -54,7 +55,7 @@ use self::tenant::{Callers, Tenant, Tenants};
 use self::upstream::{Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
 use crate::config::Config;
-use crate::telemetry::{self, Exchange, Metrics, Snapshot};
+use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, Snapshot};
 
 /// One in so many parts of a caller's time is kept for the way back.
 const WAY_BACK: u32 = 20;
@@ -78,6 +79,7 @@ struct Stations {
     breaker: Breaker,
     retries: Retries,
     skew: Skew,
+    sparing: Thriftiness,
     crawls: CrawlPlaces,
     /// How long the calls of each route take, and the crawls of its pages.
     paces: Vec<Arc<Paces>>,
@@ -185,6 +187,7 @@ impl Gateway {
             breaker: of_breaker(config, before),
             retries: of_retries(config, before),
             skew: before.map_or_else(Skew::default, |before| before.skew.clone()),
+            sparing: before.map_or_else(Thriftiness::default, |before| before.sparing.clone()),
             crawls: CrawlPlaces::new(config.tenants.len(), limits.queue),
             routes,
             callers: parts.callers,
@@ -362,6 +365,7 @@ impl Gateway {
             key,
             policy,
             configuration: self.0.configuration,
+            sparing: self.0.sparing.get(),
             directives: asked.directives,
             arrived_at,
             deadline: asked.deadline,
@@ -395,7 +399,14 @@ impl Gateway {
         let fill = |progress, reason| {
             *result = telemetry::Result::Miss;
             timing.begin(); // a hit signs nothing
-            let errand = Errand::of_query(reason, asked.all_pages, timing.clone());
+            let longest = if asked.all_pages {
+                policy.crawl_timeout
+            } else {
+                this.bounds.request_timeout // no caller waits longer
+            };
+            let (deadline, until) = (asked.deadline, Instant::now() + longest);
+            let all_pages = asked.all_pages;
+            let errand = Errand::of_query(reason, all_pages, timing.clone(), deadline, until);
             self.clone().fill(call, errand, progress)
         };
         let found = this.cache.get_or_fill(&question, usual, fill).await;
@@ -424,26 +435,18 @@ impl Gateway {
     }
 
     /// Owned arguments: a fill outlives the request that began it.
-    async fn fill(
-        self,
-        call: Call,
-        mut errand: Errand,
-        progress: Progress,
-    ) -> Result<Filled, Error> {
+    async fn fill(self, call: Call, errand: Errand, progress: Progress) -> Result<Filled, Error> {
         let Kind::Query(policy) = &call.target.route.kind else {
             unreachable!("only queries are filled")
         };
         if errand.class == Class::Crawl {
             let started = Instant::now();
-            errand.patience = started + policy.crawl_timeout;
-            errand.ends_at = Some(errand.patience);
             let crawled = self.crawl(&call, policy, &errand, &progress).await;
             self.0.paces[call.target.route.label]
                 .crawl
                 .record(started.elapsed());
             return crawled;
         }
-        errand.patience = Instant::now() + self.0.bounds.request_timeout; // no caller waits longer
         let answered = self.ask(&call, errand, &progress).await?;
         response::to_filled(answered.answer, policy.pages, answered.sent_at)
     }
@@ -489,6 +492,29 @@ impl Gateway {
         self.0.commands.wait().await;
     }
 
+    fn quota_levels(&self) -> QuotaLevels {
+        let levels = self.0.quota.levels();
+        self.0.sparing.set(levels.thrift);
+        let window = |name, level: Level| (name, level.limit.into(), level.remaining.into());
+        let mut windows: Vec<_> = levels
+            .second
+            .map(|level| window("second", level))
+            .into_iter()
+            .collect();
+        windows.push(window("connections", levels.connections));
+        let day = levels.day;
+        windows.extend(day.map(|day| ("day", day.limit.into(), day.remaining.into())));
+        let now = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
+        QuotaLevels {
+            windows,
+            day_for_queries: day.map(|day| day.remaining_for_queries.into()),
+            day_resets_at: day.map(|day| (now.unwrap_or_default() + day.more_in).as_secs_f64()),
+            is_assumed: day.is_some_and(|day| day.is_assumed),
+            allowed_rate: levels.allowed_rate,
+            thrift: levels.thrift as u8,
+        }
+    }
+
     /// The values of now, for the metrics.
     pub fn snapshot(&self) -> Snapshot {
         let cache = self.0.cache.statistics();
@@ -498,9 +524,29 @@ impl Gateway {
             cache_evictions: cache.evictions,
             fills_in_flight: cache.fills,
             queue_length: self.0.quota.queue_length(),
+            quota: self.quota_levels(),
             breaker_open: self.0.breaker.is_open(),
             clock_skew: self.0.skew.seconds(),
             certificate_expires_at: self.0.upstream.certificate_expires_at(),
+        }
+    }
+}
+
+/// How sparing the day's budget demands to be, as of the last call: a hit asks nobody else.
+#[derive(Debug, Clone, Default)]
+struct Thriftiness(Arc<AtomicU8>);
+
+impl Thriftiness {
+    fn set(&self, thrift: Thrift) {
+        self.0.store(thrift as u8, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Sparing {
+        let level = self.0.load(Ordering::Relaxed);
+        Sparing {
+            no_refresh: level >= Thrift::NoRefresh as u8,
+            longer_stale: level >= Thrift::LongerStale as u8,
+            no_forced: level >= Thrift::NoForced as u8,
         }
     }
 }

@@ -197,11 +197,8 @@ impl Build<'_> {
     }
 
     fn constants(&self) -> Constants {
-        let limits = &self.config.upstream.limits;
         Constants {
             cache_capacity: self.config.cache.max_size.as_u64(),
-            per_second: limits.share(limits.requests_per_second),
-            connections: limits.share(limits.connections),
         }
     }
 }

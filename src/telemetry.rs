@@ -89,7 +89,7 @@ pub struct Metrics {
 type Handles = Box<[OnceLock<IntCounter>]>;
 
 /// What is read when somebody asks, rather than counted when it changes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     /// Pages in memory.
     pub cache_entries: u64,
@@ -101,6 +101,8 @@ pub struct Snapshot {
     pub fills_in_flight: usize,
     /// Calls that wait for a permit.
     pub queue_length: usize,
+    /// The vendor's limits.
+    pub quota: QuotaLevels,
     /// Is the vendor not asked now, or by one call at a time?
     pub breaker_open: bool,
     /// By how many seconds the vendor's clock is ahead of ours; none before the first answer.
@@ -109,15 +111,29 @@ pub struct Snapshot {
     pub certificate_expires_at: Option<i64>,
 }
 
+/// What is left of the vendor's limits.
+#[derive(Debug, Clone)]
+pub struct QuotaLevels {
+    /// Windows with their limit, and what is left of it.
+    pub windows: Vec<(&'static str, f64, f64)>,
+    /// Of the day, what queries may use; none without a limit.
+    pub day_for_queries: Option<f64>,
+    /// When more of the day comes, in seconds since 1970; none without a limit.
+    pub day_resets_at: Option<f64>,
+    /// Calls of before the start may count, and are not known.
+    pub is_assumed: bool,
+    /// Calls a second that are allowed now; none without a limit.
+    pub allowed_rate: Option<f64>,
+    /// How sparing the day demands to be: 0 not at all, 1 no background refresh, 2 longer stale serving, 3 no forced
+    /// refresh, 4 no query.
+    pub thrift: u8,
+}
+
 /// What does not change while the process runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Constants {
     /// `cache.max_size` in bytes.
     pub cache_capacity: u64,
-    /// This process's share of the vendor's calls a second; none without a limit.
-    pub per_second: Option<u32>,
-    /// This process's share of the vendor's connections; none without a limit.
-    pub connections: Option<u32>,
 }
 
 /// How many queries there were, and how many of them a page in memory answered.
@@ -269,6 +285,11 @@ impl Metrics {
             .observe(duration.as_secs_f64());
     }
 
+    /// The vendor had too many calls, although by our count there was room.
+    pub fn foreign_throttle(&self) {
+        self.families.foreign_throttles.inc();
+    }
+
     /// A query is asked again.
     pub fn retried(&self) {
         self.families.retries.inc();
@@ -391,7 +412,7 @@ impl Metrics {
     }
 
     /// The text exposition, with `snapshot` as the values of now.
-    pub fn render(&self, snapshot: Snapshot) -> Vec<u8> {
+    pub fn render(&self, snapshot: &Snapshot) -> Vec<u8> {
         let value = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.families
             .cache_entries
@@ -408,6 +429,7 @@ impl Metrics {
         self.families
             .queue_length
             .set(value(snapshot.queue_length as u64));
+        self.families.set_quota(&snapshot.quota);
         self.families.breaker_open.set(snapshot.breaker_open.into());
         if let Some(at) = snapshot.certificate_expires_at {
             self.families.certificate_expiry.set(at);

@@ -67,6 +67,17 @@ struct Entry {
     keep_for: Duration,
 }
 
+/// What is not done where the budget is short, in the order in which it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sparing {
+    /// No fill behind a stale page.
+    pub no_refresh: bool,
+    /// Old pages are served at once as long as they may stand in for a failure.
+    pub longer_stale: bool,
+    /// A caller cannot have a fresh page fetched again.
+    pub no_forced: bool,
+}
+
 /// A query, and what its caller says about the answer.
 #[derive(Debug, Clone)]
 pub struct Question<'a> {
@@ -76,6 +87,8 @@ pub struct Question<'a> {
     pub policy: &'a Policy,
     /// The number of the configuration that says so.
     pub configuration: u64,
+    /// How short the budget is.
+    pub sparing: Sparing,
     /// What the caller asks of the cache.
     pub directives: Directives,
     /// When its head had come.
@@ -203,12 +216,15 @@ impl Cache {
         let (because, patience) = match self.0.look(question, now) {
             Memory::Answers(found) => return Ok(found),
             Memory::AnswersStale(found) => {
-                if !question.directives.only_if_cached {
+                if !question.directives.only_if_cached && !question.sparing.no_refresh {
                     self.board(question, Reason::Revalidate, fill);
                 }
                 return Ok(found);
             }
             _ if question.directives.only_if_cached => return Err(Error::NotCached.into()),
+            Memory::Nothing(Forwarded::Request) if question.sparing.no_forced => {
+                return Err(Error::RefreshRefused.into());
+            }
             Memory::StandsIn(found) => {
                 let Some(patience) = question.patience(usual, now) else {
                     self.board(question, Reason::Revalidate, fill);
@@ -423,7 +439,9 @@ impl Question<'_> {
         match standing {
             Standing::Fresh => Use::Answers,
             Standing::Stale => Use::AnswersStale,
-            Standing::Old if directives.max_stale.is_some() => Use::AnswersStale,
+            Standing::Old if directives.max_stale.is_some() || self.sparing.longer_stale => {
+                Use::AnswersStale
+            }
             _ => Use::StandsIn,
         }
     }

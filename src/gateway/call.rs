@@ -9,7 +9,7 @@ use super::breaker::End;
 use super::cache::Reason;
 use super::error::Error;
 use super::progress::Progress;
-use super::quota::{Ask, Class, Permit};
+use super::quota::{Ask, Class, Permit, Throttled};
 use super::tenant::Which;
 use super::upstream::{Answer, Failure, Outcome, QUERY_MAX_IDLE, Shape, Slot};
 use super::{Call, Gateway, wall_clock};
@@ -22,7 +22,9 @@ pub struct Errand {
     pub class: Class,
     /// The metrics' word for why.
     pub reason: &'static str,
-    /// How long it waits for its turn.
+    /// When who began it needs the answer.
+    pub deadline: Instant,
+    /// How long it waits for its turn: a fill is of use to others too.
     pub patience: Instant,
     /// When its answer is of no use any more, where that is before the time for one exchange ends.
     pub ends_at: Option<Instant>,
@@ -32,7 +34,13 @@ pub struct Errand {
 
 impl Errand {
     /// That of a fill.
-    pub fn of_query(reason: Reason, all_pages: bool, timing: Timing) -> Self {
+    pub fn of_query(
+        reason: Reason,
+        all_pages: bool,
+        timing: Timing,
+        deadline: Instant,
+        patience: Instant,
+    ) -> Self {
         let (class, reason) = match reason {
             _ if all_pages => (Class::Crawl, "crawl"),
             Reason::Caller => (Class::Query, "caller"),
@@ -43,8 +51,14 @@ impl Errand {
             timing,
             class,
             reason,
-            patience: Instant::now(),
-            ends_at: None,
+            // Nobody waits for a background refresh, nor is a crawl of use only to who began it.
+            deadline: if class == Class::Query {
+                deadline.min(patience)
+            } else {
+                patience
+            },
+            patience,
+            ends_at: all_pages.then_some(patience),
             max_idle: QUERY_MAX_IDLE,
         }
     }
@@ -170,10 +184,10 @@ impl Gateway {
             class: errand.class,
             is_listed: call.target.route.is_listed,
             progress,
-            deadline: errand.patience,
+            deadline: errand.deadline,
             usual: this.paces[call.target.route.label].call.p90(),
         };
-        let mut permit = this.quota.acquire(ask).await?;
+        let mut permit = this.quota.acquire_until(ask, errand.patience).await?;
         let admission = this.breaker.admit()?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
@@ -192,6 +206,7 @@ impl Gateway {
             before();
             let (sent_at, signed_at) = (Instant::now(), wall_clock());
             permit.count(signed_at);
+            this.sparing.set(this.quota.thrift());
             let signer = call.tenant.signers.of(secret);
             let body = signer.sign(&call.params, &call.tenant.access_code, signed_at);
             let (path, language) = (&call.target.path, &call.language);
@@ -203,7 +218,10 @@ impl Gateway {
                 Ok(answer) => {
                     self.compare_clocks(&answer, signed_at, sent_at.elapsed());
                     if answer.outcome == Outcome::Throttled {
-                        permit.throttled(answer.retry_after(wall_clock()));
+                        let retry_after = answer.retry_after(wall_clock());
+                        if permit.throttled(retry_after) == Throttled::Foreign {
+                            this.metrics.foreign_throttle();
+                        }
                     }
                     break Ok((answer, sent_at));
                 }

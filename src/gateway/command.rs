@@ -34,6 +34,7 @@ impl Gateway {
             timing: timing.clone(),
             class: Class::Command,
             reason: "caller",
+            deadline,
             patience: deadline,
             ends_at: None,
             max_idle: COMMAND_MAX_IDLE,

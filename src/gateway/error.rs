@@ -160,6 +160,11 @@ pub enum Error {
         /// When a call is free again.
         retry_after: Duration,
     },
+    /// The day's budget is so short that no page in memory is fetched again because its caller wants that.
+    #[error(
+        "the day's budget for queries is nearly spent: a fresh page is in memory, and no newer one is fetched"
+    )]
+    RefreshRefused,
     /// All pages were asked for, and while they were read the orders changed, twice.
     #[error("the orders changed while their pages were read, and again at the second try")]
     PagesMoved,
@@ -326,6 +331,7 @@ impl Error {
             Self::NotCached => ("not_cached", S::GATEWAY_TIMEOUT, "Not in memory", Sent::No, DENIED),
             Self::TooManyPages { .. } => ("too_many_pages", S::UNPROCESSABLE_ENTITY, "Too many pages", Sent::No, DENIED),
             Self::CrawlTooDear { .. } | Self::QuotaExhausted { .. } => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota exhausted", Sent::No, DENIED),
+            Self::RefreshRefused => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota nearly exhausted", Sent::No, DENIED),
             Self::PagesMoved => ("pages_moved", S::SERVICE_UNAVAILABLE, "Pages moved", Sent::Yes, "http_response_incomplete"),
             Self::BreakerOpen { .. } => ("breaker_open", S::SERVICE_UNAVAILABLE, "Linksfield fails", Sent::No, "destination_unavailable"),
             Self::Overloaded { .. } => ("overloaded", S::SERVICE_UNAVAILABLE, "Overloaded", Sent::No, "connection_limit_reached"),
@@ -461,6 +467,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::too_many_lines, reason = "a list: one entry for each variant")]
     /// The codes of all variants; a new variant does not compile until it has joined them.
     fn codes() -> BTreeSet<&'static str> {
         use Error as E;
@@ -514,6 +521,7 @@ mod tests {
                 status,
                 reason: InvalidAnswer::TooLarge,
             },
+            E::RefreshRefused,
             E::BreakerOpen {
                 retry_after: Duration::ZERO,
             },
@@ -545,6 +553,7 @@ mod tests {
                 | E::TooManyPages { .. }
                 | E::CrawlTooDear { .. }
                 | E::QuotaExhausted { .. }
+                | E::RefreshRefused
                 | E::PagesMoved
                 | E::MidCrawl(_)
                 | E::BreakerOpen { .. }

@@ -227,8 +227,14 @@ impl<T: Send + Default + 'static> Quota<T> {
 impl<T: Send + 'static> Quota<T> {
     /// Waits for a permit until the deadline.
     pub async fn acquire(&self, ask: Ask<'_>) -> Result<Permit<T>, Error> {
+        self.acquire_until(ask, ask.deadline).await
+    }
+
+    /// Waits for a permit until `until`, where the call is of use beyond the deadline of the one who began it. Whether that
+    /// can be kept decides whether it may wait at all.
+    pub async fn acquire_until(&self, ask: Ask<'_>, until: Instant) -> Result<Permit<T>, Error> {
         let granted = self.0.enter(&ask)?;
-        if let Ok(Ok(result)) = timeout_at(ask.deadline, granted).await {
+        if let Ok(Ok(result)) = timeout_at(until, granted).await {
             return result;
         }
         let (mut state, now) = (self.0.lock(), Instant::now());

@@ -10,7 +10,7 @@ use prometheus::{
     Opts, Registry,
 };
 
-use super::Constants;
+use super::{Constants, QuotaLevels};
 
 /// The revision the binary was built from; `build.rs` asks for it.
 pub const REVISION: &str = env!("LINKSFIELD_GATEWAY_REVISION");
@@ -46,6 +46,12 @@ pub struct Families {
     pub fills_in_flight: IntGauge,
     pub queue_length: IntGauge,
     quota_limit: GaugeVec,
+    quota_remaining: GaugeVec,
+    quota_reset: GaugeVec,
+    quota_assumed: IntGauge,
+    quota_rate: Gauge,
+    thrift_level: IntGauge,
+    pub foreign_throttles: IntCounter,
     pub retries: IntCounter,
     pub breaker_open: IntGauge,
     pub clock_skew: Gauge,
@@ -160,6 +166,48 @@ impl Families {
             ),
             fills_in_flight: gauge(&registry, "fills_in_flight", "Fills that run."),
             queue_length: gauge(&registry, "queue_length", "Calls that wait for a permit."),
+            quota_remaining: registered(
+                &registry,
+                GaugeVec::new(
+                    opts(
+                        "quota_remaining",
+                        "What is left of the limit; of the day also what queries may use.",
+                    ),
+                    &["window"],
+                ),
+            ),
+            quota_reset: registered(
+                &registry,
+                GaugeVec::new(
+                    opts(
+                        "quota_reset_timestamp_seconds",
+                        "When more of the window comes.",
+                    ),
+                    &["window"],
+                ),
+            ),
+            quota_assumed: gauge(
+                &registry,
+                "quota_assumed",
+                "1 while calls of before the start may count for the day, and are not known.",
+            ),
+            quota_rate: registered(
+                &registry,
+                Gauge::with_opts(opts(
+                    "quota_allowed_rate",
+                    "Calls a second that are allowed now: the limit, less what the vendor's throttling has taken.",
+                )),
+            ),
+            thrift_level: gauge(
+                &registry,
+                "thrift_level",
+                "0 nothing is spared, 1 no background refresh, 2 longer stale serving, 3 no forced refresh, 4 no query.",
+            ),
+            foreign_throttles: counter(
+                &registry,
+                "upstream_foreign_throttles_total",
+                "Times that the vendor had too many calls although by our count there was room.",
+            ),
             retries: counter(
                 &registry,
                 "upstream_retries_total",
@@ -240,21 +288,30 @@ impl Families {
     pub fn set(&self, constants: Constants) {
         let capacity = i64::try_from(constants.cache_capacity);
         self.cache_capacity.set(capacity.unwrap_or(i64::MAX));
-        let windows = [
-            ("second", constants.per_second),
-            ("connections", constants.connections),
-        ];
-        for (window, limit) in windows {
-            match limit {
-                Some(limit) => {
-                    let gauge = self.quota_limit.with_label_values(&[window]);
-                    gauge.set(f64::from(limit));
-                }
-                None => {
-                    let _ = self.quota_limit.remove_label_values(&[window]); // it was not there
-                }
-            }
+    }
+
+    /// Sets what is left of the vendor's limits; a window without a limit has no series.
+    pub fn set_quota(&self, levels: &QuotaLevels) {
+        for family in [&self.quota_limit, &self.quota_remaining, &self.quota_reset] {
+            family.reset();
         }
+        for (window, limit, remaining) in &levels.windows {
+            self.quota_limit.with_label_values(&[window]).set(*limit);
+            self.quota_remaining
+                .with_label_values(&[window])
+                .set(*remaining);
+        }
+        if let Some(remaining) = levels.day_for_queries {
+            let gauge = self.quota_remaining.with_label_values(&["day_queries"]);
+            gauge.set(remaining);
+        }
+        if let Some(at) = levels.day_resets_at {
+            self.quota_reset.with_label_values(&["day"]).set(at);
+        }
+        self.quota_assumed.set(levels.is_assumed.into());
+        self.quota_rate
+            .set(levels.allowed_rate.unwrap_or(f64::INFINITY));
+        self.thrift_level.set(levels.thrift.into());
     }
 }
 

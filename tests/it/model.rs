@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use linksfield_gateway::gateway::cache::{
     Cache, Filled, Found, Key, Lookup, Named, NotStored, PageOfAll, Pages, Question, Reason, Scope,
+    Sparing,
 };
 use linksfield_gateway::gateway::directives::Directives;
 use linksfield_gateway::gateway::error::Error;
@@ -461,6 +462,7 @@ impl World {
             key,
             policy: &policy,
             configuration: 0,
+            sparing: Sparing::default(),
             directives: Directives::of(&headers),
             arrived_at,
             deadline: arrived_at + millis(timeout.unwrap_or(20_000)),
