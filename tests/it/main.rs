@@ -19,6 +19,7 @@ mod example;
 mod faults;
 mod http_caching;
 mod limits;
+mod matrix;
 mod model;
 mod process;
 mod reload;

@@ -27,6 +27,8 @@ pub enum Fault {
     Cut,
     /// No answer, ever.
     Hang,
+    /// The head promises all of the body, which comes a byte at a time and never ends.
+    Trickle,
     /// The end of the body is the end of the connection.
     CloseDelimited,
     /// The body comes in chunks.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::value::RawValue;
 use sha1::Sha1;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -129,6 +129,7 @@ impl Builder {
             script: self.script,
             secrets: self.secrets,
             is_strict: self.is_strict,
+            resets: AtomicBool::new(false),
             seen: Mutex::default(),
         });
         let stopped = CancellationToken::new();
@@ -139,6 +140,7 @@ impl Builder {
             is_tls,
             shared,
             stopped,
+            held: Mutex::default(),
         }
     }
 }
@@ -147,6 +149,7 @@ struct Shared {
     script: Box<Script>,
     secrets: BTreeMap<String, String>,
     is_strict: bool,
+    resets: AtomicBool,
     seen: Mutex<Seen>,
 }
 
@@ -164,6 +167,8 @@ pub struct Upstream {
     is_tls: bool,
     shared: Arc<Shared>,
     stopped: CancellationToken,
+    /// Its port, once it has stopped: else another listener could be given it.
+    held: Mutex<Option<TcpSocket>>,
 }
 
 impl Drop for Upstream {
@@ -186,6 +191,11 @@ impl Upstream {
         let listener = TcpListener::bind(address).await.unwrap();
         let (shared, stopped) = (self.shared.clone(), self.stopped.clone());
         tokio::spawn(accept(listener, None, shared, stopped));
+    }
+
+    /// From now on each new connection is reset before its request is read.
+    pub fn reset_connections(&self) {
+        self.shared.resets.store(true, Ordering::SeqCst);
     }
 
     pub fn url(&self) -> String {
@@ -235,6 +245,14 @@ impl Upstream {
     /// Nobody listens any more, and every connection is closed.
     pub async fn stop(&self) {
         self.stopped.cancel();
+        until("its port is held, and nobody listens", async || {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            let is_held = socket.bind(([127, 0, 0, 1], self.port).into()).is_ok();
+            *self.held.lock().unwrap() = Some(socket);
+            is_held
+        })
+        .await;
         until("no open connection", async || self.open_connections() == 0).await;
     }
 }
@@ -246,6 +264,10 @@ async fn accept(
     stopped: CancellationToken,
 ) {
     while let Some(Ok((stream, _))) = stopped.run_until_cancelled(listener.accept()).await {
+        if shared.resets.load(Ordering::SeqCst) {
+            stream.set_zero_linger().unwrap();
+            continue; // without a look at what comes
+        }
         stream.set_nodelay(true).unwrap();
         {
             let mut seen = shared.seen.lock().unwrap();
@@ -285,6 +307,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     shared: &Shared,
 ) -> io::Result<bool> {
     while let Some(request) = read(&mut stream).await? {
+        if shared.resets.load(Ordering::SeqCst) {
+            return Ok(true); // nobody has looked at it
+        }
         {
             let mut seen = shared.seen.lock().unwrap();
             let fault = fault_of(&request, &shared.secrets);
@@ -334,6 +359,16 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
         Some(Fault::Drop) => return Ok(After::Close),
         Some(Fault::Reset) => return Ok(After::Reset),
         Some(Fault::Hang) => {
+            let _ = stream.read(&mut [0]).await?; // until the peer gives up
+            return Ok(After::Close);
+        }
+        Some(Fault::Trickle) => {
+            stream.write_all(&whole(&length)).await?;
+            for byte in answer.body[..half].chunks(1) {
+                stream.write_all(byte).await?;
+                stream.flush().await?;
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await; // it is slow
+            }
             let _ = stream.read(&mut [0]).await?; // until the peer gives up
             return Ok(After::Close);
         }
