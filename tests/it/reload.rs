@@ -1,8 +1,12 @@
 //! Another configuration, or other secrets, without a restart.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
 use serde_json::json;
 
-use crate::support::{Gate, Reply, SECRET, gateway, page, success, until, upstream};
+use crate::support::answer::raw;
+use crate::support::{Gate, Reply, SECRET, failure, gateway, page, success, until, upstream};
 
 fn is_hit(reply: &Reply) -> bool {
     reply.header("cache-status").unwrap().contains("; hit")
@@ -331,4 +335,72 @@ async fn other_limits_count_for_what_was_counted_before() {
             .await,
         1.0
     );
+}
+
+#[tokio::test]
+async fn twenty_swaps_of_a_secret_under_load_fail_no_request() {
+    let taken = Arc::new(Mutex::new(vec![SECRET.to_owned()]));
+    let takes = taken.clone();
+    let upstream = upstream()
+        .takes_any_signature()
+        .script(move |request| {
+            let secrets = takes.lock().unwrap();
+            if secrets.iter().any(|secret| request.is_signed_with(secret)) {
+                page(request.json()["page_no"].as_u64().unwrap(), 2, 105)
+            } else {
+                raw(403, failure("bad signature").body)
+            }
+        })
+        .run()
+        .await;
+    let folder = tempfile::tempdir().unwrap();
+    let mount = Mount::new(folder.path(), SECRET);
+    let file = mount.0.join("secret");
+    let gateway = gateway(&upstream)
+        .set("tenants.acme.secret_file", &format!("{file:?}"))
+        .run()
+        .await;
+    let (swapped, numbers) = (AtomicBool::new(false), AtomicU64::new(1));
+    let load = async || {
+        let mut statuses = Vec::new();
+        while !swapped.load(Ordering::SeqCst) {
+            let number = numbers.fetch_add(1, Ordering::SeqCst);
+            statuses.push(gateway.page(number).await.status);
+        }
+        statuses
+    };
+    let swaps = async {
+        for version in 1..=20 {
+            if version == 7 {
+                mount.swap(version, "");
+                until("it is refused", async || {
+                    let successful = gateway.metric("secret_last_reload_successful", &[]);
+                    successful.await == 0.0
+                })
+                .await;
+                continue;
+            }
+            let secret = format!("rotated-{version}");
+            {
+                let mut taken = taken.lock().unwrap(); // the one before is taken for a while
+                taken.push(secret.clone());
+                if taken.len() > 2 {
+                    taken.remove(0);
+                }
+            }
+            mount.swap(version, &secret);
+            until("it is signed with", async || {
+                let requests = upstream.requests();
+                let last = requests.last();
+                last.is_some_and(|request| request.is_signed_with(&secret))
+            })
+            .await;
+        }
+        swapped.store(true, Ordering::SeqCst);
+    };
+    let (one, two, three, ()) = tokio::join!(load(), load(), load(), swaps);
+    let statuses = [one, two, three].concat();
+    assert!(statuses.len() > 20);
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    assert_eq!(gateway.metric("secret_switches_total", &[]).await, 0.0);
 }
