@@ -33,7 +33,7 @@
 //! main → lib → reload → gateway       gateway → cache ─────────┴→ params, route
 //!        lib → admin → telemetry      gateway → quota, upstream
 //! reload implements what server and admin serve; server knows none of them
-//! leaves: config, telemetry, body; error (imports body), progress (imports error's `Sent`)
+//! leaves: config, telemetry, body, state; error (imports body), progress (imports error's `Sent`)
 //! ```
 //!
 //! # Invariants
@@ -66,6 +66,7 @@ pub mod gateway;
 pub mod reload;
 pub mod server;
 pub mod simulator;
+pub mod state;
 pub mod telemetry;
 
 use std::io;

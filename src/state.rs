@@ -1,0 +1,493 @@
+//! What must survive a restart? Idempotency keys and the history of calls, in one file that one process has.
+//!
+//! The rules are elsewhere: plain values go in and come out. A write has reached the disk once it is awaited, writes
+//! are carried out in the order in which they were asked for, and one that was begun is finished, whoever waits for it.
+
+#![expect(clippy::result_large_err, reason = "the library's error is what it is")]
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{Builder, Database, DatabaseError, ReadableTable, TableDefinition};
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+
+/// The file's name in `server.state_dir`.
+pub const FILE: &str = "state.redb";
+
+/// What the file is called once something was missing or altered in it. The library repairs what it can, so that the
+/// next start would find nothing wrong.
+const DAMAGED: &str = "state.redb.damaged";
+
+/// What all is read once, at the start; memory has what is asked for later.
+const CACHE: usize = 4 << 20;
+
+/// State, seconds since 1970, fingerprint, status, the envelope's `code`, headers, body.
+type Row<'a> = (u8, u64, &'a [u8; 32], u16, &'a str, &'a [u8], &'a [u8]);
+const KEYS: TableDefinition<'_, &[u8; 32], Row<'_>> = TableDefinition::new("idempotency_keys");
+/// Minutes since 1970, and the calls begun in them.
+const CALLS: TableDefinition<'_, u64, u32> = TableDefinition::new("calls_by_minute");
+
+/// The hash that stands for a key and its scope.
+pub type KeyId = [u8; 32];
+
+/// What is known of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Seconds since 1970: when it came to be what it is.
+    pub since: u64,
+    /// The hash of what was asked.
+    pub fingerprint: [u8; 32],
+    /// How far it has come.
+    pub state: State,
+}
+
+/// How far a keyed command has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It was about to be sent.
+    Running,
+    /// It was sent, and what came of it is not known.
+    InDoubt,
+    /// This was the answer.
+    Kept(Answer),
+}
+
+/// An answer to a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The envelope's `code`, or nothing.
+    pub vendor_code: String,
+    /// Lines of `name: value`.
+    pub headers: Vec<u8>,
+    /// The body.
+    pub body: bytes::Bytes,
+}
+
+/// A change of what is known of a key.
+#[derive(Debug)]
+pub enum Change {
+    /// This is known from now on.
+    Put(KeyId, Record),
+    /// Nothing is.
+    Remove(KeyId),
+}
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Neither there nor to be made.
+    #[error("server.state_dir: {}: {source}; the directory must be writable for the gateway", .path.display())]
+    Unusable {
+        /// The directory or the file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It belongs to another process.
+    #[error(
+        "server.state_dir: {} is in use by another process; give each gateway a directory of its own",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// It is there and cannot be read.
+    #[error(
+        "server.state_dir: {} is damaged or of another version ({reason}); move it away to start without it: its idempotency \
+         keys are then forgotten, so look at what the commands of the last hours have done before any is repeated",
+        .path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Why something was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The library's words.
+    #[error("{0}")]
+    Failed(Box<str>),
+    /// The disk takes too long.
+    #[error("it takes too long")]
+    Late,
+}
+
+/// The open store. Cloning is cheap.
+#[derive(Clone)]
+pub struct Store(Arc<Mutex<Database>>);
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+/// What the store held when it was opened.
+#[derive(Debug, Default)]
+pub struct Saved {
+    /// All keys.
+    pub keys: Vec<(KeyId, Record)>,
+    /// Calls by minutes since 1970, the oldest first.
+    pub calls: Vec<(u64, u32)>,
+}
+
+impl Store {
+    /// Opens the store in `folder`, made where it is missing, and reads all that it holds.
+    pub async fn open(folder: &Path) -> Result<(Self, Saved), OpenError> {
+        let (folder, path) = (folder.to_owned(), folder.join(FILE));
+        // Of a damaged file the library does not only complain; it panics in places.
+        let opened = spawn_blocking(move || open(&folder)).await;
+        let (database, saved) = opened.unwrap_or_else(|_| {
+            Err(OpenError::Damaged {
+                path,
+                reason: "it cannot be read".into(),
+            })
+        })?;
+        Ok((Self(Arc::new(Mutex::new(database))), saved))
+    }
+
+    /// Carries out all changes of keys, or none. What they are is asked when it is their turn.
+    pub async fn write_keys(
+        &self,
+        changes: impl FnOnce() -> Vec<Change> + Send + 'static,
+    ) -> Result<(), WriteError> {
+        self.write(move |database| write_keys(database, &changes()))
+            .await
+    }
+
+    /// Saves how many calls these minutes had, and forgets all minutes before `oldest`.
+    pub async fn save_calls(&self, calls: Vec<(u64, u32)>, oldest: u64) -> Result<(), WriteError> {
+        self.write(move |database| {
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(CALLS)?;
+                table.retain(|minute, _| minute >= oldest)?;
+                for (minute, calls) in calls {
+                    table.insert(minute, calls)?;
+                }
+            }
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
+    async fn write(
+        &self,
+        work: impl FnOnce(&Database) -> Result<(), redb::Error> + Send + 'static,
+    ) -> Result<(), WriteError> {
+        // The turn goes with the work: whoever stops waiting does not let the next write overtake this one.
+        let turn = self.0.clone().lock_owned().await;
+        let done = spawn_blocking(move || work(&turn)).await;
+        match done {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(WriteError::Failed(error.to_string().into())),
+            Err(_) => Err(WriteError::Failed("the library failed".into())),
+        }
+    }
+}
+
+fn open(folder: &Path) -> Result<(Database, Saved), OpenError> {
+    let path = folder.join(FILE);
+    let unusable = |path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::Unusable { path, source }
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(unusable(folder))?;
+    let set_aside = folder.join(DAMAGED);
+    let altered = || OpenError::Damaged {
+        path: set_aside.clone(),
+        reason: "something in it was altered or is missing".into(),
+    };
+    if set_aside.exists() {
+        return Err(altered());
+    }
+    let file = open_file(&path).map_err(unusable(&path))?;
+    // The file's name is on disk too, before anything relies on what is in it.
+    let sync = File::open(folder).and_then(|folder| folder.sync_all());
+    sync.map_err(unusable(folder))?;
+    let damaged = |error: redb::Error| OpenError::Damaged {
+        path: path.clone(),
+        reason: error.to_string(),
+    };
+    let mut database = Builder::new()
+        .create_with_file_format_v3(true) // the only one that later versions of the library read
+        .set_cache_size(CACHE)
+        .create_file(file)
+        .map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
+            error => damaged(error.into()),
+        })?;
+    // What a crash has left unfinished is undone by now. Of what was finished nothing may be missing or altered.
+    let is_sound = database
+        .check_integrity()
+        .map_err(|error| damaged(error.into()))?;
+    if !is_sound {
+        std::fs::rename(&path, &set_aside).map_err(unusable(&path))?;
+        return Err(altered());
+    }
+    let saved = read(&database).map_err(damaged)?;
+    Ok((database, saved))
+}
+
+/// For its owner only, whatever the umask says and whoever made it.
+fn open_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    if file.metadata()?.permissions().mode() & 0o777 != 0o600 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
+/// Reads everything, and makes the tables that are missing.
+fn read(database: &Database) -> Result<Saved, redb::Error> {
+    let transaction = database.begin_write()?;
+    let mut saved = Saved::default();
+    {
+        let keys = transaction.open_table(KEYS)?;
+        for row in keys.iter()? {
+            let (id, row) = row?;
+            saved.keys.push((*id.value(), record(row.value())));
+        }
+        let calls = transaction.open_table(CALLS)?;
+        for row in calls.iter()? {
+            let (minute, calls) = row?;
+            saved.calls.push((minute.value(), calls.value()));
+        }
+    }
+    transaction.commit()?;
+    Ok(saved)
+}
+
+fn write_keys(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(KEYS)?;
+        for change in changes {
+            match change {
+                Change::Put(id, record) => table.insert(id, row(record))?,
+                Change::Remove(id) => table.remove(id)?,
+            };
+        }
+    }
+    Ok(transaction.commit()?) // with an fsync, unless told otherwise
+}
+
+const RUNNING: u8 = 0;
+const IN_DOUBT: u8 = 1;
+const KEPT: u8 = 2;
+
+fn row(record: &Record) -> Row<'_> {
+    let (since, fingerprint) = (record.since, &record.fingerprint);
+    let bare = |state| (state, since, fingerprint, 0, "", &[][..], &[][..]);
+    match &record.state {
+        State::Running => bare(RUNNING),
+        State::InDoubt => bare(IN_DOUBT),
+        State::Kept(answer) => (
+            KEPT,
+            since,
+            fingerprint,
+            answer.status,
+            &answer.vendor_code,
+            &answer.headers,
+            &answer.body,
+        ),
+    }
+}
+
+/// What is not understood may have been sent.
+fn record((state, since, fingerprint, status, vendor_code, headers, body): Row<'_>) -> Record {
+    let state = match state {
+        RUNNING => State::Running,
+        KEPT => State::Kept(Answer {
+            status,
+            vendor_code: vendor_code.to_owned(),
+            headers: headers.to_vec(),
+            body: bytes::Bytes::copy_from_slice(body),
+        }),
+        _ => State::InDoubt,
+    };
+    Record {
+        since,
+        fingerprint: *fingerprint,
+        state,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(body: &'static [u8]) -> Record {
+        Record {
+            since: 7,
+            fingerprint: [9; 32],
+            state: State::Kept(Answer {
+                status: 200,
+                vendor_code: "0000".into(),
+                headers: b"content-type: application/json\n".to_vec(),
+                body: bytes::Bytes::from_static(body),
+            }),
+        }
+    }
+
+    fn bare(state: State) -> Record {
+        Record { state, ..kept(b"") }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().permissions().mode() & 0o777
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_there_when_it_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        let (store, saved) = Store::open(&path).await.unwrap();
+        assert!(saved.keys.is_empty() && saved.calls.is_empty());
+        let rows = [
+            ([1; 32], kept(b"{}")),
+            ([2; 32], bare(State::Running)),
+            ([3; 32], bare(State::InDoubt)),
+        ];
+        let put = |(id, record): &(KeyId, Record)| Change::Put(*id, record.clone());
+        let put_all = rows.clone();
+        store
+            .write_keys(move || put_all.iter().map(put).collect())
+            .await
+            .unwrap();
+        let changes = vec![
+            Change::Put([4; 32], kept(b"x")),
+            Change::Remove([4; 32]),
+            Change::Remove([5; 32]),
+        ];
+        store.write_keys(|| changes).await.unwrap();
+        store.save_calls(vec![(10, 1), (11, 2)], 0).await.unwrap();
+        store.save_calls(vec![(11, 3), (12, 4)], 11).await.unwrap();
+        drop(store);
+
+        let (_store, saved) = Store::open(&path).await.unwrap();
+        assert_eq!(saved.keys, rows);
+        assert_eq!(saved.calls, [(11, 3), (12, 4)]);
+    }
+
+    #[tokio::test]
+    async fn folder_and_file_are_their_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        drop(Store::open(&path).await.unwrap());
+        let file = path.join(FILE);
+        assert_eq!((mode(&path), mode(&file)), (0o700, 0o600));
+        std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        drop(Store::open(&path).await.unwrap());
+        assert_eq!(mode(&file), 0o600);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_open_is_not_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_store, _) = Store::open(folder.path()).await.unwrap();
+        let again = Store::open(folder.path()).await;
+        assert!(matches!(again, Err(OpenError::InUse(_))), "{again:?}");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_and_a_folder_that_is_none_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        drop(Store::open(folder.path()).await.unwrap());
+        let whole = std::fs::read(&file).unwrap();
+        let mut zeroed = whole.clone();
+        zeroed[64..].fill(0);
+        for content in [
+            b"not a store".to_vec(),
+            whole[..whole.len() / 2].to_vec(),
+            zeroed,
+        ] {
+            std::fs::write(&file, content).unwrap();
+            let opened = Store::open(folder.path()).await;
+            assert!(
+                matches!(opened, Err(OpenError::Damaged { .. })),
+                "{opened:?}"
+            );
+        }
+        let opened = Store::open(&file).await;
+        assert!(
+            matches!(opened, Err(OpenError::Unusable { .. })),
+            "{opened:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_altered_answer_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path()).await.unwrap();
+        store
+            .write_keys(|| vec![Change::Put([1; 32], kept(b"a body to be found"))])
+            .await
+            .unwrap();
+        drop(store);
+        let file = folder.path().join(FILE);
+        let mut content = std::fs::read(&file).unwrap();
+        let body = b"a body to be found";
+        let places: Vec<usize> = (0..content.len() - body.len())
+            .filter(|at| content[*at..].starts_with(body))
+            .collect();
+        for place in &places {
+            content[*place] = b'A';
+        }
+        assert!(!places.is_empty());
+        std::fs::write(&file, content).unwrap();
+        for _ in 0..2 {
+            let opened = Store::open(folder.path()).await;
+            assert!(
+                matches!(opened, Err(OpenError::Damaged { .. })),
+                "{opened:?}"
+            );
+        }
+        drop(std::fs::File::create(folder.path().join(DAMAGED)).unwrap());
+        std::fs::remove_file(&file).unwrap();
+        let opened = Store::open(folder.path()).await;
+        assert!(
+            matches!(opened, Err(OpenError::Damaged { .. })),
+            "what was set aside is not forgotten: {opened:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_write_that_nobody_waits_for_is_not_overtaken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path()).await.unwrap();
+        for _ in 0..20 {
+            let mut left =
+                Box::pin(store.write_keys(|| vec![Change::Put([1; 32], bare(State::Running))]));
+            let _ = futures::poll!(left.as_mut()); // begun
+            drop(left);
+            store
+                .write_keys(|| vec![Change::Remove([1; 32])])
+                .await
+                .unwrap();
+        }
+        drop(store);
+        let (_store, saved) = Store::open(folder.path()).await.unwrap();
+        assert!(saved.keys.is_empty());
+    }
+}
