@@ -60,6 +60,8 @@ pub struct Config {
     pub signing: Signing,
     /// The cache.
     pub cache: Cache,
+    /// What is remembered of commands that came with a key.
+    pub idempotency: IdempotencyKeys,
     /// Who may ask, by the name that logs and metrics use.
     pub callers: BTreeMap<String, Caller>,
     /// In whose name the gateway asks, by the name that callers, logs and metrics use.
@@ -259,6 +261,30 @@ pub struct Cache {
 impl Default for Cache {
     fn default() -> Self {
         Self {
+            max_size: ByteSize::mib(64),
+        }
+    }
+}
+
+/// `[idempotency]`: what is remembered of commands that came with an `idempotency-key`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdempotencyKeys {
+    /// How long, from the end of the command.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// So many keys; beyond, new ones are refused.
+    pub max_keys: NonZeroUsize,
+    /// Memory, and room on disk, that their answers may take; beyond, new keys are refused.
+    #[serde(serialize_with = "show::size")]
+    pub max_size: ByteSize,
+}
+
+impl Default for IdempotencyKeys {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(24 * 3600),
+            max_keys: at_least_one(100_000),
             max_size: ByteSize::mib(64),
         }
     }

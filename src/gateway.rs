@@ -5,6 +5,7 @@ pub mod cache;
 pub mod directives;
 pub mod error;
 pub mod head;
+pub mod keys;
 pub mod language;
 pub mod page;
 pub mod params;
@@ -41,6 +42,7 @@ use self::call::{Errand, Timing};
 use self::crawl::{Crawl, CrawlPlaces};
 use self::directives::Directives;
 use self::error::{Error, Sent, X_REQUEST_ID};
+use self::keys::{Key as CommandKey, Keys};
 use self::language::{Language, Languages};
 pub use self::operator::Purge;
 use self::pace::Pace;
@@ -85,6 +87,7 @@ struct Stations {
     paces: Vec<Arc<Paces>>,
     bounds: Bounds,
     metrics: Arc<Metrics>,
+    keys: Keys,
     /// The commands under way: the drain waits for them.
     commands: TaskTracker,
 }
@@ -117,6 +120,8 @@ pub struct Parts {
     pub upstream: Arc<Upstream>,
     /// The vendor's limits.
     pub quota: Quota<Slot>,
+    /// The idempotency keys of commands.
+    pub keys: Keys,
     /// Where everything is recorded.
     pub metrics: Arc<Metrics>,
 }
@@ -214,6 +219,7 @@ impl Gateway {
                 max_document: bytes(config.upstream.max_answer),
             },
             metrics: parts.metrics,
+            keys: parts.keys,
             commands: before.map_or_else(TaskTracker::new, |before| before.commands.clone()),
         }))
     }
@@ -249,12 +255,12 @@ impl Gateway {
         let target = self.0.routes.find(request.uri().path())?;
         exchange.route = target.route.label;
         let asked = self.asked(&target, request.headers(), exchange.started)?;
-        let call = self.read(target, request, asked.deadline, exchange).await?;
+        let (call, key) = self.read(target, request, asked.deadline, exchange).await?;
 
         match &call.target.route.clone().kind {
             Kind::Query(policy) => self.query(call, policy, &asked, exchange).await,
             Kind::Command { .. } | Kind::Refuse => {
-                self.command(call, asked.deadline, exchange).await
+                self.command(call, key, asked.deadline, exchange).await
             }
         }
     }
@@ -291,7 +297,7 @@ impl Gateway {
         request: Request<Incoming>,
         deadline: Instant,
         exchange: &mut Exchange<'_>,
-    ) -> Result<Call, Error> {
+    ) -> Result<(Call, Option<CommandKey>), Error> {
         let this = &*self.0;
         let is_query = matches!(target.route.kind, Kind::Query(_));
         let caller = this
@@ -303,9 +309,13 @@ impl Gateway {
         target.check_method(request.method())?;
         let (head, body) = request.into_parts();
         head::check_content(&head.headers, &body)?;
-        if !is_query && head.headers.contains_key("idempotency-key") {
-            return Err(Error::IdempotencyUnsupported);
-        }
+        let key = match &target.route.kind {
+            Kind::Command { requires_key, .. } => match head::idempotency_key(&head.headers)? {
+                None if *requires_key => return Err(Error::IdempotencyKeyRequired),
+                key => key,
+            },
+            Kind::Query(_) | Kind::Refuse => None, // a query may be repeated anyway
+        };
 
         let max_body = this.bounds.max_body;
         let body = timeout_at(
@@ -324,7 +334,12 @@ impl Gateway {
         if !is_query && !call.tenant.commands {
             return Err(Error::CommandsDisabled(call.tenant.name.clone()));
         }
-        Ok(call)
+        let caller = caller.map(|caller| &*caller.name);
+        let key = key.map(|key| {
+            let (access_code, path) = (&call.tenant.access_code, &call.target.path);
+            CommandKey::new(key, access_code, caller, path, &call.params)
+        });
+        Ok((call, key))
     }
 
     /// What is asked, for which tenant, in which words.
@@ -481,6 +496,11 @@ impl Gateway {
         self.0.quota.clone()
     }
 
+    /// Its idempotency keys.
+    pub fn keys(&self) -> Keys {
+        self.0.keys.clone()
+    }
+
     /// How many commands are under way.
     pub fn commands_in_flight(&self) -> usize {
         self.0.commands.len()
@@ -525,6 +545,7 @@ impl Gateway {
             fills_in_flight: cache.fills,
             queue_length: self.0.quota.queue_length(),
             quota: self.quota_levels(),
+            keys: self.0.keys.census(),
             breaker_open: self.0.breaker.is_open(),
             clock_skew: self.0.skew.seconds(),
             certificate_expires_at: self.0.upstream.certificate_expires_at(),
@@ -587,7 +608,7 @@ fn of_retries(config: &Config, before: Option<&Stations>) -> Retries {
     }
 }
 
-/// The time that goes into signatures, and that days begin by; the only place that reads it.
+/// The time that goes into signatures and into the store, and that days begin by; the only place that reads it.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that reads the wall clock"

@@ -18,12 +18,13 @@
 //!    again; otherwise the request joins the running *fill* of its key or starts one, in a task of its own. Where that
 //!    fails, an old page may stand in. Pages of one query belong to a *snapshot*; all of them at once are fetched by a
 //!    *crawl* (`gateway/crawl.rs`).
-//!    A **command** gets a task of its own too (`gateway/command.rs`), and raises the *generation* of what it may change: right before its first
+//!    A **command** (`gateway/command.rs`) that comes with an idempotency key asks `gateway/keys.rs` whether one was sent
+//!    under it. It gets a task of its own too, and raises the *generation* of what it may change: right before its first
 //!    byte, and again after any outcome but "proven not sent".
 //! 7. In that task `gateway/call.rs` makes the call, and where a query fails and the budget allows, another one; nothing is
-//!    asked while the *breaker* is open. `gateway/quota.rs` grants a permit, which *is* one of the connection slots; `gateway/upstream.rs`
-//!    connects it; `gateway/sign.rs` signs with the time of now, after the permit and anew for each attempt; then the
-//!    bytes leave.
+//!    asked while the *breaker* is open. `gateway/quota.rs` grants a permit, which *is* one of the connection slots;
+//!    `gateway/upstream.rs` connects it; an idempotency key is written to [`state`]; `gateway/sign.rs` signs with the time
+//!    of now, after the permit and anew for each attempt; then the bytes leave.
 //! 8. `gateway/upstream.rs` says what the answer means, by HTTP status and by the envelope's `code`. Only a success of
 //!    the expected shape is stored.
 //! 9. `gateway/error.rs` makes a failure a response. [`telemetry`] records the exchange: one log line, one histogram.
@@ -32,8 +33,9 @@
 //! main → cli → config                 gateway → tenant → sign ─┐
 //! main → lib → reload → gateway       gateway → cache ─────────┴→ params, route
 //!        lib → admin → telemetry      gateway → quota, upstream
+//!                                     gateway → keys → state
 //! reload implements what server and admin serve; server knows none of them
-//! leaves: config, telemetry, body, state; error (imports body), progress (imports error's `Sent`)
+//! leaves: config, telemetry, body, state; error (imports body, state), progress (imports error's `Sent`)
 //! ```
 //!
 //! # Invariants
@@ -42,6 +44,9 @@
 //! - One tenant never reads another's page: the [`Scope`](gateway::cache::Scope) of a cache key has no default.
 //! - A command is sent at most once. It is cancelled only while it is certain that no byte has left
 //!   (`gateway/progress.rs` is where the two sides of that race meet).
+//! - Under an idempotency key one command is sent, until the key's window ends. With a state directory the key is on disk
+//!   before the first byte leaves, and what it may have done is in doubt after a restart, never forgotten. Neither key nor
+//!   parameters are kept, only hashes of them.
 //! - Whoever waits, waits with a deadline; whatever a peer can stretch has a bound in the configuration.
 //! - A page filled before an invalidation is never found after it: the generation stands in the entry and is compared
 //!   at every lookup.
@@ -81,14 +86,16 @@ use tracing::{info, warn};
 
 use crate::admin::{Access, Admin};
 use crate::config::{Config, Secrets};
-use crate::gateway::Gateway;
+use crate::gateway::keys::Keys;
 use crate::gateway::quota::{self, Quota};
 use crate::gateway::route::Routes;
 use crate::gateway::sign::InvalidSecret;
 use crate::gateway::tenant::{Callers, Tenants};
 use crate::gateway::upstream::{Slot, TlsError, Upstream};
+use crate::gateway::{Gateway, wall_clock};
 use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Limits, Times, serve};
+use crate::state::{Saved, Store};
 use crate::telemetry::{Constants, Labels, Metrics};
 
 /// Connections that may ask for metrics and probes at a time.
@@ -121,6 +128,9 @@ pub enum StartError {
     /// The TLS client cannot be built.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    State(#[from] state::OpenError),
     /// The runtime of the admin listener cannot be started.
     #[error("cannot start the admin listener: {0}")]
     Admin(#[source] io::Error),
@@ -134,12 +144,12 @@ struct Build<'a> {
 
 impl Build<'_> {
     /// The first one of the process.
-    fn first(&self) -> Result<Current, StartError> {
+    fn first(&self, keys: Keys) -> Result<Current, StartError> {
         let metrics = Arc::new(Metrics::new(self.labels(), self.constants()));
         let upstream = Upstream::new(&self.config.upstream, self.secrets.ca.as_deref())?;
         let quota = Quota::new(&quota_limits(self.config), gateway::wall_clock(), None);
         let tenants = Tenants::new(self.config, self.secrets)?;
-        let parts = self.parts(tenants, upstream.into(), quota, metrics.clone());
+        let parts = self.parts(tenants, upstream.into(), quota, keys, metrics.clone());
         Ok(self.current(Gateway::new(self.config, parts), metrics))
     }
 
@@ -157,9 +167,9 @@ impl Build<'_> {
         };
         let before_it = (before.gateway.tenants(), built_from.secrets);
         let tenants = Tenants::following(config, secrets, Some(before_it))?;
-        let quota = before.gateway.quota();
+        let (quota, keys) = (before.gateway.quota(), before.gateway.keys());
         quota.change(&quota_limits(config)); // nothing below can fail
-        let parts = self.parts(tenants, upstream, quota, metrics.clone());
+        let parts = self.parts(tenants, upstream, quota, keys, metrics.clone());
         Ok(self.current(before.gateway.successor(config, parts), metrics))
     }
 
@@ -168,6 +178,7 @@ impl Build<'_> {
         tenants: Tenants,
         upstream: Arc<Upstream>,
         quota: Quota<Slot>,
+        keys: Keys,
         metrics: Arc<Metrics>,
     ) -> gateway::Parts {
         gateway::Parts {
@@ -175,6 +186,7 @@ impl Build<'_> {
             callers: Callers::new(self.config, self.secrets),
             upstream,
             quota,
+            keys,
             metrics,
         }
     }
@@ -219,7 +231,15 @@ pub struct Instance {
 impl Instance {
     /// Builds the parts, joins them and binds the listeners.
     pub async fn start(config: &Config, secrets: &Secrets) -> Result<Self, StartError> {
-        let current = Build { config, secrets }.first()?;
+        let (store, saved) = match &config.server.state_dir {
+            Some(folder) => {
+                let (store, saved) = Store::open(folder).await?;
+                (Some(store), saved)
+            }
+            None => (None, Saved::default()),
+        };
+        let keys = Keys::new(&config.idempotency, store, saved.keys, wall_clock());
+        let current = Build { config, secrets }.first(keys)?;
         let server = &config.server;
         let bind = async |key, address| {
             TcpListener::bind(address)

@@ -103,6 +103,8 @@ pub struct Snapshot {
     pub queue_length: usize,
     /// The vendor's limits.
     pub quota: QuotaLevels,
+    /// Idempotency keys.
+    pub keys: Keys,
     /// Is the vendor not asked now, or by one call at a time?
     pub breaker_open: bool,
     /// By how many seconds the vendor's clock is ahead of ours; none before the first answer.
@@ -127,6 +129,17 @@ pub struct QuotaLevels {
     /// How sparing the day demands to be: 0 not at all, 1 no background refresh, 2 longer stale serving, 3 no forced
     /// refresh, 4 no query.
     pub thrift: u8,
+}
+
+/// How many idempotency keys there are in which state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Their commands are under way.
+    pub running: usize,
+    /// Their answers are given again.
+    pub kept: usize,
+    /// What became of their commands is not known.
+    pub in_doubt: usize,
 }
 
 /// What does not change while the process runs.
@@ -221,6 +234,7 @@ impl Metrics {
             sent: None,
             vendor_code: None,
             saved_a_call: false,
+            is_replay: false,
             age: None,
             queue: None,
             upstream: None,
@@ -388,6 +402,23 @@ impl Metrics {
         }
     }
 
+    /// What became of a command could not be saved under its key: a repeat after a restart will find it in doubt.
+    pub fn key_not_saved(
+        &self,
+        request_id: &str,
+        route: usize,
+        tenant: usize,
+        sent: &str,
+        error: &(dyn std::error::Error + 'static),
+    ) {
+        let (route, tenant) = (
+            self.labels.routes[route].as_str(),
+            self.labels.tenants[tenant].as_str(),
+        );
+        self.families.keys_not_saved.inc();
+        warn!(target: log::COMMANDS, request_id, tenant, route, sent, error, "idempotency key not saved");
+    }
+
     /// How the queries were answered so far, whoever asked, by route and tenant.
     pub fn answers(&self) -> HashMap<(String, String), Answers> {
         let mut all: HashMap<_, Answers> = HashMap::new();
@@ -430,6 +461,15 @@ impl Metrics {
             .queue_length
             .set(value(snapshot.queue_length as u64));
         self.families.set_quota(&snapshot.quota);
+        let keys = snapshot.keys;
+        for (state, number) in [
+            ("running", keys.running),
+            ("kept", keys.kept),
+            ("in_doubt", keys.in_doubt),
+        ] {
+            let gauge = self.families.idempotency_keys.with_label_values(&[state]);
+            gauge.set(value(number as u64));
+        }
         self.families.breaker_open.set(snapshot.breaker_open.into());
         if let Some(at) = snapshot.certificate_expires_at {
             self.families.certificate_expiry.set(at);
@@ -510,6 +550,8 @@ pub struct Exchange<'a> {
     pub vendor_code: Option<Box<str>>,
     /// Was no call of Linksfield made for it?
     pub saved_a_call: bool,
+    /// Is it the answer that an earlier command under the same key has got?
+    pub is_replay: bool,
     /// The age of a page from memory.
     pub age: Option<Duration>,
     /// The time spent waiting for a permit.
@@ -525,6 +567,9 @@ impl Drop for Exchange<'_> {
         metrics.families.requests_in_flight.dec();
         metrics.request_handle(self).inc();
         metrics.request_duration_handle(self).observe(duration);
+        if self.is_replay {
+            metrics.families.idempotency_replays.inc();
+        }
         if let Some(age) = self.age {
             metrics.served_age[self.route].observe(age.as_secs_f64());
         }
@@ -556,6 +601,7 @@ impl Exchange<'_> {
             &*labels.tenants[self.tenant],
             &*labels.routes[self.route],
         );
+        let replayed = self.is_replay.then_some(true);
         let (vendor_code, error, sent) = (self.vendor_code.as_deref(), self.error, self.sent);
         let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
         let (queue, upstream, age) = (
@@ -575,6 +621,7 @@ impl Exchange<'_> {
                     vendor_code,
                     error,
                     sent,
+                    replayed,
                     status,
                     duration,
                     queue,

@@ -53,6 +53,7 @@ pub(super) fn check(config: &Config, table: &Table, problems: &mut Vec<Problem>)
     check.tenants();
     check.callers();
     check.routes();
+    check.idempotency();
     check.not_yet_supported();
 
     let Check {
@@ -132,6 +133,7 @@ impl Check<'_> {
         self.count("server.worker_threads", server.worker_threads.get(), 1024);
         for (key, path) in [
             ("server.admin_token_file", &server.admin_token_file),
+            ("server.state_dir", &server.state_dir),
             ("upstream.ca_file", &self.config.upstream.ca_file),
         ] {
             self.path(key, path.as_deref());
@@ -173,20 +175,29 @@ impl Check<'_> {
         }
     }
 
+    fn idempotency(&mut self) {
+        let config = self.config;
+        let keys = &config.idempotency;
+        self.duration("idempotency.window", keys.window, false);
+        self.count("idempotency.max_keys", keys.max_keys.get(), MOST);
+        self.size("idempotency.max_size", keys.max_size, false);
+        for (path, route) in &config.routes {
+            if route.idempotency == Idempotency::Required && config.server.state_dir.is_none() {
+                self.warn(
+                    &dotted(&["routes", path, "idempotency"]),
+                    "keys are required and kept in memory only: after a restart, a command that is repeated is sent again",
+                    "set server.state_dir to a directory that survives a restart",
+                );
+            }
+        }
+    }
+
     /// Keys that the schema has for what is still to come. They are refused, so that nobody relies on them; a feature that
     /// has arrived takes its line out.
     fn not_yet_supported(&mut self) {
         let mut keys = Vec::new();
         if self.config.upstream.http2 {
             keys.push("upstream.http2".to_owned());
-        }
-        if self.config.server.state_dir.is_some() {
-            keys.push("server.state_dir".to_owned());
-        }
-        for (path, route) in &self.config.routes {
-            if route.idempotency == Idempotency::Required {
-                keys.push(dotted(&["routes", path, "idempotency"]));
-            }
         }
         for key in keys {
             self.problem(

@@ -18,6 +18,7 @@ impl Config {
             body_timeout idle_timeout drain_delay drain_timeout reload_interval state_dir);
         keep!("log", self.log, running.log, format);
         keep!("cache", self.cache, running.cache, max_size);
+        keep!("idempotency", self.idempotency, running.idempotency, window max_keys max_size);
         kept
     }
 }

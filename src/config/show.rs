@@ -175,7 +175,15 @@ impl Config {
             out,
             "memory for what waits: {most} at most = {body} (server.max_body) x 2 x ({queue} (upstream.limits.queue) + as many crawls)"
         )?;
-        Ok(())
+        let (keys, most) = (self.idempotency.max_keys, self.idempotency.max_size);
+        let place = match &self.server.state_dir {
+            Some(_) => "in memory and in server.state_dir: they survive a restart",
+            None => "in memory only, as server.state_dir is not set: a restart forgets them",
+        };
+        writeln!(
+            out,
+            "idempotency keys: {keys} (idempotency.max_keys) with {most} (idempotency.max_size) of answers at most, {place}"
+        )
     }
 }
 

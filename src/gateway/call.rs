@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::quota::{Ask, Class, Permit, Throttled};
 use super::tenant::Which;
 use super::upstream::{Answer, Failure, Outcome, QUERY_MAX_IDLE, Shape, Slot};
-use super::{Call, Gateway, wall_clock};
+use super::{Call, Gateway, keys, wall_clock};
 use crate::telemetry::Exchange;
 
 /// How a call of Linksfield is made, and why.
@@ -121,7 +121,9 @@ impl Gateway {
             let before = || {
                 progress.begin();
             };
-            let result = self.call(call, &errand, secret, &attempt, before).await;
+            let result = self
+                .call(call, &errand, secret, &attempt, None, before)
+                .await;
             let outcome = result.as_ref().map(|answered| answered.answer.outcome);
             if outcome.is_ok() {
                 progress.answered();
@@ -167,13 +169,15 @@ impl Gateway {
         }
     }
 
-    /// One call of Linksfield: permit, connection, signature, bytes, answer. `before` runs right before the first byte.
+    /// One call of Linksfield: permit, connection, signature, bytes, answer. A command's `key` is on disk, and `before` has
+    /// run, before the first byte.
     pub(super) async fn call(
         &self,
         call: &Call,
         errand: &Errand,
         secret: Which,
         progress: &Progress,
+        key: Option<&keys::Run>,
         before: impl Fn(),
     ) -> Result<Answered, Error> {
         let this = &*self.0;
@@ -197,6 +201,10 @@ impl Gateway {
         let result = loop {
             if let Err(error) = this.upstream.connect(&mut permit, max_idle, deadline).await {
                 break Err(error);
+            }
+            if let Some(key) = key.filter(|key| !key.is_durable()) {
+                key.make_durable(wall_clock(), deadline).await?;
+                continue; // that took its time: is the connection still one that may be used?
             }
             if !progress.begin() {
                 return Err(Error::Overloaded {

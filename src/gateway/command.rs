@@ -1,4 +1,4 @@
-//! How is a command sent once, whatever becomes of its caller?
+//! How is a command sent once, whatever becomes of its caller, and however often it asks under one key?
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,25 +7,74 @@ use hyper::Response;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::cache::Named;
 use super::call::{Answered, Errand, Timing};
 use super::error::{Error, Sent};
+use super::keys::{Claim, End, Key, Run};
 use super::progress::Progress;
 use super::quota::Class;
+use super::route::Kind;
 use super::upstream::COMMAND_MAX_IDLE;
-use super::{Call, Gateway, response};
+use super::{Call, Gateway, response, wall_clock};
 use crate::body::Body;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
 
 impl Gateway {
-    /// A command has a task of its own: called off while no byte has left, else run to its end, whoever still waits.
+    /// Under a key a command is sent once: whoever comes later gets what the first has got, or will get.
     pub(super) async fn command(
         &self,
         call: Call,
+        key: Option<Key>,
         deadline: Instant,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
         exchange.result = telemetry::Result::Command;
-        let progress = Progress::default();
+        let Some(key) = key else {
+            let progress = Progress::default();
+            return self
+                .send_command(call, None, progress, deadline, exchange)
+                .await;
+        };
+        loop {
+            let progress = Progress::default();
+            let end = match self.0.keys.claim(&key, &progress)? {
+                Claim::Run(run) => {
+                    return self
+                        .send_command(call, Some(run), progress, deadline, exchange)
+                        .await;
+                }
+                Claim::Known(kept) => Some(End::Answered(kept)),
+                Claim::InDoubt => Some(End::InDoubt),
+                Claim::Wait(waiter) => waiter.end(deadline).await,
+            };
+            match end {
+                Some(End::Answered(kept)) => {
+                    exchange.is_replay = true;
+                    exchange.vendor_code.clone_from(&kept.vendor_code);
+                    exchange.sent = Some(Sent::Yes.as_str());
+                    return Ok(response::of_kept(&kept));
+                }
+                Some(End::InDoubt) => {
+                    let look_first = look_first(&call);
+                    return Err(Error::CommandInDoubt { look_first }.into());
+                }
+                Some(End::Failed(error)) => return Err(error),
+                // The first goes on, and may yet be sent although it was not until now.
+                None => return Err(Error::UpstreamTimeout(Sent::Unknown).into()),
+                Some(End::CalledOff) => {} // the next one's turn
+            }
+        }
+    }
+
+    /// A command has a task of its own: called off while no byte has left, else run to its end, whoever still waits.
+    async fn send_command(
+        &self,
+        call: Call,
+        key: Option<Run>,
+        progress: Progress,
+        deadline: Instant,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Response<Body>, Arc<Error>> {
         let _unless_it_has_left = CancelOnDrop(progress.clone());
         let (tell, told) = oneshot::channel();
         let timing = Timing::default();
@@ -40,9 +89,9 @@ impl Gateway {
             max_idle: COMMAND_MAX_IDLE,
         };
         let request_id = exchange.request_id.clone();
-        let command = self
-            .clone()
-            .run_command(call, errand, progress.clone(), request_id, tell);
+        let command =
+            self.clone()
+                .run_command(call, key, errand, progress.clone(), request_id, tell);
         self.0.commands.spawn(command);
         let told = timeout_at(deadline, told).await;
         timing.tell(exchange);
@@ -71,10 +120,11 @@ impl Gateway {
     async fn run_command(
         self,
         call: Call,
+        key: Option<Run>,
         errand: Errand,
         progress: Progress,
         request_id: String,
-        tell: oneshot::Sender<Result<Answered, Error>>,
+        tell: oneshot::Sender<Result<Answered, Arc<Error>>>,
     ) {
         let metrics = &self.0.metrics;
         let started = Instant::now();
@@ -94,14 +144,30 @@ impl Gateway {
         let secret = call.tenant.signers.active(); // one that a query has proven, during a rotation
         let result = tokio::select! {
             () = progress.cancelled() => None, // no byte has left, and nobody waits
-            result = self.call(&call, &errand, secret, &progress, || reach.invalidate(None)) => Some(result),
+            result = self.call(&call, &errand, secret, &progress, key.as_ref(), || reach.invalidate(None)) => Some(result),
         };
-        std::mem::forget(unless_it_ends);
-        let Some(result) = result else { return };
+        let result = result.map(|result| result.map_err(Arc::new));
         if progress.sent() != Sent::No {
             reach.invalidate(Some(Instant::now()));
             metrics.invalidation("command");
         }
+        if let Some(key) = key {
+            let ended = result.as_ref().map(|result| match result {
+                Ok(answered) => Ok(&answered.answer),
+                Err(error) => Err(error),
+            });
+            if let Err(error) = key.settle(ended, wall_clock()).await {
+                let sent = progress.sent().as_str();
+                metrics.key_not_saved(&request_id, route, tenant, sent, &error);
+            }
+        }
+        if let Some(Err(error)) = &result
+            && let Error::StateStoreUnavailable(cause) = &**error
+        {
+            metrics.key_not_saved(&request_id, route, tenant, Sent::No.as_str(), cause);
+        }
+        std::mem::forget(unless_it_ends);
+        let Some(result) = result else { return };
         if matches!(&result, Err(error) if error.sent() == Sent::Unknown) {
             metrics.command_outcome_unknown(route, tenant);
         }
@@ -122,6 +188,24 @@ impl Gateway {
             };
             metrics.abandoned_command(&request_id, route, tenant, &end);
         }
+    }
+}
+
+/// What to ask before a command whose outcome is not known is sent once more. It names fields, not what they hold.
+fn look_first(call: &Call) -> String {
+    let Kind::Command {
+        invalidates: Some(queries),
+        ..
+    } = &call.target.route.kind
+    else {
+        return "find out with a query".into();
+    };
+    let Some(query) = queries.first() else {
+        return "find out".into();
+    };
+    match Named::fields(&call.params).as_slice() {
+        [] => format!("ask {query}"),
+        fields => format!("ask {query} by {}", fields.join(" and ")),
     }
 }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::breaker::Open;
 use crate::body::{Body, ReadError};
+use crate::state::WriteError;
 
 /// `Proxy-Status` (RFC 9209): which intermediary made the answer, and why.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -118,11 +119,32 @@ pub enum Error {
     /// The caller's body broke off.
     #[error("the body broke off")]
     BodyIncomplete(#[source] hyper::Error),
-    /// Repeatable commands do not exist yet; ignoring the key would be a promise not kept.
+    /// The route is `idempotency = "required"`.
     #[error(
-        "this version of the gateway keeps no idempotency keys: send the command without one, once"
+        "this command needs an idempotency-key, such as a UUID made for it and sent again with each repeat"
     )]
-    IdempotencyUnsupported,
+    IdempotencyKeyRequired,
+    /// A key came once more, with another request.
+    #[error(
+        "this idempotency-key was used with other parameters: send a new key with a new request"
+    )]
+    IdempotencyMismatch,
+    /// What became of the command under this key is not known.
+    #[error(
+        "what became of the command with this idempotency-key is not known: {look_first} before anything else; then send a new key"
+    )]
+    CommandInDoubt {
+        /// Where to look.
+        look_first: String,
+    },
+    /// None is forgotten before its window ends.
+    #[error(
+        "no more idempotency keys can be kept: nothing was sent, and keys are free again when their window ends"
+    )]
+    IdempotencyStoreFull,
+    /// A key must be on disk before its command is sent.
+    #[error("the idempotency-key cannot be saved, so the command was not sent")]
+    StateStoreUnavailable(#[source] WriteError),
     /// The caller wants a page from memory or none, and there is none that serves.
     #[error("no page in memory serves this request, and its Cache-Control says only-if-cached")]
     NotCached,
@@ -327,7 +349,11 @@ impl Error {
             Self::BodyTooLarge(_) => ("body_too_large", S::PAYLOAD_TOO_LARGE, "Body too large", Sent::No, REQUEST),
             Self::BodyTimeout => ("body_timeout", S::REQUEST_TIMEOUT, "Body too slow", Sent::No, REQUEST),
             Self::BodyIncomplete(_) => ("body_incomplete", S::BAD_REQUEST, "Body incomplete", Sent::No, REQUEST),
-            Self::IdempotencyUnsupported => ("idempotency_unsupported", S::NOT_IMPLEMENTED, "No idempotency keys", Sent::No, REQUEST),
+            Self::IdempotencyKeyRequired => ("idempotency_key_required", S::BAD_REQUEST, "Idempotency key required", Sent::No, REQUEST),
+            Self::IdempotencyMismatch => ("idempotency_mismatch", S::UNPROCESSABLE_ENTITY, "Idempotency key used before", Sent::No, REQUEST),
+            Self::CommandInDoubt { .. } => ("command_in_doubt", S::CONFLICT, "Command in doubt", Sent::Unknown, DENIED),
+            Self::IdempotencyStoreFull => ("idempotency_store_full", S::SERVICE_UNAVAILABLE, "No room for keys", Sent::No, DENIED),
+            Self::StateStoreUnavailable(_) => ("state_store_unavailable", S::SERVICE_UNAVAILABLE, "State store unavailable", Sent::No, "proxy_internal_error"),
             Self::NotCached => ("not_cached", S::GATEWAY_TIMEOUT, "Not in memory", Sent::No, DENIED),
             Self::TooManyPages { .. } => ("too_many_pages", S::UNPROCESSABLE_ENTITY, "Too many pages", Sent::No, DENIED),
             Self::CrawlTooDear { .. } | Self::QuotaExhausted { .. } => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota exhausted", Sent::No, DENIED),
@@ -496,7 +522,13 @@ mod tests {
             E::InvalidJson("x".into()),
             E::BodyTooLarge(1),
             E::BodyTimeout,
-            E::IdempotencyUnsupported,
+            E::IdempotencyKeyRequired,
+            E::IdempotencyMismatch,
+            E::CommandInDoubt {
+                look_first: "x".into(),
+            },
+            E::IdempotencyStoreFull,
+            E::StateStoreUnavailable(WriteError::Late),
             E::NotCached,
             E::TooManyPages { pages: 2, most: 1 },
             E::CrawlTooDear { calls: 2, left: 1 },
@@ -548,7 +580,11 @@ mod tests {
                 | E::InvalidJson(_)
                 | E::BodyTooLarge(_)
                 | E::BodyTimeout
-                | E::IdempotencyUnsupported
+                | E::IdempotencyKeyRequired
+                | E::IdempotencyMismatch
+                | E::CommandInDoubt { .. }
+                | E::IdempotencyStoreFull
+                | E::StateStoreUnavailable(_)
                 | E::NotCached
                 | E::TooManyPages { .. }
                 | E::CrawlTooDear { .. }

@@ -64,7 +64,7 @@ pub fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
 /// Of these the first would count, unseen by whoever checks the last.
 const ONCE: [&str; 5] = [
     "authorization",
-    "idempotency-key",
+    IDEMPOTENCY_KEY,
     X_LINKSFIELD_PAGES,
     "x-linksfield-tenant",
     "x-request-timeout",
@@ -133,6 +133,25 @@ pub fn request_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get("x-request-id")?.to_str().ok()?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     ((1..=64).contains(&id.len()) && id.bytes().all(is_plain)).then(|| id.to_owned())
+}
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The key under which a command is sent once.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let is_key = |key: &&str| {
+        (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    match key.to_str().ok().filter(is_key) {
+        Some(key) => Ok(Some(key)),
+        None => Err(Error::InvalidHeader {
+            name: IDEMPOTENCY_KEY,
+            expected: "1 to 255 visible ASCII characters, such as a UUID",
+        }),
+    }
 }
 
 const X_LINKSFIELD_PAGES: &str = "x-linksfield-pages";

@@ -145,7 +145,11 @@ impl Gateway {
                     })),
                 })
             }
-            Kind::Command { settle, .. } => {
+            Kind::Command {
+                settle,
+                requires_key,
+                ..
+            } => {
                 let reach = this.scopes.reach(&call.tenant, &route, &call.params);
                 json!({
                     "kind": "command",
@@ -157,6 +161,7 @@ impl Gateway {
                     },
                     "invalidates": reach.paths(),
                     "settle": settle.as_secs_f64(),
+                    "requires_idempotency_key": requires_key,
                 })
             }
             Kind::Refuse => unreachable!("no refused path is found"),

@@ -12,12 +12,14 @@ use tokio::time::Instant;
 
 use super::cache::{Filled, Found, NotStored, Pages};
 use super::error::{Error, InvalidAnswer};
+use super::keys::Kept;
 use super::page::Page;
 use super::quota::Permit;
 use super::upstream::{Answer, Outcome, Shape, Slot};
 use crate::body::Body;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const X_LINKSFIELD_SNAPSHOT: HeaderName = HeaderName::from_static("x-linksfield-snapshot");
 
 /// Only a success of the expected shape, whole beyond doubt, is kept. What is no envelope is not an answer to a query.
@@ -121,6 +123,17 @@ pub fn of_command(answer: Answer, deadline: Instant, permit: Permit<Slot>) -> Re
         CACHE_STATUS,
         HeaderValue::from_static("linksfield-gateway; fwd=bypass"),
     );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The answer to a command, given again.
+pub fn of_kept(kept: &Kept) -> Response<Body> {
+    let mut response = Response::new(Body::from(kept.body.clone()));
+    *response.status_mut() = kept.status;
+    let headers = response.headers_mut();
+    headers.clone_from(&kept.headers);
+    headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

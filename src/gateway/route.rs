@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::Method;
 
 use super::error::Error;
-use crate::config::{Config, Kind as ConfiguredKind, UnlistedPaths};
+use crate::config::{Config, Idempotency, Kind as ConfiguredKind, UnlistedPaths};
 
 /// All routes under one base URL.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub enum Kind {
         invalidates: Option<Vec<Arc<str>>>,
         /// How long after it the vendor may still show the old state.
         settle: Duration,
+        /// Must it have an idempotency key?
+        requires_key: bool,
     },
     /// It is refused.
     Refuse,
@@ -106,6 +108,7 @@ impl Routes {
                         .as_ref()
                         .map(|paths| paths.iter().map(|path| path.as_str().into()).collect()),
                     settle: route.settle,
+                    requires_key: route.idempotency == Idempotency::Required,
                 },
                 ConfiguredKind::Refuse => Kind::Refuse,
             };
@@ -127,6 +130,7 @@ impl Routes {
                 kind: Kind::Command {
                     invalidates: None,
                     settle: crate::config::Route::default().settle,
+                    requires_key: false,
                 },
                 timeout: None,
             })

@@ -83,6 +83,7 @@ impl Scopes {
             Kind::Command {
                 invalidates,
                 settle,
+                ..
             } => (invalidates.as_deref(), *settle),
             Kind::Query(_) | Kind::Refuse => (None, Duration::ZERO),
         };

@@ -254,6 +254,8 @@ impl Tenants {
 pub struct Caller {
     /// The place of its label among the callers' labels.
     pub label: usize,
+    /// Its name in the configuration.
+    pub name: Arc<str>,
     token: SecretString,
     tenants: Vec<String>,
     commands: bool,
@@ -269,6 +271,7 @@ impl Callers {
         let caller =
             |(label, (name, settings)): (usize, (&String, &crate::config::Caller))| Caller {
                 label,
+                name: name.as_str().into(),
                 token: secrets.callers[name].clone(),
                 tenants: settings.tenants.clone(),
                 commands: settings.commands,

@@ -45,6 +45,9 @@ pub struct Families {
     pub cache_evictions: IntCounter,
     pub fills_in_flight: IntGauge,
     pub queue_length: IntGauge,
+    pub idempotency_keys: IntGaugeVec,
+    pub idempotency_replays: IntCounter,
+    pub keys_not_saved: IntCounter,
     quota_limit: GaugeVec,
     quota_remaining: GaugeVec,
     quota_reset: GaugeVec,
@@ -207,6 +210,26 @@ impl Families {
                 &registry,
                 "upstream_foreign_throttles_total",
                 "Times that the vendor had too many calls although by our count there was room.",
+            ),
+            idempotency_keys: registered(
+                &registry,
+                IntGaugeVec::new(
+                    opts(
+                        "idempotency_keys",
+                        "Idempotency keys by what is known of their commands.",
+                    ),
+                    &["state"],
+                ),
+            ),
+            idempotency_replays: counter(
+                &registry,
+                "idempotency_replays_total",
+                "Commands that were answered with what an earlier one under their key had got.",
+            ),
+            keys_not_saved: counter(
+                &registry,
+                "idempotency_save_failures_total",
+                "Idempotency keys that could not be saved before or after their commands.",
             ),
             retries: counter(
                 &registry,

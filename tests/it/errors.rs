@@ -123,13 +123,6 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
         (ORDER, &json, "{}", 400, "tenant_required"),
         (
             ORDER,
-            &[("Idempotency-Key", "1")],
-            acme,
-            501,
-            "idempotency_unsupported",
-        ),
-        (
-            ORDER,
             &json,
             r#"{"access_code":"P2"}"#,
             403,
@@ -264,6 +257,56 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
     ] {
         met(&gateway.post(QUERY, &all, body).await, status, code, "yes");
     }
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let keyed = || {
+        builder()
+            .set(
+                "server.state_dir",
+                &format!("{:?}", state.to_str().unwrap()),
+            )
+            .set("routes./package/orderPackage.idempotency", "\"required\"")
+            .set("idempotency.max_keys", "2")
+    };
+    let gateway = keyed().run().await;
+    met(
+        &gateway.post(ORDER, &json, acme).await,
+        400,
+        "idempotency_key_required",
+        "no",
+    );
+    let lost = r#"{"access_code":"P000270","page_no":3}"#;
+    for (key, body, status, code, sent) in [
+        ("1", lost, 502, "upstream_disconnected", "yes"),
+        ("1", lost, 409, "command_in_doubt", "unknown"),
+        ("1", acme, 422, "idempotency_mismatch", "no"),
+        ("2", lost, 502, "upstream_disconnected", "yes"),
+        ("3", acme, 503, "idempotency_store_full", "no"),
+    ] {
+        let key = [("Idempotency-Key", key)];
+        met(&gateway.post(ORDER, &key, body).await, status, code, sent);
+    }
+    drop(gateway);
+    let size = std::fs::metadata(state.join("state.redb")).unwrap().len();
+    let full = keyed()
+        .set("idempotency.max_keys", "1000")
+        .largest_file(size / 512)
+        .run()
+        .await;
+    let mut key = 10;
+    let refused = loop {
+        key += 1;
+        let headers = [("Idempotency-Key", &*key.to_string())];
+        let reply = full.post(ORDER, &headers, acme).await;
+        if reply.status == 503 {
+            break reply;
+        }
+        assert!(key < 500, "the disk is never full");
+    };
+    met(&refused, 503, "state_store_unavailable", "no");
+    let saved = |line: &serde_json::Value| line["message"] == "idempotency key not saved";
+    assert!(full.log().iter().any(saved), "{}", full.output());
+
     upstream.stop().await;
     met(
         &open.post(ORDER, &json, acme).await,

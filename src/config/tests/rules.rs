@@ -52,7 +52,7 @@ const RULES: &[(&str, &str, &str)] = &[
         "leave the key out",
     ),
     (
-        "[server]\nstate_dir = '/x'",
+        "[server]\nstate_dir = ''",
         "server.state_dir",
         "leave the key out",
     ),
@@ -62,9 +62,19 @@ const RULES: &[(&str, &str, &str)] = &[
         "leave the key out",
     ),
     (
-        "[routes.'/a']\nkind = 'command'\nidempotency = 'required'",
-        "routes.\"/a\".idempotency",
-        "leave",
+        "[idempotency]\nwindow = '0s'",
+        "idempotency.window",
+        "longer",
+    ),
+    (
+        "[idempotency]\nmax_keys = 2000000",
+        "idempotency.max_keys",
+        "at most",
+    ),
+    (
+        "[idempotency]\nmax_size = 0",
+        "idempotency.max_size",
+        "larger",
     ),
     ("[log]\nlevel = ''", "log.level", "info"),
     ("[log]\nlevel = 'info,hyper=loud'", "log.level", "info"),

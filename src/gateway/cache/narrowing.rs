@@ -44,6 +44,24 @@ impl Named {
         named
     }
 
+    /// By which fields of a query that which these parameters name can be asked for.
+    pub fn fields(params: &Params) -> Vec<&'static str> {
+        let named = Self::of(params).0;
+        let is_there = |field: &usize| named[*field] != Values::Absent;
+        let mut fields: Vec<_> = (0..FIELDS.len())
+            .filter(is_there)
+            .map(|field| FIELDS[field])
+            .collect();
+        // A list is a command's; a query asks for one device at a time.
+        for field in &mut fields {
+            if *field == "deviceList" {
+                *field = "device_id";
+            }
+        }
+        fields.dedup();
+        fields
+    }
+
     /// Nothing: what has no names touches every query.
     pub fn nothing() -> Self {
         Self::default()

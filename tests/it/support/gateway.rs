@@ -14,6 +14,8 @@ pub struct Builder {
     config: toml::Table,
     folder: TempDir,
     environment: Vec<(String, String)>,
+    /// What no file may be larger than, in blocks of 512 bytes.
+    largest_file: Option<u64>,
 }
 
 /// A gateway with one tenant, one query and one command, no limit but three connections, and no retries.
@@ -39,6 +41,7 @@ pub fn gateway(upstream: &Upstream) -> Builder {
         config: config.parse().unwrap(),
         folder,
         environment: Vec::new(),
+        largest_file: None,
     }
     .secret("acme", SECRET)
 }
@@ -100,6 +103,12 @@ impl Builder {
         self
     }
 
+    /// A disk that is full at some point: no file grows beyond so many blocks of 512 bytes.
+    pub fn largest_file(mut self, blocks: u64) -> Self {
+        self.largest_file = Some(blocks);
+        self
+    }
+
     /// The configuration's file.
     pub fn write(&self) -> String {
         self.file("gateway.toml", &self.config.to_string())
@@ -107,7 +116,17 @@ impl Builder {
 
     /// The binary with this configuration, for one of its other commands.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_linksfield-gateway"));
+        const BINARY: &str = env!("CARGO_BIN_EXE_linksfield-gateway");
+        let mut command = match self.largest_file {
+            None => Command::new(BINARY),
+            Some(blocks) => {
+                let mut shell = Command::new("sh");
+                // An ignored signal stays ignored: what does not fit is an error, not the end.
+                let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+                shell.args(["-c", &limited, BINARY]);
+                shell
+            }
+        };
         command
             .args(arguments)
             .envs(self.environment.iter().cloned());

@@ -1,0 +1,503 @@
+//! What does an idempotency key promise? That its command is sent once, and that whoever asks again learns what became
+//! of it.
+//!
+//! A key belongs to a tenant, a caller and a path, and to the parameters it came with first. Memory has all keys and is
+//! what decides; with a store, a key is on disk before the first byte of its command leaves, so that a restart finds
+//! every command that may have been sent. Where the two differ, the store says "sent" and memory knows better.
+//!
+//! Neither a key nor what was asked with it is kept: of both there are hashes.
+
+mod fate;
+mod kept;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use self::fate::Fate;
+pub use self::fate::{End, Ended};
+pub use self::kept::Kept;
+use super::error::{Error, Sent};
+use super::params::Params;
+use super::progress::Progress;
+use crate::config;
+use crate::state::{Change, KeyId, Record, State as Saved, Store, WriteError};
+use crate::telemetry::Keys as Census;
+
+/// How long an answer waits to be on disk; the disk that takes longer is as good as none.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// All keys.
+#[derive(Debug, Clone)]
+pub struct Keys(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    window: Duration,
+    max_keys: usize,
+    max_bytes: u64,
+    store: Option<Store>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashMap<KeyId, Entry>,
+    /// Which of them end when; one that runs has no end yet.
+    ends: BTreeSet<(Instant, KeyId)>,
+    /// Those that have ended, and that the store still has.
+    ended: Vec<KeyId>,
+    census: Census,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    fingerprint: [u8; 32],
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Running(watch::Receiver<Option<End>>),
+    Kept(Arc<Kept>),
+    InDoubt,
+}
+
+impl Keys {
+    /// Begins with what the store held. A command that was running then may have been sent.
+    pub fn new(
+        config: &config::IdempotencyKeys,
+        store: Option<Store>,
+        saved: Vec<(KeyId, Record)>,
+        now: SystemTime,
+    ) -> Self {
+        let mut table = Table::default();
+        let (now, seconds) = (Instant::now(), since_1970(now));
+        for (id, record) in saved {
+            let age = Duration::from_secs(seconds.saturating_sub(record.since));
+            let Some(left) = config.window.checked_sub(age) else {
+                table.ended.push(id);
+                continue;
+            };
+            let kept = match record.state {
+                Saved::Kept(answer) => Kept::load(answer),
+                Saved::Running | Saved::InDoubt => None,
+            };
+            let state = kept.map_or(State::InDoubt, |kept| State::Kept(Arc::new(kept)));
+            let fingerprint = record.fingerprint;
+            table.put(id, Entry { fingerprint, state }, Some(now + left));
+        }
+        Self(Arc::new(Shared {
+            window: config.window,
+            max_keys: config.max_keys.get(),
+            max_bytes: config.max_size.as_u64(),
+            store,
+            table: Mutex::new(table),
+        }))
+    }
+
+    /// May a command be sent under this key, and if not, what is known of the one that was?
+    /// `progress` is that of the command.
+    pub fn claim(&self, key: &Key, progress: &Progress) -> Result<Claim, Error> {
+        let mut table = self.0.table();
+        table.end(Instant::now());
+        if let Some(entry) = table.entries.get(&key.id) {
+            if entry.fingerprint != key.fingerprint {
+                return Err(Error::IdempotencyMismatch);
+            }
+            return Ok(match &entry.state {
+                State::Running(end) => Claim::Wait(Waiter(end.clone())),
+                State::Kept(kept) => Claim::Known(kept.clone()),
+                State::InDoubt => Claim::InDoubt,
+            });
+        }
+        if table.entries.len() >= self.0.max_keys || table.bytes >= self.0.max_bytes {
+            return Err(Error::IdempotencyStoreFull);
+        }
+        let (tell, end) = watch::channel(None);
+        let entry = Entry {
+            fingerprint: key.fingerprint,
+            state: State::Running(end),
+        };
+        table.put(key.id, entry, None);
+        Ok(Claim::Run(Run {
+            shared: self.0.clone(),
+            key: key.clone(),
+            tell,
+            progress: progress.clone(),
+            is_written: AtomicBool::new(false),
+            is_durable: AtomicBool::new(false),
+            is_settled: false,
+        }))
+    }
+
+    /// How many keys there are now.
+    pub fn census(&self) -> Census {
+        let mut table = self.0.table();
+        table.end(Instant::now());
+        table.census
+    }
+}
+
+/// A key with what it belongs to, and what was asked with it; as hashes.
+#[derive(Debug, Clone)]
+pub struct Key {
+    id: KeyId,
+    fingerprint: [u8; 32],
+}
+
+impl Key {
+    /// `key` as the caller has sent it. Without callers, everybody is the same one.
+    pub fn new(
+        key: &str,
+        access_code: &str,
+        caller: Option<&str>,
+        path: &str,
+        params: &Params,
+    ) -> Self {
+        let caller = caller.map_or_else(String::new, |name| format!("={name}"));
+        Self {
+            id: hash(&[access_code, &caller, path, key]),
+            // With the key, so that nobody who has the store can try what was asked.
+            fingerprint: hash(&[key, params.as_str()]),
+        }
+    }
+}
+
+/// Each part with its length: no two lists have one hash.
+fn hash(parts: &[&str]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().into()
+}
+
+/// What a command with a key is to do.
+#[derive(Debug)]
+pub enum Claim {
+    /// It is the first: run, and [`settle`](Run::settle).
+    Run(Run),
+    /// Another runs: wait for its end.
+    Wait(Waiter),
+    /// It has run: this was the answer.
+    Known(Arc<Kept>),
+    /// It has run, and what came of it is not known.
+    InDoubt,
+}
+
+/// Waits for the end of a command that runs under the same key.
+#[derive(Debug)]
+pub struct Waiter(watch::Receiver<Option<End>>);
+
+impl Waiter {
+    /// None if the command has not ended by then.
+    pub async fn end(mut self, deadline: Instant) -> Option<End> {
+        match timeout_at(deadline, self.0.wait_for(Option::is_some)).await {
+            Err(_) => None,
+            Ok(Ok(end)) => end.clone(),
+            Ok(Err(_)) => Some(End::CalledOff), // its task is gone; the key says how far it came
+        }
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Each change is made whole before anything can panic.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is known of a key, and with it removes those that have ended.
+    async fn save(self: &Arc<Self>, change: Change) -> Result<(), WriteError> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        let shared = self.clone();
+        // Taken when it is this write's turn: a key that has ended may have been claimed anew.
+        let changes = move || {
+            let ended = std::mem::take(&mut shared.table().ended);
+            let removed = ended.into_iter().map(Change::Remove);
+            removed.chain([change]).collect()
+        };
+        store.write_keys(changes).await
+    }
+}
+
+impl Table {
+    fn put(&mut self, id: KeyId, entry: Entry, end: Option<Instant>) {
+        self.remove(&id);
+        *place(&mut self.census, &entry.state) += 1;
+        if let State::Kept(kept) = &entry.state {
+            self.bytes += kept.size();
+        }
+        self.ends.extend(end.map(|end| (end, id)));
+        self.entries.insert(id, entry);
+    }
+
+    /// Of a key that runs, or that is taken out of `ends` by the caller.
+    fn remove(&mut self, id: &KeyId) {
+        if let Some(entry) = self.entries.remove(id) {
+            *place(&mut self.census, &entry.state) -= 1;
+            if let State::Kept(kept) = &entry.state {
+                self.bytes -= kept.size();
+            }
+        }
+    }
+
+    /// Forgets the keys whose window has ended.
+    fn end(&mut self, now: Instant) {
+        while let Some((_, id)) = self.ends.first().copied().filter(|(end, _)| *end <= now) {
+            self.ends.pop_first();
+            self.remove(&id);
+            self.ended.push(id);
+        }
+    }
+}
+
+fn place<'a>(census: &'a mut Census, state: &State) -> &'a mut usize {
+    match state {
+        State::Running(_) => &mut census.running,
+        State::Kept(_) => &mut census.kept,
+        State::InDoubt => &mut census.in_doubt,
+    }
+}
+
+/// A command that runs under a key. Dropped without having been settled, it leaves the key in doubt, unless no byte has
+/// left.
+#[derive(Debug)]
+pub struct Run {
+    shared: Arc<Shared>,
+    key: Key,
+    tell: watch::Sender<Option<End>>,
+    progress: Progress,
+    /// May the store have the key?
+    is_written: AtomicBool,
+    /// Has it, beyond doubt?
+    is_durable: AtomicBool,
+    is_settled: bool,
+}
+
+impl Run {
+    /// Is the key where a restart finds it? Without a store there is no such place.
+    pub fn is_durable(&self) -> bool {
+        self.shared.store.is_none() || self.is_durable.load(Ordering::Acquire)
+    }
+
+    /// Sees to it that a restart finds the key. No byte may leave before.
+    pub async fn make_durable(&self, now: SystemTime, deadline: Instant) -> Result<(), Error> {
+        self.is_written.store(true, Ordering::Release);
+        let saved = self.shared.save(self.change(Saved::Running, now));
+        let saved = timeout_at(deadline, saved).await;
+        saved
+            .unwrap_or(Err(WriteError::Late))
+            .map_err(Error::StateStoreUnavailable)?;
+        self.is_durable.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The command has ended. What is kept is on disk before anybody is told; what cannot be saved is in doubt.
+    pub async fn settle(mut self, ended: Ended<'_>, now: SystemTime) -> Result<(), WriteError> {
+        let fate = Fate::of(ended);
+        let change = match &fate {
+            Fate::Keep(kept) => Some(self.change(Saved::Kept(kept.save()), now)),
+            Fate::Doubt => Some(self.change(Saved::InDoubt, now)),
+            Fate::Free if *self.is_written.get_mut() => Some(Change::Remove(self.key.id)),
+            Fate::Free => None, // the usual case of a command that never got its turn
+        };
+        let saved = match change {
+            None => Ok(()),
+            Some(change) => timeout(SAVE_TIMEOUT, self.shared.save(change))
+                .await
+                .unwrap_or(Err(WriteError::Late)),
+        };
+        let end = End::of(&fate, ended);
+        let state = match fate {
+            Fate::Keep(kept) if saved.is_ok() => Some(State::Kept(kept)),
+            Fate::Keep(_) | Fate::Doubt => Some(State::InDoubt),
+            Fate::Free => None,
+        };
+        self.settle_as(state);
+        self.tell.send_replace(Some(end));
+        saved
+    }
+
+    /// From now on the key is in this state, or free.
+    fn settle_as(&mut self, state: Option<State>) {
+        self.is_settled = true;
+        let (id, fingerprint) = (self.key.id, self.key.fingerprint);
+        let mut table = self.shared.table();
+        match state {
+            None => table.remove(&id),
+            Some(state) => {
+                let end = Instant::now() + self.shared.window;
+                table.put(id, Entry { fingerprint, state }, Some(end));
+            }
+        }
+    }
+
+    fn change(&self, state: Saved, now: SystemTime) -> Change {
+        let record = Record {
+            since: since_1970(now),
+            fingerprint: self.key.fingerprint,
+            state,
+        };
+        Change::Put(self.key.id, record)
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            let may_have_left = self.progress.sent() != Sent::No;
+            self.settle_as(may_have_left.then_some(State::InDoubt));
+        }
+    }
+}
+
+fn since_1970(now: SystemTime) -> u64 {
+    now.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kept::tests::answer;
+    use super::*;
+    use crate::state;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn config() -> config::IdempotencyKeys {
+        config::IdempotencyKeys::default()
+    }
+
+    fn at(hours: u64) -> SystemTime {
+        UNIX_EPOCH + HOUR * u32::try_from(hours).unwrap()
+    }
+
+    fn key(text: &str) -> Key {
+        let params = Params::parse(b"{}").unwrap();
+        Key::new(text, "P1", None, "/order", &params)
+    }
+
+    fn run(keys: &Keys, key: &Key, progress: &Progress) -> Run {
+        match keys.claim(key, progress) {
+            Ok(Claim::Run(run)) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn census(running: usize, kept: usize, in_doubt: usize) -> Census {
+        Census {
+            running,
+            kept,
+            in_doubt,
+        }
+    }
+
+    #[test]
+    fn what_a_key_belongs_to_is_part_of_it() {
+        let params = |text: &str| Params::parse(text.as_bytes()).unwrap();
+        let one = Key::new("k", "P1", Some("a"), "/x", &params("{}"));
+        for other in [
+            Key::new("k2", "P1", Some("a"), "/x", &params("{}")),
+            Key::new("k", "P2", Some("a"), "/x", &params("{}")),
+            Key::new("k", "P1", Some("b"), "/x", &params("{}")),
+            Key::new("k", "P1", None, "/x", &params("{}")),
+            Key::new("k", "P1", Some(""), "/x", &params("{}")),
+            Key::new("k", "P1", Some("a"), "/y", &params("{}")),
+            Key::new("k", "P1", Some("a/x"), "", &params("{}")),
+        ] {
+            assert_ne!(other.id, one.id);
+        }
+        let asked = Key::new("k", "P1", Some("a"), "/x", &params(r#"{"a":1}"#));
+        assert_eq!(asked.id, one.id);
+        assert_ne!(asked.fingerprint, one.fingerprint);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_vanishes_leaves_doubt_only_if_it_may_have_left() {
+        let keys = Keys::new(&config(), None, Vec::new(), at(0));
+        let progress = Progress::default();
+        drop(run(&keys, &key("a"), &progress));
+        assert_eq!(keys.census(), census(0, 0, 0));
+
+        let vanishing = run(&keys, &key("a"), &progress);
+        let Ok(Claim::Wait(waiter)) = keys.claim(&key("a"), &progress) else {
+            panic!()
+        };
+        assert!(progress.begin());
+        drop(vanishing);
+        let end = waiter.end(Instant::now() + HOUR).await;
+        assert!(matches!(end, Some(End::CalledOff)), "look again");
+        let again = keys.claim(&key("a"), &progress);
+        assert!(matches!(again, Ok(Claim::InDoubt)), "{again:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_window_begins_when_the_command_ends() {
+        let keys = Keys::new(&config(), None, Vec::new(), at(0));
+        let progress = Progress::default();
+        let running = run(&keys, &key("a"), &progress);
+        tokio::time::advance(HOUR * 100).await;
+        assert_eq!(keys.census(), census(1, 0, 0));
+        running
+            .settle(Some(Ok(&answer(200))), at(100))
+            .await
+            .unwrap();
+        tokio::time::advance(HOUR * 23).await;
+        assert_eq!(keys.census(), census(0, 1, 0));
+        tokio::time::advance(HOUR).await;
+        assert_eq!(keys.census(), census(0, 0, 0));
+        assert_eq!(keys.0.table().bytes, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_restart_a_key_has_what_is_left_of_its_window_and_one_that_ran_is_in_doubt() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path()).await.unwrap();
+        let keys = Keys::new(&config(), Some(store), Vec::new(), at(0));
+        let progress = Progress::default();
+        let deadline = Instant::now() + HOUR * 1000;
+        let begin = async |text: &str, now| {
+            let run = run(&keys, &key(text), &progress);
+            assert!(!run.is_durable());
+            run.make_durable(now, deadline).await.unwrap();
+            assert!(run.is_durable());
+            run
+        };
+        let kept = begin("kept", at(0)).await;
+        kept.settle(Some(Ok(&answer(200))), at(10)).await.unwrap();
+        let failed = Arc::new(Error::UpstreamTimeout(Sent::Unknown));
+        let lost = begin("lost", at(0)).await;
+        lost.settle(Some(Err(&failed)), at(9)).await.unwrap();
+        let called_off = begin("called off", at(0)).await;
+        called_off.settle(None, at(10)).await.unwrap();
+        std::mem::forget(begin("running", at(10)).await); // as if killed
+        let old = begin("old", at(0)).await;
+        old.settle(Some(Ok(&answer(200))), at(0)).await.unwrap();
+        drop(keys);
+        // The forgotten one has the file; what a restart would find is in a copy of it.
+        let copy = folder.path().join("copy");
+        std::fs::create_dir(&copy).unwrap();
+        std::fs::copy(folder.path().join(state::FILE), copy.join(state::FILE)).unwrap();
+
+        let (store, saved) = Store::open(&copy).await.unwrap();
+        assert_eq!(saved.keys.len(), 4);
+        let keys = Keys::new(&config(), Some(store), saved.keys, at(33));
+        assert_eq!(keys.census(), census(0, 1, 1));
+        let claim = |text| keys.claim(&key(text), &progress).unwrap();
+        assert!(matches!(claim("kept"), Claim::Known(kept) if *kept == Kept::of(&answer(200))));
+        assert!(matches!(claim("running"), Claim::InDoubt));
+        assert!(matches!(claim("lost"), Claim::Run(_)), "24 h have passed");
+        tokio::time::advance(HOUR).await;
+        assert_eq!(keys.census(), census(0, 0, 0));
+    }
+}
