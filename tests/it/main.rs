@@ -18,6 +18,7 @@ mod errors;
 mod example;
 mod faults;
 mod http_caching;
+mod idempotency;
 mod limits;
 mod matrix;
 mod model;

@@ -21,9 +21,14 @@ pub struct Reply {
 }
 
 pub async fn connect(address: &str) -> Connection {
-    let stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    Connection(BufReader::new(stream))
+    try_to_connect(address).await.unwrap()
+}
+
+/// As [`connect`], where nobody may listen any more.
+pub async fn try_to_connect(address: &str) -> io::Result<Connection> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(Connection(BufReader::new(stream)))
 }
 
 /// A POST with the headers that it needs and those given.
