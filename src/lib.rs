@@ -87,7 +87,7 @@ use tracing::{info, warn};
 use crate::admin::{Access, Admin};
 use crate::config::{Config, Secrets};
 use crate::gateway::keys::Keys;
-use crate::gateway::quota::{self, Quota};
+use crate::gateway::quota::{self, History, Quota};
 use crate::gateway::route::Routes;
 use crate::gateway::sign::InvalidSecret;
 use crate::gateway::tenant::{Callers, Tenants};
@@ -144,10 +144,10 @@ struct Build<'a> {
 
 impl Build<'_> {
     /// The first one of the process.
-    fn first(&self, keys: Keys) -> Result<Current, StartError> {
+    fn first(&self, keys: Keys, history: Option<&History>) -> Result<Current, StartError> {
         let metrics = Arc::new(Metrics::new(self.labels(), self.constants()));
         let upstream = Upstream::new(&self.config.upstream, self.secrets.ca.as_deref())?;
-        let quota = Quota::new(&quota_limits(self.config), gateway::wall_clock(), None);
+        let quota = Quota::new(&quota_limits(self.config), wall_clock(), history);
         let tenants = Tenants::new(self.config, self.secrets)?;
         let parts = self.parts(tenants, upstream.into(), quota, keys, metrics.clone());
         Ok(self.current(Gateway::new(self.config, parts), metrics))
@@ -220,6 +220,7 @@ impl Build<'_> {
 #[derive(Debug)]
 pub struct Instance {
     live: Live,
+    store: Option<Store>,
     reloader: Option<Reloader>,
     data: TcpListener,
     admin: std::net::TcpListener,
@@ -238,8 +239,12 @@ impl Instance {
             }
             None => (None, Saved::default()),
         };
-        let keys = Keys::new(&config.idempotency, store, saved.keys, wall_clock());
-        let current = Build { config, secrets }.first(keys)?;
+        let keys = Keys::new(&config.idempotency, store.clone(), saved.keys, wall_clock());
+        // A store that is new does not know the day.
+        let history = (!saved.calls.is_empty()).then_some(History {
+            minutes: saved.calls,
+        });
+        let current = Build { config, secrets }.first(keys, history.as_ref())?;
         let server = &config.server;
         let bind = async |key, address| {
             TcpListener::bind(address)
@@ -254,6 +259,7 @@ impl Instance {
         let admin = bind("server.admin_listen", server.admin_listen).await?;
         Ok(Self {
             live: Live::new(current),
+            store,
             reloader: None,
             data,
             admin: admin.into_std().map_err(StartError::Admin)?,
@@ -317,6 +323,12 @@ impl Instance {
             Some(connections),
         ));
 
+        let quota = live.current().gateway.quota();
+        let saving = self
+            .store
+            .clone()
+            .map(|store| tokio::spawn(keep_saving(store, quota.clone())));
+
         shutdown.await;
         info!("draining");
         if let Some(watching) = watching {
@@ -341,9 +353,35 @@ impl Instance {
                 requests, commands, "drain_timeout has passed, ending all the same"
             );
         }
+        if let (Some(store), Some(saving)) = (self.store, saving) {
+            saving.abort();
+            if let Err(error) = store.save_calls(quota.history().minutes).await {
+                warn!(%error, "the calls of the day could not be saved");
+            }
+        }
         admin_drain.close();
         let _ = tokio::task::spawn_blocking(|| admin_thread.join()).await;
         Ok(())
+    }
+}
+
+/// Saves the calls of the day while they change. Those of the last second are lost where the process is killed.
+async fn keep_saving(store: Store, quota: Quota<Slot>) {
+    let (mut saved, mut has_failed) = (History::default(), false);
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let history = quota.history();
+        if history == saved {
+            continue;
+        }
+        match store.save_calls(history.minutes.clone()).await {
+            Ok(()) => (saved, has_failed) = (history, false),
+            Err(_) if has_failed => {} // told already
+            Err(error) => {
+                warn!(%error, "the calls of the day could not be saved");
+                has_failed = true;
+            }
+        }
     }
 }
 

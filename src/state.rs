@@ -5,6 +5,7 @@
 
 #![expect(clippy::result_large_err, reason = "the library's error is what it is")]
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -136,8 +137,8 @@ impl std::fmt::Debug for Store {
 pub struct Saved {
     /// All keys.
     pub keys: Vec<(KeyId, Record)>,
-    /// Calls by minutes since 1970, the oldest first.
-    pub calls: Vec<(u64, u32)>,
+    /// Calls by minutes since 1970.
+    pub calls: BTreeMap<u64, u32>,
 }
 
 impl Store {
@@ -164,20 +165,10 @@ impl Store {
             .await
     }
 
-    /// Saves how many calls these minutes had, and forgets all minutes before `oldest`.
-    pub async fn save_calls(&self, calls: Vec<(u64, u32)>, oldest: u64) -> Result<(), WriteError> {
-        self.write(move |database| {
-            let transaction = database.begin_write()?;
-            {
-                let mut table = transaction.open_table(CALLS)?;
-                table.retain(|minute, _| minute >= oldest)?;
-                for (minute, calls) in calls {
-                    table.insert(minute, calls)?;
-                }
-            }
-            Ok(transaction.commit()?)
-        })
-        .await
+    /// Saves how many calls each minute had; of other minutes nothing is known any more.
+    pub async fn save_calls(&self, calls: BTreeMap<u64, u32>) -> Result<(), WriteError> {
+        self.write(move |database| write_calls(database, &calls))
+            .await
     }
 
     async fn write(
@@ -270,7 +261,7 @@ fn read(database: &Database) -> Result<Saved, redb::Error> {
         let calls = transaction.open_table(CALLS)?;
         for row in calls.iter()? {
             let (minute, calls) = row?;
-            saved.calls.push((minute.value(), calls.value()));
+            saved.calls.insert(minute.value(), calls.value());
         }
     }
     transaction.commit()?;
@@ -289,6 +280,23 @@ fn write_keys(database: &Database, changes: &[Change]) -> Result<(), redb::Error
         }
     }
     Ok(transaction.commit()?) // with an fsync, unless told otherwise
+}
+
+fn write_calls(database: &Database, calls: &BTreeMap<u64, u32>) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(CALLS)?;
+        table.retain(|minute, _| calls.contains_key(&minute))?;
+        for (minute, calls) in calls {
+            let is_there = table
+                .get(minute)?
+                .is_some_and(|saved| saved.value() == *calls);
+            if !is_there {
+                table.insert(minute, calls)?;
+            }
+        }
+    }
+    Ok(transaction.commit()?)
 }
 
 const RUNNING: u8 = 0;
@@ -380,13 +388,13 @@ mod tests {
             Change::Remove([5; 32]),
         ];
         store.write_keys(|| changes).await.unwrap();
-        store.save_calls(vec![(10, 1), (11, 2)], 0).await.unwrap();
-        store.save_calls(vec![(11, 3), (12, 4)], 11).await.unwrap();
+        store.save_calls([(10, 1), (11, 2)].into()).await.unwrap();
+        store.save_calls([(11, 3), (12, 4)].into()).await.unwrap();
         drop(store);
 
         let (_store, saved) = Store::open(&path).await.unwrap();
         assert_eq!(saved.keys, rows);
-        assert_eq!(saved.calls, [(11, 3), (12, 4)]);
+        assert_eq!(saved.calls, [(11, 3), (12, 4)].into());
     }
 
     #[tokio::test]

@@ -528,6 +528,29 @@ async fn a_command_under_way_when_the_process_is_killed_is_in_doubt_afterwards()
 }
 
 #[tokio::test]
+async fn the_calls_of_the_day_are_counted_on_after_a_restart() {
+    let upstream = upstream().run().await;
+    let folder = tempfile::tempdir().unwrap();
+    let run = async || {
+        state_dir(gateway(&upstream), &folder)
+            .set("upstream.limits.requests_per_day", "3")
+            .set("upstream.limits.command_reserve", "0.0")
+            .run()
+            .await
+    };
+    let mut first = run().await;
+    for number in 1..=3 {
+        assert_eq!(first.page(number).await.status, 200);
+    }
+    first.signal("TERM");
+    assert!(first.exit().await.success());
+    let second = run().await;
+    let refused = (429, "quota_exhausted".into(), "no".into());
+    assert_eq!(second.page(4).await.problem(), refused);
+    assert_eq!(upstream.calls(), 3);
+}
+
+#[tokio::test]
 async fn the_store_is_its_owners_alone_and_holds_neither_keys_nor_parameters() {
     const KEY: &str = "key-nobody-may-see-0001";
     const TOKEN: &str = "token-nobody-may-see-0001";
