@@ -146,6 +146,14 @@ struct Asked {
 }
 
 impl Stations {
+    /// How long a fill of this route and tenant usually takes from now on, the wait for its turn included.
+    fn usual(&self, (route, tenant): (usize, usize), all_pages: bool) -> Duration {
+        let paces = &self.paces[route];
+        let call = paces.call.p90();
+        let fill = if all_pages { paces.crawl.p90() } else { call };
+        self.quota.expected_wait(tenant, call) + fill
+    }
+
     fn paces_of(&self, path: &str) -> Option<Arc<Paces>> {
         let label = self.routes.label(path)?;
         Some(self.paces[label].clone())
@@ -397,17 +405,8 @@ impl Gateway {
     ) -> Result<Response<Body>, Arc<Error>> {
         let this = &*self.0;
         let question = self.question(&mut call, policy, asked, exchange.started);
-        let paces = &this.paces[call.target.route.label];
-        let tenant = call.tenant.label;
-        let usual = || {
-            let call = paces.call.p90();
-            let fill = if asked.all_pages {
-                paces.crawl.p90()
-            } else {
-                call
-            };
-            this.quota.expected_wait(tenant, call) + fill
-        };
+        let asked_for = (call.target.route.label, call.tenant.label);
+        let usual = || this.usual(asked_for, asked.all_pages);
         let timing = Timing::default();
         let result = &mut exchange.result;
         *result = telemetry::Result::Coalesced; // unless memory answers, or this request begins a fill

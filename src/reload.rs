@@ -205,6 +205,9 @@ impl Reloader {
         ticks.tick().await; // the first one is now
         loop {
             watched.watch(self.folders());
+            // Once more now: a change between what was read last and the watch would be seen only at the next look.
+            let this = self.clone();
+            let _ = tokio::task::spawn_blocking(move || this.reload()).await;
             let hung_up = async {
                 match &mut hangup {
                     Some(signal) => signal.recv().await.is_some(),
@@ -216,8 +219,6 @@ impl Reloader {
                 () = changed.notified() => sleep(SETTLED).await,
                 _ = ticks.tick() => {}
             }
-            let this = self.clone();
-            let _ = tokio::task::spawn_blocking(move || this.reload()).await;
         }
     }
 

@@ -38,6 +38,9 @@ use super::page::{Page, Position};
 use super::progress::Progress;
 use super::route::Policy;
 
+/// Pages of queries with longer parameters are not kept: the longest that the vendor documents has some 200 bytes.
+const LONGEST_KEY: usize = 8 * 1024;
+
 /// The pages in memory and the fills that run.
 #[derive(Debug, Clone)]
 pub struct Cache(Arc<Inner>);
@@ -217,7 +220,7 @@ impl Cache {
             Memory::Answers(found) => return Ok(found),
             Memory::AnswersStale(found) => {
                 if !question.directives.only_if_cached && !question.sparing.no_refresh {
-                    self.board(question, Reason::Revalidate, fill);
+                    self.board(question, Reason::Revalidate, &mut Some(fill));
                 }
                 return Ok(found);
             }
@@ -227,19 +230,28 @@ impl Cache {
             }
             Memory::StandsIn(found) => {
                 let Some(patience) = question.patience(usual, now) else {
-                    self.board(question, Reason::Revalidate, fill);
+                    self.board(question, Reason::Revalidate, &mut Some(fill));
                     return Ok(found);
                 };
                 (Forwarded::Stale, patience)
             }
             Memory::Nothing(because) => (because, question.deadline),
         };
-        let (lookup, mut flight) = match self.board(question, question.reason(because), fill) {
-            Boarded::Landed(found) => return Ok(found),
-            Boarded::Joined(flight) => (Lookup::Coalesced, flight),
-            Boarded::Began(flight) => (Lookup::Miss, flight),
+        let mut fill = Some(fill);
+        let (lookup, flight, outcome) = loop {
+            let (lookup, mut flight) =
+                match self.board(question, question.reason(because), &mut fill) {
+                    Boarded::Landed(found) => return Ok(found),
+                    Boarded::Joined(flight) => (Lookup::Coalesced, flight),
+                    Boarded::Began(flight) => (Lookup::Miss, flight),
+                };
+            let outcome = flight.outcome(patience).await;
+            // The one who began it had less time than this one has.
+            let is_over = matches!(&outcome, Some(Err(error)) if error.is_overloaded());
+            if !(is_over && lookup == Lookup::Coalesced && Instant::now() < patience) {
+                break (lookup, flight, outcome);
+            }
         };
-        let outcome = flight.outcome(patience).await;
         let now = Instant::now();
         let failure = match &outcome {
             Some(Ok(landed)) => match landed.failure {
@@ -252,7 +264,10 @@ impl Cache {
             Some(Err(error)) if error.stays() => return Err(error.clone()),
             Some(Err(error)) => Failure {
                 reason: error.code(),
-                status: None,
+                status: match **error {
+                    Error::UpstreamInvalidAnswer { status, .. } => Some(status),
+                    _ => None,
+                },
             },
             None => Failure {
                 reason: too_late(&flight.progress).code(),
@@ -274,7 +289,7 @@ impl Cache {
         &self,
         question: &Question<'_>,
         reason: Reason,
-        fill: impl FnOnce(Progress, Reason) -> F,
+        fill: &mut Option<impl FnOnce(Progress, Reason) -> F>,
     ) -> Boarded
     where
         F: Future<Output = Result<Filled, Error>> + Send + 'static,
@@ -304,6 +319,7 @@ impl Cache {
             key: key.clone(),
             flight: flight.id,
         };
+        let fill = fill.take().expect("a fill is begun once");
         let fill = fill(flight.progress.clone(), reason);
         let policy = question.policy.clone();
         tokio::spawn(async move {
@@ -507,10 +523,11 @@ impl Inner {
         gone.len()
     }
 
-    /// moka drops such an entry without a word.
+    /// moka drops an entry that is larger than all of it without a word, and holds on to keys of entries it has dropped.
     fn is_too_large(&self, key: &Key, page: &Page) -> bool {
         let capacity = self.entries.policy().max_capacity();
-        capacity.is_some_and(|capacity| u64::from(weigh(key, page)) > capacity)
+        key.size() > LONGEST_KEY
+            || capacity.is_some_and(|capacity| u64::from(weigh(key, page)) > capacity)
     }
 
     /// What memory has instead of a fill that failed or takes too long.
@@ -537,6 +554,7 @@ impl Entry {
             lookup,
             forwarded: None,
             age,
+            is_crawled: false,
             lifetime: Some(Lifetime { fresh_for, age }),
             failure: None,
             not_stored: None,
@@ -559,6 +577,7 @@ impl Landed {
             lookup,
             forwarded: Some(because),
             age,
+            is_crawled: self.is_crawled,
             lifetime,
             failure: None,
             not_stored: self.not_stored,
@@ -584,6 +603,7 @@ impl Inner {
         let mut landed = Landed {
             page: filled.page,
             sent_at: filled.sent_at,
+            is_crawled: matches!(filled.pages, Pages::All(_)),
             snapshot: None,
             not_stored: filled.not_stored,
             failure: filled.failure,

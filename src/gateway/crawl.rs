@@ -4,7 +4,7 @@
 //! `data.sign` is left out, as it belongs to one page.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ const CRAWL_SHARE: u64 = 10;
 pub struct Crawl {
     query: Params,
     pages: Vec<PageOfAll>,
-    orders: HashSet<OrderId>,
+    /// The page of each order. One that stands on a page twice is the vendor's affair.
+    page_of: HashMap<OrderId, u64>,
     bytes: usize,
     /// Why the document may not be kept.
     not_stored: Option<NotStored>,
@@ -146,16 +147,24 @@ impl Gateway {
                 }
                 _ => return Err(invalid(InvalidAnswer::NotAPage)),
             };
-            if crawl.pages.is_empty()
-                && let Err(error) = self.may_crawl(position.total_pages, *made, policy)
+            let is_first = crawl.pages.is_empty();
+            if is_first
+                && let Err(error) = self
+                    .may_crawl(position.total_pages, *made, policy)
+                    .and_then(|()| self.may_hold(&filled.page, &position))
             {
                 let first = key.page(1);
                 self.0.cache.keep_page(&first, filled, terms, policy); // who asks next is refused without a call
                 return Err(error);
             }
             *made += 1;
-            if crawl.bytes + filled.page.body.len() > self.0.bounds.max_document {
-                return Err(invalid(InvalidAnswer::TooLarge));
+            let (bytes, most) = (
+                crawl.bytes + filled.page.body.len(),
+                self.0.bounds.max_document,
+            );
+            if bytes > most {
+                let (bytes, most) = (bytes as u64, most as u64);
+                return Err(Error::DocumentTooLarge { bytes, most });
             }
             crawl.not_stored = crawl.not_stored.or(filled.not_stored);
             if crawl.add(filled.page, position, filled.sent_at) == Err(Moved) {
@@ -178,6 +187,17 @@ impl Gateway {
         let calls = pages.saturating_sub(1);
         if calls > 0 && (made + calls) * CRAWL_SHARE > made + u64::from(left) {
             return Err(Error::CrawlTooDear { calls, left });
+        }
+        Ok(())
+    }
+
+    /// Would the document be small enough, if all orders are as large as those of the first page?
+    fn may_hold(&self, first: &Page, position: &Position) -> Result<(), Error> {
+        let (body, here) = (first.body.len() as u64, position.orders.len().max(1) as u64);
+        let bytes = body.saturating_mul(position.total_count) / here;
+        let most = self.0.bounds.max_document as u64;
+        if bytes > most && position.total_pages > 1 {
+            return Err(Error::DocumentTooLarge { bytes, most });
         }
         Ok(())
     }
@@ -211,7 +231,7 @@ impl Crawl {
         Self {
             query,
             pages: Vec::new(),
-            orders: HashSet::new(),
+            page_of: HashMap::new(),
             bytes: 0,
             not_stored: None,
         }
@@ -238,10 +258,10 @@ impl Crawl {
         let is_next = position.number == self.pages.len() as u64 + 1;
         let totals = |position: &Position| (position.total_count, position.total_pages);
         let first = self.pages.first().map(|first| totals(&first.position));
-        let are_new = position
-            .orders
-            .iter()
-            .all(|order| self.orders.insert(*order));
+        let are_new = position.orders.iter().all(|order| {
+            let page = self.page_of.entry(*order).or_insert(position.number);
+            *page == position.number
+        });
         if !is_next || !are_new || first.is_some_and(|first| first != totals(&position)) {
             return Err(Moved);
         }

@@ -158,6 +158,16 @@ pub enum Error {
         /// `max_pages`.
         most: u64,
     },
+    /// All pages were asked for, and would make a document that is too large.
+    #[error(
+        "all pages make a document of about {bytes} bytes, and upstream.max_answer is {most}: narrow the query, or ask page by page"
+    )]
+    DocumentTooLarge {
+        /// About how large it would be.
+        bytes: u64,
+        /// `upstream.max_answer`.
+        most: u64,
+    },
     /// All pages were asked for, and they would take too much of what is left of the day.
     #[error(
         "{calls} more calls are needed, and of the {left} that are left of this day one query may take a tenth"
@@ -357,6 +367,7 @@ impl Error {
             Self::NotCached => ("not_cached", S::GATEWAY_TIMEOUT, "Not in memory", Sent::No, DENIED),
             Self::TooManyPages { .. } => ("too_many_pages", S::UNPROCESSABLE_ENTITY, "Too many pages", Sent::No, DENIED),
             Self::CrawlTooDear { .. } | Self::QuotaExhausted { .. } => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota exhausted", Sent::No, DENIED),
+            Self::DocumentTooLarge { .. } => ("too_many_pages", S::UNPROCESSABLE_ENTITY, "Document too large", Sent::No, DENIED),
             Self::RefreshRefused => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota nearly exhausted", Sent::No, DENIED),
             Self::PagesMoved => ("pages_moved", S::SERVICE_UNAVAILABLE, "Pages moved", Sent::Yes, "http_response_incomplete"),
             Self::BreakerOpen { .. } => ("breaker_open", S::SERVICE_UNAVAILABLE, "Linksfield fails", Sent::No, "destination_unavailable"),
@@ -396,7 +407,15 @@ impl Error {
 
     /// Would the same request fail again, whatever time passes? No old answer stands in for such a failure.
     pub fn stays(&self) -> bool {
-        matches!(self.cause(), Self::TooManyPages { .. })
+        matches!(
+            self.cause(),
+            Self::TooManyPages { .. } | Self::DocumentTooLarge { .. }
+        )
+    }
+
+    /// Was there no turn for it in its time?
+    pub fn is_overloaded(&self) -> bool {
+        matches!(self, Self::Overloaded { .. })
     }
 
     fn cause(&self) -> &Self {
@@ -553,6 +572,7 @@ mod tests {
                 status,
                 reason: InvalidAnswer::TooLarge,
             },
+            E::DocumentTooLarge { bytes: 2, most: 1 },
             E::RefreshRefused,
             E::BreakerOpen {
                 retry_after: Duration::ZERO,
@@ -589,6 +609,7 @@ mod tests {
                 | E::TooManyPages { .. }
                 | E::CrawlTooDear { .. }
                 | E::QuotaExhausted { .. }
+                | E::DocumentTooLarge { .. }
                 | E::RefreshRefused
                 | E::PagesMoved
                 | E::MidCrawl(_)

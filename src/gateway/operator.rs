@@ -30,6 +30,7 @@ impl Gateway {
     /// What memory holds and how much it answers, in all and by route and tenant.
     pub fn show_cache(&self) -> Value {
         let this = &*self.0;
+        this.cache.sweep(); // what can never be served again is not what it holds
         let (statistics, census) = (this.cache.statistics(), this.cache.census());
         let answered = this.metrics.answers();
         let mut total = Answers::default();
@@ -89,6 +90,11 @@ impl Gateway {
             None => Named::nothing(),
             Some(iccid) => Named::device(iccid),
         };
+        if !named.is_clear() || what.device.as_deref().is_some_and(str::is_empty) {
+            return Err("device: name one ICCID, in letters and digits".into());
+        }
+        this.cache.sweep(); // so that those are counted that this drops
+
         for tenant in this.tenants.iter() {
             for (path, route) in this.routes.queries() {
                 let is_meant = what
@@ -127,7 +133,8 @@ impl Gateway {
         let more = match &route.kind {
             Kind::Query(policy) => {
                 let question = self.question(&mut call, policy, &asked, now);
-                let explained = this.cache.explain(&question);
+                let usual = this.usual((route.label, call.tenant.label), asked.all_pages);
+                let explained = this.cache.explain(&question, usual);
                 json!({
                     "kind": "query",
                     "result": explained.result,

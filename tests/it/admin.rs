@@ -115,6 +115,38 @@ async fn a_purge_drops_what_it_names_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn only_pages_that_could_be_served_are_counted() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    for number in 1..=5 {
+        gateway.page(number).await;
+    }
+    gateway.order().await; // none of them can be served any more
+    gateway.page(1).await;
+    assert_eq!(gateway.admin("/cache").await.json()["entries"], 1);
+    let purge = gateway.post_to_admin("/cache/purge", &[], r#"{"all":true}"#);
+    assert_eq!(purge.await.json(), json!({"purged": 1}));
+}
+
+#[tokio::test]
+async fn an_explanation_knows_how_long_a_fill_usually_takes() {
+    let slow = page(1, 2, 105).after(std::time::Duration::from_millis(300));
+    let upstream = upstream().answers(slow).run().await;
+    let gateway = gateway(&upstream)
+        .set("routes./package/queryOrder.fresh_for", "\"0s\"")
+        .set("routes./package/queryOrder.stale_for", "\"0s\"")
+        .run()
+        .await;
+    gateway.page(1).await;
+    let body = r#"{"page_no":1,"page_size":2}"#;
+    for (timeout, result) in [("200ms", "stale"), ("19s", "miss")] {
+        let headers = [("X-Request-Timeout", timeout)];
+        let explained = gateway.post_to_admin("/explain", &headers, body).await;
+        assert_eq!(explained.json()["result"], result, "{timeout}");
+    }
+}
+
+#[tokio::test]
 async fn a_fill_that_runs_during_a_purge_brings_no_page() {
     let gate = Gate::new();
     let upstream = upstream()
@@ -163,6 +195,8 @@ async fn what_cannot_be_purged_is_refused_and_purges_nothing() {
             400,
             "no query is configured",
         ),
+        (r#"{"device":""}"#, &[json], 400, "one ICCID"),
+        (r#"{"device":"8986*"}"#, &[json], 400, "one ICCID"),
         (
             r#"{"tenants":"acme"}"#,
             &[json],

@@ -122,6 +122,22 @@ async fn what_memory_is_worth_is_judged_when_the_body_has_come() {
 }
 
 #[tokio::test]
+async fn parameters_that_are_very_long_are_not_kept() {
+    let upstream = upstream().answers(page(1, 2, 105)).run().await;
+    let gateway = gateway(&upstream).run().await;
+    let ask = |length: usize| {
+        let body = json!({"x": "x".repeat(length)}).to_string();
+        gateway.post("/package/queryOrder", &[], body)
+    };
+    ask(8000).await;
+    assert_eq!(lookup(&ask(8000).await), "hit");
+    for _ in 0..2 {
+        let status = ask(9000).await.header("cache-status").unwrap().to_owned();
+        assert!(status.ends_with("detail=too_large"), "{status}");
+    }
+}
+
+#[tokio::test]
 async fn what_memory_has_no_room_for_says_so() {
     let upstream = upstream()
         .answers(success(&json!({"x": "x".repeat(10_000)})))

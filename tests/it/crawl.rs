@@ -240,6 +240,67 @@ async fn what_no_document_can_be_made_of_is_not_crawled_twice() {
 }
 
 #[tokio::test]
+async fn a_document_that_would_be_too_large_is_refused_after_its_first_page() {
+    let upstream = upstream().script(asked).run().await;
+    let gateway = gateway(&upstream)
+        .set("upstream.max_answer", "\"2KiB\"")
+        .run()
+        .await;
+    let reply = gateway
+        .post("/package/queryOrder", &ALL, r#"{"page_size":10}"#)
+        .await;
+    assert_eq!(
+        reply.problem(),
+        (422, "too_many_pages".into(), "yes".into())
+    );
+    assert!(reply.json()["detail"].as_str().unwrap().contains("2048"));
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn an_order_that_stands_on_one_page_twice_has_not_moved() {
+    let upstream = upstream()
+        .script(|request| {
+            let number = request.json()["page_no"].as_u64().unwrap();
+            let orders = [["L1", "L1"], ["L2", "L3"]][usize::try_from(number).unwrap() - 1];
+            let orders = orders.map(|code| json!({ "orderCode": code }));
+            success(&json!({
+                "page": {"cur_page_no": number, "page_size": 2, "total_count": 4, "total_pages": 2},
+                "package_order": orders,
+            }))
+        })
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let reply = gateway
+        .post("/package/queryOrder", &ALL, r#"{"page_size":2}"#)
+        .await;
+    assert_eq!(
+        reply.json()["data"]["package_order"]
+            .as_array()
+            .unwrap()
+            .len(),
+        4
+    );
+    assert_eq!(upstream.calls(), 2);
+}
+
+#[tokio::test]
+async fn who_began_a_crawl_is_told_its_age_too() {
+    let upstream = upstream()
+        .script(|request| asked(request).after(Duration::from_millis(400)))
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let reply = gateway
+        .post("/package/queryOrder", &ALL, r#"{"page_size":35}"#)
+        .await;
+    let age: u64 = reply.header("age").unwrap().parse().unwrap();
+    assert!(age >= 1, "three calls of 0.4 s");
+    assert_eq!(gateway.page(1).await.header("age"), None);
+}
+
+#[tokio::test]
 async fn the_first_page_decides_whether_the_others_are_fetched() {
     let upstream = upstream().script(asked).run().await;
     let limited = gateway(&upstream)

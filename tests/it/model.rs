@@ -825,3 +825,42 @@ fn the_documents_promise_what_the_model_checks_and_nothing_else() {
     }
     assert!(sentences.is_empty(), "not checked: {sentences:#?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_a_fill_that_gets_no_turn_in_time_has_a_time_of_its_own() {
+    let cache = Cache::new(64 << 20);
+    let scope = Arc::new(Scope::new("http://x".into(), "P1".into(), "/q".into()));
+    let policy = policy(false, 0);
+    let ask = async |after: u64, has_turn: bool| {
+        sleep(millis(after)).await;
+        let now = Instant::now();
+        let question = Question {
+            key: Key::new(scope.clone(), "zh-CN".into(), &World::params(None, None)),
+            policy: &policy,
+            configuration: 0,
+            sparing: Sparing::default(),
+            directives: Directives::default(),
+            arrived_at: now,
+            deadline: now + millis(2000),
+            names_deadline: false,
+        };
+        let fill = move |_, _| async move {
+            if !has_turn {
+                sleep(millis(2100)).await; // until the one who began it has no time left
+                let retry_after = Duration::ZERO;
+                return Err(Error::Overloaded { retry_after });
+            }
+            Ok(Filled {
+                page: page(1),
+                not_stored: None,
+                pages: Pages::None,
+                failure: None,
+                sent_at: Instant::now(),
+            })
+        };
+        cache.get_or_fill(&question, || Duration::ZERO, fill).await
+    };
+    let (first, second) = tokio::join!(ask(0, false), ask(1000, true));
+    assert!(first.is_err());
+    assert_eq!(second.unwrap().lookup, Lookup::Miss);
+}

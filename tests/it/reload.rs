@@ -340,11 +340,11 @@ async fn other_limits_count_for_what_was_counted_before() {
 #[tokio::test]
 async fn twenty_swaps_of_a_secret_under_load_fail_no_request() {
     let taken = Arc::new(Mutex::new(vec![SECRET.to_owned()]));
-    let takes = taken.clone();
+    let known = taken.clone();
     let upstream = upstream()
         .takes_any_signature()
         .script(move |request| {
-            let secrets = takes.lock().unwrap();
+            let secrets = known.lock().unwrap();
             if secrets.iter().any(|secret| request.is_signed_with(secret)) {
                 page(request.json()["page_no"].as_u64().unwrap(), 2, 105)
             } else {

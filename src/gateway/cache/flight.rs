@@ -56,6 +56,8 @@ pub struct Landed {
     pub page: Arc<Page>,
     /// When its request was sent.
     pub sent_at: Instant,
+    /// Is it a document that a crawl has brought?
+    pub is_crawled: bool,
     /// The snapshot that it belongs to; none if it is no page that can be stored.
     pub snapshot: Option<Arc<Snapshot>>,
     /// Why it was not stored; none if it was.

@@ -60,7 +60,7 @@ impl Cache {
     }
 
     /// What [`get_or_fill`](Self::get_or_fill) would do now.
-    pub fn explain(&self, question: &Question<'_>) -> Explanation {
+    pub fn explain(&self, question: &Question<'_>, usual: Duration) -> Explanation {
         let now = Instant::now();
         let (result, reason) = match self.0.look(question, now) {
             _ if question.directives.no_store => ("bypass", "Cache-Control says no-store"),
@@ -68,6 +68,10 @@ impl Cache {
             Memory::AnswersStale(_) => (
                 "stale",
                 "a page is in memory that may be served while it is fetched again",
+            ),
+            Memory::StandsIn(_) if question.patience(|| usual, now).is_none() => (
+                "stale",
+                "an old page is in memory, and a fill usually takes longer than the caller waits",
             ),
             Memory::StandsIn(_) => (
                 "miss",

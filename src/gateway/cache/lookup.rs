@@ -97,6 +97,8 @@ pub struct Found {
     pub forwarded: Option<Forwarded>,
     /// The time since it was asked of the vendor; of a page from memory that of the oldest page of its snapshot.
     pub age: Duration,
+    /// Is it a document that a crawl has just brought? Its first page may be minutes old.
+    pub is_crawled: bool,
     /// How old it may become as a fresh page; none if it is not in memory.
     pub lifetime: Option<Lifetime>,
     /// What a stale page stands in for.
@@ -167,8 +169,9 @@ impl Found {
         HeaderValue::from_str(&text).expect("visible ASCII")
     }
 
-    /// The value of `Age` (RFC 9111, section 5.1); none of an answer that was made for this request.
+    /// The value of `Age` (RFC 9111, section 5.1); none of an answer that one call has brought for this request.
     pub fn age_header(&self) -> Option<HeaderValue> {
-        (self.lookup != Lookup::Miss).then(|| HeaderValue::from(self.age.as_secs()))
+        (self.lookup != Lookup::Miss || self.is_crawled)
+            .then(|| HeaderValue::from(self.age.as_secs()))
     }
 }

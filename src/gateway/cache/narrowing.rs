@@ -17,6 +17,9 @@ const OF_DEVICES: usize = 2;
 /// Of a longer list it is not told what it names: it is kept for each command, and compared with each query.
 const MOST_VALUES: usize = 64;
 
+/// No identifier is longer: an ICCID has 20 digits.
+const LONGEST: usize = 64;
+
 /// What a set of parameters names, field by field.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named([Values; FIELDS.len()]);
@@ -76,6 +79,11 @@ impl Named {
         ])
     }
 
+    /// Can it be told what is named?
+    pub fn is_clear(&self) -> bool {
+        !self.0.contains(&Values::Unclear)
+    }
+
     /// May something that names `self` have changed what a query that names `query` shows?
     pub fn touches(&self, query: &Self) -> bool {
         let mut is_apart = false;
@@ -123,7 +131,8 @@ fn identifier(value: &Value<'_>) -> Option<String> {
         _ => return None,
     };
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    (!text.is_empty() && text.bytes().all(is_plain)).then(|| text.to_ascii_lowercase())
+    ((1..=LONGEST).contains(&text.len()) && text.bytes().all(is_plain))
+        .then(|| text.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -210,6 +219,8 @@ mod tests {
         let other = named(r#"{"deviceList":["other"]}"#);
         assert!(!list(MOST_VALUES).touches(&other));
         assert!(list(MOST_VALUES + 1).touches(&other));
+        let long = |length| Named::device(&"x".repeat(length));
+        assert!(long(LONGEST).is_clear() && !long(LONGEST + 1).is_clear());
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct Series {
 struct Current {
     snapshot: Weak<Snapshot>,
     opened_at: Instant,
+    /// Those before it that ended as they were fetched again: what contradicts the current one contradicts them too.
+    before: Vec<Weak<Snapshot>>,
 }
 
 /// Pages that have come.
@@ -138,6 +140,7 @@ impl Series {
             now,
             ..
         } = *arrival;
+        let mut before = Vec::new();
         if let Some(known) = self.current.get(&key) {
             let is_older = sent_at < known.opened_at;
             match known.snapshot.upgrade() {
@@ -156,11 +159,16 @@ impl Series {
                     if is_older {
                         return (self.apart(true, arrival), false);
                     }
-                    current.end(if contradicts {
-                        Ended::Contradicted
+                    let still_there = known.before.iter().filter_map(Weak::upgrade);
+                    let all = still_there.chain([current]);
+                    if contradicts {
+                        all.for_each(|snapshot| snapshot.end(Ended::Contradicted));
                     } else {
-                        Ended::Revalidated
-                    });
+                        before = all
+                            .inspect(|snapshot| snapshot.end(Ended::Revalidated))
+                            .map(|snapshot| Arc::downgrade(&snapshot))
+                            .collect();
+                    }
                 }
                 // Its pages were dropped for want of room; it was newer all the same.
                 None if is_older => return (self.apart(true, arrival), false),
@@ -172,6 +180,7 @@ impl Series {
         let current = Current {
             snapshot: Arc::downgrade(&opened),
             opened_at: sent_at,
+            before,
         };
         self.current.insert(key, current);
         self.sweep();
@@ -232,9 +241,17 @@ impl Snapshot {
         now.saturating_duration_since(self.filled_at())
     }
 
-    /// The age at which it stops being fresh.
+    /// The age at which it stops being fresh: in a settle time as soon as that ends.
     pub fn lifetime(&self, policy: &Policy) -> Duration {
-        policy.fresh_for + Duration::from_nanos(self.crawled_for.load(Ordering::Acquire))
+        let load = |nanos: &AtomicU64| nanos.load(Ordering::Acquire);
+        let fresh_for = policy.fresh_for + Duration::from_nanos(load(&self.crawled_for));
+        match load(&self.valid_for) {
+            FOREVER => fresh_for,
+            valid_for => {
+                let valid_for = valid_for.saturating_add(load(&self.older_by));
+                fresh_for.min(Duration::from_nanos(valid_for))
+            }
+        }
     }
 
     /// What its pages may be used for now. `key` is that of one of them.
@@ -528,6 +545,34 @@ mod tests {
         assert!(is_kept && !Arc::ptr_eq(&old, &new));
         assert_eq!(new.age(pages.start + SECOND * 13), SECOND);
         assert_eq!(pages.standing(&old, 13), Standing::Stale);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_contradicts_a_snapshot_contradicts_those_it_has_renewed() {
+        let mut pages = pages();
+        let (first, _) = pages.come(1, 7, 0, 1);
+        pages.come(2, 7, 0, 1);
+        pages.is_forced = true;
+        let (second, _) = pages.come(1, 7, 2, 3);
+        assert_eq!(pages.standing(&first, 3), Standing::Stale);
+        let (third, _) = pages.come(3, 8, 4, 5);
+        for old in [&first, &second] {
+            assert_eq!(pages.standing(old, 5), Standing::Contradicted);
+        }
+        assert_eq!(pages.standing(&third, 5), Standing::Fresh);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_settle_time_a_page_is_fresh_until_that_ends() {
+        let mut pages = pages();
+        let settles_at = pages.start + SECOND * 5;
+        pages
+            .scope
+            .invalidate(super::super::Named::nothing(), Some(settles_at));
+        let (page, _) = pages.come(1, 7, 1, 2);
+        assert_eq!(page.lifetime(&pages.policy), SECOND * 4);
+        assert_eq!(pages.standing(&page, 4), Standing::Fresh);
+        assert_eq!(pages.standing(&page, 5), Standing::Gone);
     }
 
     #[tokio::test(start_paused = true)]

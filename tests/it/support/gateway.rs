@@ -25,7 +25,7 @@ pub fn gateway(upstream: &Upstream) -> Builder {
         r#"
         server = {{ listen = "127.0.0.1:0", admin_listen = "127.0.0.1:0" }}
         log = {{ format = "json" }}
-        upstream = {{ base_url = "{}", limits = {{ requests_per_second = "none", requests_per_day = "none" }}, retry = {{ attempts = 1 }} }}
+        upstream = {{ base_url = "{}", connect_timeout = "10s", limits = {{ requests_per_second = "none", requests_per_day = "none" }}, retry = {{ attempts = 1 }} }}
         [tenants.acme]
         access_code = "{ACCESS_CODE}"
         [routes."/package/queryOrder"]
