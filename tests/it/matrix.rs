@@ -114,6 +114,8 @@ impl Case {
         let told = if is_ours {
             let (_, code, sent) = reply.problem();
             format!("`{code}`, sent {sent}")
+        } else if reply.header("idempotency-replayed") == Some("true") {
+            "the answer of the first".to_owned()
         } else {
             let (_, told) = status.split_once("; ").unwrap_or_default();
             let kept = told.split("; ").filter(|part| !part.starts_with("ttl="));
@@ -145,6 +147,27 @@ async fn row(failure: Failure) -> Vec<String> {
         assert!(calls <= 1, "a command is never sent twice");
         cell
     };
+    let with_a_key = async {
+        let case = Case::of(&failure, "\"0s\"").await.fail().await;
+        let order = async || {
+            let key = [("Idempotency-Key", "one")];
+            let reply = case.gateway.post("/package/orderPackage", &key, "{}").await;
+            case.cell(&reply)
+        };
+        let cells = [order().await, order().await];
+        let is_again = cells[0] == cells[1];
+        let calls = case.upstream.calls() - case.calls;
+        let is_freed = cells[0].starts_with("429") || cells[0].starts_with("403");
+        assert!(
+            calls <= 1 || is_freed,
+            "a command that may have been done is never sent twice"
+        );
+        if is_again {
+            format!("{}, and again", cells[0])
+        } else {
+            format!("{}, then {}", cells[0], cells[1])
+        }
+    };
     let before_a_command = async {
         let case = Case::of(&failure, "\"1h\"").await;
         case.remember().await;
@@ -162,14 +185,15 @@ async fn row(failure: Failure) -> Vec<String> {
             "no page of before a command is served"
         );
     };
-    let (miss, fresh, stale, command, ()) = tokio::join!(
+    let (miss, fresh, stale, command, keyed, ()) = tokio::join!(
         miss,
         in_memory("\"1h\""),
         in_memory("\"0s\""),
         command,
+        with_a_key,
         before_a_command
     );
-    vec![miss, fresh, stale, command]
+    vec![miss, fresh, stale, command, keyed]
 }
 
 /// A cell of the document: several outcomes where both can be, as the reset may be noticed before a byte has left.
