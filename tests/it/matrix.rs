@@ -154,18 +154,18 @@ async fn row(failure: Failure) -> Vec<String> {
             let reply = case.gateway.post("/package/orderPackage", &key, "{}").await;
             case.cell(&reply)
         };
-        let cells = [order().await, order().await];
-        let is_again = cells[0] == cells[1];
+        let outcomes = [order().await, order().await];
+        let is_again = outcomes[0] == outcomes[1];
         let calls = case.upstream.calls() - case.calls;
-        let is_freed = cells[0].starts_with("429") || cells[0].starts_with("403");
+        let is_freed = outcomes[0].starts_with("429") || outcomes[0].starts_with("403");
         assert!(
             calls <= 1 || is_freed,
             "a command that may have been done is never sent twice"
         );
         if is_again {
-            format!("{}, and again", cells[0])
+            format!("{}, and again", outcomes[0])
         } else {
-            format!("{}, then {}", cells[0], cells[1])
+            format!("{}, then {}", outcomes[0], outcomes[1])
         }
     };
     let before_a_command = async {
