@@ -193,7 +193,7 @@ pub struct Permit<T: Send + 'static> {
 
 impl<T: Send + Default + 'static> Quota<T> {
     /// Slots that nobody has used yet. `history` is what a store has kept; without one, what the day has seen is assumed
-    /// to be nothing.
+    /// to be nothing. What the last second has seen is not: its turns are free one second from now.
     pub fn new(limits: &Limits, now: SystemTime, history: Option<&History>) -> Self {
         let mut state = State {
             free: Vec::new(),
@@ -201,7 +201,7 @@ impl<T: Send + Default + 'static> Quota<T> {
             slots: 0,
             is_crawling: false,
             max_queue: limits.queue,
-            rate: Rate::new(limits.per_second),
+            rate: Rate::at_start(limits.per_second, Instant::now()),
             day: Day::new(limits, now, history),
             queue: Queue::new(&limits.tenants),
             pace: None,

@@ -4,6 +4,9 @@
 //! second after its end: then no window of one second holds more than the limit, wherever in each call it is counted. A
 //! token bucket would let nearly twice as many through.
 //!
+//! What a process before this one has asked in its last second is not known, so all turns begin taken: the first call
+//! begins one second after the start.
+//!
 //! A throttled call halves the rate, time without one brings it back in tenths (additive increase, multiplicative
 //! decrease). Below one call a second the turn takes longer instead.
 
@@ -127,6 +130,7 @@ struct Lowered {
 }
 
 impl Rate {
+    /// As it is one second after a start: all turns are free.
     pub fn new(limit: Option<u32>) -> Self {
         Self {
             limit,
@@ -134,6 +138,14 @@ impl Rate {
             paused_until: None,
             window: Window::default(),
         }
+    }
+
+    /// As it is at a start: all turns may be taken by calls of a process before this one, which have just ended.
+    pub fn at_start(limit: Option<u32>, now: Instant) -> Self {
+        let mut rate = Self::new(limit);
+        let most = limit.map_or(0, |limit| Turns::per_second(limit).most);
+        rate.window.ended = std::iter::repeat_n(now, most).collect();
+        rate
     }
 
     /// Another limit. What has been learnt of the vendor since stays.

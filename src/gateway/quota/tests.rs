@@ -38,7 +38,14 @@ fn limits(connections: u32, per_second: Option<u32>, queue: usize) -> Limits {
     }
 }
 
+/// One whose start is more than a second ago.
 fn of(limits: &Limits) -> Quota<Slot> {
+    let quota = started(limits);
+    quota.0.lock().rate = Rate::new(limits.per_second);
+    quota
+}
+
+fn started(limits: &Limits) -> Quota<Slot> {
     Quota::new(limits, WALL + DAY * 20_000, None)
 }
 
@@ -219,6 +226,20 @@ async fn an_idle_quota_uses_all_of_its_rate() {
         drop(acquire(&quota, start + SECOND * 60).await.unwrap());
     }
     assert_eq!(start.elapsed().as_secs(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_before_this_one_may_have_used_the_last_second() {
+    let quota = started(&limits(100, Some(10), 500));
+    let start = Instant::now();
+    assert_eq!(quota.levels().second.unwrap().remaining, 0);
+    assert_eq!(overloaded(at_once(&quota).await), SECOND);
+    let first = join_all((0..10).map(|_| acquire(&quota, start + SECOND * 2))).await;
+    assert!(first.iter().all(Result::is_ok));
+    assert_eq!(start.elapsed(), SECOND);
+    assert!(at_once(&quota).await.is_err());
+    // Without a limit there is nothing to wait for.
+    drop(at_once(&started(&limits(1, None, 0))).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
