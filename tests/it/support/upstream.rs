@@ -156,10 +156,46 @@ struct Shared {
 #[derive(Default)]
 struct Seen {
     requests: Vec<Request>,
+    /// When the answer to each of them ended; none while it has not.
+    ends: Vec<Option<Instant>>,
     violations: Vec<String>,
     opened: usize,
-    open: usize,
+    open: Vec<Peer>,
     most_open: usize,
+}
+
+/// The other side of an open connection.
+struct Peer {
+    number: usize,
+    socket: std::net::TcpStream,
+}
+
+impl Peer {
+    /// A slow test must not take for open what it has only not yet seen the end of.
+    fn has_closed(&self) -> bool {
+        matches!(self.socket.peek(&mut [0]), Ok(0))
+    }
+}
+
+impl Seen {
+    fn begin(&mut self, request: Request) -> usize {
+        self.requests.push(request);
+        self.ends.push(None);
+        self.ends.len() - 1
+    }
+
+    fn connect(&mut self, socket: std::net::TcpStream) -> usize {
+        self.open.retain(|peer| !peer.has_closed());
+        let number = self.opened;
+        self.open.push(Peer { number, socket });
+        self.opened += 1;
+        self.most_open = self.most_open.max(self.open.len());
+        number
+    }
+
+    fn disconnect(&mut self, number: usize) {
+        self.open.retain(|peer| peer.number != number);
+    }
 }
 
 pub struct Upstream {
@@ -224,22 +260,34 @@ impl Upstream {
     }
 
     pub fn open_connections(&self) -> usize {
-        self.shared.seen.lock().unwrap().open
+        self.shared.seen.lock().unwrap().open.len()
     }
 
     pub fn highest_connections(&self) -> usize {
         self.shared.seen.lock().unwrap().most_open
     }
 
+    /// As many as may count in any one second, wherever the vendor counts each call: anywhere between its first byte and
+    /// the end of its answer.
     pub fn highest_calls_in_any_second(&self) -> usize {
-        let times: Vec<Instant> = self.requests().iter().map(|request| request.at).collect();
-        let within = |start: &Instant| {
-            times
-                .iter()
-                .filter(|at| *at >= start && at.duration_since(*start) < Duration::from_secs(1))
-                .count()
+        let (_, together) = self.counting_together(|_| true);
+        together
+    }
+
+    /// Of the calls that are `picked`: how many there are, and the most that may count together in one second of which
+    /// such a call is the last to begin, with others that began before.
+    pub fn counting_together(&self, picked: impl Fn(&Request) -> bool) -> (usize, usize) {
+        let seen = self.shared.seen.lock().unwrap();
+        let calls = || seen.requests.iter().zip(&seen.ends);
+        let with = |last: &Request| {
+            let counts = |(call, end): &(&Request, &Option<Instant>)| {
+                let is_over = |end: Instant| end + Duration::from_secs(1) <= last.at;
+                call.at <= last.at && !end.is_some_and(is_over)
+            };
+            calls().filter(counts).count()
         };
-        times.iter().map(within).max().unwrap_or(0)
+        let together = seen.requests.iter().filter(|call| picked(call)).map(with);
+        (together.clone().count(), together.max().unwrap_or(0))
     }
 
     /// Nobody listens any more, and every connection is closed.
@@ -269,12 +317,10 @@ async fn accept(
             continue; // without a look at what comes
         }
         stream.set_nodelay(true).unwrap();
-        {
-            let mut seen = shared.seen.lock().unwrap();
-            seen.opened += 1;
-            seen.open += 1;
-            seen.most_open = seen.most_open.max(seen.open);
-        }
+        let stream = stream.into_std().unwrap();
+        let socket = stream.try_clone().unwrap();
+        let number = shared.seen.lock().unwrap().connect(socket);
+        let stream = TcpStream::from_std(stream).unwrap();
         let (shared, tls, stopped) = (shared.clone(), tls.clone(), stopped.clone());
         tokio::spawn(async move {
             let served = async {
@@ -287,7 +333,7 @@ async fn accept(
                 }
             };
             let _ = stopped.run_until_cancelled(served).await;
-            shared.seen.lock().unwrap().open -= 1;
+            shared.seen.lock().unwrap().disconnect(number);
         });
     }
 }
@@ -310,17 +356,19 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         if shared.resets.load(Ordering::SeqCst) {
             return Ok(true); // nobody has looked at it
         }
-        {
+        let number = {
             let mut seen = shared.seen.lock().unwrap();
             let fault = fault_of(&request, &shared.secrets);
             seen.violations.extend(fault.filter(|_| shared.is_strict));
-            seen.requests.push(request.clone());
-        }
+            seen.begin(request.clone())
+        };
         let answer = (shared.script)(&request);
         if let Some(gate) = &answer.gate {
             gate.pass().await;
         }
         tokio::time::sleep(answer.delay).await;
+        // Before the bytes leave: who has them knows that the call has ended.
+        shared.seen.lock().unwrap().ends[number] = Some(Instant::now());
         match write(&mut stream, &answer).await? {
             After::GoOn => {}
             After::Close => return Ok(false),
