@@ -5,7 +5,9 @@ use serde_json::json;
 use std::time::Duration;
 
 use crate::support::answer::{Fault, raw};
-use crate::support::{Gate, failure, gateway, page, success, until, upstream};
+use crate::support::gateway::Gateway;
+use crate::support::upstream::{Builder, Request};
+use crate::support::{Gate, Reply, SECRET, failure, gateway, page, success, until, upstream};
 
 #[tokio::test]
 async fn there_are_never_more_connections_than_allowed_even_while_calls_fail() {
@@ -226,4 +228,223 @@ async fn as_the_days_budget_shrinks_less_is_asked_and_commands_go_last() {
     );
     assert_eq!(gateway.metric("quota_limit", &remaining("day")).await, 22.0);
     assert_eq!(gateway.metric("quota_assumed", &[]).await, 1.0);
+}
+
+/// The callers of the tests below ask at once, each for another page.
+async fn ask_for(gateway: &Gateway, pages: std::ops::Range<u64>) -> Vec<Reply> {
+    join_all(pages.map(|number| gateway.page(number))).await
+}
+
+fn number_of(request: &Request) -> u64 {
+    request.json()["page_no"].as_u64().unwrap_or(0)
+}
+
+/// An upstream that takes up to 30 ms for an answer, and fails now and then.
+fn restless() -> Builder {
+    upstream().script(|request| {
+        let number = number_of(request);
+        let mut answer = page(number, 2, 1000).after(Duration::from_millis(number % 7 * 5));
+        answer.fault = match number % 20 {
+            7 => Some(Fault::Drop),
+            13 => Some(Fault::CloseAfter),
+            17 => Some(Fault::Cut),
+            _ => None,
+        };
+        answer
+    })
+}
+
+#[tokio::test]
+async fn two_hundred_callers_in_bursts_stay_within_the_limits_however_the_vendor_counts() {
+    let upstream = restless().run().await;
+    let gateway = gateway(&upstream)
+        .set("upstream.limits.requests_per_second", "60")
+        .set("upstream.limits.connections", "5")
+        .set("upstream.retry.attempts", "3")
+        .set("upstream.breaker.min_calls", "10000")
+        .run()
+        .await;
+    let after = async |calls, pages| {
+        until("so many calls", async || upstream.calls() >= calls).await;
+        ask_for(&gateway, pages).await
+    };
+    // The second burst meets turns that are just free, the third a queue.
+    let bursts = tokio::join!(after(0, 1..81), after(80, 81..141), after(100, 141..201));
+    let replies: Vec<_> = [bursts.0, bursts.1, bursts.2]
+        .into_iter()
+        .flatten()
+        .collect();
+    let answered = |reply: &&Reply| reply.status == 200;
+    assert_eq!(replies.len(), 200);
+    assert!(replies.iter().filter(answered).count() >= 180);
+    assert!(upstream.calls() > 200, "retries are calls");
+    let (calls, connections) = (
+        upstream.highest_calls_in_any_second(),
+        upstream.highest_connections(),
+    );
+    assert!(calls <= 60, "{calls}");
+    assert!(connections <= 5, "{connections}");
+}
+
+#[tokio::test]
+async fn limits_that_a_reload_lowers_and_raises_again_hold_for_every_call_that_is_asked_after_it() {
+    let upstream = restless().run().await;
+    let gateway = gateway(&upstream)
+        .set("upstream.limits.requests_per_second", "40")
+        .set("upstream.limits.connections", "6")
+        .set("upstream.breaker.min_calls", "10000")
+        .run()
+        .await;
+    let limit_to = async |per_second: &str, connections: &str| {
+        gateway.rewrite("upstream.limits.requests_per_second", per_second);
+        gateway.rewrite("upstream.limits.connections", connections);
+        assert_eq!(gateway.reload().await.status, 200);
+    };
+    let lower = async {
+        until("half of them", async || upstream.calls() >= 30).await;
+        limit_to("20", "2").await;
+        ask_for(&gateway, 101..131).await
+    };
+    tokio::join!(ask_for(&gateway, 1..61), lower);
+    let (asked, together) = upstream.counting_together(|call| number_of(call) > 100);
+    assert!(asked >= 20 && together <= 20, "{asked}, {together}");
+    until("the others are closed", async || {
+        upstream.open_connections() <= 2
+    })
+    .await;
+    limit_to("40", "6").await;
+    ask_for(&gateway, 201..261).await;
+    let (calls, connections) = (
+        upstream.highest_calls_in_any_second(),
+        upstream.highest_connections(),
+    );
+    assert!(calls <= 40, "{calls}");
+    assert!(connections <= 6, "{connections}");
+}
+
+#[tokio::test]
+async fn two_gateways_of_which_one_follows_the_other_stay_within_the_limits_together() {
+    let upstream = upstream().run().await;
+    let limited = || {
+        gateway(&upstream)
+            .set("upstream.limits.requests_per_second", "30")
+            .set("upstream.limits.connections", "3")
+    };
+    let mut first = limited().run().await;
+    let stop = async {
+        until("some of them", async || upstream.calls() >= 20).await;
+        first.signal("TERM");
+    };
+    let (replies, ()) = tokio::join!(ask_for(&first, 1..61), stop);
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    assert_eq!(first.exit().await.code(), Some(0));
+    let second = limited().run().await;
+    let replies = ask_for(&second, 101..141).await;
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    assert_eq!(upstream.calls(), 100);
+    let (calls, connections) = (
+        upstream.highest_calls_in_any_second(),
+        upstream.highest_connections(),
+    );
+    assert!(calls <= 30, "{calls}");
+    assert!(connections <= 3, "{connections}");
+}
+
+/// Weight and queries of ten tenants; those with hundreds want more than they can have.
+const APPETITES: [(usize, usize); 10] = [
+    (1, 60),
+    (1, 60),
+    (2, 90),
+    (2, 90),
+    (3, 120),
+    (4, 150),
+    (1, 3),
+    (1, 8),
+    (5, 3),
+    (8, 1),
+];
+
+/// The page that is held back until all wait.
+const HELD: u64 = 500;
+
+#[tokio::test]
+async fn of_ten_tenants_each_that_always_wants_calls_gets_nine_tenths_of_its_share_at_least() {
+    let gate = Gate::new();
+    let behind = gate.clone();
+    let mut vendor = upstream().script(move |request| {
+        let answer = page(number_of(request), 2, 1000);
+        match number_of(request) {
+            HELD => answer.behind(&behind),
+            _ => answer,
+        }
+    });
+    for tenant in 0..APPETITES.len() {
+        vendor = vendor.tenant(&format!("P{tenant}"), SECRET);
+    }
+    let upstream = vendor.run().await;
+    let mut builder = gateway(&upstream)
+        .set("upstream.limits.requests_per_second", "150")
+        .set("upstream.limits.connections", "1")
+        .set("upstream.limits.queue", "1000");
+    for (tenant, (weight, _)) in APPETITES.iter().enumerate() {
+        builder = builder
+            .tenant(&format!("t{tenant}"), &format!("P{tenant}"), SECRET)
+            .set(&format!("tenants.t{tenant}.weight"), &weight.to_string());
+    }
+    let gateway = builder.run().await;
+    let ask = async |tenant: usize, number: usize| {
+        let body = json!({"access_code": format!("P{tenant}"), "page_no": number});
+        assert_eq!(gateway.query(&body).await.status, 200);
+    };
+    // All wait before the first of them has its turn: who is served is not a matter of who comes in time.
+    let first = json!({"access_code": "P000270", "page_no": HELD});
+    let hold = gateway.query(&first);
+    let callers = APPETITES
+        .iter()
+        .enumerate()
+        .flat_map(|(tenant, (_, queries))| {
+            let ask = &ask;
+            (1..=*queries).map(move |number| ask(tenant, number))
+        });
+    let wanted = APPETITES.iter().map(|(_, queries)| queries).sum::<usize>();
+    let wanted = f64::from(u32::try_from(wanted).unwrap());
+    let callers = async {
+        gate.arrived().await;
+        join_all(callers).await
+    };
+    let release = async {
+        until("all wait", async || {
+            gateway.metric("queue_length", &[]).await == wanted
+        })
+        .await;
+        gate.open();
+    };
+    tokio::join!(hold, callers, release);
+
+    // While every one of them still waits for more.
+    let calls = &upstream.requests()[1..301];
+    let of_tenant = |tenant: usize| {
+        let code = format!("P{tenant}");
+        calls
+            .iter()
+            .filter(|call| call.json()["access_code"] == code)
+            .count()
+    };
+    let (greedy, modest): (Vec<_>, Vec<_>) = APPETITES
+        .iter()
+        .enumerate()
+        .partition(|(_, (_, queries))| *queries >= 60);
+    let mut left = calls.len();
+    for (tenant, (_, queries)) in modest {
+        assert_eq!(of_tenant(tenant), *queries, "who wants little has it all");
+        left -= queries;
+    }
+    let weights: usize = greedy.iter().map(|(_, (weight, _))| weight).sum();
+    for (tenant, (weight, queries)) in greedy {
+        let had = of_tenant(tenant);
+        assert!(had < *queries, "it wants more");
+        let tenths = had * weights * 10 / (left * weight);
+        assert!(tenths >= 9, "{had} of {left} by {weight} in {weights}");
+    }
+    assert!(upstream.highest_calls_in_any_second() <= 150);
 }
