@@ -123,12 +123,17 @@ Paste, in another terminal, in this order:
    curl -i http://{gateway}/package/queryOrder -H 'Content-Type: application/json' \
      -d '{{"page_no": 1, "page_size": 2}}'
 
-5. An error says what happened, what to do, and whether the request reached Linksfield ("sent"):
+5. All orders as one document, from two calls of 100 and 6, kept with its pages under one snapshot:
+
+   curl -i http://{gateway}/package/queryOrder -H 'Content-Type: application/json' -H 'X-Linksfield-Pages: all' \
+     -d '{{}}'
+
+6. An error says what happened, what to do, and whether the request reached Linksfield ("sent"):
 
    curl -i http://{gateway}/package/queryOrder -H 'Content-Type: application/json' \
      -d '{{"page_no": 1, "page_no": 2}}'
 
-6. So does the loss of an answer: tell the simulator to drop its next one, then order ("sent" is "unknown", look first):
+7. So does the loss of an answer: tell the simulator to drop its next one, then order ("sent" is "unknown", look first):
 
    curl -s http://{vendor}/_simulator/control -H 'Content-Type: application/json' \
      -d '{{"fail": "drop", "fail_count": 1}}'
@@ -136,10 +141,12 @@ Paste, in another terminal, in this order:
    curl -i http://{gateway}/package/orderPackage -H 'Content-Type: application/json' \
      -d '{{"device_id": "89860012018111220455", "package_code": "PACKAGE20180428000007"}}'
 
-7. What operators see:
+8. What operators see, and what would be done with a request, and why:
 
    curl -s http://{admin}/metrics | grep '^linksfield_gateway_' | grep -v bucket
+   curl -s http://{admin}/cache
    curl -s http://{admin}/config
+   curl -s http://{admin}/explain -H 'Content-Type: application/json' -d '{{"page_no": 1, "page_size": 2}}'
 
 Ctrl-C ends both.
 

@@ -54,7 +54,12 @@ async fn curl(command: &str) -> Reply {
     let (address, path) = url.split_once('/').unwrap();
     let body = body.trim_end().strip_suffix('\'').unwrap();
     assert!(head.contains("-H 'Content-Type: application/json'"));
-    let request = post(&format!("/{path}"), &[], body.as_bytes());
+    let headers = head.split(" -H '").skip(1);
+    let headers = headers.filter_map(|header| header.split_once('\'')?.0.split_once(": "));
+    let headers: Vec<_> = headers
+        .filter(|(name, _)| *name != "Content-Type")
+        .collect();
+    let request = post(&format!("/{path}"), &headers, body.as_bytes());
     connect(address).await.exchange(&request).await
 }
 
@@ -63,10 +68,10 @@ async fn what_the_demo_prints_works_when_it_is_pasted() {
     let (_running, text) = start(&["demo", "--listen", "127.0.0.1:0"], "Ctrl-C");
     let commands = pasted(&text);
     let mut replies = Vec::new();
-    for command in &commands[..7] {
+    for command in &commands[..8] {
         replies.push(curl(command).await);
     }
-    let [miss, hit, order, again, refused, control, lost] = replies.try_into().unwrap();
+    let [miss, hit, order, again, all, refused, control, lost] = replies.try_into().unwrap();
 
     let cache_status = |reply: &Reply| reply.header("cache-status").unwrap().to_owned();
     let orders = |reply: &Reply| reply.json()["data"]["page"]["total_count"].clone();
@@ -81,6 +86,11 @@ async fn what_the_demo_prints_works_when_it_is_pasted() {
     assert_eq!(order.json()["code"], "0000");
     assert!(cache_status(&again).contains("fwd=miss"));
     assert_eq!(orders(&again), 106);
+    let document = all.json();
+    assert_eq!(
+        document["data"]["package_order"].as_array().unwrap().len(),
+        106
+    );
     assert_eq!(
         (refused.status, &refused.json()["sent"]),
         (400, &json!("no"))
