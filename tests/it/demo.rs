@@ -101,7 +101,7 @@ async fn what_the_demo_prints_works_when_it_is_pasted() {
         (502, &json!("unknown"))
     );
 
-    let metrics = commands[7]
+    let metrics = commands[8]
         .split_whitespace()
         .find_map(|word| word.strip_prefix("http://")?.strip_suffix("/metrics"))
         .unwrap();
