@@ -393,8 +393,12 @@ impl Config {
     }
 
     /// Reads them again. A secret that cannot be used is left as it was `before`, and told.
-    pub fn reload_secrets(&self, before: &Secrets) -> Result<(Secrets, Vec<Problem>), Problems> {
-        secrets::reload(self, environment::variable, before)
+    pub fn reload_secrets(
+        &self,
+        before: &Secrets,
+        running: &Self,
+    ) -> Result<(Secrets, Vec<Problem>), Problems> {
+        secrets::reload(self, environment::variable, before, running)
     }
 
     /// The files that hold secrets, and `ca_file`.

@@ -162,7 +162,7 @@ impl Reloader {
 
     fn bring_into_effect(&self, read: &mut Read) -> Result<Reloaded, ReloadError> {
         let (mut config, mut warnings) = Config::load(&self.0.path)?;
-        let (secrets, kept) = config.reload_secrets(&read.secrets)?;
+        let (secrets, kept) = config.reload_secrets(&read.secrets, &read.config)?;
         warnings.extend(secrets.warnings.iter().cloned());
         let needs_restart = config.keep_what_needs_a_restart(&read.config);
         let is_same_config = config == read.config;
@@ -236,7 +236,8 @@ impl Reloader {
 
     fn record(&self, config: &Config, kept: &[Problem]) {
         let (current, at) = (self.0.live.current(), now());
-        current.metrics.configuration_read(true, at);
+        // With a secret that cannot be read a start would fail.
+        current.metrics.configuration_read(kept.is_empty(), at);
         let hash = Sha1::digest(current.configuration.as_bytes());
         let start = hash.iter().take(6);
         let start = start.fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));

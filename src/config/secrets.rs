@@ -13,7 +13,7 @@ use std::{
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
-    Config,
+    Config, Tenant,
     problem::{Problem, Problems, Warning},
     schema::dotted,
 };
@@ -98,12 +98,13 @@ pub(super) fn load(
     }
 }
 
-/// Reads again what the configuration names. What cannot be used is taken from `before`, where it was there; what is wrong
-/// with it is told. Without that, the configuration cannot be used.
+/// Reads again what the configuration names. What cannot be used is taken from `before`, where the `running` configuration
+/// named it in the same way; what is wrong with it is told. Without that, the configuration cannot be used.
 pub(super) fn reload(
     config: &Config,
     variable: impl Fn(&str) -> Option<String>,
     before: &Secrets,
+    running: &Config,
 ) -> Result<(Secrets, Vec<Problem>), Problems> {
     let mut loader = Loader {
         variable,
@@ -114,7 +115,18 @@ pub(super) fn reload(
     let wrong = std::mem::take(&mut loader.problems);
     let mut is_whole = true;
     for (name, tenant) in &config.tenants {
-        let known = before.tenants.get(name);
+        let is_same = running.tenants.get(name).is_some_and(|known| {
+            let of = |tenant: &Tenant| {
+                let from = (tenant.secret_file.clone(), tenant.secret_env.clone());
+                (
+                    tenant.access_code.clone(),
+                    from,
+                    tenant.previous_secret_file.clone(),
+                )
+            };
+            of(known) == of(tenant)
+        });
+        let known = before.tenants.get(name).filter(|_| is_same);
         match (secrets.tenants.get_mut(name), known) {
             (Some(read), Some(known)) if tenant.previous_secret_file.is_some() => {
                 read.previous = read.previous.take().or_else(|| known.previous.clone());
@@ -126,8 +138,10 @@ pub(super) fn reload(
             (None, None) => is_whole = false,
         }
     }
-    for name in config.callers.keys() {
-        match before.callers.get(name) {
+    for (name, caller) in &config.callers {
+        let known = running.callers.get(name);
+        let is_same = known.is_some_and(|known| known.token_file == caller.token_file);
+        match before.callers.get(name).filter(|_| is_same) {
             Some(token) => {
                 let read = secrets.callers.entry(name.clone());
                 read.or_insert_with(|| token.clone());
@@ -136,11 +150,15 @@ pub(super) fn reload(
         }
     }
     if config.server.admin_token_file.is_some() {
-        secrets.admin_token = secrets.admin_token.or_else(|| before.admin_token.clone());
+        let is_same = config.server.admin_token_file == running.server.admin_token_file;
+        let known = before.admin_token.as_ref().filter(|_| is_same);
+        secrets.admin_token = secrets.admin_token.or_else(|| known.cloned());
         is_whole &= secrets.admin_token.is_some();
     }
     if config.upstream.ca_file.is_some() {
-        secrets.ca = secrets.ca.or_else(|| before.ca.clone());
+        let is_same = config.upstream.ca_file == running.upstream.ca_file;
+        let known = before.ca.as_ref().filter(|_| is_same);
+        secrets.ca = secrets.ca.or_else(|| known.cloned());
         is_whole &= secrets.ca.is_some();
     }
     if !is_whole {

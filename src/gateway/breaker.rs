@@ -31,7 +31,10 @@ pub enum End {
     Success,
     /// No connection, no answer, none that is whole, or one that says that the vendor fails.
     Failure,
-    /// It says nothing about the vendor: a caller's error, a bad signature, too many calls.
+    /// The vendor is there, and refuses: a caller's error, a bad signature, an unknown code. No failure, and enough to see
+    /// that it is well again.
+    Refused,
+    /// It says nothing about the vendor: too many calls, or none was made.
     Neither,
 }
 
@@ -161,8 +164,8 @@ impl Admission {
         let mut state = self.breaker.lock();
         let now = Instant::now();
         match end {
-            End::Neither => {}
-            End::Success if self.is_probe => state.close(),
+            End::Success | End::Refused if self.is_probe => state.close(),
+            End::Refused | End::Neither => {}
             End::Failure if self.is_probe => state.opened_at = Some(now),
             End::Success | End::Failure => state.count(end == End::Failure, now),
         }
@@ -205,7 +208,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn ten_failures_in_a_row_open_it_and_a_success_between_them_does_not() {
         let breaker = breaker();
-        for end in [End::Success, End::Neither] {
+        for end in [End::Success, End::Refused] {
             calls(&breaker, &[End::Failure; 9]);
             calls(&breaker, &[end]);
         }
@@ -254,8 +257,8 @@ mod tests {
         drop(breaker.admit().unwrap()); // its caller left: the next one sees
         breaker.admit().unwrap().end(End::Neither);
         assert!(breaker.is_open());
-        breaker.admit().unwrap().end(End::Success);
-        assert!(!breaker.is_open());
+        breaker.admit().unwrap().end(End::Refused);
+        assert!(!breaker.is_open(), "it answers");
         calls(&breaker, &[End::Failure; 9]);
         assert!(!breaker.is_open(), "it has forgotten what was before");
     }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use hyper::StatusCode;
 use tokio::time::{Instant, sleep_until};
 
 use super::breaker::End;
@@ -135,14 +136,15 @@ impl Gateway {
                     continue;
                 }
                 (Some(outcome), _)
-                    if is_other && outcome != Outcome::BadSignature && signers.proven(secret) =>
+                    if is_other && outcome == Outcome::Success && signers.proven(secret) =>
                 {
                     let metrics = &this.metrics;
                     metrics.secret_switched(call.tenant.label, secret.as_str());
                 }
                 _ => {}
             }
-            let end = end_of(result.as_ref().map(|answered| &answered.answer));
+            let answer = result.as_ref().map(|answered| &answered.answer);
+            let end = end_of(answer, call);
             if end != End::Failure || !progress.is_awaited() {
                 return result;
             }
@@ -155,8 +157,10 @@ impl Gateway {
                 granted_at + timeout.unwrap_or(this.bounds.exchange_timeout)
             });
             let wait = this.retries.next(failures, fastrand::f64());
+            let asked_for = answer.ok();
+            let asked_for = asked_for.and_then(|answer| answer.retry_after(wall_clock()));
             let Some(at) = wait
-                .map(|wait| Instant::now() + wait)
+                .map(|wait| Instant::now() + wait.max(asked_for.unwrap_or_default()))
                 .filter(|at| *at < ends_at)
             else {
                 return result;
@@ -166,6 +170,8 @@ impl Gateway {
             this.metrics.retried();
             errand.reason = "retry";
             errand.ends_at = Some(ends_at);
+            errand.patience = errand.patience.min(ends_at);
+            errand.deadline = errand.deadline.min(ends_at);
         }
     }
 
@@ -241,7 +247,7 @@ impl Gateway {
             Ok((answer, _)) => answer.outcome.as_str(),
             Err(error) => error.code(),
         };
-        admission.end(end_of(result.as_ref().map(|(answer, _)| answer)));
+        admission.end(end_of(result.as_ref().map(|(answer, _)| answer), call));
         let (route, tenant) = (call.target.route.label, call.tenant.label);
         let duration = granted_at.elapsed();
         this.paces[route].call.record(duration);
@@ -264,14 +270,19 @@ impl Gateway {
     }
 }
 
-/// What the end of a call says about the vendor. A caller's error, a bad signature, an unknown code and 429 say nothing.
-fn end_of(result: Result<&Answer, &Error>) -> End {
+/// What the end of a call says about the vendor. What is no envelope is a failure where the configuration says what is
+/// asked: elsewhere a caller chooses what is answered.
+fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
     match result {
         Ok(answer) => match answer.outcome {
             Outcome::Success => End::Success,
             Outcome::Transient => End::Failure,
-            Outcome::Unknown if is_no_envelope(answer) => End::Failure,
-            _ => End::Neither,
+            Outcome::Throttled => End::Neither,
+            Outcome::Unknown if is_no_envelope(answer) => {
+                let is_wrong = call.target.route.is_listed && answer.status == StatusCode::OK;
+                if is_wrong { End::Failure } else { End::Neither }
+            }
+            Outcome::CallerError | Outcome::BadSignature | Outcome::Unknown => End::Refused,
         },
         Err(
             Error::UpstreamUnreachable { .. }

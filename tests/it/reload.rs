@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use crate::support::answer::raw;
-use crate::support::{Gate, Reply, SECRET, failure, gateway, page, success, until, upstream};
+use crate::support::{
+    ACCESS_CODE, Gate, Reply, SECRET, failure, gateway, page, success, until, upstream,
+};
 
 fn is_hit(reply: &Reply) -> bool {
     reply.header("cache-status").unwrap().contains("; hit")
@@ -243,13 +245,17 @@ async fn a_secret_that_cannot_be_used_is_refused_and_the_last_good_one_stays() {
         let refused = reply.json()["refused_secrets"][0]["reason"].clone();
         assert!(refused.as_str().unwrap().contains(reason), "{refused}");
         assert_eq!(gateway.order().await.status, 200); // the upstream checks each signature
-        assert_eq!(
-            gateway
-                .metric("secret_last_reload_successful", &secret)
-                .await,
-            0.0
-        );
+        for family in [
+            "secret_last_reload_successful",
+            "config_last_reload_successful",
+        ] {
+            assert_eq!(gateway.metric(family, &[]).await, 0.0, "a start would fail");
+        }
     }
+    // Nor does another account get the secret of this one.
+    gateway.rewrite("tenants.acme.access_code", "\"P9\"");
+    assert_eq!(gateway.reload().await.status, 422);
+    gateway.rewrite("tenants.acme.access_code", &format!("{ACCESS_CODE:?}"));
     gateway.replace("secret-acme", SECRET);
     gateway.reload().await;
     assert_eq!(
