@@ -24,7 +24,7 @@ fn failures() -> Vec<(&'static str, Failure)> {
     let answers = |status, body: Vec<u8>| Failure::Answers(raw(status, body));
     let refusal = || failure("4711").body;
     let oversized = success(&serde_json::json!({ "x": "x".repeat(70_000) }));
-    let busy = raw(503, refusal()).header("Retry-After", "3");
+    let busy = raw(503, refusal()).header("Retry-After", "30");
     vec![
         ("connection refused", Failure::Refused),
         ("reset before the request", Failure::Resets),
@@ -33,7 +33,7 @@ fn failures() -> Vec<(&'static str, Failure)> {
         ("no answer", fault(Fault::Hang)),
         ("an answer that trickles", fault(Fault::Trickle)),
         ("500", answers(500, refusal())),
-        ("503 with Retry-After", Failure::Answers(busy)),
+        ("503 with Retry-After: 30", Failure::Answers(busy)),
         ("429", answers(429, refusal())),
         ("bad signature (403)", answers(403, refusal())),
         (
