@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     base_url::{BaseUrl, BaseUrlError},
     faults::{Breaker, Retry},
-    limits::{CRAWLS, Day, Limit, Limits},
+    limits::{CRAWLS, Day, Limit, Limits, STREAMS},
     problem::{Problem, Problems, Warning},
     route::{Idempotency, Kind, Route},
     schema::dotted,
@@ -206,7 +206,7 @@ pub struct Upstream {
     /// The largest answer.
     #[serde(serialize_with = "show::size")]
     pub max_answer: ByteSize,
-    /// Offer HTTP/2 by ALPN.
+    /// Offer HTTP/2 by ALPN, beside HTTP/1.1: where the vendor takes it, a connection carries many requests at a time.
     pub http2: bool,
     /// What the vendor allows.
     pub limits: Limits,

@@ -22,9 +22,9 @@
 //!    under it. It gets a task of its own too, and raises the *generation* of what it may change: right before its first
 //!    byte, and again after any outcome but "proven not sent".
 //! 7. In that task `gateway/call.rs` makes the call, and where a query fails and the budget allows, another one; nothing is
-//!    asked while the *breaker* is open. `gateway/quota.rs` grants a permit, which *is* one of the connection slots;
-//!    `gateway/upstream.rs` connects it; an idempotency key is written to [`state`]; `gateway/sign.rs` signs with the time
-//!    of now, after the permit and anew for each attempt; then the bytes leave.
+//!    asked while the *breaker* is open. `gateway/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a
+//!    part of one; `gateway/upstream.rs` connects it; an idempotency key is written to [`state`]; `gateway/sign.rs` signs
+//!    with the time of now, after the permit and anew for each attempt; then the bytes leave.
 //! 8. `gateway/upstream.rs` says what the answer means, by HTTP status and by the envelope's `code`. Only a success of
 //!    the expected shape is stored.
 //! 9. `gateway/error.rs` makes a failure a response. [`telemetry`] records the exchange: one log line, one histogram.
@@ -60,8 +60,8 @@
 //! Linksfield account · *caller* a service known by its token · *route* a path and its policy · *query* a route that only
 //! reads · *command* every other · *fill* the one upstream call that answers a miss · *coalesced* waiting for somebody
 //! else's fill · *snapshot* the pages of one query that belong together · *crawl* a fill of all pages of a query ·
-//! *generation* a number that an invalidation raises · *permit* the right to use one connection slot for one
-//! call · *drain* finishing what is in flight before the process ends.
+//! *generation* a number that an invalidation raises · *permit* the right to use a connection slot for one
+//! call · *line* what that call goes through: the slot's connection, or one stream of it · *drain* finishing what is in flight before the process ends.
 
 pub mod admin;
 pub mod body;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use linksfield_gateway::gateway::page::{Page, Position};
+use linksfield_gateway::gateway::quota::Shareable;
 use tokio::time::{Instant, sleep};
 
 use super::{DAY, SECOND, Tenant, lock};
@@ -87,31 +88,51 @@ pub enum Said {
     Fails(Arc<Page>),
 }
 
-/// One connection, once it is used. Dropped, it is closed.
-#[derive(Default)]
-pub struct Slot(Option<Arc<Vendor>>);
+/// One connection, once it is used. With its last clone it is closed.
+#[derive(Clone, Default)]
+pub struct Slot(Arc<Connection>);
 
-impl std::fmt::Debug for Slot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Slot").field(&self.0.is_some()).finish()
+#[derive(Default)]
+struct Connection(Mutex<Option<Arc<Vendor>>>);
+
+impl Shareable for Slot {
+    /// It is of HTTP/1.1.
+    fn capacity(&self) -> usize {
+        0
     }
 }
 
-impl Drop for Slot {
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let is_open = lock(&self.0.0).is_some();
+        f.debug_tuple("Slot").field(&is_open).finish()
+    }
+}
+
+impl Drop for Connection {
     fn drop(&mut self) {
         self.close();
     }
 }
 
+impl Connection {
+    fn close(&self) {
+        if let Some(vendor) = lock(&self.0).take() {
+            lock(&vendor.state).connections -= 1;
+        }
+    }
+}
+
 impl Slot {
     /// Connects, unless it is; false if the vendor takes no connection.
-    pub fn connect(&mut self, vendor: &Arc<Vendor>) -> bool {
+    pub fn connect(&self, vendor: &Arc<Vendor>) -> bool {
         if vendor.is_down() && lock(&vendor.state).rng.u8(0..10) < 4 {
             self.close();
             return false;
         }
-        if self.0.is_none() {
-            self.0 = Some(vendor.clone());
+        let mut connection = lock(&self.0.0);
+        if connection.is_none() {
+            *connection = Some(vendor.clone());
             let mut state = lock(&vendor.state);
             state.connections += 1;
             state.highest.connections = state.highest.connections.max(state.connections);
@@ -120,10 +141,8 @@ impl Slot {
     }
 
     /// A call that has failed closes its connection.
-    pub fn close(&mut self) {
-        if let Some(vendor) = self.0.take() {
-            lock(&vendor.state).connections -= 1;
-        }
+    pub fn close(&self) {
+        self.0.close();
     }
 }
 

@@ -14,7 +14,7 @@ use crate::gateway::params::Params;
 use crate::gateway::progress::Progress;
 use crate::gateway::sign::Signer;
 use crate::gateway::tenant::Tenants;
-use crate::gateway::upstream::{Answer, Failure, Outcome, Shape, Slot, Upstream};
+use crate::gateway::upstream::{Answer, Failure, Outcome, Protocol, Shape, Slot, Upstream};
 
 /// A query that costs nothing, and whose smallest answer is small.
 const PATH: &str = "/package/queryOrder";
@@ -37,7 +37,8 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Done {
-    let (config, secrets, _) = load(&options.config)?;
+    let (mut config, secrets, _) = load(&options.config)?;
+    let uses_http2 = std::mem::replace(&mut config.upstream.http2, true); // offered here in any case
     let tenants = Tenants::new(&config, &secrets)?;
     let tenant = tenants
         .named(&options.tenant)
@@ -53,17 +54,19 @@ pub(super) fn run(options: &Options) -> Done {
 
     let asked = runtime(1)?.block_on(async {
         let deadline = Instant::now() + config.upstream.timeout;
-        let mut slot = Slot::default();
-        upstream
-            .connect(&mut slot, Duration::ZERO, deadline)
-            .await
-            .map_err(Failure::Failed)?;
+        let slot = Slot::default();
+        let found = upstream.find(&slot, Duration::ZERO, true).await;
+        let Some(Err(opening)) = found else {
+            unreachable!("nobody else uses this slot")
+        };
+        let connected = upstream.connect(opening, deadline).await;
+        let mut line = connected.map_err(Failure::Failed)?;
         let (progress, sent_at) = (Progress::default(), Instant::now());
         progress.begin();
         let body = signer.sign(&params, &tenant.access_code, wall_clock());
         let answer = upstream
             .exchange(
-                &mut slot,
+                &mut line,
                 PATH,
                 languages.choose(None),
                 body,
@@ -71,17 +74,22 @@ pub(super) fn run(options: &Options) -> Done {
                 &progress,
             )
             .await?;
-        Ok((answer, sent_at.elapsed()))
+        Ok((answer, sent_at.elapsed(), line.protocol()))
     });
-    let (answer, duration) = asked.map_err(|failure| match failure {
-        Failure::Failed(error) => Failed(with_causes(&error)),
-        Failure::NotSent => Failed("the connection was closed before a byte had left".into()),
+    let (answer, duration, protocol) = asked.map_err(|failure| match failure {
+        Failure::Failed(error) | Failure::NotSent(error) => Failed(with_causes(&error)),
     })?;
     let mut report = format!(
         "asked   {}{PATH} for one order of the tenant {}\n",
         config.upstream.base_url, tenant.name
     );
     describe(&mut report, &answer, duration, wall_clock());
+    let is_https = config.upstream.base_url.is_https();
+    let _ = writeln!(
+        report,
+        "http    {}",
+        version(protocol, is_https, uses_http2)
+    );
     let verdict = if options.wrong_signature {
         refused(&answer)
     } else {
@@ -152,6 +160,21 @@ fn clock(answer: &Answer, duration: Duration, now: SystemTime) -> String {
         )
     } else {
         "ours and the vendor's agree".into()
+    }
+}
+
+/// What the vendor has chosen of HTTP/2 and HTTP/1.1.
+fn version(chosen: Protocol, is_https: bool, uses_http2: bool) -> &'static str {
+    match (chosen, is_https, uses_http2) {
+        (Protocol::Http2, _, true) => "HTTP/2, as upstream.http2 is on",
+        (Protocol::Http2, _, false) => {
+            "the vendor takes HTTP/2: with upstream.http2 = true a connection carries many requests at a time"
+        }
+        (Protocol::Http1, false, _) => "HTTP/1.1: without TLS HTTP/2 is not offered",
+        (Protocol::Http1, true, false) => "HTTP/1.1: the vendor does not take HTTP/2",
+        (Protocol::Http1, true, true) => {
+            "HTTP/1.1: the vendor does not take HTTP/2, so upstream.http2 has no effect"
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct Limits {
     /// Requests in any one second.
     pub requests_per_second: Limit,
-    /// Connections at a time, idle ones included; with HTTP/1.1 also the requests at a time.
+    /// Connections at a time, idle ones included; with HTTP/1.1 also the requests at a time, with HTTP/2 up to [`STREAMS`]
+    /// times as many.
     pub connections: Limit,
     /// Requests in a day.
     pub requests_per_day: Limit,
@@ -57,6 +58,9 @@ impl Limits {
 
 /// Crawls at a time: each keeps its pages until it has all of them.
 pub const CRAWLS: usize = 4;
+
+/// Calls at a time that one connection of HTTP/2 carries, where the vendor allows so many.
+pub const STREAMS: u32 = 100;
 
 /// Slots where no limit of connections is named.
 const UNLIMITED_SLOTS: u32 = 256;

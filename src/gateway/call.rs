@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::breaker::End;
 use super::cache::Reason;
@@ -12,9 +12,15 @@ use super::error::Error;
 use super::progress::Progress;
 use super::quota::{Ask, Class, Permit, Throttled};
 use super::tenant::Which;
-use super::upstream::{Answer, Failure, Outcome, QUERY_MAX_IDLE, Shape, Slot};
+use super::upstream::{Answer, Failure, Line, Outcome, QUERY_MAX_IDLE, Shape, Slot};
 use super::{Call, Gateway, keys, wall_clock};
 use crate::telemetry::Exchange;
+
+/// A call that is proven not to have been processed is made anew, so often.
+const MOST_ANEW: usize = 3;
+
+/// A call changes its slot so often at most, then it waits for the one it has.
+const MOST_CHANGES: usize = 3;
 
 /// How a call of Linksfield is made, and why.
 #[derive(Debug, Clone)]
@@ -100,6 +106,8 @@ pub struct Answered {
     pub sent_at: Instant,
     /// Until when what is left of the answer must have come.
     pub deadline: Instant,
+    /// What the rest of the answer comes through; given up before the permit is.
+    pub line: Line,
     pub permit: Permit<Slot>,
 }
 
@@ -188,7 +196,6 @@ impl Gateway {
     ) -> Result<Answered, Error> {
         let this = &*self.0;
         this.breaker.check()?; // who would be refused then does not wait for its turn
-        let mut max_idle = errand.max_idle;
         let ask = Ask {
             tenant: call.tenant.label,
             class: errand.class,
@@ -204,10 +211,13 @@ impl Gateway {
         let timeout = call.target.route.timeout;
         let deadline = granted_at + timeout.unwrap_or(this.bounds.exchange_timeout);
         let deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
+        let mut anew = 0;
         let result = loop {
-            if let Err(error) = this.upstream.connect(&mut permit, max_idle, deadline).await {
-                break Err(error);
-            }
+            let max_idle = errand.max_idle;
+            let mut line = match self.connect(&mut permit, max_idle, deadline).await {
+                Ok(line) => line,
+                Err(error) => break Err(error),
+            };
             if let Some(key) = key.filter(|key| !key.is_durable()) {
                 key.make_durable(wall_clock(), deadline).await?;
                 continue; // that took its time: is the connection still one that may be used?
@@ -226,7 +236,7 @@ impl Gateway {
             let (path, language) = (&call.target.path, &call.language);
             match this
                 .upstream
-                .exchange(&mut permit, path, language, body, deadline, progress)
+                .exchange(&mut line, path, language, body, deadline, progress)
                 .await
             {
                 Ok(answer) => {
@@ -237,28 +247,66 @@ impl Gateway {
                             this.metrics.foreign_throttle();
                         }
                     }
-                    break Ok((answer, sent_at));
+                    break Ok((answer, sent_at, line));
                 }
-                Err(Failure::Failed(error)) => break Err(error),
-                Err(Failure::NotSent) => max_idle = Duration::ZERO, // the next connection is a new one
+                Err(Failure::NotSent(_)) if anew < MOST_ANEW => anew += 1,
+                Err(Failure::NotSent(error) | Failure::Failed(error)) => break Err(error),
             }
         };
         let outcome = match &result {
-            Ok((answer, _)) => answer.outcome.as_str(),
+            Ok((answer, ..)) => answer.outcome.as_str(),
             Err(error) => error.code(),
         };
-        admission.end(end_of(result.as_ref().map(|(answer, _)| answer), call));
+        admission.end(end_of(result.as_ref().map(|(answer, ..)| answer), call));
         let (route, tenant) = (call.target.route.label, call.tenant.label);
         let duration = granted_at.elapsed();
         this.paces[route].call.record(duration);
         this.metrics
             .upstream_call(route, tenant, outcome, errand.reason, duration);
-        result.map(|(answer, sent_at)| Answered {
+        result.map(|(answer, sent_at, line)| Answered {
             answer,
             sent_at,
             deadline,
+            line,
             permit,
         })
+    }
+
+    /// What the call goes through: its slot's connection, or another's while others keep it from using that one: whichever
+    /// has room first.
+    async fn connect(
+        &self,
+        permit: &mut Permit<Slot>,
+        max_idle: Duration,
+        deadline: Instant,
+    ) -> Result<Line, Error> {
+        let (upstream, mut changes) = (&self.0.upstream, 0);
+        let found = loop {
+            let slot = Slot::clone(permit);
+            if let Some(found) = upstream.find(&slot, max_idle, false).await {
+                break found;
+            }
+            let released = timeout_at(deadline, upstream.find(&slot, max_idle, true));
+            tokio::select! {
+                biased;
+                () = permit.change_slot(), if changes < MOST_CHANGES => changes += 1,
+                found = released => match found {
+                    Ok(Some(found)) => break found,
+                    Ok(None) => unreachable!("who must wait finds something"),
+                    Err(_) => return Err(Error::Overloaded { retry_after: Duration::ZERO }),
+                },
+            }
+        };
+        match found {
+            Ok(line) => Ok(line),
+            Err(opening) => {
+                let line = upstream.connect(opening, deadline).await?;
+                if line.is_shared() {
+                    permit.slot_has_grown();
+                }
+                Ok(line)
+            }
+        }
     }
 
     fn compare_clocks(&self, answer: &Answer, signed_at: SystemTime, took: Duration) {

@@ -113,7 +113,7 @@ impl Gateway {
         Ok(response::of_command(
             answered.answer,
             answered.deadline,
-            answered.permit,
+            (answered.line, answered.permit),
         ))
     }
 

@@ -1,6 +1,6 @@
 //! May a call be made now? Hands out the vendor's few connection slots, within what it allows in a second and in a day.
 //!
-//! A permit *is* a slot. When its turn of the second is free again says `quota/rate.rs`, what the day has left
+//! A permit is a slot, or with HTTP/2 a part of one that takes many calls at a time. When its turn of the second is free again says `quota/rate.rs`, what the day has left
 //! `quota/day.rs`, who of those that wait goes first `quota/queue.rs`; here they meet. Whoever can have a permit now has it
 //! at once. Whoever cannot waits: bounded in number, until its deadline, and only if that can be kept.
 
@@ -8,7 +8,7 @@ mod day;
 mod queue;
 mod rate;
 
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -33,7 +33,7 @@ const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Limits {
     /// Calls in any one second.
     pub per_second: Option<u32>,
-    /// Connections at a time, and so calls.
+    /// Connections at a time, and so calls, unless a slot takes more than one.
     pub connections: u32,
     /// Calls in a day.
     pub per_day: Option<u32>,
@@ -145,25 +145,35 @@ pub enum Throttled {
     Foreign,
 }
 
+/// What calls go through: one connection at most. A clone is the same one, for one more call.
+pub trait Shareable: Clone + Default + Send + 'static {
+    /// How many calls it is known to take at a time, now. Whatever that is, it takes one while it has none.
+    fn capacity(&self) -> usize;
+}
+
 /// The vendor's limits, as slots of type `T`.
 #[derive(Debug)]
-pub struct Quota<T: Send + 'static>(Arc<Shared<T>>);
+pub struct Quota<T: Shareable>(Arc<Shared<T>>);
 
-impl<T: Send + 'static> Clone for Quota<T> {
+impl<T: Shareable> Clone for Quota<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
 #[derive(Debug)]
-struct Shared<T: Send + 'static>(Mutex<State<T>>);
+struct Shared<T: Shareable>(Mutex<State<T>>);
 
 #[derive(Debug)]
-struct State<T: Send + 'static> {
-    /// Last in, first out: the connection that was used last is the one most surely alive.
+struct State<T: Shareable> {
+    /// Without a call. Last in, first out: the connection that was used last is the one most surely alive.
     free: Vec<T>,
-    /// Calls that hold a permit.
-    busy: usize,
+    /// With calls, the one that has had one for longest first.
+    busy: Vec<Busy<T>>,
+    /// Calls that cannot use the slot that they have, the first first.
+    movers: Vec<Mover<T>>,
+    /// The number of the slot that was taken from `free` last.
+    last: u64,
     /// How many slots there may be, `free` and `busy`.
     slots: usize,
     /// Is one of the calls a crawl's?
@@ -178,10 +188,48 @@ struct State<T: Send + 'static> {
     alarm: Option<Instant>,
 }
 
-/// One slot, for one call. Dropping it gives the slot back, and begins the second after which its turn is free.
+/// A slot that calls go through.
 #[derive(Debug)]
-pub struct Permit<T: Send + 'static> {
-    slot: Option<T>,
+struct Busy<T> {
+    slot: T,
+    number: u64,
+    calls: usize,
+}
+
+/// A call that wants another slot than the one with this number.
+#[derive(Debug)]
+struct Mover<T: Shareable> {
+    number: u64,
+    tell: oneshot::Sender<Place<T>>,
+}
+
+/// A call's place in a slot, given back unless it is used.
+#[derive(Debug)]
+struct Place<T: Shareable> {
+    slot: T,
+    number: u64,
+    is_over: bool,
+    shared: Arc<Shared<T>>,
+}
+
+impl<T: Shareable> Drop for Place<T> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let mut state = self.shared.lock();
+            state.put_back(self.number);
+            self.shared.dispatch(&mut state, Instant::now());
+        }
+    }
+}
+
+/// One call, and its slot. Dropping it gives the slot back, and begins the second after which its turn is free.
+#[derive(Debug)]
+pub struct Permit<T: Shareable> {
+    slot: T,
+    /// That of the slot while it is busy.
+    number: u64,
+    /// It has been given back.
+    is_over: bool,
     tenant: usize,
     class: Class,
     granted_at: Instant,
@@ -191,13 +239,15 @@ pub struct Permit<T: Send + 'static> {
     shared: Arc<Shared<T>>,
 }
 
-impl<T: Send + Default + 'static> Quota<T> {
+impl<T: Shareable> Quota<T> {
     /// Slots that nobody has used yet. `history` is what a store has kept; without one, what the day has seen is assumed
     /// to be nothing. What the last second has seen is not: its turns are free one second from now.
     pub fn new(limits: &Limits, now: SystemTime, history: Option<&History>) -> Self {
         let mut state = State {
             free: Vec::new(),
-            busy: 0,
+            busy: Vec::new(),
+            movers: Vec::new(),
+            last: 0,
             slots: 0,
             is_crawling: false,
             max_queue: limits.queue,
@@ -224,7 +274,7 @@ impl<T: Send + Default + 'static> Quota<T> {
     }
 }
 
-impl<T: Send + 'static> Quota<T> {
+impl<T: Shareable> Quota<T> {
     /// Waits for a permit until the deadline.
     pub async fn acquire(&self, ask: Ask<'_>) -> Result<Permit<T>, Error> {
         self.acquire_until(ask, ask.deadline).await
@@ -308,21 +358,76 @@ impl<T: Send + 'static> Quota<T> {
     }
 }
 
-impl<T: Send + Default + 'static> State<T> {
+impl<T: Shareable> State<T> {
     fn resize(&mut self, slots: u32) {
         self.slots = usize::try_from(slots).unwrap_or(usize::MAX);
-        let idle = self.slots.saturating_sub(self.busy);
+        let idle = self.slots.saturating_sub(self.busy.len());
         let surplus = self.free.len().saturating_sub(idle);
         self.free.drain(..surplus); // those that have been idle longest
         let missing = idle.saturating_sub(self.free.len());
         self.free.splice(..0, (0..missing).map(|_| T::default()));
     }
+
+    /// The place in `busy` of a slot that takes another call, the one with the fewest. Those that are too many since the
+    /// limit was lowered take none: they are given up when their calls end.
+    fn shared(&self, but: Option<u64>) -> Option<usize> {
+        let kept = self.busy.iter().take(self.slots).enumerate();
+        kept.filter(|(_, busy)| busy.calls < busy.slot.capacity() && Some(busy.number) != but)
+            .min_by_key(|(_, busy)| busy.calls)
+            .map(|(place, _)| place)
+    }
+
+    fn has_slot(&self) -> bool {
+        !self.free.is_empty() || self.shared(None).is_some()
+    }
+
+    /// A slot for one more call, other than the one with this number: one that is in use rather than one more connection.
+    fn take(&mut self, but: Option<u64>) -> Option<(u64, T)> {
+        if let Some(place) = self.shared(but) {
+            let busy = &mut self.busy[place];
+            busy.calls += 1;
+            return Some((busy.number, busy.slot.clone()));
+        }
+        let slot = self.free.pop()?;
+        self.last += 1;
+        self.busy.push(Busy {
+            slot: slot.clone(),
+            number: self.last,
+            calls: 1,
+        });
+        Some((self.last, slot))
+    }
+
+    /// A call goes through this slot no more.
+    fn put_back(&mut self, number: u64) {
+        let place = self.busy.iter().position(|busy| busy.number == number);
+        let place = place.expect("a slot with calls is busy");
+        self.busy[place].calls -= 1;
+        if self.busy[place].calls == 0 {
+            let slot = self.busy.remove(place).slot;
+            if self.free.len() + self.busy.len() < self.slots {
+                self.free.push(slot);
+            }
+        }
+    }
+
+    /// How many more calls the slots take now, and how many at a time.
+    fn rooms(&self) -> (usize, usize) {
+        let free = self.free.iter().map(|slot| (0, slot));
+        let busy = self.busy.iter().take(self.slots);
+        let busy = busy.map(|busy| (busy.calls, &busy.slot));
+        free.chain(busy)
+            .fold((0, 0), |(room, whole), (calls, slot)| {
+                let capacity = slot.capacity().max(1);
+                (room + capacity.saturating_sub(calls), whole + capacity)
+            })
+    }
 }
 
-impl<T: Send + 'static> State<T> {
+impl<T: Shareable> State<T> {
     /// Would whoever asks be granted a permit at once? None of those that wait would.
     fn has_room(&self, ask: &Ask<'_>, now: Instant) -> bool {
-        !self.free.is_empty()
+        self.has_slot()
             && self.rate.room(now).is_ok()
             && self.queue.has_room(ask.tenant, now)
             && !(self.is_crawling && ask.class == Class::Crawl)
@@ -370,11 +475,12 @@ impl<T: Send + 'static> State<T> {
     fn wait(&mut self, ask: &Ask<'_>, now: Instant) -> Duration {
         let pace = self.pace.unwrap_or(ask.usual);
         let (ahead, cap) = self.queue.ahead(ask, now, pace);
-        let slot = match (ahead + 1).checked_sub(self.free.len() + 1) {
+        let (room, capacity) = self.rooms();
+        let slot = match (ahead + 1).checked_sub(room + 1) {
             None => Duration::ZERO,
             Some(later) => {
                 // Each is half way through on average.
-                let rounds = later / self.slots.max(1);
+                let rounds = later / capacity.max(1);
                 pace / 2 + pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
             }
         };
@@ -412,7 +518,7 @@ impl<T: Send + 'static> State<T> {
 
     /// When somebody has to look again, because a turn is free then though no call has ended.
     fn next_look(&self, now: Instant) -> Option<Instant> {
-        if self.queue.is_empty() || self.free.is_empty() {
+        if self.queue.is_empty() || !self.has_slot() {
             return None;
         }
         match self.rate.room(now) {
@@ -422,7 +528,7 @@ impl<T: Send + 'static> State<T> {
     }
 }
 
-impl<T: Send + 'static> Shared<T> {
+impl<T: Shareable> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // Nothing in here panics between two halves of a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -450,11 +556,16 @@ impl<T: Send + 'static> Shared<T> {
     /// Grants what can be granted now, and sees to it that somebody looks again when a turn becomes free.
     fn dispatch(self: &Arc<Self>, state: &mut State<T>, now: Instant) {
         state.dismiss(now);
-        while !state.free.is_empty() && state.rate.room(now).is_ok() {
-            let Some(waiting) = state.queue.next(now, state.is_crawling) else {
+        self.move_on(state);
+        while !state.queue.is_empty() && state.rate.room(now).is_ok() {
+            let Some((number, slot)) = state.take(None) else {
                 break;
             };
-            self.grant(state, waiting, now);
+            let Some(waiting) = state.queue.next(now, state.is_crawling) else {
+                state.put_back(number);
+                break;
+            };
+            self.grant(state, waiting, (number, slot), now);
             state.dismiss(now); // the day may have ended with this call
         }
         if let Some(at) = state.next_look(now)
@@ -465,18 +576,43 @@ impl<T: Send + 'static> Shared<T> {
         }
     }
 
+    /// Calls that have their permit already go before those that wait for one.
+    fn move_on(self: &Arc<Self>, state: &mut State<T>) {
+        for mover in std::mem::take(&mut state.movers) {
+            if mover.tell.is_closed() {
+                continue;
+            }
+            let Some((number, slot)) = state.take(Some(mover.number)) else {
+                state.movers.push(mover);
+                continue;
+            };
+            let place = Place {
+                slot,
+                number,
+                is_over: false,
+                shared: self.clone(),
+            };
+            if let Err(mut place) = mover.tell.send(place) {
+                place.is_over = true;
+                state.put_back(number);
+            }
+        }
+    }
+
     fn grant(
         self: &Arc<Self>,
         state: &mut State<T>,
         waiting: Waiting<oneshot::Sender<Result<Permit<T>, Error>>>,
+        (number, slot): (u64, T),
         now: Instant,
     ) {
         let (tenant, class, was_crawling) = (waiting.tenant, waiting.asked, state.is_crawling);
-        state.busy += 1;
         state.is_crawling |= class == Class::Crawl;
         state.day.grant();
         let permit = Permit {
-            slot: state.free.pop(),
+            slot,
+            number,
+            is_over: false,
             tenant,
             class,
             granted_at: now,
@@ -486,12 +622,12 @@ impl<T: Send + 'static> Shared<T> {
         };
         if let Err(Ok(mut permit)) = waiting.granted.send(Ok(permit)) {
             // Its caller has gone: no call is made, so no turn is used.
-            state.busy -= 1;
+            permit.is_over = true;
+            state.put_back(number);
             state.is_crawling = was_crawling;
             state.day.release();
             state.rate.abandon();
             state.queue.abandon(tenant);
-            state.free.extend(permit.slot.take());
         }
     }
 
@@ -504,9 +640,9 @@ impl<T: Send + 'static> Shared<T> {
         self.dispatch(&mut state, Instant::now());
     }
 
-    fn give_back(self: &Arc<Self>, permit: &Permit<T>, slot: T) {
+    fn give_back(self: &Arc<Self>, permit: &Permit<T>) {
         let (mut state, now) = (self.lock(), Instant::now());
-        state.busy -= 1;
+        state.put_back(permit.number);
         state.is_crawling &= permit.class != Class::Crawl;
         state.rate.end(now);
         state.queue.end(permit.tenant, now);
@@ -520,19 +656,42 @@ impl<T: Send + 'static> Shared<T> {
                 .pace
                 .map_or(held, |pace| (pace * (PACE_MEMORY - 1) + held) / PACE_MEMORY),
         );
-        if state.free.len() + state.busy < state.slots {
-            state.free.push(slot);
-        }
         self.dispatch(&mut state, now);
     }
 }
 
-impl<T: Send + 'static> Permit<T> {
+impl<T: Shareable> Permit<T> {
     /// The first byte leaves: from now on the call counts for the day, once. `wall` is the time of the wall clock.
     pub fn count(&mut self, wall: SystemTime) {
         if self.counted.is_none() {
             self.counted = Some(self.shared.lock().day.count(Instant::now(), wall));
         }
+    }
+
+    /// Waits until another slot has room, and goes through that one from now on.
+    pub async fn change_slot(&mut self) {
+        let (tell, told) = oneshot::channel();
+        {
+            let mut state = self.shared.lock();
+            let number = self.number;
+            state.movers.push(Mover { number, tell });
+            self.shared.dispatch(&mut state, Instant::now());
+        }
+        let Ok(mut place) = told.await else {
+            unreachable!("a mover is kept until it is told")
+        };
+        place.is_over = true;
+        let left = std::mem::replace(&mut self.number, place.number);
+        self.slot = place.slot.clone();
+        let mut state = self.shared.lock();
+        state.put_back(left);
+        self.shared.dispatch(&mut state, Instant::now());
+    }
+
+    /// The slot takes more calls than it did: those that wait may have it too.
+    pub fn slot_has_grown(&self) {
+        let mut state = self.shared.lock();
+        self.shared.dispatch(&mut state, Instant::now());
     }
 
     /// The vendor has refused this call as one too many, and may have said when it takes one again.
@@ -549,23 +708,17 @@ impl<T: Send + 'static> Permit<T> {
     }
 }
 
-impl<T: Send + 'static> Deref for Permit<T> {
+impl<T: Shareable> Deref for Permit<T> {
     type Target = T;
     fn deref(&self) -> &T {
-        self.slot.as_ref().expect("taken only by drop")
+        &self.slot
     }
 }
 
-impl<T: Send + 'static> DerefMut for Permit<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        self.slot.as_mut().expect("taken only by drop")
-    }
-}
-
-impl<T: Send + 'static> Drop for Permit<T> {
+impl<T: Shareable> Drop for Permit<T> {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            self.shared.give_back(self, slot);
+        if !self.is_over {
+            self.shared.give_back(self);
         }
     }
 }

@@ -14,9 +14,8 @@ use super::cache::{Filled, Found, NotStored, Pages};
 use super::error::{Error, InvalidAnswer};
 use super::keys::Kept;
 use super::page::Page;
-use super::quota::Permit;
-use super::upstream::{Answer, Outcome, Shape, Slot};
-use crate::body::Body;
+use super::upstream::{Answer, Outcome, Shape};
+use crate::body::{Body, Held};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -109,11 +108,11 @@ pub fn of_page(found: &Found) -> Response<Body> {
     response
 }
 
-/// The answer to a command, as it comes.
-pub fn of_command(answer: Answer, deadline: Instant, permit: Permit<Slot>) -> Response<Body> {
+/// The answer to a command, as it comes; `held` is given up once it has.
+pub fn of_command(answer: Answer, deadline: Instant, held: impl Held) -> Response<Body> {
     let body = match answer.rest {
         None => Body::from(answer.body),
-        Some(rest) => Body::passing(answer.body, rest, deadline, permit),
+        Some(rest) => Body::passing(answer.body, rest, deadline, held),
     };
     let mut response = Response::new(body);
     *response.status_mut() = answer.status;

@@ -1,10 +1,11 @@
 //! The one HTTP client: how does a signed body get to Linksfield, and what comes back?
 //!
-//! Each [`Slot`] owns at most one HTTP/1.1 connection, idle or busy, so the vendor never sees more connections than
-//! there are slots. The base URL is fixed by the configuration, and so is the list of headers in both directions:
+//! Each [`Slot`] owns at most one connection, idle or busy, so the vendor never sees more connections than there are
+//! slots. The base URL is fixed by the configuration, and so is the list of headers in both directions:
 //! nothing of a caller's head goes upstream.
 
 mod answer;
+mod connection;
 
 use std::io;
 use std::sync::Arc;
@@ -12,26 +13,23 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
     CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
 };
-use hyper::{HeaderMap, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::answer::Meaning;
 pub use self::answer::{Outcome, Shape};
+use self::connection::{Connection, Payload, open_http1, open_http2};
+pub use self::connection::{Line, Opening, Protocol, Slot};
 use super::error::{Error, Sent, Unreachable};
 use super::language::Language;
 use super::progress::Progress;
@@ -40,10 +38,12 @@ use crate::config::{self, BaseUrl, Codes};
 
 /// A query may use a connection that has been idle for this long: well under the keep-alive of common servers.
 pub const QUERY_MAX_IDLE: Duration = Duration::from_secs(15);
-/// A command may not meet a connection that the vendor is just closing: whether it was read would be unknown.
+/// A command may not meet a connection that the vendor is just closing: whether it was read would be unknown. One of
+/// HTTP/2 is idle while nothing comes; if calls wait for their answers on it, the vendor is asked for a sign of life.
 pub const COMMAND_MAX_IDLE: Duration = Duration::from_secs(1);
-/// How long the vendor may take to close its side after we have closed ours.
-const LINGER: Duration = Duration::from_secs(1);
+/// Offered by ALPN (RFC 7301).
+const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -80,25 +80,6 @@ pub enum TlsError {
     /// The host of the base URL is no name that a certificate can have.
     #[error("upstream.base_url: {0} is no host name that a certificate can have")]
     ServerName(String),
-}
-
-/// One of the vendor's few connections, connected or not.
-#[derive(Debug, Default)]
-pub struct Slot {
-    connection: Option<Connection>,
-    /// The driver of the last connection, until the vendor has seen it closed.
-    closing: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-struct Connection {
-    /// Whose it is: with another configuration it may lead elsewhere.
-    upstream: u64,
-    sender: SendRequest<Full<Bytes>>,
-    driver: JoinHandle<()>,
-    idle_since: Instant,
-    /// Has it carried an exchange before?
-    reused: bool,
 }
 
 /// An answer of Linksfield, with the headers that are passed on.
@@ -142,45 +123,11 @@ fn pause(retry_after: &str, now: SystemTime) -> Option<Duration> {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Failure {
-    /// A connection that had been idle was closed before a byte left: the call may be made anew.
-    NotSent,
+    /// It is proven that the vendor has not processed the call, so it may be made anew: a connection that had been idle was
+    /// closed before a byte left, or its stream was refused. The error is for the one who does not.
+    NotSent(Error),
     /// The call has failed.
     Failed(Error),
-}
-
-impl Slot {
-    /// Closes the connection; the slot is connected anew once the vendor has seen that.
-    fn retire(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            drop(connection.sender);
-            self.closing = Some(connection.driver);
-        }
-    }
-
-    async fn closed(&mut self) {
-        if let Some(driver) = &mut self.closing {
-            if timeout(LINGER * 2, &mut *driver).await.is_err() {
-                driver.abort();
-            }
-            self.closing = None;
-        }
-    }
-
-    /// A connection that may still be used: not closed, and idle for at most `max_idle`.
-    async fn usable(&mut self, upstream: u64, max_idle: Duration) -> bool {
-        let Some(connection) = &mut self.connection else {
-            return false;
-        };
-        connection.reused = true;
-        if connection.upstream == upstream
-            && connection.idle_since.elapsed() <= max_idle
-            && connection.sender.ready().await.is_ok()
-        {
-            return true;
-        }
-        self.retire();
-        false
-    }
 }
 
 impl Upstream {
@@ -190,7 +137,7 @@ impl Upstream {
         let tls = if base_url.is_https() {
             let name = ServerName::try_from(base_url.host().to_owned())
                 .map_err(|_| TlsError::ServerName(base_url.host().to_owned()))?;
-            Some((TlsConfig(tls_config(ca)?), name))
+            Some((TlsConfig(tls_config(ca, config.http2)?), name))
         } else {
             None
         };
@@ -207,46 +154,56 @@ impl Upstream {
         })
     }
 
-    /// Sees to it that the slot has a connection that was idle for at most `max_idle`.
-    pub async fn connect(
+    /// What a call may go through the slot by: its connection if that was idle for at most `max_idle`, else a new one, for
+    /// [`connect`](Self::connect). None while others go through one that this call cannot use, unless it `must_wait`.
+    pub async fn find(
         &self,
-        slot: &mut Slot,
+        slot: &Slot,
         max_idle: Duration,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        if slot.usable(self.id, max_idle).await {
-            return Ok(());
-        }
+        must_wait: bool,
+    ) -> Option<Result<Line, Opening>> {
+        slot.line(self.id, max_idle, must_wait).await
+    }
+
+    /// Opens a connection, once the last one of its slot is closed.
+    pub async fn connect(&self, mut opening: Opening, deadline: Instant) -> Result<Line, Error> {
         let deadline = deadline.min(Instant::now() + self.connect_timeout);
         let connected = timeout_at(deadline, async {
-            slot.closed().await;
+            opening.closed().await;
             self.open().await
         });
-        slot.connection = Some(
-            connected
-                .await
-                .map_err(|_| Error::UpstreamConnectTimeout)??,
-        );
-        Ok(())
+        let connection = connected
+            .await
+            .map_err(|_| Error::UpstreamConnectTimeout)??;
+        Ok(opening.opened(connection))
     }
 
     async fn open(&self) -> Result<Connection, Error> {
         let stream = self.dial().await?;
-        match &self.tls {
-            None => handshake(stream, self.id).await,
+        let opened = match &self.tls {
+            None => open_http1(stream, self.id).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(config.0.clone());
                 let stream = connector
                     .connect(name.clone(), stream)
                     .await
                     .map_err(tls_failure)?;
-                let shown = stream.get_ref().1.peer_certificates();
+                let session = stream.get_ref().1;
+                let shown = session.peer_certificates();
                 if let Some(at) = shown.and_then(|chain| expiry(chain.first()?)) {
                     self.certificate_expires_at.store(at, Ordering::Relaxed);
                 }
-                handshake(stream, self.id).await
+                if session.alpn_protocol() == Some(HTTP2) {
+                    open_http2(stream, self.id).await
+                } else {
+                    open_http1(stream, self.id).await
+                }
             }
-        }
+        };
+        opened.map_err(|error| Error::UpstreamUnreachable {
+            reason: Unreachable::Connection,
+            source: io::Error::other(error),
+        })
     }
 
     /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS connection.
@@ -277,68 +234,45 @@ impl Upstream {
         Err(unreachable(Unreachable::Connection)(last))
     }
 
-    /// Sends a signed body over the slot's connection and reads the answer, until `deadline`.
+    /// Sends a signed body and reads the answer, until `deadline`.
     ///
     /// The caller has claimed `progress`; here it learns whether the claim was used and whether an answer began.
     pub async fn exchange(
         &self,
-        slot: &mut Slot,
+        line: &mut Line,
         path: &str,
         language: &Language,
         body: Bytes,
         deadline: Instant,
         progress: &Progress,
     ) -> Result<Answer, Failure> {
-        let request = self.request(path, language, body);
-        let answered = timeout_at(deadline, self.attempt(slot, request, progress)).await;
+        let request = self.request(line.protocol(), path, language, body);
+        let answered = timeout_at(deadline, self.attempt(line, request, progress)).await;
         let answer = answered
             .unwrap_or_else(|_| Err(Failure::Failed(Error::UpstreamTimeout(progress.sent()))));
         match &answer {
-            Ok(answer) if answer.rest.is_none() => {
-                if let Some(connection) = &mut slot.connection {
-                    connection.idle_since = Instant::now();
-                }
-            }
+            Ok(answer) if answer.rest.is_none() => line.finished(),
             Ok(_) => {} // the rest is read later; a connection given back before its end is not usable
-            Err(_) => slot.retire(),
+            Err(_) => line.failed(),
         }
         answer
     }
 
     async fn attempt(
         &self,
-        slot: &mut Slot,
-        request: Request<Full<Bytes>>,
+        line: &mut Line,
+        request: Request<Payload>,
         progress: &Progress,
     ) -> Result<Answer, Failure> {
-        let connection = slot
-            .connection
-            .as_mut()
-            .expect("connected before an exchange");
-        let response = connection
-            .sender
-            .try_send_request(request)
-            .await
-            .map_err(|mut error| {
-                if error.take_message().is_some() {
-                    progress.not_sent();
-                    if connection.reused {
-                        return Failure::NotSent;
-                    }
-                }
-                let source = error.into_error();
-                Failure::Failed(Error::UpstreamDisconnected {
-                    sent: progress.sent(),
-                    source,
-                })
-            })?;
+        let response = line.send(request, progress).await?;
         progress.answered();
         self.read(response).await.map_err(Failure::Failed)
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Answer, Error> {
         let (head, body) = response.into_parts();
-        let is_framed = head.headers.contains_key(CONTENT_LENGTH)
+        let is_framed = head.version == Version::HTTP_2
+            || head.headers.contains_key(CONTENT_LENGTH)
             || head.headers.contains_key(TRANSFER_ENCODING);
         let mut headers = HeaderMap::new();
         for name in [
@@ -383,15 +317,27 @@ impl Upstream {
         })
     }
 
-    fn request(&self, path: &str, language: &Language, body: Bytes) -> Request<Full<Bytes>> {
+    fn request(
+        &self,
+        protocol: Protocol,
+        path: &str,
+        language: &Language,
+        body: Bytes,
+    ) -> Request<Payload> {
         let json = HeaderValue::from_static("application/json");
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(Payload::from(body));
         *request.method_mut() = hyper::Method::POST;
-        *request.uri_mut() = format!("{}{path}", self.base_url.path())
+        let origin = match protocol {
+            Protocol::Http1 => String::new(),
+            Protocol::Http2 => format!("https://{}", self.base_url.authority()),
+        };
+        *request.uri_mut() = format!("{origin}{}{path}", self.base_url.path())
             .parse()
             .expect("checked when the route was found");
         let headers = request.headers_mut();
-        headers.insert(HOST, self.host.clone());
+        if protocol == Protocol::Http1 {
+            headers.insert(HOST, self.host.clone());
+        }
         headers.insert(CONTENT_TYPE, json.clone());
         headers.insert(ACCEPT, json);
         // An answer expanded here would need a bound of its own.
@@ -405,46 +351,8 @@ impl Upstream {
     }
 }
 
-async fn handshake<S>(stream: S, upstream: u64) -> Result<Connection, Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| Error::UpstreamUnreachable {
-            reason: Unreachable::Connection,
-            source: io::Error::other(error),
-        })?;
-    Ok(Connection {
-        upstream,
-        sender,
-        driver: tokio::spawn(drive(connection)),
-        idle_since: Instant::now(),
-        reused: false,
-    })
-}
-
-/// Drives a connection to its end and closes it; ends when the vendor has closed its side too, so that it no longer
-/// counts the connection when the slot opens its next one.
-async fn drive<S>(connection: http1::Connection<TokioIo<S>, Full<Bytes>>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let Ok(parts) = connection.without_shutdown().await else {
-        return;
-    };
-    let mut stream = parts.io.into_inner();
-    let close = async {
-        stream.shutdown().await?;
-        let mut discarded = [0; 1024];
-        while stream.read(&mut discarded).await? > 0 {}
-        io::Result::Ok(())
-    };
-    let _ = timeout(LINGER, close).await;
-}
-
 /// TLS 1.2 or later, verified against the given certificates, else against Mozilla's, which are part of the binary.
-fn tls_config(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, TlsError> {
+fn tls_config(ca: Option<&[u8]>, offers_http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     match ca {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -466,9 +374,11 @@ fn tls_config(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, TlsError> {
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = builder.expect("the provider has the suites of both versions");
-    Ok(Arc::new(
-        config.with_root_certificates(roots).with_no_client_auth(),
-    ))
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    if offers_http2 {
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+    }
+    Ok(Arc::new(config))
 }
 
 fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {

@@ -1,8 +1,8 @@
 //! The station as a whole, in paused time.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use futures::future::join_all;
+use futures::future::{FutureExt, join_all};
 use proptest::prelude::*;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
@@ -16,13 +16,25 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Midnight UTC.
 const WALL: SystemTime = SystemTime::UNIX_EPOCH;
 
-#[derive(Debug, PartialEq)]
-struct Slot(u32);
+#[derive(Debug, Clone)]
+struct Slot(u32, Arc<AtomicUsize>);
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Shareable for Slot {
+    fn capacity(&self) -> usize {
+        self.1.load(Ordering::Relaxed)
+    }
+}
 
 impl Default for Slot {
     fn default() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+        Self(NEXT.fetch_add(1, Ordering::Relaxed), Arc::default())
     }
 }
 
@@ -806,4 +818,89 @@ async fn a_change_keeps_the_queue_and_the_counts() {
     assert_eq!(third, SECOND, "the first call still counts in its second");
     drop((first, second));
     assert_eq!(quota.levels().day.unwrap().remaining, 19);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_grows_is_shared_before_another_is_used_and_one_that_shrinks_takes_no_more() {
+    let quota = quota(2, None, 10);
+    let first = at_once(&quota).await.unwrap();
+    let second = at_once(&quota).await.unwrap();
+    assert_ne!(*first, *second);
+    let waiting = tokio::spawn({
+        let quota = quota.clone();
+        async move { acquire(&quota, Instant::now() + HOUR).await }
+    });
+    yield_now().await;
+    first.1.store(3, Ordering::Relaxed);
+    first.slot_has_grown();
+    let waiting = waiting.await.unwrap().unwrap();
+    assert_eq!(*waiting, *first);
+    drop(second);
+    let third = at_once(&quota).await.unwrap();
+    assert_eq!(*third, *first, "rather than the free one");
+    first.1.store(0, Ordering::Relaxed); // it is being closed
+    let fourth = at_once(&quota).await.unwrap();
+    assert_ne!(*fourth, *first);
+    assert!(at_once(&quota).await.is_err());
+    drop((first, third));
+    assert!(at_once(&quota).await.is_err(), "a call goes through it yet");
+    drop(waiting);
+    assert!(at_once(&quota).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_goes_over_to_another_slot_if_one_has_room() {
+    let quota = quota(2, None, 10);
+    let mut first = at_once(&quota).await.unwrap();
+    let second = at_once(&quota).await.unwrap();
+    assert!(first.change_slot().now_or_never().is_none());
+    second.1.store(2, Ordering::Relaxed);
+    first.change_slot().now_or_never().unwrap();
+    assert_eq!(*first, *second);
+    let third = at_once(&quota).await.unwrap();
+    assert_ne!(*third, *first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lowered_limit_of_connections_holds_for_slots_that_take_many_calls() {
+    let quota = quota(2, None, 10);
+    let first = at_once(&quota).await.unwrap();
+    let second = at_once(&quota).await.unwrap();
+    for permit in [&first, &second] {
+        permit.1.store(100, Ordering::Relaxed);
+    }
+    quota.change(&limits(1, None, 10));
+    for _ in 0..5 {
+        let next = at_once(&quota).await.unwrap();
+        assert_eq!(*next, *first);
+        std::mem::forget(next);
+    }
+    drop(second);
+    assert_eq!(quota.levels().connections.remaining, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_wants_another_slot_goes_before_those_who_wait_and_keeps_none_if_it_leaves() {
+    let quota = quota(2, None, 10);
+    let mut first = at_once(&quota).await.unwrap();
+    let second = at_once(&quota).await.unwrap();
+    let place = second.clone();
+    let mut waiting = std::pin::pin!(acquire(&quota, Instant::now() + HOUR));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    {
+        let mut moving = std::pin::pin!(first.change_slot());
+        assert!(moving.as_mut().now_or_never().is_none());
+        drop(second); // it is told, and leaves before it has heard
+    }
+    let second = waiting.await.unwrap();
+    assert_eq!(*second, place);
+    let mut waiting = std::pin::pin!(acquire(&quota, Instant::now() + HOUR));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    let mut moving = Box::pin(first.change_slot());
+    assert!(moving.as_mut().now_or_never().is_none());
+    drop(second);
+    assert!(waiting.as_mut().now_or_never().is_none());
+    moving.now_or_never().unwrap();
+    assert_ne!(*waiting.await.unwrap(), place, "the slot that was left");
+    assert_eq!(*first, place);
 }

@@ -1,0 +1,613 @@
+//! The vendor's few connections: what may a call go through, and when is a connection closed for the vendor too?
+//!
+//! A [`Slot`] owns at most one connection. One of HTTP/1.1 carries one call at a time: its [`Line`] holds the slot. One of
+//! HTTP/2 carries many: each has a [`Line`], and the slot is free for the next. A slot opens another connection only once
+//! the calls on the last one have ended and the vendor has closed it too, so the vendor never sees more connections than
+//! there are slots.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::client::conn::{http1, http2};
+use hyper::rt::Executor;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::Failure;
+use crate::config::STREAMS;
+use crate::gateway::error::{Error, Unreachable};
+use crate::gateway::progress::Progress;
+use crate::gateway::quota::Shareable;
+
+/// How long the vendor may take to close its side after we have closed ours.
+const LINGER: Duration = Duration::from_secs(1);
+/// While calls wait for their answers, HTTP/2 is asked for a sign of life after so long without a frame,
+const PING_AFTER: Duration = Duration::from_secs(1);
+/// and given up as lost after so long without one.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of one answer, so much comes before it is read. The answers of a connection do not share their windows: one whose
+/// caller reads slowly holds up no other.
+const WINDOW: u32 = 1 << 20;
+/// The largest head of an answer.
+const MAX_HEAD: u32 = 64 << 10;
+
+/// One of the vendor's few connections, connected or not. A clone is the same one.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    place: Arc<Mutex<Place>>,
+    capacity: Capacity,
+}
+
+/// How many calls a slot's connection takes at a time; 0 unless it is of HTTP/2 and open. Each connection brings its own.
+type Capacity = Arc<ArcSwap<AtomicUsize>>;
+
+impl Default for Slot {
+    fn default() -> Self {
+        let capacity = Capacity::default();
+        let place = Place {
+            connection: None,
+            closing: None,
+            capacity: capacity.clone(),
+        };
+        Self {
+            place: Arc::new(Mutex::new(place)),
+            capacity,
+        }
+    }
+}
+
+impl Shareable for Slot {
+    fn capacity(&self) -> usize {
+        self.capacity.load().load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Place {
+    connection: Option<Connection>,
+    /// The last connection, until the vendor has seen it closed.
+    closing: Option<Closing>,
+    capacity: Capacity,
+}
+
+#[derive(Debug)]
+struct Closing {
+    driver: JoinHandle<()>,
+    calls: TaskTracker,
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Whose it is: with another configuration it may lead elsewhere.
+    upstream: u64,
+    driver: JoinHandle<()>,
+    /// The calls that go through it, where they are many.
+    calls: TaskTracker,
+    capacity: Arc<AtomicUsize>,
+    sender: Sender,
+}
+
+#[derive(Debug)]
+enum Sender {
+    Http1 {
+        sender: http1::SendRequest<Payload>,
+        idle_since: Instant,
+        /// Has it carried an exchange before?
+        reused: bool,
+    },
+    Http2 {
+        mouth: Arc<Mouth>,
+        /// When the vendor was heard last.
+        heard: watch::Receiver<Instant>,
+    },
+}
+
+/// Where requests go into a connection of HTTP/2, as long as it takes any. There is no other handle: once this one is
+/// dropped, hyper hands back what it has not taken yet. (One that comes while hyper gives up would else wait for ever.)
+type Mouth = StdMutex<Option<http2::SendRequest<Payload>>>;
+
+fn is_open(mouth: &Mouth) -> bool {
+    let sender = mouth.lock().unwrap_or_else(PoisonError::into_inner);
+    sender.as_ref().is_some_and(|sender| !sender.is_closed())
+}
+
+/// What one call goes through.
+#[derive(Debug)]
+pub struct Line {
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// The call has the connection to itself.
+    Http1(OwnedMutexGuard<Place>),
+    Http2 {
+        mouth: Arc<Mouth>,
+        _call: TaskTrackerToken,
+    },
+}
+
+/// The versions of HTTP that are spoken to the vendor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// One call at a time.
+    Http1,
+    /// Many calls at a time.
+    Http2,
+}
+
+impl Slot {
+    /// A line of this slot's connection, or the right to open another one. While others go through it, or through the one
+    /// that has to be closed before: none, or if `must_wait` what there is once they have ended. `upstream` is whose
+    /// connection it has to be, and `max_idle` for how long it may have been silent.
+    pub(super) async fn line(
+        &self,
+        upstream: u64,
+        max_idle: Duration,
+        must_wait: bool,
+    ) -> Option<Result<Line, Opening>> {
+        let mut place = if must_wait {
+            self.place.clone().lock_owned().await
+        } else {
+            self.place.clone().try_lock_owned().ok()?
+        };
+        if place.has_usable(upstream, max_idle).await {
+            return Some(Ok(Line::of(place)));
+        }
+        place.retire();
+        if let Some(closing) = &place.closing
+            && !closing.calls.is_empty()
+        {
+            if !must_wait {
+                return None;
+            }
+            closing.calls.wait().await;
+        }
+        Some(Err(Opening(place)))
+    }
+}
+
+/// A slot without a connection, for the one who opens the next.
+#[derive(Debug)]
+pub struct Opening(OwnedMutexGuard<Place>);
+
+impl Opening {
+    /// Waits until the vendor has seen the last connection closed.
+    pub(super) async fn closed(&mut self) {
+        if let Some(closing) = &mut self.0.closing {
+            if timeout(LINGER * 2, &mut closing.driver).await.is_err() {
+                closing.driver.abort();
+            }
+            self.0.closing = None;
+        }
+    }
+
+    pub(super) fn opened(mut self, connection: Connection) -> Line {
+        self.0.capacity.store(connection.capacity.clone());
+        self.0.connection = Some(connection);
+        Line::of(self.0)
+    }
+}
+
+impl Place {
+    /// Has it a connection that may be used: not closed, and silent for at most `max_idle`?
+    async fn has_usable(&mut self, upstream: u64, max_idle: Duration) -> bool {
+        let Some(connection) = &mut self.connection else {
+            return false;
+        };
+        if connection.upstream != upstream {
+            return false;
+        }
+        match &mut connection.sender {
+            Sender::Http1 {
+                sender,
+                idle_since,
+                reused,
+            } => {
+                *reused = true;
+                idle_since.elapsed() <= max_idle && sender.ready().await.is_ok()
+            }
+            Sender::Http2 { mouth, heard } => {
+                if !is_open(mouth) {
+                    return false;
+                }
+                if heard.borrow_and_update().elapsed() <= max_idle {
+                    return true;
+                }
+                // One that is silent while calls wait for slow answers is sent a PING by now. One without a call is not.
+                let sign = timeout(PING_AFTER * 2, heard.changed());
+                !connection.calls.is_empty() && matches!(sign.await, Ok(Ok(()))) && is_open(mouth)
+            }
+        }
+    }
+
+    /// Closes the connection: for the calls that go through it when they have ended, and for others now.
+    fn retire(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.capacity.store(Arc::default());
+            connection.calls.close();
+            self.closing = Some(Closing {
+                driver: connection.driver,
+                calls: connection.calls,
+            });
+        }
+    }
+}
+
+impl Line {
+    fn of(place: OwnedMutexGuard<Place>) -> Self {
+        let connection = place.connection.as_ref().expect("it was found usable");
+        let way = match &connection.sender {
+            Sender::Http1 { .. } => Way::Http1(place),
+            Sender::Http2 { mouth, .. } => Way::Http2 {
+                mouth: mouth.clone(),
+                _call: connection.calls.token(),
+            },
+        };
+        Self { way }
+    }
+
+    /// The version of HTTP that was agreed on.
+    pub fn protocol(&self) -> Protocol {
+        match self.way {
+            Way::Http1(_) => Protocol::Http1,
+            Way::Http2 { .. } => Protocol::Http2,
+        }
+    }
+
+    /// May others go through the connection at the same time?
+    pub fn is_shared(&self) -> bool {
+        self.protocol() == Protocol::Http2
+    }
+
+    /// Sends a request and waits for the head of its answer. `progress` learns that it was not sent, where that is proven.
+    pub(super) async fn send(
+        &mut self,
+        mut request: Request<Payload>,
+        progress: &Progress,
+    ) -> Result<Response<Incoming>, Failure> {
+        let is_taken = request.body_mut().is_taken.clone();
+        let (sent, is_many) = match &mut self.way {
+            Way::Http1(place) => match place.connection.as_mut().map(|open| &mut open.sender) {
+                Some(Sender::Http1 { sender, .. }) => {
+                    (sender.try_send_request(request).await, false)
+                }
+                _ => unreachable!("its line holds it until the exchange ends"),
+            },
+            Way::Http2 { mouth, .. } => {
+                let sending = {
+                    let mut sender = mouth.lock().unwrap_or_else(PoisonError::into_inner);
+                    sender
+                        .as_mut()
+                        .map(|sender| sender.try_send_request(request))
+                };
+                let Some(sending) = sending else {
+                    progress.not_sent();
+                    return Err(Failure::NotSent(Error::UpstreamUnreachable {
+                        reason: Unreachable::Connection,
+                        source: io::ErrorKind::NotConnected.into(),
+                    }));
+                };
+                (sending.await, true)
+            }
+        };
+        sent.map_err(|mut error| {
+            // Of HTTP/2, a head may have left before the stream ended: without a byte of the body, which has the
+            // signature, it is nothing that could have been carried out.
+            let is_unsent = error.take_message().is_some()
+                || is_refused(error.error())
+                || (is_many && !is_taken.load(Ordering::Acquire));
+            if is_unsent {
+                progress.not_sent();
+            }
+            let error = Error::UpstreamDisconnected {
+                sent: progress.sent(),
+                source: error.into_error(),
+            };
+            if is_unsent && self.may_be_stale() {
+                Failure::NotSent(error)
+            } else {
+                Failure::Failed(error)
+            }
+        })
+    }
+
+    /// May it have been closed by the vendor before the call came?
+    fn may_be_stale(&self) -> bool {
+        match &self.way {
+            Way::Http1(place) => matches!(
+                place.connection.as_ref().map(|open| &open.sender),
+                Some(Sender::Http1 { reused: true, .. })
+            ),
+            Way::Http2 { .. } => true, // others go through it
+        }
+    }
+
+    /// The exchange has ended, its answer included.
+    pub(super) fn finished(&mut self) {
+        if let Way::Http1(place) = &mut self.way
+            && let Some(connection) = &mut place.connection
+            && let Sender::Http1 { idle_since, .. } = &mut connection.sender
+        {
+            *idle_since = Instant::now();
+        }
+    }
+
+    /// The exchange has failed. A connection of its own is of no use any more; of HTTP/2 it was one stream.
+    pub(super) fn failed(&mut self) {
+        if let Way::Http1(place) = &mut self.way {
+            place.retire();
+        }
+    }
+}
+
+/// Is it certain that the vendor has not processed a request, though it may have left?
+///
+/// RFC 9113, section 8.7: its stream was refused, or is above the last one that a GOAWAY names. Only to those streams h2
+/// gives the GOAWAY as the error (or to ones that it did not begin, as the GOAWAY had come); the others end as the
+/// vendor, or the broken connection, ends them. Both must be the vendor's words, not h2's own about a fault it has found.
+fn is_refused(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .is_some_and(|error| {
+            error.is_remote()
+                && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+        })
+}
+
+pub(super) async fn open_http1<S>(stream: S, upstream: u64) -> hyper::Result<Connection>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let drive = async {
+        if let Ok(parts) = connection.without_shutdown().await {
+            linger(parts.io.into_inner()).await;
+        }
+    };
+    Ok(Connection {
+        upstream,
+        driver: tokio::spawn(drive),
+        calls: TaskTracker::new(),
+        capacity: Arc::default(),
+        sender: Sender::Http1 {
+            sender,
+            idle_since: Instant::now(),
+            reused: false,
+        },
+    })
+}
+
+pub(super) async fn open_http2<S>(stream: S, upstream: u64) -> hyper::Result<Connection>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (tell, heard) = watch::channel(Instant::now());
+    let (give_back, returned) = oneshot::channel();
+    let stream = Heard {
+        stream: Some(stream),
+        tell,
+        give_back: Some(give_back),
+    };
+    let tasks = CancellationToken::new();
+    let (sender, connection) = http2::Builder::new(Tasks(tasks.clone()))
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW * STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(false)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    let capacity = Arc::new(AtomicUsize::new(capacity_of(&connection)));
+    let unless_driven = tasks.drop_guard();
+    let mouth = Arc::new(Mouth::new(Some(sender)));
+    let drive = drive_http2(
+        connection,
+        capacity.clone(),
+        Arc::downgrade(&mouth),
+        returned,
+        unless_driven,
+    );
+    Ok(Connection {
+        upstream,
+        driver: tokio::spawn(drive),
+        calls: TaskTracker::new(),
+        capacity,
+        sender: Sender::Http2 { mouth, heard },
+    })
+}
+
+type Http2<S> = http2::Connection<TokioIo<Heard<S>>, Payload, Tasks>;
+
+fn capacity_of<S>(connection: &Http2<S>) -> usize
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let most = usize::try_from(STREAMS).unwrap_or(usize::MAX);
+    connection.current_max_send_streams().clamp(1, most)
+}
+
+/// Drives a connection to its end, with the tasks that hyper splits off, and closes it as [`linger`] says.
+async fn drive_http2<S>(
+    connection: Http2<S>,
+    capacity: Arc<AtomicUsize>,
+    mouth: Weak<Mouth>,
+    returned: oneshot::Receiver<S>,
+    unless_driven: DropGuard,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    {
+        let mut connection = pin!(connection);
+        let _ = poll_fn(|cx| {
+            let end = connection.as_mut().poll(cx);
+            // The vendor may say another number while calls are made.
+            let now = if end.is_ready() {
+                0
+            } else {
+                capacity_of(&connection)
+            };
+            capacity.store(now, Ordering::Relaxed);
+            end
+        })
+        .await;
+    }
+    if let Some(mouth) = mouth.upgrade() {
+        let sender = mouth.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(sender);
+    }
+    if let Ok(stream) = returned.await {
+        linger(stream).await;
+    }
+    unless_driven.disarm(); // the tasks end by themselves, once they have told how their calls ended
+}
+
+/// Closes a connection; ends when the vendor has closed its side too, so that it no longer counts the connection when the
+/// slot opens its next one.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let close = async {
+        stream.shutdown().await?;
+        let mut discarded = [0; 1024];
+        while stream.read(&mut discarded).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(LINGER, close).await;
+}
+
+/// The body of a request, which knows whether it was asked for: if not, nothing of it has left.
+#[derive(Debug)]
+pub(super) struct Payload {
+    body: Full<Bytes>,
+    is_taken: Arc<AtomicBool>,
+}
+
+impl From<Bytes> for Payload {
+    fn from(body: Bytes) -> Self {
+        Self {
+            body: Full::new(body),
+            is_taken: Arc::default(),
+        }
+    }
+}
+
+impl HttpBody for Payload {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.is_taken.store(true, Ordering::Release);
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Runs hyper's tasks of one connection until they end, or the connection is given up.
+#[derive(Clone)]
+struct Tasks(CancellationToken);
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let given_up = self.0.clone();
+        tokio::spawn(async move { given_up.run_until_cancelled(task).await.map(drop) });
+    }
+}
+
+/// A stream that tells when something has come, and comes back instead of being dropped.
+struct Heard<S> {
+    stream: Option<S>,
+    tell: watch::Sender<Instant>,
+    give_back: Option<oneshot::Sender<S>>,
+}
+
+impl<S: Unpin> Heard<S> {
+    fn stream(&mut self) -> Pin<&mut S> {
+        Pin::new(self.stream.as_mut().expect("taken only by drop"))
+    }
+}
+
+impl<S> Drop for Heard<S> {
+    fn drop(&mut self) {
+        if let (Some(stream), Some(give_back)) = (self.stream.take(), self.give_back.take()) {
+            let _ = give_back.send(stream);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(self.stream().poll_read(cx, buffer))?;
+        if buffer.filled().len() > before {
+            self.tell.send_replace(Instant::now());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.as_ref().is_some_and(S::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
+    }
+}
