@@ -54,7 +54,6 @@ pub(super) fn check(config: &Config, table: &Table, problems: &mut Vec<Problem>)
     check.callers();
     check.routes();
     check.idempotency();
-    check.not_yet_supported();
 
     let Check {
         reported,
@@ -189,22 +188,6 @@ impl Check<'_> {
                     "set server.state_dir to a directory that survives a restart",
                 );
             }
-        }
-    }
-
-    /// Keys that the schema has for what is still to come. They are refused, so that nobody relies on them; a feature that
-    /// has arrived takes its line out.
-    fn not_yet_supported(&mut self) {
-        let mut keys = Vec::new();
-        if self.config.upstream.http2 {
-            keys.push("upstream.http2".to_owned());
-        }
-        for key in keys {
-            self.problem(
-                &key,
-                "this version does not support it yet",
-                "leave the key out",
-            );
         }
     }
 

@@ -14,7 +14,7 @@ use std::{fmt::Write as _, time::Duration};
 use bytesize::ByteSize;
 use serde::{Serialize, Serializer};
 
-use super::{CRAWLS, Config, Kind};
+use super::{CRAWLS, Config, Kind, STREAMS};
 
 /// Stands for "not set" on the way out, since TOML has no null; no text of a file can be it.
 pub(super) const UNSET: &str = "\u{1}";
@@ -115,9 +115,21 @@ impl Config {
             }
         }
 
+        // Of one connection.
+        let (streams, at_a_time) = if self.has_http2() {
+            (STREAMS, "calls at a time")
+        } else {
+            (1, "connections")
+        };
+        if self.has_http2() {
+            writeln!(
+                out,
+                "http2: a connection carries up to {STREAMS} calls at a time where the vendor takes HTTP/2, which `probe` tells; else one, as without http2"
+            )?;
+        }
         writeln!(
             out,
-            "sustained calls a second, the least of: connections / the vendor's answer time;"
+            "sustained calls a second, the least of: {at_a_time} / the vendor's answer time;"
         )?;
         writeln!(
             out,
@@ -125,7 +137,7 @@ impl Config {
         )?;
         let share = |limit| limits.share(limit).map_or(f64::INFINITY, f64::from);
         for answer_time in [0.2, 1.0, 5.0] {
-            let by_connections = share(limits.connections) / answer_time;
+            let by_connections = share(limits.connections) * f64::from(streams) / answer_time;
             let by_second = share(limits.requests_per_second) / (answer_time + 1.0);
             let (rate, bound) = if by_connections < by_second {
                 (by_connections, "connections")
@@ -152,13 +164,22 @@ impl Config {
         self.write_memory(out)
     }
 
+    fn has_http2(&self) -> bool {
+        self.upstream.http2 && self.upstream.base_url.is_https()
+    }
+
     /// What answers and waiting requests may take together.
     fn write_memory(&self, out: &mut String) -> std::fmt::Result {
         let limits = &self.upstream.limits;
         let (pages, answer) = (self.cache.max_size, self.upstream.max_answer);
         let slots = limits.slots();
+        let (streams, calls) = if self.has_http2() {
+            (STREAMS, format!("{slots} connections x {STREAMS}"))
+        } else {
+            (1, format!("{slots} connections"))
+        };
         // A crawl has its pages and, at its end, the document made of them.
-        let answers = u64::from(slots) + 2 * CRAWLS as u64;
+        let answers = u64::from(slots) * u64::from(streams) + 2 * CRAWLS as u64;
         let most = ByteSize::b(
             pages
                 .as_u64()
@@ -166,7 +187,7 @@ impl Config {
         );
         writeln!(
             out,
-            "memory for pages: {most} at most = {pages} (cache.max_size) + {answer} (upstream.max_answer) x ({slots} connections + 2 x {CRAWLS} crawls)"
+            "memory for pages: {most} at most = {pages} (cache.max_size) + {answer} (upstream.max_answer) x ({calls} + 2 x {CRAWLS} crawls)"
         )?;
         // A query that waits has its parameters and its key; crawls wait in a line of the same length.
         let (queue, body) = (limits.queue as u64, self.server.max_body);

@@ -240,6 +240,16 @@ fn the_arithmetic_says_what_the_limits_amount_to() {
             .arithmetic()
             .contains("answers in 5 s: 0.6 (bound by connections)")
     );
+    let (config, _) = parse(&with("[upstream]\nhttp2 = true")).unwrap();
+    let lines = config.arithmetic();
+    for line in [
+        "http2: a connection carries up to 100 calls at a time where the vendor takes HTTP/2",
+        "the least of: calls at a time / the vendor's answer time",
+        "answers in 5 s: 1.7 (bound by requests_per_second)",
+        "x (3 connections x 100 + 2 x 4 crawls)",
+    ] {
+        assert!(lines.contains(line), "{line} in\n{lines}");
+    }
     let none = "[upstream.limits]\nrequests_per_second = 'none'\nconnections = 'none'\nrequests_per_day = 'none'";
     assert!(
         parse(&with(none))

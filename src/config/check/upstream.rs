@@ -35,6 +35,13 @@ impl Check<'_> {
                 "make it shorter than server.request_timeout",
             );
         }
+        if upstream.http2 && !upstream.base_url.is_unset() && !upstream.base_url.is_https() {
+            self.warn(
+                "upstream.http2",
+                "it has no effect: the version is agreed on with TLS, and upstream.base_url is http://",
+                "leave it out, or use https://",
+            );
+        }
         if self.config.signing.version.is_empty() {
             self.problem(
                 "signing.version",

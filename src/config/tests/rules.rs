@@ -57,11 +57,6 @@ const RULES: &[(&str, &str, &str)] = &[
         "leave the key out",
     ),
     (
-        "[upstream]\nhttp2 = true",
-        "upstream.http2",
-        "leave the key out",
-    ),
-    (
         "[idempotency]\nwindow = '0s'",
         "idempotency.window",
         "longer",
@@ -292,6 +287,10 @@ fn what_is_doubtful_is_a_warning() {
             "upstream.connect_timeout",
         ),
         ("[upstream]\ntimeout = '20s'", "upstream.timeout"),
+        (
+            "[upstream]\nhttp2 = true\nbase_url = 'http://127.0.0.1:1'",
+            "upstream.http2",
+        ),
         ("[server]\ndrain_timeout = '5s'", "server.drain_timeout"),
         (
             "[routes.'/a']\nkind = 'query'\ntimeout = '1m'",
