@@ -17,6 +17,7 @@ mod drain;
 mod errors;
 mod example;
 mod faults;
+mod http2;
 mod http_caching;
 mod idempotency;
 mod limits;

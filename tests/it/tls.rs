@@ -11,6 +11,11 @@ use crate::support::{gateway, upstream};
 
 /// A certificate for `name`, and the PEM of the authority that signed it.
 fn certificate(name: &str) -> (TlsAcceptor, String) {
+    certificate_with(name, &[])
+}
+
+/// The same, with these protocols (ALPN).
+pub fn certificate_with(name: &str, protocols: &[&str]) -> (TlsAcceptor, String) {
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -24,10 +29,14 @@ fn certificate(name: &str) -> (TlsAcceptor, String) {
         .with_safe_default_protocol_versions()
         .unwrap();
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let config = config
+    let mut config = config
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
+    config.alpn_protocols = protocols
+        .iter()
+        .map(|name| name.as_bytes().into())
+        .collect();
     (TlsAcceptor::from(Arc::new(config)), authority.pem())
 }
 

@@ -37,6 +37,12 @@ pub enum Fault {
     Interim,
     /// The connection is closed after a whole answer, without a word.
     CloseAfter,
+    /// HTTP/2: the stream is reset for this reason (RFC 9113, section 7) before a byte of the answer.
+    ResetStream(u32),
+    /// HTTP/2: the stream is reset after the head.
+    ResetAfterHead,
+    /// HTTP/2: no new stream is taken from now on; this request and the others that have come are answered.
+    GoAway,
 }
 
 /// Holds an answer back until it is opened, and tells when its request has come.
@@ -56,6 +62,10 @@ impl Gate {
 
     pub fn open(&self) {
         self.opened.send_replace(true);
+    }
+
+    pub fn close(&self) {
+        self.opened.send_replace(false);
     }
 
     /// Waits for one more request to have come to the gate.

@@ -2,6 +2,8 @@
 //!
 //! It reads HTTP at the byte level, checks the signature by itself, and counts as the vendor would.
 
+mod http2;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -67,6 +69,7 @@ pub struct Builder {
     tls: Option<TlsAcceptor>,
     secrets: BTreeMap<String, String>,
     is_strict: bool,
+    streams: u32,
 }
 
 /// An upstream that answers every query with the page it asks for, until told otherwise.
@@ -84,6 +87,7 @@ pub fn upstream() -> Builder {
         tls: None,
         secrets: BTreeMap::from([(ACCESS_CODE.into(), SECRET.into())]),
         is_strict: true,
+        streams: 250,
     }
 }
 
@@ -117,6 +121,12 @@ impl Builder {
         self
     }
 
+    /// With HTTP/2, so many streams of a connection at a time.
+    pub fn streams(mut self, streams: u32) -> Self {
+        self.streams = streams;
+        self
+    }
+
     pub fn tls(mut self, acceptor: TlsAcceptor) -> Self {
         self.tls = Some(acceptor);
         self
@@ -130,6 +140,7 @@ impl Builder {
             secrets: self.secrets,
             is_strict: self.is_strict,
             resets: AtomicBool::new(false),
+            streams: self.streams,
             seen: Mutex::default(),
         });
         let stopped = CancellationToken::new();
@@ -150,7 +161,36 @@ struct Shared {
     secrets: BTreeMap<String, String>,
     is_strict: bool,
     resets: AtomicBool,
+    streams: u32,
     seen: Mutex<Seen>,
+}
+
+impl Shared {
+    /// Looks at a request, and answers when it is time.
+    async fn answer(&self, request: &Request) -> Answer {
+        let number = {
+            let mut seen = self.seen.lock().unwrap();
+            let fault = fault_of(request, &self.secrets);
+            seen.violations.extend(fault.filter(|_| self.is_strict));
+            seen.begin(request.clone())
+        };
+        // Ends before the bytes leave: who has them knows that the call has ended.
+        let _running = Running(self, number);
+        let answer = (self.script)(request);
+        if let Some(gate) = &answer.gate {
+            gate.pass().await;
+        }
+        tokio::time::sleep(answer.delay).await;
+        answer
+    }
+}
+
+struct Running<'a>(&'a Shared, usize);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.seen.lock().unwrap().ends[self.1] = Some(Instant::now());
+    }
 }
 
 #[derive(Default)]
@@ -255,6 +295,12 @@ impl Upstream {
         self.requests().pop().expect("no request came")
     }
 
+    /// Requests that have come and are not answered.
+    pub fn running(&self) -> usize {
+        let seen = self.shared.seen.lock().unwrap();
+        seen.ends.iter().filter(|end| end.is_none()).count()
+    }
+
     pub fn connections_opened(&self) -> usize {
         self.shared.seen.lock().unwrap().opened
     }
@@ -327,6 +373,9 @@ async fn accept(
                 match tls {
                     None => plain(stream, &shared).await,
                     Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                            http2::serve(stream, &shared, number).await
+                        }
                         Ok(stream) => serve(BufReader::new(stream), &shared).await.map(|_| ()),
                         Err(error) => Err(error),
                     },
@@ -356,19 +405,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         if shared.resets.load(Ordering::SeqCst) {
             return Ok(true); // nobody has looked at it
         }
-        let number = {
-            let mut seen = shared.seen.lock().unwrap();
-            let fault = fault_of(&request, &shared.secrets);
-            seen.violations.extend(fault.filter(|_| shared.is_strict));
-            seen.begin(request.clone())
-        };
-        let answer = (shared.script)(&request);
-        if let Some(gate) = &answer.gate {
-            gate.pass().await;
-        }
-        tokio::time::sleep(answer.delay).await;
-        // Before the bytes leave: who has them knows that the call has ended.
-        shared.seen.lock().unwrap().ends[number] = Some(Instant::now());
+        let answer = shared.answer(&request).await;
         match write(&mut stream, &answer).await? {
             After::GoOn => {}
             After::Close => return Ok(false),
@@ -456,6 +493,9 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
                 .await?;
             return Ok(After::Close);
         }
+        Some(Fault::ResetStream(_) | Fault::ResetAfterHead | Fault::GoAway) => {
+            unreachable!("this connection has no streams")
+        }
     }
     stream.flush().await?;
     Ok(After::GoOn)
@@ -512,7 +552,7 @@ fn fault_of(request: &Request, secrets: &BTreeMap<String, String>) -> Option<Str
     if let Some((name, _)) = stranger {
         return Some(format!("a header that must not come here: {name}"));
     }
-    if !request.line.starts_with("POST /cube/v4/") || !request.line.ends_with(" HTTP/1.1") {
+    if !request.line.starts_with("POST /cube/v4/") || !request.line.contains(" HTTP/") {
         return Some(format!(
             "a request line that must not come here: {}",
             request.line

@@ -1,0 +1,530 @@
+//! HTTP/2 to the vendor: many calls on few connections, and what becomes of them when streams and connections end.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::support::answer::{Answer, Fault};
+use crate::support::gateway::{Builder, Gateway};
+use crate::support::{Gate, PATIENCE, Upstream, gateway, page, success, until, upstream};
+use crate::tls::certificate_with;
+
+/// RFC 9113, section 7.
+const INTERNAL_ERROR: u32 = 2;
+const REFUSED_STREAM: u32 = 7;
+const CANCEL: u32 = 8;
+
+const BOTH: [&str; 2] = ["h2", "http/1.1"];
+
+fn certificate(protocols: &[&str]) -> (TlsAcceptor, String) {
+    certificate_with("localhost", protocols)
+}
+
+/// A gateway that offers HTTP/2.
+fn offering(upstream: &Upstream, authority: &str, connections: u32) -> Builder {
+    let builder = gateway(upstream);
+    let path = builder.file("ca.pem", authority);
+    builder
+        .set("upstream.ca_file", &format!("{path:?}"))
+        .set("upstream.http2", "true")
+        .set("upstream.limits.connections", &connections.to_string())
+}
+
+async fn pages(gateway: &Gateway, numbers: std::ops::Range<u64>) -> Vec<u16> {
+    let replies = join_all(numbers.map(|number| gateway.page(number))).await;
+    replies.iter().map(|reply| reply.status).collect()
+}
+
+#[tokio::test]
+async fn many_slow_answers_are_under_way_on_few_connections() {
+    let (acceptor, authority) = certificate(&BOTH);
+    let gate = Gate::new();
+    let answer = success(&json!({})).behind(&gate);
+    let upstream = upstream().answers(answer).tls(acceptor).run().await;
+    let gateway = offering(&upstream, &authority, 2).run().await;
+    let orders = async { join_all((0..40).map(|_| gateway.order())).await };
+    let opened = async {
+        until("all are under way", async || upstream.running() == 40).await;
+        assert!(upstream.open_connections() <= 2);
+        gate.open();
+    };
+    let (replies, ()) = tokio::join!(orders, opened);
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    assert!(upstream.highest_connections() <= 2);
+    assert_eq!(upstream.calls(), 40);
+    assert!(upstream.last().line.ends_with("HTTP/2.0"));
+}
+
+#[tokio::test]
+async fn a_vendor_that_takes_few_streams_gets_no_more_at_a_time() {
+    let (acceptor, authority) = certificate(&BOTH);
+    let gate = Gate::new();
+    let answer = success(&json!({})).behind(&gate);
+    let builder = upstream().answers(answer).tls(acceptor);
+    let upstream = builder.streams(3).run().await;
+    let gateway = offering(&upstream, &authority, 2).run().await;
+    let orders = async { join_all((0..10).map(|_| gateway.order())).await };
+    let opened = async {
+        until("as many as may be", async || upstream.running() >= 3).await;
+        gate.open();
+    };
+    let (replies, ()) = tokio::join!(orders, opened);
+    assert!(
+        replies.iter().all(|reply| reply.status == 200),
+        "{replies:?}"
+    );
+    assert!(upstream.highest_connections() <= 2);
+    assert_eq!(upstream.calls(), 10);
+}
+
+#[tokio::test]
+async fn a_vendor_without_http2_gets_http1_and_no_more_calls_than_connections() {
+    for protocols in [&["http/1.1"][..], &[]] {
+        let (acceptor, authority) = certificate(protocols);
+        let gate = Gate::new();
+        let answer = success(&json!({})).behind(&gate);
+        let upstream = upstream().answers(answer).tls(acceptor).run().await;
+        let gateway = offering(&upstream, &authority, 2).run().await;
+        let orders = async { join_all((0..8).map(|_| gateway.order())).await };
+        let opened = async {
+            until("two are under way", async || upstream.running() == 2).await;
+            until("six wait", async || {
+                gateway.metric("queue_length", &[]).await == 6.0
+            })
+            .await;
+            assert_eq!(upstream.running(), 2);
+            gate.open();
+        };
+        let (replies, ()) = tokio::join!(orders, opened);
+        assert!(replies.iter().all(|reply| reply.status == 200));
+        assert_eq!(upstream.highest_connections(), 2);
+        assert!(upstream.last().line.ends_with("HTTP/1.1"));
+    }
+}
+
+#[tokio::test]
+async fn the_limits_of_the_second_and_of_the_day_hold() {
+    let (acceptor, authority) = certificate(&BOTH);
+    let upstream = upstream().tls(acceptor).run().await;
+    let gateway = offering(&upstream, &authority, 1)
+        .set("upstream.limits.requests_per_second", "4")
+        .set("upstream.limits.requests_per_day", "10")
+        .set("upstream.limits.command_reserve", "0.0")
+        .run()
+        .await;
+    let statuses = pages(&gateway, 1..21).await;
+    let count = |status| statuses.iter().filter(|other| **other == status).count();
+    assert_eq!((count(200), count(429)), (10, 10), "{statuses:?}");
+    assert_eq!(upstream.calls(), 10);
+    assert!(upstream.highest_calls_in_any_second() <= 4);
+    assert_eq!(upstream.highest_connections(), 1);
+}
+
+#[tokio::test]
+async fn a_vendor_that_goes_away_in_mid_traffic_loses_no_query_and_gets_no_command_twice() {
+    let (acceptor, authority) = certificate(&BOTH);
+    let upstream = upstream()
+        .script(|request| {
+            let body = request.json();
+            match body["device_id"].as_str() {
+                Some(device) if device.ends_with('7') => success(&json!({})).fault(Fault::GoAway),
+                Some(_) => success(&json!({})),
+                None => page(body["page_no"].as_u64().unwrap(), 2, 1000),
+            }
+        })
+        .tls(acceptor)
+        .run()
+        .await;
+    let gateway = offering(&upstream, &authority, 2).run().await;
+    let order = async |number: u64| {
+        let body = json!({"device_id": format!("{number}")}).to_string();
+        let reply = gateway.post("/package/orderPackage", &[], body).await;
+        assert_eq!(
+            reply.status,
+            200,
+            "{}",
+            String::from_utf8_lossy(&reply.body)
+        );
+    };
+    let busy = async |lane: u64| {
+        for number in lane * 6..lane * 6 + 6 {
+            let (reply, ()) = tokio::join!(gateway.page(number + 1), order(number));
+            assert_eq!(
+                reply.status,
+                200,
+                "{}",
+                String::from_utf8_lossy(&reply.body)
+            );
+        }
+    };
+    join_all((0..10).map(busy)).await;
+    let mut devices: Vec<_> = upstream
+        .requests()
+        .iter()
+        .filter_map(|request| Some(request.json()["device_id"].as_str()?.to_owned()))
+        .collect();
+    devices.sort();
+    let all = devices.len();
+    devices.dedup();
+    assert_eq!((all, devices.len()), (60, 60));
+    assert!(upstream.connections_opened() > 2, "it did go away");
+    assert!(upstream.highest_connections() <= 2);
+}
+
+/// The first so many calls fail like this, the next ones are answered.
+async fn failing_at_first(failures: usize, fault: Fault) -> (Upstream, Gateway) {
+    let (acceptor, authority) = certificate(&BOTH);
+    let mut answers: Vec<Answer> = vec![page(1, 2, 105).fault(fault); failures];
+    answers.push(page(1, 2, 105));
+    let builder = upstream().answers_in_turn(answers).tls(acceptor);
+    let upstream = builder.run().await;
+    let gateway = offering(&upstream, &authority, 2).run().await;
+    (upstream, gateway)
+}
+
+#[tokio::test]
+async fn a_refused_stream_was_not_sent_so_the_call_is_made_anew_and_not_for_ever() {
+    let refused = Fault::ResetStream(REFUSED_STREAM);
+    for failures in [1, 3] {
+        let (upstream, gateway) = failing_at_first(failures, refused).await;
+        assert_eq!(gateway.order().await.status, 200);
+        assert_eq!(upstream.calls(), failures + 1);
+        let (upstream, gateway) = failing_at_first(failures, refused).await;
+        assert_eq!(gateway.page(1).await.status, 200);
+        assert_eq!(upstream.calls(), failures + 1);
+    }
+    let (upstream, gateway) = failing_at_first(99, refused).await;
+    let reply = gateway.order().await;
+    let problem = (502, "upstream_disconnected".into(), "no".into());
+    assert_eq!(reply.problem(), problem);
+    assert_eq!(upstream.calls(), 4);
+    let unknown = gateway.metric("commands_unknown_outcome_total", &[]);
+    assert_eq!(unknown.await, 0.0);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_or_lost_with_its_connection_may_have_been_processed() {
+    #[rustfmt::skip]
+    let rows = [
+        (Fault::ResetStream(INTERNAL_ERROR), "unknown"),
+        (Fault::ResetStream(CANCEL), "unknown"),
+        (Fault::ResetStream(0), "unknown"),
+        (Fault::Drop, "unknown"),
+        (Fault::ResetAfterHead, "yes"),
+    ];
+    for (fault, sent) in rows {
+        let (upstream, gateway) = failing_at_first(1, fault).await;
+        let problem = (502, "upstream_disconnected".into(), sent.into());
+        assert_eq!(gateway.order().await.problem(), problem, "{fault:?}");
+        assert_eq!(upstream.calls(), 1, "{fault:?}");
+        assert_eq!(gateway.order().await.status, 200, "{fault:?}");
+        let opened = if fault == Fault::Drop { 2 } else { 1 };
+        assert_eq!(upstream.connections_opened(), opened, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_changes_the_version_without_one_connection_too_many() {
+    let (acceptor, authority) = certificate(&BOTH);
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = upstream()
+        .script(move |request| match request.json()["device_id"].as_str() {
+            Some("held") => success(&json!({})).behind(&held),
+            _ => success(&json!({})),
+        })
+        .tls(acceptor)
+        .run()
+        .await;
+    let gateway = offering(&upstream, &authority, 2);
+    let gateway = gateway.set("upstream.http2", "false").run().await;
+    let order = async |device: &str| {
+        let body = json!({"device_id": device}).to_string();
+        let reply = gateway.post("/package/orderPackage", &[], body).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+    };
+    let many = async || {
+        let (_, statuses) = tokio::join!(
+            join_all((0..10).map(|_| order("x"))),
+            join_all((0..10).map(|_| gateway.order()))
+        );
+        assert!(statuses.iter().all(|reply| reply.status == 200));
+    };
+    many().await;
+    assert!(upstream.last().line.ends_with("HTTP/1.1"));
+    for (setting, version) in [
+        ("true", "HTTP/2.0"),
+        ("false", "HTTP/1.1"),
+        ("true", "HTTP/2.0"),
+    ] {
+        let changed = async {
+            gate.arrived().await; // one call is under way on a connection of the version before
+            gateway.rewrite("upstream.http2", setting);
+            assert_eq!(gateway.reload().await.status, 200);
+            many().await;
+            assert!(upstream.last().line.ends_with(version), "{setting}");
+            gate.open();
+        };
+        tokio::join!(order("held"), changed);
+        many().await;
+        gate.close();
+        assert!(upstream.last().line.ends_with(version), "{setting}");
+    }
+    assert!(upstream.highest_connections() <= 2);
+}
+
+#[tokio::test]
+async fn probe_says_what_the_vendor_takes() {
+    for (protocols, setting, says) in [
+        (&BOTH[..], "false", "the vendor takes HTTP/2"),
+        (&BOTH, "true", "HTTP/2, as upstream.http2 is on"),
+        (
+            &["http/1.1"],
+            "false",
+            "HTTP/1.1: the vendor does not take HTTP/2",
+        ),
+        (&[], "true", "so upstream.http2 has no effect"),
+    ] {
+        let (acceptor, authority) = certificate(protocols);
+        let upstream = upstream().tls(acceptor).run().await;
+        let builder = offering(&upstream, &authority, 2).set("upstream.http2", setting);
+        let config = builder.write();
+        let mut command = builder.command(&["probe", "--config", &config, "--tenant", "acme"]);
+        let output = tokio::task::spawn_blocking(move || command.output()).await;
+        let output = output.unwrap().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(says), "{text}");
+        assert!(output.status.success());
+    }
+}
+
+/// A vendor frame by frame (RFC 9113, section 4.1), for what no library would do.
+struct Frames {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+/// To be kept until all is said: closed with something unread it is reset, which may overtake what it has sent.
+struct Peer {
+    stream: TlsStream<TcpStream>,
+    /// When it last sent something.
+    sent_at: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Told {
+    /// A whole request, on this stream.
+    Request(u32),
+    Ping([u8; 8]),
+    Ended,
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// Such a vendor, and a gateway before it.
+async fn frames(connections: u32) -> (Frames, Gateway, Upstream) {
+    let (acceptor, authority) = certificate(&BOTH);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "\"https://localhost:{}\"",
+        listener.local_addr().unwrap().port()
+    );
+    let unused = upstream().run().await;
+    let builder = offering(&unused, &authority, connections).set("upstream.base_url", &url);
+    (Frames { listener, acceptor }, builder.run().await, unused)
+}
+
+impl Frames {
+    async fn accept(&self) -> Peer {
+        let accepted = timeout(PATIENCE, self.listener.accept()).await;
+        let (stream, _) = accepted.expect("no connection").unwrap();
+        let mut stream = self.acceptor.accept(stream).await.unwrap();
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.unwrap();
+        let mut peer = Peer {
+            stream,
+            sent_at: Instant::now(),
+        };
+        peer.send(SETTINGS, 0, 0, &[]).await;
+        peer
+    }
+}
+
+impl Peer {
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+        self.stream
+            .write_all(&[&head, payload].concat())
+            .await
+            .unwrap();
+        self.stream.flush().await.unwrap();
+        self.sent_at = Instant::now();
+    }
+
+    /// What comes next of what matters here.
+    async fn told(&mut self) -> Told {
+        timeout(PATIENCE, self.read()).await.expect("nothing comes")
+    }
+
+    async fn read(&mut self) -> Told {
+        loop {
+            let mut head = [0; 9];
+            if self.stream.read_exact(&mut head).await.is_err() {
+                return Told::Ended;
+            }
+            let [_, a, b, kind, flags, stream @ ..] = head;
+            let mut payload = vec![0; usize::from(a) << 8 | usize::from(b)];
+            self.stream.read_exact(&mut payload).await.unwrap();
+            match kind {
+                SETTINGS if flags & ACK == 0 => self.send(SETTINGS, ACK, 0, &[]).await,
+                DATA if flags & END_STREAM != 0 => {
+                    return Told::Request(u32::from_be_bytes(stream));
+                }
+                PING if flags & ACK == 0 => return Told::Ping(payload.try_into().unwrap()),
+                _ => {}
+            }
+        }
+    }
+
+    async fn answer(&mut self, stream: u32) {
+        let status_200 = [0x88]; // RFC 7541, appendix A
+        self.send(HEADERS, END_HEADERS, stream, &status_200).await;
+        let body = success(&json!({})).body;
+        self.send(DATA, END_STREAM, stream, &body).await;
+    }
+
+    async fn go_away(&mut self, last: u32, reason: u32) {
+        let payload = [last.to_be_bytes(), reason.to_be_bytes()].concat();
+        self.send(GOAWAY, 0, 0, &payload).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_above_the_last_one_of_a_goaway_was_not_sent() {
+    for reason in [0, INTERNAL_ERROR] {
+        let (vendor, gateway, _unused) = frames(2).await;
+        let served = async {
+            let mut first = vendor.accept().await;
+            assert_eq!(first.told().await, Told::Request(1));
+            first.go_away(0, reason).await;
+            assert_eq!(first.told().await, Told::Ended);
+            drop(first);
+            let mut second = vendor.accept().await;
+            assert_eq!(second.told().await, Told::Request(1));
+            second.answer(1).await;
+            second
+        };
+        let (reply, _second) = tokio::join!(gateway.order(), served);
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_a_goaway_includes_may_have_been_processed() {
+    for reason in [0, INTERNAL_ERROR] {
+        let (vendor, gateway, _unused) = frames(2).await;
+        let served = async {
+            let mut first = vendor.accept().await;
+            assert_eq!(first.told().await, Told::Request(1));
+            first.go_away(1, reason).await;
+            drop(first);
+        };
+        let (reply, ()) = tokio::join!(gateway.order(), served);
+        let problem = (502, "upstream_disconnected".into(), "unknown".into());
+        assert_eq!(reply.problem(), problem);
+        let again = timeout(Duration::from_millis(200), vendor.listener.accept());
+        assert!(again.await.is_err(), "it is not made anew");
+    }
+}
+
+#[tokio::test]
+async fn calls_after_a_goaway_go_elsewhere_or_wait_until_the_connection_is_closed() {
+    for connections in [1, 2] {
+        let (vendor, gateway, _unused) = frames(connections).await;
+        let served = async {
+            let mut first = vendor.accept().await;
+            assert_eq!(first.told().await, Told::Request(1));
+            let (second, peers) = tokio::join!(gateway.order(), async {
+                assert_eq!(first.told().await, Told::Request(3));
+                first.go_away(1, 0).await;
+                let (first, mut next) = if connections == 1 {
+                    let early = timeout(Duration::from_millis(200), vendor.listener.accept());
+                    assert!(early.await.is_err(), "one connection too many");
+                    first.answer(1).await;
+                    while first.told().await != Told::Ended {}
+                    drop(first);
+                    (None, vendor.accept().await)
+                } else {
+                    let next = vendor.accept().await;
+                    first.answer(1).await;
+                    (Some(first), next)
+                };
+                assert_eq!(next.told().await, Told::Request(1));
+                next.answer(1).await;
+                (first, next)
+            });
+            (second, peers)
+        };
+        let (first, (second, _peers)) = tokio::join!(gateway.order(), served);
+        assert_eq!(
+            (first.status, second.status),
+            (200, 200),
+            "{first:?} {second:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_command_goes_through_a_silent_connection_only_after_a_sign_of_life() {
+    for answers_pings in [true, false] {
+        let (vendor, gateway, _unused) = frames(2).await;
+        let served = async {
+            let mut first = vendor.accept().await;
+            assert_eq!(first.told().await, Told::Request(1));
+            let Told::Ping(data) = first.told().await else {
+                panic!("no sign of life was asked for");
+            };
+            // Of a frame that was late the gateway may have heard after it had decided to ask.
+            until("long silence", async || {
+                first.sent_at.elapsed() > Duration::from_millis(1500)
+            })
+            .await;
+            let (second, next) = tokio::join!(gateway.order(), async {
+                if answers_pings {
+                    first.send(PING, ACK, 0, &data).await;
+                    assert_eq!(first.told().await, Told::Request(3));
+                    first.answer(3).await;
+                    None
+                } else {
+                    let mut next = vendor.accept().await;
+                    assert_eq!(next.told().await, Told::Request(1));
+                    next.answer(1).await;
+                    first.send(PING, ACK, 0, &data).await;
+                    Some(next)
+                }
+            });
+            first.answer(1).await;
+            (second, (first, next))
+        };
+        let (first, (second, _peers)) = tokio::join!(gateway.order(), served);
+        assert_eq!(
+            (first.status, second.status),
+            (200, 200),
+            "{first:?} {second:?}"
+        );
+    }
+}
