@@ -388,9 +388,9 @@ async fn twenty_swaps_of_a_secret_under_load_fail_no_request() {
             }
             let secret = format!("rotated-{version}");
             {
-                let mut taken = taken.lock().unwrap(); // the one before is taken for a while
+                let mut taken = taken.lock().unwrap(); // those before are taken for a while, as requests with them are under way
                 taken.push(secret.clone());
-                if taken.len() > 2 {
+                if taken.len() > 5 {
                     taken.remove(0);
                 }
             }
