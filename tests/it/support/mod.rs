@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use self::answer::{Gate, failure, page, success};
 pub use self::client::{Reply, connect};
-pub use self::gateway::gateway;
+pub use self::gateway::{Gateway, gateway};
 pub use self::upstream::{Upstream, upstream};
 
 pub const ACCESS_CODE: &str = "P000270";
