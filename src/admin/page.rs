@@ -81,6 +81,7 @@ struct Page<'a> {
     can_explain: bool,
     needs_token: bool,
     example_path: &'static str,
+    languages: &'a [String],
     configuration: &'a str,
 }
 
@@ -171,6 +172,7 @@ pub fn render(shown: &Shown<'_>) -> std::result::Result<String, askama::Error> {
         can_explain: !matches!(current.access, Access::Nobody),
         needs_token: matches!(current.access, Access::Token(_)),
         example_path: super::EXPLAINED_PATH,
+        languages: &config.upstream.languages,
         configuration: &current.configuration,
     };
     page.render()

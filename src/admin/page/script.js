@@ -183,9 +183,9 @@ const form = byId("explain");
 if (form) form.hidden = false;
 form?.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const { path, tenant, body } = form.elements;
+  const { path, tenant, language, body } = form.elements;
   token = form.elements.token?.value.trim() ?? "";
-  const headers = { "Content-Type": "application/json" };
+  const headers = { "Content-Type": "application/json", "Accept-Language": language.value }; // not the browser's own
   if (tenant.value) headers["X-Linksfield-Tenant"] = tenant.value;
   if (token) headers.Authorization = `Bearer ${token}`;
   try {
