@@ -388,7 +388,7 @@ fn in_doubt(totals: &Totals, snapshot: &Snapshot) -> Card {
         value: keys.in_doubt.to_string(),
         lines: vec![
             format!(
-                "of unknown outcome since the start: {}",
+                "unknown outcome since the start: {}",
                 grouped(totals.commands_unknown)
             ),
             format!("keys: {} running, {} kept", keys.running, keys.kept),
