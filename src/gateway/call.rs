@@ -175,6 +175,11 @@ impl Gateway {
             };
             drop(result); // and its permit
             sleep_until(at).await;
+            if !progress.is_awaited() {
+                return Err(Error::Overloaded {
+                    retry_after: Duration::ZERO,
+                }); // nobody hears this
+            }
             this.metrics.retried();
             errand.reason = "retry";
             errand.ends_at = Some(ends_at);

@@ -8,10 +8,12 @@ mod answer;
 mod connection;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
@@ -23,7 +25,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::answer::Meaning;
@@ -60,6 +62,8 @@ pub struct Upstream {
     codes: Codes,
     /// Of the certificate that was shown last, in seconds since 1970; 0 before the first one.
     certificate_expires_at: AtomicI64,
+    /// The address that was connected to last.
+    last_reached: ArcSwapOption<SocketAddr>,
 }
 
 #[derive(Clone)]
@@ -150,6 +154,7 @@ impl Upstream {
             connect_timeout: config.connect_timeout,
             codes: config.codes.clone(),
             certificate_expires_at: AtomicI64::new(0),
+            last_reached: ArcSwapOption::empty(),
             max_answer: usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX),
         })
     }
@@ -165,27 +170,24 @@ impl Upstream {
         slot.line(self.id, max_idle, must_wait).await
     }
 
-    /// Opens a connection, once the last one of its slot is closed.
-    pub async fn connect(&self, mut opening: Opening, deadline: Instant) -> Result<Line, Error> {
+    /// Opens a connection.
+    pub async fn connect(&self, opening: Opening, deadline: Instant) -> Result<Line, Error> {
         let deadline = deadline.min(Instant::now() + self.connect_timeout);
-        let connected = timeout_at(deadline, async {
-            opening.closed().await;
-            self.open().await
-        });
-        let connection = connected
+        let connection = timeout_at(deadline, self.open(&opening, deadline))
             .await
             .map_err(|_| Error::UpstreamConnectTimeout)??;
         Ok(opening.opened(connection))
     }
 
-    async fn open(&self) -> Result<Connection, Error> {
-        let stream = self.dial().await?;
+    async fn open(&self, opening: &Opening, deadline: Instant) -> Result<Connection, Error> {
+        let socket = opening.socket(self.dial(deadline).await?);
         let opened = match &self.tls {
-            None => open_http1(stream, self.id).await,
+            None => open_http1(socket, self.id).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(config.0.clone());
+                let heard = socket.heard();
                 let stream = connector
-                    .connect(name.clone(), stream)
+                    .connect(name.clone(), socket)
                     .await
                     .map_err(tls_failure)?;
                 let session = stream.get_ref().1;
@@ -194,7 +196,7 @@ impl Upstream {
                     self.certificate_expires_at.store(at, Ordering::Relaxed);
                 }
                 if session.alpn_protocol() == Some(HTTP2) {
-                    open_http2(stream, self.id).await
+                    open_http2(stream, self.id, heard).await
                 } else {
                     open_http1(stream, self.id).await
                 }
@@ -212,26 +214,35 @@ impl Upstream {
         (at != 0).then_some(at)
     }
 
-    /// Resolves the host anew for each connection and tries all its addresses.
-    async fn dial(&self) -> Result<TcpStream, Error> {
+    /// Resolves the host anew for each connection and tries all its addresses: one after the other, as two at a time would
+    /// be two connections, and the one that was reached last first. Each has its part of the time, so that one that
+    /// swallows everything does not hide the next.
+    async fn dial(&self, deadline: Instant) -> Result<TcpStream, Error> {
         let unreachable = |reason| move |source| Error::UpstreamUnreachable { reason, source };
         let host = (self.base_url.host(), self.base_url.port());
         let addresses = tokio::net::lookup_host(host)
             .await
             .map_err(unreachable(Unreachable::Dns))?;
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
+        let mut addresses: Vec<_> = addresses.collect();
+        let last_reached = self.last_reached.load();
+        addresses.sort_by_key(|address| Some(address) != last_reached.as_deref());
+        let mut failure = unreachable(Unreachable::Dns)(io::ErrorKind::AddrNotAvailable.into());
+        for (left, address) in (1..=addresses.len()).rev().zip(&addresses) {
+            let time = deadline.saturating_duration_since(Instant::now());
+            let time = time / u32::try_from(left).unwrap_or(u32::MAX);
+            match timeout(time, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    self.last_reached.store(Some(Arc::new(*address)));
                     stream
                         .set_nodelay(true)
                         .map_err(unreachable(Unreachable::Connection))?;
                     return Ok(stream);
                 }
-                Err(error) => last = error,
+                Ok(Err(error)) => failure = unreachable(Unreachable::Connection)(error),
+                Err(_) => failure = Error::UpstreamConnectTimeout,
             }
         }
-        Err(unreachable(Unreachable::Connection)(last))
+        Err(failure)
     }
 
     /// Sends a signed body and reads the answer, until `deadline`.

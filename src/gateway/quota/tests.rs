@@ -29,6 +29,8 @@ impl Shareable for Slot {
     fn capacity(&self) -> usize {
         self.1.load(Ordering::Relaxed)
     }
+
+    fn retire(&self) {}
 }
 
 impl Default for Slot {
@@ -365,8 +367,9 @@ async fn commands_go_first_and_what_nobody_waits_for_goes_last() {
         wait(Class::Query, Progress::default(), "query"),
         wait(Class::Command, Progress::default(), "command"),
         async {
-            awaited.await_it();
+            let _waiter = awaited.await_it();
             drop(held);
+            tokio::task::yield_now().await;
         }
     );
     let expected = ["command", "refresh that is awaited", "query", "refresh"];
@@ -660,7 +663,7 @@ async fn thrift_grows_as_the_budget_shrinks_and_refreshes_are_the_first_to_go() 
     ];
     assert_eq!(course, expected);
     let awaited = Progress::default();
-    awaited.await_it();
+    let _waiter = awaited.await_it();
     let refused = quota.acquire(ask(&awaited, Class::Refresh, Instant::now()));
     assert!(
         refused.await.is_err(),

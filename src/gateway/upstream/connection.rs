@@ -2,15 +2,15 @@
 //!
 //! A [`Slot`] owns at most one connection. One of HTTP/1.1 carries one call at a time: its [`Line`] holds the slot. One of
 //! HTTP/2 carries many: each has a [`Line`], and the slot is free for the next. A slot opens another connection only once
-//! the calls on the last one have ended and the vendor has closed it too, so the vendor never sees more connections than
-//! there are slots.
+//! the vendor has closed the last one's [`Socket`] too, be it one that was given up while it was being opened, so the
+//! vendor never sees more connections than there are slots.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,9 +23,10 @@ use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -36,8 +37,11 @@ use crate::gateway::error::{Error, Unreachable};
 use crate::gateway::progress::Progress;
 use crate::gateway::quota::Shareable;
 
-/// How long the vendor may take to close its side after we have closed ours.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the vendor may take to close its side after we have closed ours; then it is reset.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long after an answer the last of its request may take to leave. One that was answered before the vendor has read
+/// it may be closed by the vendor next.
+const LEFT_AFTER: Duration = Duration::from_millis(100);
 /// While calls wait for their answers, HTTP/2 is asked for a sign of life after so long without a frame,
 const PING_AFTER: Duration = Duration::from_secs(1);
 /// and given up as lost after so long without one.
@@ -53,6 +57,7 @@ const MAX_HEAD: u32 = 64 << 10;
 pub struct Slot {
     place: Arc<Mutex<Place>>,
     capacity: Capacity,
+    sockets: TaskTracker,
 }
 
 /// How many calls a slot's connection takes at a time; 0 unless it is of HTTP/2 and open. Each connection brings its own.
@@ -61,14 +66,17 @@ type Capacity = Arc<ArcSwap<AtomicUsize>>;
 impl Default for Slot {
     fn default() -> Self {
         let capacity = Capacity::default();
+        let sockets = TaskTracker::new();
+        sockets.close(); // whoever waits for it waits for those that there are
         let place = Place {
             connection: None,
-            closing: None,
             capacity: capacity.clone(),
+            sockets: sockets.clone(),
         };
         Self {
             place: Arc::new(Mutex::new(place)),
             capacity,
+            sockets,
         }
     }
 }
@@ -77,20 +85,21 @@ impl Shareable for Slot {
     fn capacity(&self) -> usize {
         self.capacity.load().load(Ordering::Relaxed)
     }
+
+    fn retire(&self) {
+        // Nobody holds it but a call, which would use it.
+        if let Ok(mut place) = self.place.try_lock() {
+            place.retire();
+        }
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Place {
     connection: Option<Connection>,
-    /// The last connection, until the vendor has seen it closed.
-    closing: Option<Closing>,
     capacity: Capacity,
-}
-
-#[derive(Debug)]
-struct Closing {
-    driver: JoinHandle<()>,
-    calls: TaskTracker,
+    /// Those of the slot's connections that the vendor may still see.
+    sockets: TaskTracker,
 }
 
 /// An open connection.
@@ -98,9 +107,6 @@ struct Closing {
 pub(super) struct Connection {
     /// Whose it is: with another configuration it may lead elsewhere.
     upstream: u64,
-    driver: JoinHandle<()>,
-    /// The calls that go through it, where they are many.
-    calls: TaskTracker,
     capacity: Arc<AtomicUsize>,
     sender: Sender,
 }
@@ -112,6 +118,7 @@ enum Sender {
         idle_since: Instant,
         /// Has it carried an exchange before?
         reused: bool,
+        _driven_until: DropGuard,
     },
     Http2 {
         mouth: Arc<Mouth>,
@@ -120,13 +127,25 @@ enum Sender {
     },
 }
 
-/// Where requests go into a connection of HTTP/2, as long as it takes any. There is no other handle: once this one is
-/// dropped, hyper hands back what it has not taken yet. (One that comes while hyper gives up would else wait for ever.)
-type Mouth = StdMutex<Option<http2::SendRequest<Payload>>>;
+/// Where requests go into a connection of HTTP/2. Whoever makes a call holds it; the last one closes the connection.
+#[derive(Debug)]
+struct Mouth {
+    /// As long as it takes any. There is no other handle: once this one is dropped, hyper hands back what it has not taken
+    /// yet. (One that comes while hyper gives up would else wait for ever.)
+    sender: StdMutex<Option<http2::SendRequest<Payload>>>,
+    _driven_until: DropGuard,
+}
 
-fn is_open(mouth: &Mouth) -> bool {
-    let sender = mouth.lock().unwrap_or_else(PoisonError::into_inner);
-    sender.as_ref().is_some_and(|sender| !sender.is_closed())
+impl Mouth {
+    fn lock(&self) -> MutexGuard<'_, Option<http2::SendRequest<Payload>>> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_open(&self) -> bool {
+        self.lock()
+            .as_ref()
+            .is_some_and(|sender| !sender.is_closed())
+    }
 }
 
 /// What one call goes through.
@@ -139,10 +158,7 @@ pub struct Line {
 enum Way {
     /// The call has the connection to itself.
     Http1(OwnedMutexGuard<Place>),
-    Http2 {
-        mouth: Arc<Mouth>,
-        _call: TaskTrackerToken,
-    },
+    Http2(Arc<Mouth>),
 }
 
 /// The versions of HTTP that are spoken to the vendor.
@@ -155,9 +171,9 @@ pub enum Protocol {
 }
 
 impl Slot {
-    /// A line of this slot's connection, or the right to open another one. While others go through it, or through the one
-    /// that has to be closed before: none, or if `must_wait` what there is once they have ended. `upstream` is whose
-    /// connection it has to be, and `max_idle` for how long it may have been silent.
+    /// A line of this slot's connection, or the right to open another one. While others go through it, or the vendor has
+    /// not closed the one before: none, or if `must_wait` what there is then. `upstream` is whose connection it has to be,
+    /// and `max_idle` for how long it may have been silent.
     pub(super) async fn line(
         &self,
         upstream: u64,
@@ -173,13 +189,11 @@ impl Slot {
             return Some(Ok(Line::of(place)));
         }
         place.retire();
-        if let Some(closing) = &place.closing
-            && !closing.calls.is_empty()
-        {
+        if !self.sockets.is_empty() {
             if !must_wait {
                 return None;
             }
-            closing.calls.wait().await;
+            self.sockets.wait().await;
         }
         Some(Err(Opening(place)))
     }
@@ -190,13 +204,12 @@ impl Slot {
 pub struct Opening(OwnedMutexGuard<Place>);
 
 impl Opening {
-    /// Waits until the vendor has seen the last connection closed.
-    pub(super) async fn closed(&mut self) {
-        if let Some(closing) = &mut self.0.closing {
-            if timeout(LINGER * 2, &mut closing.driver).await.is_err() {
-                closing.driver.abort();
-            }
-            self.0.closing = None;
+    /// From now on the slot has no other connection until this one is closed for the vendor too.
+    pub(super) fn socket(&self, stream: TcpStream) -> Socket {
+        Socket {
+            stream: Some(stream),
+            heard: watch::Sender::new(Instant::now()),
+            open: Some(self.0.sockets.token()),
         }
     }
 
@@ -221,33 +234,31 @@ impl Place {
                 sender,
                 idle_since,
                 reused,
+                ..
             } => {
                 *reused = true;
-                idle_since.elapsed() <= max_idle && sender.ready().await.is_ok()
+                idle_since.elapsed() <= max_idle
+                    && matches!(timeout(LEFT_AFTER, sender.ready()).await, Ok(Ok(())))
             }
             Sender::Http2 { mouth, heard } => {
-                if !is_open(mouth) {
+                if !mouth.is_open() {
                     return false;
                 }
                 if heard.borrow_and_update().elapsed() <= max_idle {
                     return true;
                 }
                 // One that is silent while calls wait for slow answers is sent a PING by now. One without a call is not.
+                let has_calls = Arc::strong_count(mouth) > 1;
                 let sign = timeout(PING_AFTER * 2, heard.changed());
-                !connection.calls.is_empty() && matches!(sign.await, Ok(Ok(()))) && is_open(mouth)
+                has_calls && matches!(sign.await, Ok(Ok(()))) && mouth.is_open()
             }
         }
     }
 
-    /// Closes the connection: for the calls that go through it when they have ended, and for others now.
+    /// Closes the connection: one that calls go through when they have ended, another one now.
     fn retire(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if self.connection.take().is_some() {
             self.capacity.store(Arc::default());
-            connection.calls.close();
-            self.closing = Some(Closing {
-                driver: connection.driver,
-                calls: connection.calls,
-            });
         }
     }
 }
@@ -257,10 +268,7 @@ impl Line {
         let connection = place.connection.as_ref().expect("it was found usable");
         let way = match &connection.sender {
             Sender::Http1 { .. } => Way::Http1(place),
-            Sender::Http2 { mouth, .. } => Way::Http2 {
-                mouth: mouth.clone(),
-                _call: connection.calls.token(),
-            },
+            Sender::Http2 { mouth, .. } => Way::Http2(mouth.clone()),
         };
         Self { way }
     }
@@ -269,7 +277,7 @@ impl Line {
     pub fn protocol(&self) -> Protocol {
         match self.way {
             Way::Http1(_) => Protocol::Http1,
-            Way::Http2 { .. } => Protocol::Http2,
+            Way::Http2(_) => Protocol::Http2,
         }
     }
 
@@ -292,13 +300,11 @@ impl Line {
                 }
                 _ => unreachable!("its line holds it until the exchange ends"),
             },
-            Way::Http2 { mouth, .. } => {
-                let sending = {
-                    let mut sender = mouth.lock().unwrap_or_else(PoisonError::into_inner);
-                    sender
-                        .as_mut()
-                        .map(|sender| sender.try_send_request(request))
-                };
+            Way::Http2(mouth) => {
+                let sending = mouth
+                    .lock()
+                    .as_mut()
+                    .map(|sender| sender.try_send_request(request));
                 let Some(sending) = sending else {
                     progress.not_sent();
                     return Err(Failure::NotSent(Error::UpstreamUnreachable {
@@ -337,7 +343,7 @@ impl Line {
                 place.connection.as_ref().map(|open| &open.sender),
                 Some(Sender::Http1 { reused: true, .. })
             ),
-            Way::Http2 { .. } => true, // others go through it
+            Way::Http2(_) => true, // others go through it
         }
     }
 
@@ -379,35 +385,33 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let drive = async {
+    let given_up = CancellationToken::new();
+    let driven_until = given_up.clone().drop_guard();
+    tokio::spawn(until_given_up(given_up, async {
         if let Ok(parts) = connection.without_shutdown().await {
-            linger(parts.io.into_inner()).await;
+            let _ = parts.io.into_inner().shutdown().await; // TLS says good-bye
         }
-    };
+    }));
     Ok(Connection {
         upstream,
-        driver: tokio::spawn(drive),
-        calls: TaskTracker::new(),
         capacity: Arc::default(),
         sender: Sender::Http1 {
             sender,
             idle_since: Instant::now(),
             reused: false,
+            _driven_until: driven_until,
         },
     })
 }
 
-pub(super) async fn open_http2<S>(stream: S, upstream: u64) -> hyper::Result<Connection>
+pub(super) async fn open_http2<S>(
+    stream: S,
+    upstream: u64,
+    heard: watch::Receiver<Instant>,
+) -> hyper::Result<Connection>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (tell, heard) = watch::channel(Instant::now());
-    let (give_back, returned) = oneshot::channel();
-    let stream = Heard {
-        stream: Some(stream),
-        tell,
-        give_back: Some(give_back),
-    };
     let tasks = CancellationToken::new();
     let (sender, connection) = http2::Builder::new(Tasks(tasks.clone()))
         .timer(TokioTimer::new())
@@ -421,24 +425,36 @@ where
         .await?;
     let capacity = Arc::new(AtomicUsize::new(capacity_of(&connection)));
     let unless_driven = tasks.drop_guard();
-    let mouth = Arc::new(Mouth::new(Some(sender)));
-    let drive = drive_http2(
-        connection,
-        capacity.clone(),
-        Arc::downgrade(&mouth),
-        returned,
-        unless_driven,
-    );
+    let given_up = CancellationToken::new();
+    let mouth = Arc::new(Mouth {
+        sender: StdMutex::new(Some(sender)),
+        _driven_until: given_up.clone().drop_guard(),
+    });
+    let drive = drive_http2(connection, capacity.clone(), Arc::downgrade(&mouth));
+    tokio::spawn(until_given_up(given_up, async {
+        drive.await;
+        unless_driven.disarm(); // the tasks end by themselves, once they have told how their calls ended
+    }));
     Ok(Connection {
         upstream,
-        driver: tokio::spawn(drive),
-        calls: TaskTracker::new(),
         capacity,
         sender: Sender::Http2 { mouth, heard },
     })
 }
 
-type Http2<S> = http2::Connection<TokioIo<Heard<S>>, Payload, Tasks>;
+/// Drives a connection to its end. One that was given up has a little while for it.
+async fn until_given_up(given_up: CancellationToken, drive: impl Future<Output = ()>) {
+    let too_long = async {
+        given_up.cancelled().await;
+        sleep(LINGER).await;
+    };
+    tokio::select! {
+        () = drive => {}
+        () = too_long => {}
+    }
+}
+
+type Http2<S> = http2::Connection<TokioIo<S>, Payload, Tasks>;
 
 fn capacity_of<S>(connection: &Http2<S>) -> usize
 where
@@ -448,14 +464,9 @@ where
     connection.current_max_send_streams().clamp(1, most)
 }
 
-/// Drives a connection to its end, with the tasks that hyper splits off, and closes it as [`linger`] says.
-async fn drive_http2<S>(
-    connection: Http2<S>,
-    capacity: Arc<AtomicUsize>,
-    mouth: Weak<Mouth>,
-    returned: oneshot::Receiver<S>,
-    unless_driven: DropGuard,
-) where
+/// Drives a connection to its end, with the tasks that hyper splits off.
+async fn drive_http2<S>(connection: Http2<S>, capacity: Arc<AtomicUsize>, mouth: Weak<Mouth>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     {
@@ -474,25 +485,9 @@ async fn drive_http2<S>(
         .await;
     }
     if let Some(mouth) = mouth.upgrade() {
-        let sender = mouth.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let sender = mouth.lock().take();
         drop(sender);
     }
-    if let Ok(stream) = returned.await {
-        linger(stream).await;
-    }
-    unless_driven.disarm(); // the tasks end by themselves, once they have told how their calls ended
-}
-
-/// Closes a connection; ends when the vendor has closed its side too, so that it no longer counts the connection when the
-/// slot opens its next one.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
-    let close = async {
-        stream.shutdown().await?;
-        let mut discarded = [0; 1024];
-        while stream.read(&mut discarded).await? > 0 {}
-        io::Result::Ok(())
-    };
-    let _ = timeout(LINGER, close).await;
 }
 
 /// The body of a request, which knows whether it was asked for: if not, nothing of it has left.
@@ -546,28 +541,53 @@ where
     }
 }
 
-/// A stream that tells when something has come, and comes back instead of being dropped.
-struct Heard<S> {
-    stream: Option<S>,
-    tell: watch::Sender<Instant>,
-    give_back: Option<oneshot::Sender<S>>,
+/// What a connection goes through. It tells when something has come; and however it is given up, in the middle of a
+/// handshake too, it counts as open until the vendor has closed its side.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: Option<TcpStream>,
+    heard: watch::Sender<Instant>,
+    open: Option<TaskTrackerToken>,
 }
 
-impl<S: Unpin> Heard<S> {
-    fn stream(&mut self) -> Pin<&mut S> {
+impl Socket {
+    /// When the vendor was heard last.
+    pub(super) fn heard(&self) -> watch::Receiver<Instant> {
+        self.heard.subscribe()
+    }
+
+    fn stream(&mut self) -> Pin<&mut TcpStream> {
         Pin::new(self.stream.as_mut().expect("taken only by drop"))
     }
 }
 
-impl<S> Drop for Heard<S> {
+impl Drop for Socket {
     fn drop(&mut self) {
-        if let (Some(stream), Some(give_back)) = (self.stream.take(), self.give_back.take()) {
-            let _ = give_back.send(stream);
+        if let (Some(stream), Ok(runtime)) = (self.stream.take(), Handle::try_current()) {
+            let open = self.open.take();
+            runtime.spawn(async {
+                linger(stream).await;
+                drop(open);
+            });
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+/// Closes a socket; ends when the vendor has closed its side too, so that it no longer counts the connection when the slot
+/// opens its next one. A vendor that does not is told that there is no connection any more.
+async fn linger(mut stream: TcpStream) {
+    let close = async {
+        stream.shutdown().await?;
+        let mut discarded = [0; 1024];
+        while stream.read(&mut discarded).await? > 0 {}
+        io::Result::Ok(())
+    };
+    if timeout(LINGER, close).await.is_err() {
+        let _ = stream.set_zero_linger();
+    }
+}
+
+impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -576,13 +596,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
         let before = buffer.filled().len();
         ready!(self.stream().poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
-            self.tell.send_replace(Instant::now());
+            self.heard.send_replace(Instant::now());
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+impl AsyncWrite for Socket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -600,7 +620,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.as_ref().is_some_and(S::is_write_vectored)
+        self.stream
+            .as_ref()
+            .is_some_and(TcpStream::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
