@@ -24,13 +24,12 @@ use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::answer::Meaning;
 pub use self::answer::{Outcome, Shape};
-use self::connection::{Connection, Payload, open_http1, open_http2};
+use self::connection::{Connection, Payload, Socket, open_http1, open_http2};
 pub use self::connection::{Line, Opening, Protocol, Slot};
 use super::error::{Error, Sent, Unreachable};
 use super::language::Language;
@@ -180,7 +179,7 @@ impl Upstream {
     }
 
     async fn open(&self, opening: &Opening, deadline: Instant) -> Result<Connection, Error> {
-        let socket = opening.socket(self.dial(deadline).await?);
+        let socket = self.dial(opening, deadline).await?;
         let opened = match &self.tls {
             None => open_http1(socket, self.id).await,
             Some((config, name)) => {
@@ -214,35 +213,22 @@ impl Upstream {
         (at != 0).then_some(at)
     }
 
-    /// Resolves the host anew for each connection and tries all its addresses: one after the other, as two at a time would
-    /// be two connections, and the one that was reached last first. Each has its part of the time, so that one that
-    /// swallows everything does not hide the next.
-    async fn dial(&self, deadline: Instant) -> Result<TcpStream, Error> {
-        let unreachable = |reason| move |source| Error::UpstreamUnreachable { reason, source };
+    /// Resolves the host anew for each connection and tries all its addresses, the one that was reached last first.
+    async fn dial(&self, opening: &Opening, deadline: Instant) -> Result<Socket, Error> {
         let host = (self.base_url.host(), self.base_url.port());
-        let addresses = tokio::net::lookup_host(host)
-            .await
-            .map_err(unreachable(Unreachable::Dns))?;
+        let addresses =
+            tokio::net::lookup_host(host)
+                .await
+                .map_err(|source| Error::UpstreamUnreachable {
+                    reason: Unreachable::Dns,
+                    source,
+                })?;
         let mut addresses: Vec<_> = addresses.collect();
         let last_reached = self.last_reached.load();
         addresses.sort_by_key(|address| Some(address) != last_reached.as_deref());
-        let mut failure = unreachable(Unreachable::Dns)(io::ErrorKind::AddrNotAvailable.into());
-        for (left, address) in (1..=addresses.len()).rev().zip(&addresses) {
-            let time = deadline.saturating_duration_since(Instant::now());
-            let time = time / u32::try_from(left).unwrap_or(u32::MAX);
-            match timeout(time, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    self.last_reached.store(Some(Arc::new(*address)));
-                    stream
-                        .set_nodelay(true)
-                        .map_err(unreachable(Unreachable::Connection))?;
-                    return Ok(stream);
-                }
-                Ok(Err(error)) => failure = unreachable(Unreachable::Connection)(error),
-                Err(_) => failure = Error::UpstreamConnectTimeout,
-            }
-        }
-        Err(failure)
+        let (socket, address) = reach(&addresses, opening, deadline).await?;
+        self.last_reached.store(Some(Arc::new(address)));
+        Ok(socket)
     }
 
     /// Sends a signed body and reads the answer, until `deadline`.
@@ -362,6 +348,32 @@ impl Upstream {
     }
 }
 
+/// The first of these addresses that can be connected to: one after the other, as two at a time would be two connections.
+/// Each has its part of the time, so that one that swallows everything does not hide the next.
+async fn reach(
+    addresses: &[SocketAddr],
+    opening: &Opening,
+    deadline: Instant,
+) -> Result<(Socket, SocketAddr), Error> {
+    let failed = |reason, source| Error::UpstreamUnreachable { reason, source };
+    let mut failure = failed(Unreachable::Dns, io::ErrorKind::AddrNotAvailable.into());
+    for (left, address) in (1..=addresses.len()).rev().zip(addresses) {
+        let time = deadline.saturating_duration_since(Instant::now());
+        let time = time / u32::try_from(left).unwrap_or(u32::MAX);
+        let connect = async {
+            let mut socket = opening.dial(*address)?;
+            socket.connected().await?;
+            Ok(socket)
+        };
+        failure = match timeout(time, connect).await {
+            Ok(Ok(socket)) => return Ok((socket, *address)),
+            Ok(Err(error)) => failed(Unreachable::Connection, error),
+            Err(_) => Error::UpstreamConnectTimeout,
+        };
+    }
+    Err(failure)
+}
+
 /// TLS 1.2 or later, verified against the given certificates, else against Mozilla's, which are part of the binary.
 fn tls_config(ca: Option<&[u8]>, offers_http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
@@ -411,7 +423,27 @@ fn tls_failure(source: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_swallows_everything_does_not_hide_the_next() {
+        let full = TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(0).unwrap(); // the kernel takes one connection, and drops what comes then
+        let swallows = full.local_addr().unwrap();
+        let _one = TcpStream::connect(swallows).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let found = Slot::default().line(0, Duration::ZERO, false).await;
+        let opening = found.unwrap().unwrap_err();
+        let reached = reach(&[swallows, address], &opening, deadline).await;
+        let (_, reached) = reached.unwrap();
+        assert_eq!(reached, address);
+        assert!(deadline - Instant::now() <= Duration::from_secs(1));
+    }
 
     #[test]
     fn a_pause_is_told_in_seconds_or_by_a_date() {

@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
@@ -22,6 +23,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -204,13 +206,20 @@ impl Slot {
 pub struct Opening(OwnedMutexGuard<Place>);
 
 impl Opening {
-    /// From now on the slot has no other connection until this one is closed for the vendor too.
-    pub(super) fn socket(&self, stream: TcpStream) -> Socket {
-        Socket {
-            stream: Some(stream),
+    /// Begins to connect. From now on the slot has no other connection until this one is closed for the vendor too.
+    pub(super) fn dial(&self, address: SocketAddr) -> io::Result<Socket> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        Ok(Socket {
+            stream: Some(TcpStream::from_std(socket.into())?),
             heard: watch::Sender::new(Instant::now()),
             open: Some(self.0.sockets.token()),
-        }
+        })
     }
 
     pub(super) fn opened(mut self, connection: Connection) -> Line {
@@ -551,6 +560,13 @@ pub(super) struct Socket {
 }
 
 impl Socket {
+    /// Waits until it is connected. (There is one from the first on: the vendor may see a connection that nobody waits for.)
+    pub(super) async fn connected(&mut self) -> io::Result<()> {
+        let stream = self.stream();
+        stream.writable().await?;
+        stream.take_error()?.map_or(Ok(()), Err)
+    }
+
     /// When the vendor was heard last.
     pub(super) fn heard(&self) -> watch::Receiver<Instant> {
         self.heard.subscribe()
