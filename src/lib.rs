@@ -92,7 +92,7 @@ use crate::gateway::quota::{self, History, Quota};
 use crate::gateway::route::Routes;
 use crate::gateway::sign::InvalidSecret;
 use crate::gateway::tenant::{Callers, Tenants};
-use crate::gateway::upstream::{Slot, TlsError, Upstream};
+use crate::gateway::upstream::{Slot, Upstream};
 use crate::gateway::{Gateway, wall_clock};
 use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Limits, Times, serve};
@@ -126,9 +126,6 @@ pub enum StartError {
     /// A secret cannot be used.
     #[error(transparent)]
     Secret(#[from] InvalidSecret),
-    /// The TLS client cannot be built.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
     /// The store cannot be opened.
     #[error(transparent)]
     State(#[from] state::OpenError),
@@ -147,7 +144,7 @@ impl Build<'_> {
     /// The first one of the process.
     fn first(&self, keys: Keys, history: Option<&History>) -> Result<Current, StartError> {
         let metrics = Arc::new(Metrics::new(self.labels(), self.constants()));
-        let upstream = Upstream::new(&self.config.upstream, self.secrets.ca.as_deref())?;
+        let upstream = Upstream::new(&self.config.upstream, self.secrets.ca.as_ref());
         let quota = Quota::new(&quota_limits(self.config), wall_clock(), history);
         let tenants = Tenants::new(self.config, self.secrets)?;
         let parts = self.parts(tenants, upstream.into(), quota, keys, metrics.clone());
@@ -164,7 +161,7 @@ impl Build<'_> {
         let upstream = if is_same_vendor {
             before.gateway.upstream() // its TLS sessions and connections
         } else {
-            Upstream::new(&config.upstream, secrets.ca.as_deref())?.into()
+            Upstream::new(&config.upstream, secrets.ca.as_ref()).into()
         };
         let before_it = (before.gateway.tenants(), built_from.secrets);
         let tenants = Tenants::following(config, secrets, Some(before_it))?;

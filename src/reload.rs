@@ -238,6 +238,7 @@ impl Reloader {
         let (current, at) = (self.0.live.current(), now());
         // With a secret that cannot be read a start would fail.
         current.metrics.configuration_read(kept.is_empty(), at);
+        current.metrics.secrets_refused(kept.len());
         let hash = Sha1::digest(current.configuration.as_bytes());
         let start = hash.iter().take(6);
         let start = start.fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));

@@ -256,6 +256,12 @@ impl Metrics {
         self.families.config_info.with_label_values(&[hash]).set(1);
     }
 
+    /// So many of the secrets, tokens and files of certificates could not be used.
+    pub fn secrets_refused(&self, number: usize) {
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        self.families.secrets_refused.set(number);
+    }
+
     /// A tenant's secrets were read, and could be used or not.
     pub fn secret_read(&self, tenant: &str, usable: bool, at: f64) {
         let families = &self.families;

@@ -21,9 +21,8 @@ use hyper::header::{
     CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
 };
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
-use rustls::pki_types::pem::PemObject;
+use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -35,7 +34,7 @@ use super::error::{Error, Sent, Unreachable};
 use super::language::Language;
 use super::progress::Progress;
 use crate::body::{Prefix, ReadError, read_prefix};
-use crate::config::{self, BaseUrl, Codes};
+use crate::config::{self, BaseUrl, Ca, Codes};
 
 /// A query may use a connection that has been idle for this long: well under the keep-alive of common servers.
 pub const QUERY_MAX_IDLE: Duration = Duration::from_secs(15);
@@ -72,17 +71,6 @@ impl std::fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("TlsConfig")
     }
-}
-
-/// Why the client cannot be built.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// `upstream.ca_file` holds no usable certificate.
-    #[error("upstream.ca_file: {0}")]
-    CaFile(String),
-    /// The host of the base URL is no name that a certificate can have.
-    #[error("upstream.base_url: {0} is no host name that a certificate can have")]
-    ServerName(String),
 }
 
 /// An answer of Linksfield, with the headers that are passed on.
@@ -135,16 +123,12 @@ pub enum Failure {
 
 impl Upstream {
     /// Builds the client. The TLS configuration is built once: sessions are resumed through it.
-    pub fn new(config: &config::Upstream, ca: Option<&[u8]>) -> Result<Self, TlsError> {
+    pub fn new(config: &config::Upstream, ca: Option<&Ca>) -> Self {
         let base_url = config.base_url.clone();
-        let tls = if base_url.is_https() {
-            let name = ServerName::try_from(base_url.host().to_owned())
-                .map_err(|_| TlsError::ServerName(base_url.host().to_owned()))?;
-            Some((TlsConfig(tls_config(ca, config.http2)?), name))
-        } else {
-            None
-        };
-        Ok(Self {
+        let tls = base_url
+            .server_name()
+            .map(|name| (TlsConfig(tls_config(ca, config.http2)), name));
+        Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             host: HeaderValue::from_str(base_url.authority())
                 .expect("an authority is visible ASCII"),
@@ -155,7 +139,7 @@ impl Upstream {
             certificate_expires_at: AtomicI64::new(0),
             last_reached: ArcSwapOption::empty(),
             max_answer: usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX),
-        })
+        }
     }
 
     /// What a call may go through the slot by: its connection if that was idle for at most `max_idle`, else a new one, for
@@ -375,23 +359,11 @@ async fn reach(
 }
 
 /// TLS 1.2 or later, verified against the given certificates, else against Mozilla's, which are part of the binary.
-fn tls_config(ca: Option<&[u8]>, offers_http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(pem) => {
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate =
-                    certificate.map_err(|error| TlsError::CaFile(error.to_string()))?;
-                roots
-                    .add(certificate)
-                    .map_err(|error| TlsError::CaFile(error.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(TlsError::CaFile("no certificate in PEM form".into()));
-            }
-        }
-    }
+fn tls_config(ca: Option<&Ca>, offers_http2: bool) -> Arc<ClientConfig> {
+    let roots = match ca {
+        Some(ca) => ca.roots.clone(),
+        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
+    };
     // Chosen here, as a second provider that some dependency turns on would make the default panic.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
@@ -401,7 +373,7 @@ fn tls_config(ca: Option<&[u8]>, offers_http2: bool) -> Result<Arc<ClientConfig>
     if offers_http2 {
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
     }
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {

@@ -63,6 +63,7 @@ pub struct Families {
     pub config_reload_successful: IntGauge,
     pub config_reload_success_timestamp: Gauge,
     pub config_info: IntGaugeVec,
+    pub secrets_refused: IntGauge,
     pub secret_reload_successful: IntGaugeVec,
     pub secret_reload_success_timestamp: GaugeVec,
     pub request_ids: Arc<RequestIds>,
@@ -277,6 +278,11 @@ impl Families {
                     opts("config_info", "1 for the configuration in effect."),
                     &["hash"],
                 ),
+            ),
+            secrets_refused: gauge(
+                &registry,
+                "secrets_refused",
+                "Secrets, tokens and files of certificates that could not be used when they were last read; the last good ones are.",
             ),
             secret_reload_successful: registered(
                 &registry,
