@@ -32,6 +32,7 @@ async fn there_are_never_more_connections_than_allowed_even_while_calls_fail() {
         .await;
     let gateway = gateway(&upstream)
         .set("upstream.breaker.min_calls", "1000")
+        .set("upstream.breaker.consecutive", "1000")
         .run()
         .await;
     let replies = join_all((1..=120).map(|number| gateway.page(number))).await;
@@ -314,6 +315,7 @@ async fn two_hundred_callers_in_bursts_stay_within_the_limits_however_the_vendor
         .set("upstream.limits.connections", "5")
         .set("upstream.retry.attempts", "3")
         .set("upstream.breaker.min_calls", "10000")
+        .set("upstream.breaker.consecutive", "10000")
         .run()
         .await;
     let after = async |calls, pages| {
@@ -348,6 +350,7 @@ async fn limits_that_a_reload_lowers_and_raises_again_hold_for_every_call_that_i
         .set("upstream.limits.requests_per_second", "40")
         .set("upstream.limits.connections", "6")
         .set("upstream.breaker.min_calls", "10000")
+        .set("upstream.breaker.consecutive", "10000")
         .run()
         .await;
     let limit_to = async |per_second: &str, connections: &str| {
