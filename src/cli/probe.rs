@@ -77,7 +77,9 @@ pub(super) fn run(options: &Options) -> Done {
         Ok((answer, sent_at.elapsed(), line.protocol()))
     });
     let (answer, duration, protocol) = asked.map_err(|failure| match failure {
-        Failure::Failed(error) | Failure::NotSent(error) => Failed(with_causes(&error)),
+        Failure::Failed(error) | Failure::NotSent(error) | Failure::Refused(error) => {
+            Failed(with_causes(&error))
+        }
     })?;
     let mut report = format!(
         "asked   {}{PATH} for one order of the tenant {}\n",

@@ -33,7 +33,7 @@ pub use self::connection::{Line, Opening, Protocol, Slot};
 use super::error::{Error, Sent, Unreachable};
 use super::language::Language;
 use super::progress::Progress;
-use crate::body::{Prefix, ReadError, read_prefix};
+use crate::body::{Prefix, ReadError, Received, read_prefix};
 use crate::config::{self, BaseUrl, Ca, Codes};
 
 /// A query may use a connection that has been idle for this long: well under the keep-alive of common servers.
@@ -85,7 +85,7 @@ pub struct Answer {
     /// The body, or the first [`max_answer`](config::Upstream::max_answer) bytes and some of it.
     pub body: Bytes,
     /// What follows `body`, still unread.
-    pub rest: Option<Incoming>,
+    pub rest: Option<Received>,
     /// Was its length told, so that a cut would have been noticed?
     pub is_framed: bool,
     /// What it means.
@@ -114,9 +114,12 @@ fn pause(retry_after: &str, now: SystemTime) -> Option<Duration> {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Failure {
-    /// It is proven that the vendor has not processed the call, so it may be made anew: a connection that had been idle was
-    /// closed before a byte left, or its stream was refused. The error is for the one who does not.
+    /// No byte has left, so the call may be made anew: a connection that had been idle was closed before. The error is for
+    /// the one who does not.
     NotSent(Error),
+    /// It is proven that the vendor has not processed the call, so it may be made anew, as another call: the vendor may
+    /// have counted this one. Its stream was refused, or ended before a byte of the body had left.
+    Refused(Error),
     /// The call has failed.
     Failed(Error),
 }
@@ -228,9 +231,14 @@ impl Upstream {
         progress: &Progress,
     ) -> Result<Answer, Failure> {
         let request = self.request(line.protocol(), path, language, body);
+        let body = request.body().handle();
         let answered = timeout_at(deadline, self.attempt(line, request, progress)).await;
-        let answer = answered
-            .unwrap_or_else(|_| Err(Failure::Failed(Error::UpstreamTimeout(progress.sent()))));
+        let answer = answered.unwrap_or_else(|_| {
+            if body.take_back() {
+                progress.not_sent();
+            }
+            Err(Failure::Failed(Error::UpstreamTimeout(progress.sent())))
+        });
         match &answer {
             Ok(answer) if answer.rest.is_none() => line.finished(),
             Ok(_) => {} // the rest is read later; a connection given back before its end is not usable
@@ -251,7 +259,7 @@ impl Upstream {
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Answer, Error> {
-        let (head, body) = response.into_parts();
+        let (head, body) = Received::of_answer(response);
         let is_framed = head.version == Version::HTTP_2
             || head.headers.contains_key(CONTENT_LENGTH)
             || head.headers.contains_key(TRANSFER_ENCODING);

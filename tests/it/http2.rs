@@ -16,6 +16,7 @@ use crate::support::{Gate, PATIENCE, Upstream, gateway, page, success, until, up
 use crate::tls::certificate_with;
 
 /// RFC 9113, section 7.
+const NO_ERROR: u32 = 0;
 const INTERNAL_ERROR: u32 = 2;
 const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
@@ -214,9 +215,10 @@ async fn a_stream_that_is_reset_or_lost_with_its_connection_may_have_been_proces
     let rows = [
         (Fault::ResetStream(INTERNAL_ERROR), "unknown"),
         (Fault::ResetStream(CANCEL), "unknown"),
-        (Fault::ResetStream(0), "unknown"),
+        (Fault::ResetStream(NO_ERROR), "unknown"),
         (Fault::Drop, "unknown"),
-        (Fault::ResetAfterHead, "yes"),
+        (Fault::ResetMidBody(INTERNAL_ERROR), "yes"),
+        (Fault::ResetMidBody(NO_ERROR), "yes"),
     ];
     for (fault, sent) in rows {
         let (upstream, gateway) = failing_at_first(1, fault).await;
@@ -315,27 +317,42 @@ struct Peer {
     stream: TlsStream<TcpStream>,
     /// When it last sent something.
     sent_at: Instant,
+    /// Is a head told of, before the rest of its request?
+    tells_heads: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 enum Told {
+    Head(u32),
     /// A whole request, on this stream.
     Request(u32),
     Ping([u8; 8]),
+    /// This stream is given up.
+    Reset(u32),
     Ended,
 }
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
+const MAX_CONCURRENT_STREAMS: u16 = 3;
+const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// Such a vendor, and a gateway before it.
 async fn frames(connections: u32) -> (Frames, Gateway, Upstream) {
+    frames_with(connections, |builder| builder).await
+}
+
+async fn frames_with(
+    connections: u32,
+    configure: impl FnOnce(Builder) -> Builder,
+) -> (Frames, Gateway, Upstream) {
     let (acceptor, authority) = certificate(&BOTH);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!(
@@ -344,7 +361,8 @@ async fn frames(connections: u32) -> (Frames, Gateway, Upstream) {
     );
     let unused = upstream().run().await;
     let builder = offering(&unused, &authority, connections).set("upstream.base_url", &url);
-    (Frames { listener, acceptor }, builder.run().await, unused)
+    let gateway = configure(builder).run().await;
+    (Frames { listener, acceptor }, gateway, unused)
 }
 
 impl Frames {
@@ -357,6 +375,7 @@ impl Frames {
         let mut peer = Peer {
             stream,
             sent_at: Instant::now(),
+            tells_heads: false,
         };
         peer.send(SETTINGS, 0, 0, &[]).await;
         peer
@@ -380,6 +399,16 @@ impl Peer {
         timeout(PATIENCE, self.read()).await.expect("nothing comes")
     }
 
+    /// The same, where signs of life are asked for or not.
+    async fn told_beside_pings(&mut self) -> Told {
+        loop {
+            match self.told().await {
+                Told::Ping(data) => self.send(PING, ACK, 0, &data).await,
+                told => return told,
+            }
+        }
+    }
+
     async fn read(&mut self) -> Told {
         loop {
             let mut head = [0; 9];
@@ -394,6 +423,8 @@ impl Peer {
                 DATA if flags & END_STREAM != 0 => {
                     return Told::Request(u32::from_be_bytes(stream));
                 }
+                HEADERS if self.tells_heads => return Told::Head(u32::from_be_bytes(stream)),
+                RST_STREAM => return Told::Reset(u32::from_be_bytes(stream)),
                 PING if flags & ACK == 0 => return Told::Ping(payload.try_into().unwrap()),
                 _ => {}
             }
@@ -405,6 +436,12 @@ impl Peer {
         self.send(HEADERS, END_HEADERS, stream, &status_200).await;
         let body = success(&json!({})).body;
         self.send(DATA, END_STREAM, stream, &body).await;
+    }
+
+    /// From now on: a setting, and its value.
+    async fn set(&mut self, setting: u16, value: u32) {
+        let payload = [&setting.to_be_bytes()[..], &value.to_be_bytes()].concat();
+        self.send(SETTINGS, 0, 0, &payload).await;
     }
 
     async fn go_away(&mut self, last: u32, reason: u32) {
@@ -527,4 +564,171 @@ async fn a_command_goes_through_a_silent_connection_only_after_a_sign_of_life() 
             "{first:?} {second:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_call_that_gets_no_stream_in_its_time_was_not_sent_and_never_is() {
+    let (vendor, gateway, _unused) =
+        frames_with(1, |builder| builder.set("upstream.timeout", "\"1s\"")).await;
+    let mut peer = None;
+    let served = async {
+        let mut first = vendor.accept().await;
+        assert_eq!(first.told_beside_pings().await, Told::Request(1));
+        first.set(MAX_CONCURRENT_STREAMS, 0).await;
+        first.answer(1).await;
+        peer = Some(first);
+    };
+    let (reply, ()) = tokio::join!(gateway.page(1), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let mut peer = peer.unwrap();
+    let problem = (504, "upstream_timeout".into(), "no".into());
+    assert_eq!(gateway.page(2).await.problem(), problem);
+    let served = async {
+        peer.set(MAX_CONCURRENT_STREAMS, 100).await;
+        loop {
+            match peer.told_beside_pings().await {
+                Told::Request(5) => break peer.answer(5).await,
+                Told::Reset(3) => {} // its head may have left
+                told => panic!("{told:?}"),
+            }
+        }
+    };
+    let (reply, ()) = tokio::join!(gateway.page(3), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+/// The same, and the vendor takes no byte of a body from now on.
+async fn taking_no_body() -> (Peer, Frames, Gateway, Upstream) {
+    let short = |builder: Builder| builder.set("upstream.timeout", "\"1s\"");
+    let (vendor, gateway, unused) = frames_with(1, short).await;
+    let served = async {
+        let mut peer = vendor.accept().await;
+        assert_eq!(peer.told_beside_pings().await, Told::Request(1));
+        peer.set(INITIAL_WINDOW_SIZE, 0).await;
+        peer.answer(1).await;
+        peer.tells_heads = true;
+        peer
+    };
+    let (reply, peer) = tokio::join!(gateway.page(1), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    (peer, vendor, gateway, unused)
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_get_through_is_given_up_for_the_vendor_too() {
+    let (mut peer, _vendor, gateway, _unused) = taking_no_body().await;
+    let problem = (504, "upstream_timeout".into(), "unknown".into());
+    assert_eq!(gateway.order().await.problem(), problem);
+    assert_eq!(peer.told_beside_pings().await, Told::Head(3));
+    assert_eq!(peer.told_beside_pings().await, Told::Reset(3));
+    peer.set(INITIAL_WINDOW_SIZE, 65_535).await;
+    let served = async {
+        assert_eq!(peer.told_beside_pings().await, Told::Head(5));
+        assert_eq!(peer.told_beside_pings().await, Told::Request(5));
+        peer.answer(5).await;
+    };
+    let (second, ()) = tokio::join!(gateway.page(2), served);
+    assert_eq!(second.status, 200, "{second:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_request_has_left_is_one() {
+    let (mut peer, _vendor, gateway, _unused) = taking_no_body().await;
+    let served = async {
+        assert_eq!(peer.told_beside_pings().await, Told::Head(3));
+        peer.answer(3).await;
+        peer.send(RST_STREAM, 0, 3, &NO_ERROR.to_be_bytes()).await;
+    };
+    let (reply, ()) = tokio::join!(gateway.order(), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_silent_without_a_call_is_none_for_a_command() {
+    for connections in [1, 2] {
+        let (vendor, gateway, _unused) = frames(connections).await;
+        let served = async {
+            let mut first = vendor.accept().await;
+            assert_eq!(first.told_beside_pings().await, Told::Request(1));
+            first.answer(1).await;
+            first
+        };
+        let (reply, mut first) = tokio::join!(gateway.page(1), served);
+        assert_eq!(reply.status, 200, "{reply:?}");
+        until("long silence", async || {
+            first.sent_at.elapsed() > Duration::from_millis(1500)
+        })
+        .await;
+        let served = async {
+            assert_eq!(first.told_beside_pings().await, Told::Request(3));
+            first.answer(3).await;
+        };
+        let (query, ()) = tokio::join!(gateway.page(2), served);
+        assert_eq!(query.status, 200, "a query may use it: {query:?}");
+        until("long silence", async || {
+            first.sent_at.elapsed() > Duration::from_millis(1500)
+        })
+        .await;
+        let served = async {
+            assert_eq!(first.told_beside_pings().await, Told::Ended);
+            drop(first);
+            let mut second = vendor.accept().await;
+            assert_eq!(second.told_beside_pings().await, Told::Request(1));
+            second.answer(1).await;
+            second
+        };
+        let (command, _second) = tokio::join!(gateway.order(), served);
+        assert_eq!(command.status, 200, "{command:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_answers_no_ping_is_given_up_before_the_call_has_no_time_left() {
+    let (vendor, gateway, _unused) = frames(1).await;
+    let asked_at = Instant::now();
+    let served = async {
+        let mut first = vendor.accept().await;
+        assert_eq!(first.told().await, Told::Request(1));
+        assert!(matches!(first.told().await, Told::Ping(_)));
+        while first.told().await != Told::Ended {}
+        drop(first);
+    };
+    let (reply, ()) = tokio::join!(gateway.order(), served);
+    let problem = (502, "upstream_disconnected".into(), "unknown".into());
+    assert_eq!(reply.problem(), problem);
+    assert!(asked_at.elapsed() < Duration::from_secs(15), "the timeout");
+    let served = async {
+        let mut second = vendor.accept().await;
+        assert_eq!(second.told().await, Told::Request(1));
+        second.answer(1).await;
+        second
+    };
+    let (reply, _second) = tokio::join!(gateway.order(), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_made_anew_takes_another_turn() {
+    let (acceptor, authority) = certificate(&BOTH);
+    let refused = Fault::ResetStream(REFUSED_STREAM);
+    let answers: Vec<Answer> = (0..4)
+        .map(|_| page(1, 2, 105).fault(refused))
+        .chain([success(&json!({}))])
+        .collect();
+    let builder = upstream().answers_in_turn(answers).tls(acceptor);
+    let upstream = builder.run().await;
+    let gateway = offering(&upstream, &authority, 1)
+        .set("upstream.limits.requests_per_second", "2")
+        .set("upstream.limits.requests_per_day", "100")
+        .run()
+        .await;
+    let orders = join_all((0..4).map(|_| gateway.order())).await;
+    assert!(orders.iter().all(|reply| reply.status == 200), "{orders:?}");
+    assert_eq!(upstream.calls(), 8);
+    assert!(upstream.highest_calls_in_any_second() <= 2);
+    let left = gateway.metric("quota_remaining", &[("window", "day")]);
+    assert_eq!(left.await, 92.0);
+    let refused = [("outcome", "upstream_disconnected")];
+    let refused = gateway.metric("upstream_requests_total", &refused);
+    assert_eq!(refused.await, 4.0);
 }

@@ -5,19 +5,17 @@
 //! the vendor has closed the last one's [`Socket`] too, be it one that was given up while it was being opened, so the
 //! vendor never sees more connections than there are slots.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
@@ -26,7 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
+use tokio::runtime;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -298,10 +296,10 @@ impl Line {
     /// Sends a request and waits for the head of its answer. `progress` learns that it was not sent, where that is proven.
     pub(super) async fn send(
         &mut self,
-        mut request: Request<Payload>,
+        request: Request<Payload>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, Failure> {
-        let is_taken = request.body_mut().is_taken.clone();
+        let body = request.body().handle();
         let (sent, is_many) = match &mut self.way {
             Way::Http1(place) => match place.connection.as_mut().map(|open| &mut open.sender) {
                 Some(Sender::Http1 { sender, .. }) => {
@@ -325,22 +323,21 @@ impl Line {
             }
         };
         sent.map_err(|mut error| {
+            let nothing_left = error.take_message().is_some();
             // Of HTTP/2, a head may have left before the stream ended: without a byte of the body, which has the
             // signature, it is nothing that could have been carried out.
-            let is_unsent = error.take_message().is_some()
-                || is_refused(error.error())
-                || (is_many && !is_taken.load(Ordering::Acquire));
-            if is_unsent {
+            let is_refused = is_refused(error.error()) || (is_many && body.take_back());
+            if nothing_left || is_refused {
                 progress.not_sent();
             }
             let error = Error::UpstreamDisconnected {
                 sent: progress.sent(),
-                source: error.into_error(),
+                source: io::Error::other(error.into_error()),
             };
-            if is_unsent && self.may_be_stale() {
-                Failure::NotSent(error)
-            } else {
-                Failure::Failed(error)
+            match (nothing_left, is_refused) {
+                (true, _) if self.may_be_stale() => Failure::NotSent(error),
+                (false, true) => Failure::Refused(error),
+                _ => Failure::Failed(error),
             }
         })
     }
@@ -499,40 +496,69 @@ where
     }
 }
 
-/// The body of a request, which knows whether it was asked for: if not, nothing of it has left.
+/// The body of a request, in the hands of its connection.
 #[derive(Debug)]
 pub(super) struct Payload {
-    body: Full<Bytes>,
-    is_taken: Arc<AtomicBool>,
+    handle: Handle,
+    length: u64,
+    is_taken: bool,
+}
+
+/// The same body, in the hands of its call. Whoever takes it first has it: the connection, to send it, or the call, so that
+/// no byte of it ever leaves.
+#[derive(Debug, Clone)]
+pub(super) struct Handle(Arc<StdMutex<Option<Bytes>>>);
+
+impl Handle {
+    fn take(&self) -> Option<Bytes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// True if nothing of it has left, nor will.
+    pub(super) fn take_back(&self) -> bool {
+        self.take().is_some()
+    }
+}
+
+impl Payload {
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
 }
 
 impl From<Bytes> for Payload {
     fn from(body: Bytes) -> Self {
         Self {
-            body: Full::new(body),
-            is_taken: Arc::default(),
+            length: body.len() as u64,
+            handle: Handle(Arc::new(StdMutex::new(Some(body)))),
+            is_taken: false,
         }
     }
 }
 
 impl HttpBody for Payload {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.is_taken.store(true, Ordering::Release);
-        Pin::new(&mut self.body).poll_frame(cx)
+        _: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.is_taken {
+            return Poll::Ready(None);
+        }
+        self.is_taken = true;
+        let body = self.handle.take();
+        let called_off = || io::Error::other("the call was given up");
+        Poll::Ready(Some(body.map(Frame::data).ok_or_else(called_off)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_taken
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::with_exact(if self.is_taken { 0 } else { self.length })
     }
 }
 
@@ -579,7 +605,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if let (Some(stream), Ok(runtime)) = (self.stream.take(), Handle::try_current()) {
+        if let (Some(stream), Ok(runtime)) = (self.stream.take(), runtime::Handle::try_current()) {
             let open = self.open.take();
             runtime.spawn(async {
                 linger(stream).await;
