@@ -551,6 +551,7 @@ impl Gateway {
             keys: self.0.keys.census(),
             breaker_open: self.0.breaker.is_open(),
             clock_skew: self.0.skew.seconds(),
+            protocols: self.0.upstream.traffic().levels().into(),
             certificate_expires_at: self.0.upstream.certificate_expires_at(),
         }
     }

@@ -92,7 +92,7 @@ use crate::gateway::quota::{self, History, Quota};
 use crate::gateway::route::Routes;
 use crate::gateway::sign::InvalidSecret;
 use crate::gateway::tenant::{Callers, Tenants};
-use crate::gateway::upstream::{Slot, Upstream};
+use crate::gateway::upstream::{Slot, Traffic, Upstream};
 use crate::gateway::{Gateway, wall_clock};
 use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Limits, Times, serve};
@@ -144,7 +144,8 @@ impl Build<'_> {
     /// The first one of the process.
     fn first(&self, keys: Keys, history: Option<&History>) -> Result<Current, StartError> {
         let metrics = Arc::new(Metrics::new(self.labels(), self.constants()));
-        let upstream = Upstream::new(&self.config.upstream, self.secrets.ca.as_ref());
+        let ca = self.secrets.ca.as_ref();
+        let upstream = Upstream::new(&self.config.upstream, ca, Traffic::default());
         let quota = Quota::new(&quota_limits(self.config), wall_clock(), history);
         let tenants = Tenants::new(self.config, self.secrets)?;
         let parts = self.parts(tenants, upstream.into(), quota, keys, metrics.clone());
@@ -158,10 +159,12 @@ impl Build<'_> {
         let metrics = Arc::new(metrics);
         let is_same_vendor =
             config.upstream == built_from.config.upstream && secrets.ca == built_from.secrets.ca;
+        let upstream = before.gateway.upstream();
         let upstream = if is_same_vendor {
-            before.gateway.upstream() // its TLS sessions and connections
+            upstream // its TLS sessions and connections
         } else {
-            Upstream::new(&config.upstream, secrets.ca.as_ref()).into()
+            let traffic = upstream.traffic().clone(); // connections of before are open still
+            Upstream::new(&config.upstream, secrets.ca.as_ref(), traffic).into()
         };
         let before_it = (before.gateway.tenants(), built_from.secrets);
         let tenants = Tenants::following(config, secrets, Some(before_it))?;

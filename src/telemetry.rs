@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Encoder, Histogram, IntCounter, IntGauge, TextEncoder};
+use prometheus::{Encoder, Histogram, IntCounter, IntGauge, IntGaugeVec, TextEncoder};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -109,6 +109,8 @@ pub struct Snapshot {
     pub breaker_open: bool,
     /// By how many seconds the vendor's clock is ahead of ours; none before the first answer.
     pub clock_skew: Option<f64>,
+    /// The versions of HTTP that are spoken to the vendor, with the open connections and the calls under way.
+    pub protocols: Vec<(&'static str, usize, usize)>,
     /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS connection.
     pub certificate_expires_at: Option<i64>,
 }
@@ -477,6 +479,11 @@ impl Metrics {
             gauge.set(value(number as u64));
         }
         self.families.breaker_open.set(snapshot.breaker_open.into());
+        for (protocol, connections, calls) in &snapshot.protocols {
+            let gauge = |family: &IntGaugeVec| family.with_label_values(&[protocol]);
+            gauge(&self.families.upstream_connections).set(value(*connections as u64));
+            gauge(&self.families.upstream_in_flight).set(value(*calls as u64));
+        }
         if let Some(at) = snapshot.certificate_expires_at {
             self.families.certificate_expiry.set(at);
         }

@@ -14,7 +14,9 @@ use crate::gateway::params::Params;
 use crate::gateway::progress::Progress;
 use crate::gateway::sign::Signer;
 use crate::gateway::tenant::Tenants;
-use crate::gateway::upstream::{Answer, Failure, Outcome, Protocol, Shape, Slot, Upstream};
+use crate::gateway::upstream::{
+    Answer, Failure, Outcome, Protocol, Shape, Slot, Traffic, Upstream,
+};
 
 /// A query that costs nothing, and whose smallest answer is small.
 const PATH: &str = "/package/queryOrder";
@@ -43,7 +45,7 @@ pub(super) fn run(options: &Options) -> Done {
     let tenant = tenants
         .named(&options.tenant)
         .ok_or_else(|| unknown_tenant(&config, &options.tenant))?;
-    let upstream = Upstream::new(&config.upstream, secrets.ca.as_ref());
+    let upstream = Upstream::new(&config.upstream, secrets.ca.as_ref(), Traffic::default());
     let signer = if options.wrong_signature {
         Signer::new(&SecretString::from("00"), &config.signing)?
     } else {

@@ -6,6 +6,7 @@
 
 mod answer;
 mod connection;
+mod traffic;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +30,8 @@ use tokio_rustls::TlsConnector;
 use self::answer::Meaning;
 pub use self::answer::{Outcome, Shape};
 use self::connection::{Connection, Payload, Socket, open_http1, open_http2};
-pub use self::connection::{Line, Opening, Protocol, Slot};
+pub use self::connection::{Line, Opening, Slot};
+pub use self::traffic::{Protocol, Traffic};
 use super::error::{Error, Sent, Unreachable};
 use super::language::Language;
 use super::progress::Progress;
@@ -62,6 +64,7 @@ pub struct Upstream {
     certificate_expires_at: AtomicI64,
     /// The address that was connected to last.
     last_reached: ArcSwapOption<SocketAddr>,
+    traffic: Traffic,
 }
 
 #[derive(Clone)]
@@ -125,8 +128,9 @@ pub enum Failure {
 }
 
 impl Upstream {
-    /// Builds the client. The TLS configuration is built once: sessions are resumed through it.
-    pub fn new(config: &config::Upstream, ca: Option<&Ca>) -> Self {
+    /// Builds the client. The TLS configuration is built once: sessions are resumed through it. What it opens counts among
+    /// `traffic`.
+    pub fn new(config: &config::Upstream, ca: Option<&Ca>, traffic: Traffic) -> Self {
         let base_url = config.base_url.clone();
         let tls = base_url
             .server_name()
@@ -141,6 +145,7 @@ impl Upstream {
             codes: config.codes.clone(),
             certificate_expires_at: AtomicI64::new(0),
             last_reached: ArcSwapOption::empty(),
+            traffic,
             max_answer: usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX),
         }
     }
@@ -168,7 +173,7 @@ impl Upstream {
     async fn open(&self, opening: &Opening, deadline: Instant) -> Result<Connection, Error> {
         let socket = self.dial(opening, deadline).await?;
         let opened = match &self.tls {
-            None => open_http1(socket, self.id).await,
+            None => open_http1(socket, self.id, self.traffic.clone()).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(config.0.clone());
                 let heard = socket.heard();
@@ -182,9 +187,9 @@ impl Upstream {
                     self.certificate_expires_at.store(at, Ordering::Relaxed);
                 }
                 if session.alpn_protocol() == Some(HTTP2) {
-                    open_http2(stream, self.id, heard).await
+                    open_http2(stream, self.id, heard, self.traffic.clone()).await
                 } else {
-                    open_http1(stream, self.id).await
+                    open_http1(stream, self.id, self.traffic.clone()).await
                 }
             }
         };
@@ -192,6 +197,11 @@ impl Upstream {
             reason: Unreachable::Connection,
             source: io::Error::other(error),
         })
+    }
+
+    /// What is open now, of those before it too.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS connection.

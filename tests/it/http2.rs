@@ -31,6 +31,19 @@ pub fn offering(url: &str, authority: &str, connections: u32) -> Builder {
         .set("upstream.limits.connections", &connections.to_string())
 }
 
+/// The metrics of both versions: connections, and calls under way.
+async fn traffic(gateway: &Gateway) -> [(&'static str, f64, f64); 2] {
+    let of = async |protocol| {
+        let labels = [("protocol", protocol)];
+        (
+            protocol,
+            gateway.metric("upstream_connections", &labels).await,
+            gateway.metric("upstream_requests_in_flight", &labels).await,
+        )
+    };
+    [of("h2").await, of("http/1.1").await]
+}
+
 async fn pages(gateway: &Gateway, numbers: std::ops::Range<u64>) -> Vec<u16> {
     let replies = join_all(numbers.map(|number| gateway.page(number))).await;
     replies.iter().map(|reply| reply.status).collect()
@@ -43,16 +56,25 @@ async fn many_slow_answers_are_under_way_on_few_connections() {
     let answer = success(&json!({})).behind(&gate);
     let upstream = upstream().answers(answer).tls(acceptor).run().await;
     let gateway = offering(&upstream.url(), &authority, 2).run().await;
+    assert_eq!(
+        traffic(&gateway).await,
+        [("h2", 0.0, 0.0), ("http/1.1", 0.0, 0.0)]
+    );
     let orders = async { join_all((0..40).map(|_| gateway.order())).await };
     let opened = async {
         until("all are under way", async || upstream.running() == 40).await;
         assert!(upstream.open_connections() <= 2);
+        let [(_, connections, calls), http1] = traffic(&gateway).await;
+        assert!((1.0..=2.0).contains(&connections));
+        assert_eq!((calls, http1), (40.0, ("http/1.1", 0.0, 0.0)));
         gate.open();
     };
     let (replies, ()) = tokio::join!(orders, opened);
     assert!(replies.iter().all(|reply| reply.status == 200));
     assert!(upstream.highest_connections() <= 2);
     assert_eq!(upstream.calls(), 40);
+    let [(_, _, calls), _] = traffic(&gateway).await;
+    assert_eq!(calls, 0.0);
     assert!(upstream.last().line.ends_with("HTTP/2.0"));
 }
 
@@ -94,6 +116,10 @@ async fn a_vendor_without_http2_gets_http1_and_no_more_calls_than_connections() 
             })
             .await;
             assert_eq!(upstream.running(), 2);
+            assert_eq!(
+                traffic(&gateway).await,
+                [("h2", 0.0, 0.0), ("http/1.1", 2.0, 2.0)]
+            );
             gate.open();
         };
         let (replies, ()) = tokio::join!(orders, opened);

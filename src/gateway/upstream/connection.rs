@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Failure;
+use super::traffic::{Protocol, Token, Traffic};
 use crate::config::STREAMS;
 use crate::gateway::error::{Error, Unreachable};
 use crate::gateway::progress::Progress;
@@ -109,6 +110,7 @@ pub(super) struct Connection {
     upstream: u64,
     capacity: Arc<AtomicUsize>,
     sender: Sender,
+    traffic: Traffic,
 }
 
 #[derive(Debug)]
@@ -152,6 +154,7 @@ impl Mouth {
 #[derive(Debug)]
 pub struct Line {
     way: Way,
+    _counted: Token,
 }
 
 #[derive(Debug)]
@@ -161,13 +164,13 @@ enum Way {
     Http2(Arc<Mouth>),
 }
 
-/// The versions of HTTP that are spoken to the vendor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// One call at a time.
-    Http1,
-    /// Many calls at a time.
-    Http2,
+impl Way {
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::Http1(_) => Protocol::Http1,
+            Self::Http2(_) => Protocol::Http2,
+        }
+    }
 }
 
 impl Slot {
@@ -273,19 +276,21 @@ impl Place {
 impl Line {
     fn of(place: OwnedMutexGuard<Place>) -> Self {
         let connection = place.connection.as_ref().expect("it was found usable");
+        let traffic = connection.traffic.clone();
         let way = match &connection.sender {
             Sender::Http1 { .. } => Way::Http1(place),
             Sender::Http2 { mouth, .. } => Way::Http2(mouth.clone()),
         };
-        Self { way }
+        let counted = traffic.call(way.protocol());
+        Self {
+            way,
+            _counted: counted,
+        }
     }
 
     /// The version of HTTP that was agreed on.
     pub fn protocol(&self) -> Protocol {
-        match self.way {
-            Way::Http1(_) => Protocol::Http1,
-            Way::Http2(_) => Protocol::Http2,
-        }
+        self.way.protocol()
     }
 
     /// May others go through the connection at the same time?
@@ -386,17 +391,23 @@ fn is_refused(error: &hyper::Error) -> bool {
         })
 }
 
-pub(super) async fn open_http1<S>(stream: S, upstream: u64) -> hyper::Result<Connection>
+pub(super) async fn open_http1<S>(
+    stream: S,
+    upstream: u64,
+    traffic: Traffic,
+) -> hyper::Result<Connection>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let given_up = CancellationToken::new();
     let driven_until = given_up.clone().drop_guard();
+    let counted = traffic.connection(Protocol::Http1);
     tokio::spawn(until_given_up(given_up, async {
         if let Ok(parts) = connection.without_shutdown().await {
             let _ = parts.io.into_inner().shutdown().await; // TLS says good-bye
         }
+        drop(counted);
     }));
     Ok(Connection {
         upstream,
@@ -407,6 +418,7 @@ where
             reused: false,
             _driven_until: driven_until,
         },
+        traffic,
     })
 }
 
@@ -414,6 +426,7 @@ pub(super) async fn open_http2<S>(
     stream: S,
     upstream: u64,
     heard: watch::Receiver<Instant>,
+    traffic: Traffic,
 ) -> hyper::Result<Connection>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -437,14 +450,17 @@ where
         _driven_until: given_up.clone().drop_guard(),
     });
     let drive = drive_http2(connection, capacity.clone(), Arc::downgrade(&mouth));
+    let counted = traffic.connection(Protocol::Http2);
     tokio::spawn(until_given_up(given_up, async {
         drive.await;
         unless_driven.disarm(); // the tasks end by themselves, once they have told how their calls ended
+        drop(counted);
     }));
     Ok(Connection {
         upstream,
         capacity,
         sender: Sender::Http2 { mouth, heard },
+        traffic,
     })
 }
 
