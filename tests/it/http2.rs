@@ -507,9 +507,9 @@ async fn a_call_that_gets_no_stream_in_its_time_was_not_sent_and_never_is() {
 }
 
 /// The same, and the vendor takes no byte of a body from now on.
-async fn taking_no_body() -> (Peer, Frames, Gateway) {
-    let short = |builder: Builder| builder.set("upstream.timeout", "\"1s\"");
-    let (vendor, gateway) = frames_with(1, short).await;
+async fn taking_no_body(timeout: &str) -> (Peer, Frames, Gateway) {
+    let within = |builder: Builder| builder.set("upstream.timeout", timeout);
+    let (vendor, gateway) = frames_with(1, within).await;
     let served = async {
         let mut peer = vendor.accept().await;
         assert_eq!(peer.told_beside_pings().await, Told::Request(1));
@@ -525,7 +525,7 @@ async fn taking_no_body() -> (Peer, Frames, Gateway) {
 
 #[tokio::test]
 async fn a_request_that_does_not_get_through_is_given_up_for_the_vendor_too() {
-    let (mut peer, _vendor, gateway) = taking_no_body().await;
+    let (mut peer, _vendor, gateway) = taking_no_body("\"1s\"").await;
     let problem = (504, "upstream_timeout".into(), "unknown".into());
     assert_eq!(gateway.order().await.problem(), problem);
     assert_eq!(peer.told_beside_pings().await, Told::Head(3));
@@ -542,13 +542,35 @@ async fn a_request_that_does_not_get_through_is_given_up_for_the_vendor_too() {
 
 #[tokio::test]
 async fn an_answer_that_comes_before_the_request_has_left_is_one() {
-    let (mut peer, _vendor, gateway) = taking_no_body().await;
+    let (mut peer, _vendor, gateway) = taking_no_body("\"1s\"").await;
     let served = async {
         assert_eq!(peer.told_beside_pings().await, Told::Head(3));
         peer.answer(3).await;
         peer.reset(3, NO_ERROR).await;
     };
     let (reply, ()) = tokio::join!(gateway.order(), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_goes_away_and_lingers_does_not_keep_its_slot() {
+    let (mut peer, vendor, gateway) = taking_no_body("\"15s\"").await;
+    let served = async {
+        assert_eq!(peer.told().await, Told::Head(3));
+        peer.answer(3).await; // and for what is left of the request it still has no window
+        peer.go_away(3, NO_ERROR).await;
+    };
+    let (reply, ()) = tokio::join!(gateway.page(2), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let served = async {
+        while peer.told_beside_pings().await != Told::Ended {}
+        drop(peer);
+        let mut next = vendor.accept().await;
+        assert_eq!(next.told().await, Told::Request(1));
+        next.answer(1).await;
+        next
+    };
+    let (reply, _next) = tokio::join!(gateway.order(), served);
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 

@@ -5,7 +5,7 @@
 //! the vendor has closed the last one's [`Socket`] too, be it one that was given up while it was being opened, so the
 //! vendor never sees more connections than there are slots.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -431,8 +431,13 @@ pub(super) async fn open_http2<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let tasks = CancellationToken::new();
-    let (sender, connection) = http2::Builder::new(Tasks(tasks.clone()))
+    let ended = CancellationToken::new();
+    let tasks = Tasks {
+        ended: ended.clone(),
+        counted: Arc::new(traffic.connection(Protocol::Http2)),
+    };
+    let until_the_end = ended.drop_guard();
+    let (sender, connection) = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW * STREAMS)
@@ -443,19 +448,20 @@ where
         .handshake(TokioIo::new(stream))
         .await?;
     let capacity = Arc::new(AtomicUsize::new(capacity_of(&connection)));
-    let unless_driven = tasks.drop_guard();
     let given_up = CancellationToken::new();
     let mouth = Arc::new(Mouth {
         sender: StdMutex::new(Some(sender)),
         _driven_until: given_up.clone().drop_guard(),
     });
     let drive = drive_http2(connection, capacity.clone(), Arc::downgrade(&mouth));
-    let counted = traffic.connection(Protocol::Http2);
-    tokio::spawn(until_given_up(given_up, async {
-        drive.await;
-        unless_driven.disarm(); // the tasks end by themselves, once they have told how their calls ended
-        drop(counted);
-    }));
+    tokio::spawn(async {
+        until_given_up(given_up, async {
+            drive.await;
+            pending::<()>().await; // one that takes no more calls may still have some
+        })
+        .await;
+        drop(until_the_end);
+    });
     Ok(Connection {
         upstream,
         capacity,
@@ -578,17 +584,24 @@ impl HttpBody for Payload {
     }
 }
 
-/// Runs hyper's tasks of one connection until they end, or the connection is given up.
+/// Runs hyper's tasks of one connection until they end, or it does.
 #[derive(Clone)]
-struct Tasks(CancellationToken);
+struct Tasks {
+    ended: CancellationToken,
+    /// Once, however many tasks there are.
+    counted: Arc<Token>,
+}
 
 impl<F> Executor<F> for Tasks
 where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        let given_up = self.0.clone();
-        tokio::spawn(async move { given_up.run_until_cancelled(task).await.map(drop) });
+        let Self { ended, counted } = self.clone();
+        tokio::spawn(async move {
+            ended.run_until_cancelled(task).await;
+            drop(counted);
+        });
     }
 }
 
