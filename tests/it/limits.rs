@@ -332,7 +332,7 @@ async fn two_hundred_callers_in_bursts_stay_within_the_limits_however_the_vendor
     assert_eq!(replies.len(), 200);
     // 20 fail whatever is tried; of those that meet a closing connection some, once the budget of retries is spent.
     let failed = replies.iter().filter(|reply| !answered(reply));
-    let failed: Vec<_> = failed.map(|reply| reply.problem()).collect();
+    let failed: Vec<_> = failed.map(Reply::problem).collect();
     assert!(failed.len() <= 50, "{failed:?}");
     assert!(upstream.calls() > 200, "retries are calls");
     let (calls, connections) = (
