@@ -42,8 +42,9 @@
 //!
 //! - No secret, signature, token or body reaches a log, a metric, an error or the effective configuration.
 //! - One tenant never reads another's page: the [`Scope`](gateway::cache::Scope) of a cache key has no default.
-//! - A command is sent at most once. It is cancelled only while it is certain that no byte has left
-//!   (`gateway/progress.rs` is where the two sides of that race meet).
+//! - A command is sent at most once, but for one that the vendor has refused unread (HTTP/2). It is cancelled only while it
+//!   is certain that no byte has left, or that it was refused (`gateway/progress.rs` is where the two sides of that race
+//!   meet).
 //! - Under an idempotency key one command is sent, until the key's window ends. With a state directory the key is on disk
 //!   before the first byte leaves, and what it may have done is in doubt after a restart, never forgotten. Neither key nor
 //!   parameters are kept, only hashes of them.

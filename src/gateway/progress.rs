@@ -41,7 +41,7 @@ impl Progress {
         self.step(WAITING, SENDING)
     }
 
-    /// The connection handed the request back: it is proven that no byte has left.
+    /// It is proven that no byte has left, or that the vendor has not processed it.
     pub fn not_sent(&self) {
         self.step(SENDING, WAITING);
     }
