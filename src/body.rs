@@ -1,6 +1,7 @@
 //! What is the body of a response, and how is a body read under a cap?
 
 use std::any::Any;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::{Response, Version};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// The one body type of the responses downstream.
@@ -23,7 +25,7 @@ pub enum Body {
 #[derive(Debug)]
 pub struct Passing {
     first: Bytes,
-    rest: Incoming,
+    rest: Received,
     deadline: Pin<Box<Sleep>>,
     /// What the rest comes through (the permit of its connection), given back with the body.
     _held: Box<dyn Held>,
@@ -42,7 +44,7 @@ impl std::fmt::Debug for dyn Held {
 
 impl Body {
     /// `first`, then `rest` as it comes, until `deadline`; `held` is dropped with the body.
-    pub fn passing(first: Bytes, rest: Incoming, deadline: Instant, held: impl Held) -> Self {
+    pub fn passing(first: Bytes, rest: Received, deadline: Instant, held: impl Held) -> Self {
         Self::Passing(Box::new(Passing {
             first,
             rest,
@@ -60,7 +62,7 @@ impl<T: Into<Bytes>> From<T> for Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = std::io::Error;
+    type Error = io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -74,10 +76,9 @@ impl HttpBody for Body {
                     return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut passing.first)))));
                 }
                 if passing.deadline.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Some(Err(std::io::ErrorKind::TimedOut.into())));
+                    return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
                 }
-                let frame = ready!(Pin::new(&mut passing.rest).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(std::io::Error::other)))
+                Pin::new(&mut passing.rest).poll_frame(cx)
             }
         }
     }
@@ -101,6 +102,54 @@ impl HttpBody for Body {
     }
 }
 
+/// A body that a peer sends. It ends where the peer has ended it, else with an error.
+#[derive(Debug)]
+pub struct Received {
+    body: Incoming,
+    version: Version,
+}
+
+impl Received {
+    /// That of a request: they come by HTTP/1.
+    pub fn of_request(body: Incoming) -> Self {
+        let version = Version::HTTP_11;
+        Self { body, version }
+    }
+
+    /// That of an answer, taken out of it.
+    pub fn of_answer(answer: Response<Incoming>) -> (hyper::http::response::Parts, Self) {
+        let (head, body) = answer.into_parts();
+        let version = head.version;
+        (head, Self { body, version })
+    }
+}
+
+impl HttpBody for Received {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            // A stream that is reset with NO_ERROR has ended for hyper, wherever that was.
+            None if self.version == Version::HTTP_2 && !self.body.is_end_stream() => {
+                Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())))
+            }
+            frame => Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Why a body could not be read whole.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -112,7 +161,7 @@ pub enum ReadError {
     Stalled,
     /// The peer went, or broke the framing.
     #[error(transparent)]
-    Broken(#[from] hyper::Error),
+    Broken(#[from] io::Error),
 }
 
 /// What [`read_prefix`] has read.
@@ -121,7 +170,7 @@ pub enum Prefix {
     /// The whole body.
     Whole(Bytes),
     /// More than the cap; the rest has not been read.
-    Longer(Bytes, Incoming),
+    Longer(Bytes, Received),
 }
 
 /// Reads a whole body of at most `cap` bytes; `patience` is how long the peer may stay without progress.
@@ -133,7 +182,7 @@ pub async fn read_whole(
     if HttpBody::size_hint(&body).lower() > cap as u64 {
         return Err(ReadError::TooLarge); // before the first poll: `Expect: 100-continue` is not answered
     }
-    match read_prefix(body, cap, patience).await? {
+    match read_prefix(Received::of_request(body), cap, patience).await? {
         Prefix::Whole(bytes) => Ok(bytes),
         Prefix::Longer(..) => Err(ReadError::TooLarge),
     }
@@ -141,7 +190,7 @@ pub async fn read_whole(
 
 /// Reads until the end or until more than `cap` bytes have come.
 pub async fn read_prefix(
-    mut body: Incoming,
+    mut body: Received,
     cap: usize,
     patience: Duration,
 ) -> Result<Prefix, ReadError> {

@@ -39,10 +39,10 @@ pub use self::{
     problem::{Problem, Problems, Warning},
     route::{Idempotency, Kind, Route},
     schema::dotted,
-    secrets::{Secrets, TenantSecret, read_secret},
+    secrets::{Ca, Secrets, TenantSecret, read_secret},
     signing::{
         Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
-        SecretEncoding, Signing, Spaces, Timestamp, TimestampType,
+        SecretEncoding, Signing, Spaces, Timestamp, TimestampType, hex_decode,
     },
 };
 

@@ -51,7 +51,7 @@ use self::progress::Progress;
 use self::quota::{Class, Level, Quota, Thrift};
 use self::retry::Retries;
 use self::route::{Kind, Policy, Routes, Target};
-use self::scopes::Scopes;
+use self::scopes::{Latest, Scopes};
 use self::skew::Skew;
 use self::tenant::{Callers, Tenant, Tenants};
 use self::upstream::{Slot, Upstream};
@@ -75,7 +75,8 @@ struct Stations {
     callers: Callers,
     tenants: Tenants,
     languages: Languages,
-    scopes: Scopes,
+    scopes: Arc<Scopes>,
+    latest: Latest,
     cache: Cache,
     quota: Quota<Slot>,
     upstream: Arc<Upstream>,
@@ -192,14 +193,17 @@ impl Gateway {
         let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let routes = Routes::new(config);
         let limits = &config.upstream.limits;
+        let known = before.map(|before| &*before.scopes);
+        let scopes = Arc::new(Scopes::new(config, &routes, &parts.tenants, known));
+        let latest = before.map_or_else(
+            || Latest::new(scopes.clone().into()),
+            |before| before.latest.clone(),
+        );
+        latest.store(scopes.clone());
         Self(Arc::new(Stations {
             configuration: before.map_or(0, |before| before.configuration + 1),
-            scopes: Scopes::new(
-                config,
-                &routes,
-                &parts.tenants,
-                before.map(|before| &before.scopes),
-            ),
+            scopes,
+            latest,
             breaker: of_breaker(config, before),
             retries: of_retries(config, before),
             skew: before.map_or_else(Skew::default, |before| before.skew.clone()),
@@ -554,6 +558,7 @@ impl Gateway {
             keys: self.0.keys.census(),
             breaker_open: self.0.breaker.is_open(),
             clock_skew: self.0.skew.seconds(),
+            protocols: self.0.upstream.traffic().levels().into(),
             certificate_expires_at: self.0.upstream.certificate_expires_at(),
         }
     }

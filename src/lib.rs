@@ -42,8 +42,9 @@
 //!
 //! - No secret, signature, token or body reaches a log, a metric, an error or the effective configuration.
 //! - One tenant never reads another's page: the [`Scope`](gateway::cache::Scope) of a cache key has no default.
-//! - A command is sent at most once. It is cancelled only while it is certain that no byte has left
-//!   (`gateway/progress.rs` is where the two sides of that race meet).
+//! - A command is sent at most once, but for one that the vendor has refused unread (HTTP/2). It is cancelled only while it
+//!   is certain that no byte has left, or that it was refused (`gateway/progress.rs` is where the two sides of that race
+//!   meet).
 //! - Under an idempotency key one command is sent, until the key's window ends. With a state directory the key is on disk
 //!   before the first byte leaves, and what it may have done is in doubt after a restart, never forgotten. Neither key nor
 //!   parameters are kept, only hashes of them.
@@ -92,7 +93,7 @@ use crate::gateway::quota::{self, History, Quota};
 use crate::gateway::route::Routes;
 use crate::gateway::sign::InvalidSecret;
 use crate::gateway::tenant::{Callers, Tenants};
-use crate::gateway::upstream::{Slot, TlsError, Upstream};
+use crate::gateway::upstream::{Slot, Traffic, Upstream};
 use crate::gateway::{Gateway, wall_clock};
 use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Limits, Times, serve};
@@ -126,9 +127,6 @@ pub enum StartError {
     /// A secret cannot be used.
     #[error(transparent)]
     Secret(#[from] InvalidSecret),
-    /// The TLS client cannot be built.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
     /// The store cannot be opened.
     #[error(transparent)]
     State(#[from] state::OpenError),
@@ -147,7 +145,8 @@ impl Build<'_> {
     /// The first one of the process.
     fn first(&self, keys: Keys, history: Option<&History>) -> Result<Current, StartError> {
         let metrics = Arc::new(Metrics::new(self.labels(), self.constants()));
-        let upstream = Upstream::new(&self.config.upstream, self.secrets.ca.as_deref())?;
+        let ca = self.secrets.ca.as_ref();
+        let upstream = Upstream::new(&self.config.upstream, ca, Traffic::default());
         let quota = Quota::new(&quota_limits(self.config), wall_clock(), history);
         let tenants = Tenants::new(self.config, self.secrets)?;
         let parts = self.parts(tenants, upstream.into(), quota, keys, metrics.clone());
@@ -161,10 +160,12 @@ impl Build<'_> {
         let metrics = Arc::new(metrics);
         let is_same_vendor =
             config.upstream == built_from.config.upstream && secrets.ca == built_from.secrets.ca;
+        let upstream = before.gateway.upstream();
         let upstream = if is_same_vendor {
-            before.gateway.upstream() // its TLS sessions and connections
+            upstream // its TLS sessions and connections
         } else {
-            Upstream::new(&config.upstream, secrets.ca.as_deref())?.into()
+            let traffic = upstream.traffic().clone(); // connections of before are open still
+            Upstream::new(&config.upstream, secrets.ca.as_ref(), traffic).into()
         };
         let before_it = (before.gateway.tenants(), built_from.secrets);
         let tenants = Tenants::following(config, secrets, Some(before_it))?;

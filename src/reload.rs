@@ -271,6 +271,7 @@ impl Reloader {
         let (current, at) = (self.0.live.current(), now());
         // With a secret that cannot be read a start would fail.
         current.metrics.configuration_read(kept.is_empty(), at);
+        current.metrics.secrets_refused(kept.len());
         current.metrics.configuration_in_effect(&current.hash());
         for name in config.tenants.keys() {
             let key = dotted(&["tenants", name]) + ".";

@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Encoder, Histogram, IntCounter, IntGauge, TextEncoder};
+use prometheus::{Encoder, Histogram, IntCounter, IntGauge, IntGaugeVec, TextEncoder};
 use tokio::time::Instant;
 use tracing::field::display;
 use tracing::{info, warn};
@@ -114,6 +114,8 @@ pub struct Snapshot {
     pub breaker_open: bool,
     /// By how many seconds the vendor's clock is ahead of ours; none before the first answer.
     pub clock_skew: Option<f64>,
+    /// The versions of HTTP that are spoken to the vendor, with the open connections and the calls under way.
+    pub protocols: Vec<(&'static str, usize, usize)>,
     /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS connection.
     pub certificate_expires_at: Option<i64>,
 }
@@ -260,6 +262,12 @@ impl Metrics {
     pub fn configuration_in_effect(&self, hash: &str) {
         self.families.config_info.reset();
         self.families.config_info.with_label_values(&[hash]).set(1);
+    }
+
+    /// So many of the secrets, tokens and files of certificates could not be used.
+    pub fn secrets_refused(&self, number: usize) {
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        self.families.secrets_refused.set(number);
     }
 
     /// A tenant's secrets were read, and could be used or not.
@@ -479,6 +487,11 @@ impl Metrics {
             gauge.set(value(number as u64));
         }
         self.families.breaker_open.set(snapshot.breaker_open.into());
+        for (protocol, connections, calls) in &snapshot.protocols {
+            let gauge = |family: &IntGaugeVec| family.with_label_values(&[protocol]);
+            gauge(&self.families.upstream_connections).set(value(*connections as u64));
+            gauge(&self.families.upstream_in_flight).set(value(*calls as u64));
+        }
         if let Some(at) = snapshot.certificate_expires_at {
             self.families.certificate_expiry.set(at);
         }

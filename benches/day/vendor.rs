@@ -100,6 +100,8 @@ impl Shareable for Slot {
     fn capacity(&self) -> usize {
         0
     }
+
+    fn retire(&self) {}
 }
 
 impl std::fmt::Debug for Slot {

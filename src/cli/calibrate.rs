@@ -14,10 +14,10 @@ use secrecy::SecretString;
 use super::{Done, Failed, print, standard_input};
 use crate::config::{
     Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
-    SecretEncoding, Signing, Spaces, Timestamp, TimestampType, read_secret,
+    SecretEncoding, Signing, Spaces, Timestamp, TimestampType, hex_decode, read_secret,
 };
 use crate::gateway::params::{Object, Value, parse_object};
-use crate::gateway::sign::{Signer, canonical_text, hex_decode};
+use crate::gateway::sign::{Signer, canonical_text};
 
 pub(super) fn run(secret_file: &Path) -> Done {
     let secret = read_secret("--secret-file", secret_file)?;

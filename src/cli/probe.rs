@@ -15,7 +15,7 @@ use crate::gateway::progress::Progress;
 use crate::gateway::sign::Signer;
 use crate::gateway::tenant::Tenants;
 use crate::gateway::upstream::{
-    Answer, Failure, Message, Outcome, Protocol, Shape, Slot, Upstream,
+    Answer, Failure, Message, Outcome, Protocol, Shape, Slot, Traffic, Upstream,
 };
 
 /// A query that costs nothing, and whose smallest answer is small.
@@ -45,7 +45,7 @@ pub(super) fn run(options: &Options) -> Done {
     let tenant = tenants
         .named(&options.tenant)
         .ok_or_else(|| unknown_tenant(&config, &options.tenant))?;
-    let upstream = Upstream::new(&config.upstream, secrets.ca.as_deref())?;
+    let upstream = Upstream::new(&config.upstream, secrets.ca.as_ref(), Traffic::default());
     let signer = if options.wrong_signature {
         Signer::new(&SecretString::from("00"), &config.signing)?
     } else {
@@ -78,7 +78,9 @@ pub(super) fn run(options: &Options) -> Done {
         Ok((answer, sent_at.elapsed(), line.protocol()))
     });
     let (answer, duration, protocol) = asked.map_err(|failure| match failure {
-        Failure::Failed(error) | Failure::NotSent(error) => Failed(with_causes(&error)),
+        Failure::Failed(error) | Failure::NotSent(error) | Failure::Refused(error) => {
+            Failed(with_causes(&error))
+        }
     })?;
     let mut report = format!(
         "asked   {}{PATH} for one order of the tenant {}\n",

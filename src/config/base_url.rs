@@ -5,6 +5,7 @@
 
 use std::{fmt, net::IpAddr, net::Ipv6Addr, str::FromStr};
 
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::route::path_fault;
@@ -35,6 +36,12 @@ impl BaseUrl {
     /// The host in lower case, an IPv6 address without its brackets: what is resolved and what the certificate must name.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// The host as the vendor's certificate must name it; none without TLS.
+    pub fn server_name(&self) -> Option<ServerName<'static>> {
+        let name = self.https.then(|| ServerName::try_from(self.host.clone()));
+        name.map(|name| name.expect("checked when it was parsed"))
     }
 
     /// The port, the scheme's own where the URL names none.
@@ -125,6 +132,9 @@ impl FromStr for BaseUrl {
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (host, port) = split_port(authority)?;
         let host = host.to_ascii_lowercase();
+        if https && ServerName::try_from(host.as_str()).is_err() {
+            return Err(BaseUrlError::Host); // no certificate could name it
+        }
         let default_port = if https { 443 } else { 80 };
         let port = match port {
             None => default_port,

@@ -10,10 +10,12 @@ use std::{
     path::Path,
 };
 
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
-    Config, Tenant,
+    Config, SecretEncoding, Tenant,
     problem::{Problem, Problems, Warning},
     schema::dotted,
 };
@@ -36,8 +38,8 @@ pub struct Secrets {
     pub callers: BTreeMap<String, SecretString>,
     /// Of the admin listener.
     pub admin_token: Option<SecretString>,
-    /// Certificates (PEM) to trust instead of the bundled roots.
-    pub ca: Option<Vec<u8>>,
+    /// Whom to trust instead of the bundled roots.
+    pub ca: Option<Ca>,
     /// What deserves a thought.
     pub warnings: Vec<Warning>,
 }
@@ -49,6 +51,37 @@ pub struct TenantSecret {
     pub current: SecretString,
     /// The one before it, during a rotation.
     pub previous: Option<SecretString>,
+}
+
+/// The certificates of a `ca_file`.
+#[derive(Debug, Clone)]
+pub struct Ca {
+    pem: Vec<u8>,
+    /// What they verify.
+    pub roots: RootCertStore,
+}
+
+impl Ca {
+    /// The certificates in a file of PEM, or what is wrong with it.
+    pub fn parse(pem: Vec<u8>) -> Result<Self, String> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|error| format!("holds broken PEM: {error}"))?;
+            roots
+                .add(certificate)
+                .map_err(|error| format!("holds a certificate that cannot be used: {error}"))?;
+        }
+        if roots.is_empty() {
+            return Err("holds no certificate in PEM".into());
+        }
+        Ok(Self { pem, roots })
+    }
+}
+
+impl PartialEq for Ca {
+    fn eq(&self, other: &Self) -> bool {
+        self.pem == other.pem
+    }
 }
 
 impl PartialEq for Secrets {
@@ -74,6 +107,7 @@ impl PartialEq for Secrets {
 /// One run over everything that is to be read.
 struct Loader<V> {
     variable: V,
+    encoding: SecretEncoding,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
 }
@@ -85,6 +119,7 @@ pub(super) fn load(
 ) -> Result<Secrets, Problems> {
     let mut loader = Loader {
         variable,
+        encoding: config.signing.secret_encoding,
         problems: Vec::new(),
         warnings: Vec::new(),
     };
@@ -108,6 +143,7 @@ pub(super) fn reload(
 ) -> Result<(Secrets, Vec<Problem>), Problems> {
     let mut loader = Loader {
         variable,
+        encoding: config.signing.secret_encoding,
         problems: Vec::new(),
         warnings: Vec::new(),
     };
@@ -176,6 +212,7 @@ pub(super) fn reload(
 pub fn read_secret(argument: &str, path: &Path) -> Result<SecretString, Problems> {
     let mut loader = Loader {
         variable: |_: &str| None,
+        encoding: SecretEncoding::default(),
         problems: Vec::new(),
         warnings: Vec::new(),
     };
@@ -191,12 +228,13 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
         for (name, tenant) in &config.tenants {
             let key = |last: &str| dotted(&["tenants", name, last]);
             let current = match (&tenant.secret_file, &tenant.secret_env) {
-                (Some(path), _) => loader.file(&key("secret_file"), path),
+                (Some(path), _) => loader.secret_file(&key("secret_file"), path),
                 (None, Some(variable)) => loader.environment(&key("secret_env"), variable),
                 (None, None) => None,
             };
             let path = tenant.previous_secret_file.as_deref();
-            let previous = path.and_then(|path| loader.file(&key("previous_secret_file"), path));
+            let previous =
+                path.and_then(|path| loader.secret_file(&key("previous_secret_file"), path));
             if let Some(current) = current {
                 secrets
                     .tenants
@@ -216,6 +254,23 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
             secrets.ca = loader.certificates("upstream.ca_file", path);
         }
         secrets
+    }
+
+    fn secret_file(&mut self, key: &str, path: &Path) -> Option<SecretString> {
+        let secret = self.file(key, path)?;
+        self.decodable(key, &format!("the file {}", path.display()), secret)
+    }
+
+    fn decodable(&mut self, key: &str, origin: &str, secret: SecretString) -> Option<SecretString> {
+        let Err(encoding) = self.encoding.decode(&secret) else {
+            return Some(secret);
+        };
+        self.problems.push(Problem::new(
+            key,
+            format!("{origin} is not {encoding}, as signing.secret_encoding says"),
+            "write the secret in that form, or correct signing.secret_encoding",
+        ));
+        None
     }
 
     fn file(&mut self, key: &str, path: &Path) -> Option<SecretString> {
@@ -239,7 +294,9 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
 
     fn environment(&mut self, key: &str, variable: &str) -> Option<SecretString> {
         if let Some(text) = (self.variable)(variable) {
-            return self.secret(key, &format!("the variable {variable}"), text.into_bytes());
+            let origin = format!("the variable {variable}");
+            let secret = self.secret(key, &origin, text.into_bytes())?;
+            return self.decodable(key, &origin, secret);
         }
         self.problems.push(Problem::new(
             key,
@@ -291,7 +348,7 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
         Some(token)
     }
 
-    fn certificates(&mut self, key: &str, path: &Path) -> Option<Vec<u8>> {
+    fn certificates(&mut self, key: &str, path: &Path) -> Option<Ca> {
         let bytes = match read(path, LARGEST_CA) {
             Ok((bytes, _)) => bytes,
             Err(error) => {
@@ -299,20 +356,19 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
                 return None;
             }
         };
-        let marker = b"-----BEGIN CERTIFICATE-----";
-        let has_certificate = bytes.windows(marker.len()).any(|window| window == marker);
-        if has_certificate && bytes.len() as u64 <= LARGEST_CA {
-            return Some(bytes);
-        }
-        self.problems.push(Problem::new(
-            key,
-            format!(
-                "the file {} holds no certificate in PEM, or is larger than 4 MiB",
-                path.display()
-            ),
-            "name a file with \"-----BEGIN CERTIFICATE-----\" in it",
-        ));
-        None
+        let ca = if bytes.len() as u64 > LARGEST_CA {
+            Err("is larger than 4 MiB".to_owned())
+        } else {
+            Ca::parse(bytes)
+        };
+        let tell = |fault| {
+            Problem::new(
+                key,
+                format!("the file {} {fault}", path.display()),
+                "name a file with \"-----BEGIN CERTIFICATE-----\" in it",
+            )
+        };
+        ca.map_err(|fault| self.problems.push(tell(fault))).ok()
     }
 
     fn unreadable(&mut self, key: &str, path: &Path, error: &io::Error) {

@@ -59,6 +59,25 @@ impl Config {
         lines
     }
 
+    fn write_weights(&self, out: &mut String) -> std::fmt::Result {
+        let weights = || self.tenants.values().map(|tenant| tenant.weight.get());
+        let whole: u64 = weights().map(u64::from).sum();
+        if self.tenants.len() < 2 {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "while all tenants want calls, each gets by its weight:"
+        )?;
+        if weights().min() == weights().max() {
+            return writeln!(out, "  1 of {} calls", self.tenants.len());
+        }
+        for (name, tenant) in &self.tenants {
+            writeln!(out, "  {name}: {} of {whole} calls", tenant.weight)?;
+        }
+        Ok(())
+    }
+
     fn write_arithmetic(&self, out: &mut String) -> std::fmt::Result {
         let limits = &self.upstream.limits;
         let instances = limits.instances;
@@ -87,6 +106,7 @@ impl Config {
             )?;
         }
 
+        self.write_weights(out)?;
         writeln!(
             out,
             "calls a day that one page costs while it is asked for all the time:"

@@ -3,6 +3,8 @@
 //! The first choice of each key is the default and follows the vendor's text and its verifiable examples.
 //! `calibrate` walks `ALL` of every key to find the reading that reproduces a known-good signature.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 /// `[signing]`: the text that is signed and what becomes of its digest.
@@ -230,4 +232,32 @@ reading! {
         /// Lower-case hexadecimal digits.
         Hex,
     }
+}
+
+impl SecretEncoding {
+    /// The bytes that a secret's text stands for, or what it is not.
+    pub fn decode(self, secret: &SecretString) -> Result<Vec<u8>, &'static str> {
+        let text = secret.expose_secret();
+        match self {
+            Self::Text => Ok(text.as_bytes().to_vec()),
+            Self::Base64 => STANDARD.decode(text).map_err(|_| "Base64"),
+            Self::Hex => hex_decode(text).ok_or("hexadecimal"),
+        }
+    }
+}
+
+/// Bytes from pairs of hexadecimal digits.
+pub fn hex_decode(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| {
+        char::from(digit)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    let pairs = text.as_bytes().chunks(2);
+    pairs
+        .map(|pair| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        })
+        .collect()
 }

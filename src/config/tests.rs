@@ -219,6 +219,25 @@ fn the_environment_is_checked_like_the_file_and_named() {
 }
 
 #[test]
+fn the_arithmetic_says_what_each_tenant_gets() {
+    let mut config = Config::default();
+    let with = |weight| Tenant {
+        weight: NonZeroU32::new(weight).unwrap(),
+        ..Tenant::default()
+    };
+    config.tenants.insert("acme".into(), with(1));
+    assert!(!config.arithmetic().contains("weight"));
+    config.tenants.insert("zeta".into(), with(1));
+    assert!(config.arithmetic().contains("\n  1 of 2 calls\n"));
+    config.tenants.insert("beta".into(), with(3));
+    let lines = config.arithmetic();
+    assert!(
+        lines.contains("\n  acme: 1 of 5 calls\n  beta: 3 of 5 calls\n"),
+        "{lines}"
+    );
+}
+
+#[test]
 fn the_arithmetic_says_what_the_limits_amount_to() {
     let text =
         with("[upstream.limits]\ninstances = 3\n[routes.'/q']\nkind = 'query'\nfresh_for = '30s'");

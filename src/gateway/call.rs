@@ -176,6 +176,11 @@ impl Gateway {
             };
             drop(result); // and its permit
             sleep_until(at).await;
+            if !progress.is_awaited() {
+                return Err(Error::Overloaded {
+                    retry_after: Duration::ZERO,
+                }); // nobody hears this
+            }
             this.metrics.retried();
             errand.reason = "retry";
             errand.ends_at = Some(ends_at);
@@ -212,6 +217,12 @@ impl Gateway {
         let timeout = call.target.route.timeout;
         let deadline = granted_at + timeout.unwrap_or(this.bounds.exchange_timeout);
         let deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
+        let (route, tenant) = (call.target.route.label, call.tenant.label);
+        let record = |outcome, since: Instant| {
+            let duration = since.elapsed();
+            this.metrics
+                .upstream_call(route, tenant, outcome, errand.reason, duration);
+        };
         let mut anew = 0;
         let result = loop {
             let max_idle = errand.max_idle;
@@ -253,10 +264,22 @@ impl Gateway {
                             this.metrics.foreign_throttle();
                         }
                     }
-                    break Ok((answer, sent_at, line));
+                    break Ok((answer, sent_at, line, permit));
                 }
                 Err(Failure::NotSent(_)) if anew < MOST_ANEW => anew += 1,
-                Err(Failure::NotSent(error) | Failure::Failed(error)) => break Err(error),
+                Err(Failure::Refused(error)) if anew < MOST_ANEW => {
+                    anew += 1;
+                    record(error.code(), sent_at);
+                    drop((line, permit)); // the vendor may have counted this one: the next takes a turn of its own
+                    let until = errand.patience.min(deadline);
+                    permit = match this.quota.acquire_until(ask, until).await {
+                        Ok(permit) => permit,
+                        Err(error) => break Err(error),
+                    };
+                }
+                Err(Failure::NotSent(error) | Failure::Refused(error) | Failure::Failed(error)) => {
+                    break Err(error);
+                }
             }
         };
         let outcome = match &result {
@@ -264,12 +287,9 @@ impl Gateway {
             Err(error) => error.code(),
         };
         admission.end(end_of(result.as_ref().map(|(answer, ..)| answer), call));
-        let (route, tenant) = (call.target.route.label, call.tenant.label);
-        let duration = granted_at.elapsed();
-        this.paces[route].call.record(duration);
-        this.metrics
-            .upstream_call(route, tenant, outcome, errand.reason, duration);
-        result.map(|(answer, sent_at, line)| Answered {
+        this.paces[route].call.record(granted_at.elapsed());
+        record(outcome, granted_at);
+        result.map(|(answer, sent_at, line, permit)| Answered {
             answer,
             sent_at,
             deadline,

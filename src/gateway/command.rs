@@ -128,10 +128,10 @@ impl Gateway {
     ) {
         let metrics = &self.0.metrics;
         let started = Instant::now();
-        let reach = self
-            .0
+        let (this, target) = (&*self.0, &call.target);
+        let reach = this
             .scopes
-            .reach(&call.tenant, &call.target.route, &call.params);
+            .reach(&call.tenant, &target.route, &call.params, &this.latest);
         let (route, tenant) = (call.target.route.label, call.tenant.label);
         let unless_it_ends = CutOff {
             metrics,

@@ -157,7 +157,8 @@ impl Gateway {
                 requires_key,
                 ..
             } => {
-                let reach = this.scopes.reach(&call.tenant, &route, &call.params);
+                let (tenant, params) = (&call.tenant, &call.params);
+                let reach = this.scopes.reach(tenant, &route, params, &this.latest);
                 json!({
                     "kind": "command",
                     "result": "command",

@@ -4,7 +4,7 @@
 //! through one atomic state, so exactly one of [`Progress::begin`] and [`Progress::cancel`] succeeds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,7 @@ pub struct Progress(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     state: AtomicU8,
-    is_awaited: Arc<AtomicBool>,
+    waiters: Arc<AtomicUsize>,
     cancelled: CancellationToken,
 }
 
@@ -31,7 +31,7 @@ impl Progress {
     #[must_use]
     pub fn attempt(&self) -> Self {
         Self(Arc::new(Inner {
-            is_awaited: self.0.is_awaited.clone(),
+            waiters: self.0.waiters.clone(),
             ..Inner::default()
         }))
     }
@@ -41,7 +41,7 @@ impl Progress {
         self.step(WAITING, SENDING)
     }
 
-    /// The connection handed the request back: it is proven that no byte has left.
+    /// It is proven that no byte has left, or that the vendor has not processed it.
     pub fn not_sent(&self) {
         self.step(SENDING, WAITING);
     }
@@ -65,14 +65,16 @@ impl Progress {
         self.0.cancelled.cancelled().await;
     }
 
-    /// From now on somebody waits for the answer.
-    pub fn await_it(&self) {
-        self.0.is_awaited.store(true, Ordering::Release);
+    /// Somebody waits for the answer, as long as this is held.
+    #[must_use]
+    pub fn await_it(&self) -> Waiter {
+        self.0.waiters.fetch_add(1, Ordering::AcqRel);
+        Waiter(self.0.waiters.clone())
     }
 
-    /// Has anybody waited for the answer? Of a background fill nobody has, at first.
+    /// Does anybody wait for the answer? For a background fill nobody does, at first.
     pub fn is_awaited(&self) -> bool {
-        self.0.is_awaited.load(Ordering::Acquire)
+        self.0.waiters.load(Ordering::Acquire) > 0
     }
 
     /// Did the request reach Linksfield, as far as is known now?
@@ -89,6 +91,16 @@ impl Progress {
             .state
             .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
+    }
+}
+
+/// One who waits for a call's answer.
+#[derive(Debug)]
+pub struct Waiter(Arc<AtomicUsize>);
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

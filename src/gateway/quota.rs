@@ -1,8 +1,9 @@
 //! May a call be made now? Hands out the vendor's few connection slots, within what it allows in a second and in a day.
 //!
-//! A permit is a slot, or with HTTP/2 a part of one that takes many calls at a time. When its turn of the second is free again says `quota/rate.rs`, what the day has left
-//! `quota/day.rs`, who of those that wait goes first `quota/queue.rs`; here they meet. Whoever can have a permit now has it
-//! at once. Whoever cannot waits: bounded in number, until its deadline, and only if that can be kept.
+//! A permit is a slot, or with HTTP/2 a part of one that takes many calls at a time. When its turn of the second is free
+//! again says `quota/rate.rs`, what the day has left `quota/day.rs`, who of those that wait goes first `quota/queue.rs`;
+//! here they meet. Whoever can have a permit now has it at once. Whoever cannot waits: bounded in number, until its
+//! deadline, and only if that can be kept.
 
 mod day;
 mod queue;
@@ -149,6 +150,9 @@ pub enum Throttled {
 pub trait Shareable: Clone + Default + Send + 'static {
     /// How many calls it is known to take at a time, now. Whatever that is, it takes one while it has none.
     fn capacity(&self) -> usize;
+
+    /// There are too many of its kind: what it holds is given up. No call goes through it.
+    fn retire(&self);
 }
 
 /// The vendor's limits, as slots of type `T`.
@@ -176,6 +180,8 @@ struct State<T: Shareable> {
     last: u64,
     /// How many slots there may be, `free` and `busy`.
     slots: usize,
+    /// Those that were too many. The vendor may not have seen them closed yet, so they are the first to come back.
+    retired: Vec<T>,
     /// Is one of the calls a crawl's?
     is_crawling: bool,
     max_queue: usize,
@@ -249,6 +255,7 @@ impl<T: Shareable> Quota<T> {
             movers: Vec::new(),
             last: 0,
             slots: 0,
+            retired: Vec::new(),
             is_crawling: false,
             max_queue: limits.queue,
             rate: Rate::at_start(limits.per_second, Instant::now()),
@@ -363,9 +370,14 @@ impl<T: Shareable> State<T> {
         self.slots = usize::try_from(slots).unwrap_or(usize::MAX);
         let idle = self.slots.saturating_sub(self.busy.len());
         let surplus = self.free.len().saturating_sub(idle);
-        self.free.drain(..surplus); // those that have been idle longest
+        for slot in self.free.drain(..surplus) {
+            // those that have been idle longest
+            slot.retire();
+            self.retired.push(slot);
+        }
         let missing = idle.saturating_sub(self.free.len());
-        self.free.splice(..0, (0..missing).map(|_| T::default()));
+        let back = (0..missing).map(|_| self.retired.pop().unwrap_or_default());
+        self.free.splice(..0, back.collect::<Vec<_>>());
     }
 
     /// The place in `busy` of a slot that takes another call, the one with the fewest. Those that are too many since the
@@ -407,6 +419,9 @@ impl<T: Shareable> State<T> {
             let slot = self.busy.remove(place).slot;
             if self.free.len() + self.busy.len() < self.slots {
                 self.free.push(slot);
+            } else {
+                slot.retire();
+                self.retired.push(slot);
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::cache::{Named, Scope};
@@ -19,6 +20,9 @@ pub struct Scopes {
     by_tenant_and_route: Vec<Option<Arc<Scope>>>,
     by_origin: HashMap<Origin, Arc<Scope>>,
 }
+
+/// Those of the latest configuration: a command that began under an earlier one reaches them too.
+pub type Latest = Arc<ArcSwap<Scopes>>;
 
 /// What answers depend on beside the requests: pages of one origin are of no use under another.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -78,7 +82,7 @@ impl Scopes {
 
     /// What a command may change: of the queries that its route names, those that show what it names; without such a
     /// list, and on a path that is not configured, every query of its tenant.
-    pub fn reach(&self, tenant: &Tenant, route: &Route, params: &Params) -> Reach {
+    pub fn reach(&self, tenant: &Tenant, route: &Route, params: &Params, latest: &Latest) -> Reach {
         let (listed, settle) = match &route.kind {
             Kind::Command {
                 invalidates,
@@ -91,11 +95,15 @@ impl Scopes {
         let scopes = self.by_tenant_and_route[start..start + self.routes]
             .iter()
             .flatten();
+        let is_reached = |path: &Arc<str>| listed.is_none_or(|paths| paths.contains(path));
         Reach {
             scopes: scopes
-                .filter(|scope| listed.is_none_or(|paths| paths.contains(scope.path())))
+                .filter(|scope| is_reached(scope.path()))
                 .cloned()
                 .collect(),
+            access_code: tenant.access_code.clone(),
+            listed: listed.map(<[_]>::to_vec),
+            latest: latest.clone(),
             named: listed.map_or_else(Named::nothing, |_| Named::of(params)),
             settle,
         }
@@ -106,6 +114,10 @@ impl Scopes {
 #[derive(Debug)]
 pub struct Reach {
     scopes: Vec<Arc<Scope>>,
+    access_code: Arc<str>,
+    /// None: every query.
+    listed: Option<Vec<Arc<str>>>,
+    latest: Latest,
     named: Named,
     settle: Duration,
 }
@@ -120,8 +132,20 @@ impl Reach {
     /// state until it has settled: what is filled meanwhile is found no longer than that.
     pub fn invalidate(&self, ended_at: Option<Instant>) {
         let settles_at = ended_at.map(|ended_at| ended_at + self.settle);
-        for scope in &self.scopes {
+        let latest = self.latest.load();
+        for scope in self.scopes.iter().chain(self.new_in(&latest)) {
             scope.invalidate(self.named.clone(), settles_at);
         }
+    }
+
+    /// What a configuration that came meanwhile has brought.
+    fn new_in<'a>(&'a self, latest: &'a Scopes) -> impl Iterator<Item = &'a Arc<Scope>> {
+        latest.all().filter(|scope| {
+            let (_, access_code, path) = scope.identity();
+            let is_listed = |paths: &Vec<Arc<str>>| paths.iter().any(|one| **one == *path);
+            *self.access_code == *access_code
+                && self.listed.as_ref().is_none_or(is_listed)
+                && !self.scopes.iter().any(|known| Arc::ptr_eq(known, scope))
+        })
     }
 }

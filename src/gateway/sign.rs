@@ -11,13 +11,13 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use sha1::Sha1;
 
 use super::params::{Escape, Object, Params, Value, key_order, write_object, write_string_with};
 use crate::config::{
     Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
-    SecretEncoding, Signing, Spaces, Timestamp, TimestampType,
+    Signing, Spaces, Timestamp, TimestampType,
 };
 
 /// Signs for one tenant. Keyed once; the secret itself is not kept.
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Signer {
 impl Signer {
     /// Keys a signer.
     pub fn new(secret: &SecretString, form: &Signing) -> Result<Self, InvalidSecret> {
-        let key = secret_bytes(secret, form.secret_encoding)?;
+        let key = form.secret_encoding.decode(secret).map_err(InvalidSecret)?;
         let mac = Hmac::new_from_slice(&key).expect("HMAC takes keys of every length");
         Ok(Self {
             mac,
@@ -283,31 +283,6 @@ fn timestamp(now: SystemTime, unit: Timestamp) -> u128 {
     }
 }
 
-fn secret_bytes(secret: &SecretString, encoding: SecretEncoding) -> Result<Vec<u8>, InvalidSecret> {
-    let text = secret.expose_secret();
-    match encoding {
-        SecretEncoding::Text => Ok(text.as_bytes().to_vec()),
-        SecretEncoding::Base64 => STANDARD.decode(text).map_err(|_| InvalidSecret("Base64")),
-        SecretEncoding::Hex => hex_decode(text).ok_or(InvalidSecret("hexadecimal")),
-    }
-}
-
-/// Bytes from pairs of hexadecimal digits.
-pub fn hex_decode(text: &str) -> Option<Vec<u8>> {
-    let digit = |digit: u8| {
-        char::from(digit)
-            .to_digit(16)
-            .and_then(|digit| u8::try_from(digit).ok())
-    };
-    let pairs = text.as_bytes().chunks(2);
-    pairs
-        .map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        })
-        .collect()
-}
-
 /// A digest in the form of `signing.output`.
 fn encode(digest: &[u8], output: Output) -> String {
     match output {
@@ -329,6 +304,7 @@ mod tests {
 
     use super::super::params::parse_object;
     use super::*;
+    use crate::config::{SecretEncoding, hex_decode};
 
     const SECRET: &str = "demo-secret-0001";
 

@@ -6,12 +6,15 @@
 
 mod answer;
 mod connection;
+mod traffic;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
@@ -19,22 +22,21 @@ use hyper::header::{
     CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
 };
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
-use rustls::pki_types::pem::PemObject;
+use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::answer::Meaning;
 pub use self::answer::{Outcome, Shape};
-use self::connection::{Connection, Payload, open_http1, open_http2};
-pub use self::connection::{Line, Opening, Protocol, Slot};
+use self::connection::{Connection, Payload, Socket, open_http1, open_http2};
+pub use self::connection::{Line, Opening, Slot};
+pub use self::traffic::{Protocol, Traffic};
 use super::error::{Error, Sent, Unreachable};
 use super::language::Language;
 use super::progress::Progress;
-use crate::body::{Prefix, ReadError, read_prefix};
-use crate::config::{self, BaseUrl, Codes};
+use crate::body::{Prefix, ReadError, Received, read_prefix};
+use crate::config::{self, BaseUrl, Ca, Codes};
 use crate::telemetry::trace::TRACEPARENT;
 
 /// A query may use a connection that has been idle for this long: well under the keep-alive of common servers.
@@ -61,6 +63,9 @@ pub struct Upstream {
     codes: Codes,
     /// Of the certificate that was shown last, in seconds since 1970; 0 before the first one.
     certificate_expires_at: AtomicI64,
+    /// The address that was connected to last.
+    last_reached: ArcSwapOption<SocketAddr>,
+    traffic: Traffic,
 }
 
 #[derive(Clone)]
@@ -70,17 +75,6 @@ impl std::fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("TlsConfig")
     }
-}
-
-/// Why the client cannot be built.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// `upstream.ca_file` holds no usable certificate.
-    #[error("upstream.ca_file: {0}")]
-    CaFile(String),
-    /// The host of the base URL is no name that a certificate can have.
-    #[error("upstream.base_url: {0} is no host name that a certificate can have")]
-    ServerName(String),
 }
 
 /// What is sent to Linksfield.
@@ -108,7 +102,7 @@ pub struct Answer {
     /// The body, or the first [`max_answer`](config::Upstream::max_answer) bytes and some of it.
     pub body: Bytes,
     /// What follows `body`, still unread.
-    pub rest: Option<Incoming>,
+    pub rest: Option<Received>,
     /// Was its length told, so that a cut would have been noticed?
     pub is_framed: bool,
     /// What it means.
@@ -137,25 +131,25 @@ fn pause(retry_after: &str, now: SystemTime) -> Option<Duration> {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Failure {
-    /// It is proven that the vendor has not processed the call, so it may be made anew: a connection that had been idle was
-    /// closed before a byte left, or its stream was refused. The error is for the one who does not.
+    /// No byte has left, so the call may be made anew: a connection that had been idle was closed before. The error is for
+    /// the one who does not.
     NotSent(Error),
+    /// It is proven that the vendor has not processed the call, so it may be made anew, as another call: the vendor may
+    /// have counted this one. Its stream was refused, or ended before a byte of the body had left.
+    Refused(Error),
     /// The call has failed.
     Failed(Error),
 }
 
 impl Upstream {
-    /// Builds the client. The TLS configuration is built once: sessions are resumed through it.
-    pub fn new(config: &config::Upstream, ca: Option<&[u8]>) -> Result<Self, TlsError> {
+    /// Builds the client. The TLS configuration is built once: sessions are resumed through it. What it opens counts among
+    /// `traffic`.
+    pub fn new(config: &config::Upstream, ca: Option<&Ca>, traffic: Traffic) -> Self {
         let base_url = config.base_url.clone();
-        let tls = if base_url.is_https() {
-            let name = ServerName::try_from(base_url.host().to_owned())
-                .map_err(|_| TlsError::ServerName(base_url.host().to_owned()))?;
-            Some((TlsConfig(tls_config(ca, config.http2)?), name))
-        } else {
-            None
-        };
-        Ok(Self {
+        let tls = base_url
+            .server_name()
+            .map(|name| (TlsConfig(tls_config(ca, config.http2)), name));
+        Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             host: HeaderValue::from_str(base_url.authority())
                 .expect("an authority is visible ASCII"),
@@ -164,8 +158,10 @@ impl Upstream {
             connect_timeout: config.connect_timeout,
             codes: config.codes.clone(),
             certificate_expires_at: AtomicI64::new(0),
+            last_reached: ArcSwapOption::empty(),
+            traffic,
             max_answer: usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX),
-        })
+        }
     }
 
     /// What a call may go through the slot by: its connection if that was idle for at most `max_idle`, else a new one, for
@@ -179,27 +175,24 @@ impl Upstream {
         slot.line(self.id, max_idle, must_wait).await
     }
 
-    /// Opens a connection, once the last one of its slot is closed.
-    pub async fn connect(&self, mut opening: Opening, deadline: Instant) -> Result<Line, Error> {
+    /// Opens a connection.
+    pub async fn connect(&self, opening: Opening, deadline: Instant) -> Result<Line, Error> {
         let deadline = deadline.min(Instant::now() + self.connect_timeout);
-        let connected = timeout_at(deadline, async {
-            opening.closed().await;
-            self.open().await
-        });
-        let connection = connected
+        let connection = timeout_at(deadline, self.open(&opening, deadline))
             .await
             .map_err(|_| Error::UpstreamConnectTimeout)??;
         Ok(opening.opened(connection))
     }
 
-    async fn open(&self) -> Result<Connection, Error> {
-        let stream = self.dial().await?;
+    async fn open(&self, opening: &Opening, deadline: Instant) -> Result<Connection, Error> {
+        let socket = self.dial(opening, deadline).await?;
         let opened = match &self.tls {
-            None => open_http1(stream, self.id).await,
+            None => open_http1(socket, self.id, self.traffic.clone()).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(config.0.clone());
+                let heard = socket.heard();
                 let stream = connector
-                    .connect(name.clone(), stream)
+                    .connect(name.clone(), socket)
                     .await
                     .map_err(tls_failure)?;
                 let session = stream.get_ref().1;
@@ -208,9 +201,9 @@ impl Upstream {
                     self.certificate_expires_at.store(at, Ordering::Relaxed);
                 }
                 if session.alpn_protocol() == Some(HTTP2) {
-                    open_http2(stream, self.id).await
+                    open_http2(stream, self.id, heard, self.traffic.clone()).await
                 } else {
-                    open_http1(stream, self.id).await
+                    open_http1(stream, self.id, self.traffic.clone()).await
                 }
             }
         };
@@ -220,32 +213,33 @@ impl Upstream {
         })
     }
 
+    /// What is open now, of those before it too.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
     /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS connection.
     pub fn certificate_expires_at(&self) -> Option<i64> {
         let at = self.certificate_expires_at.load(Ordering::Relaxed);
         (at != 0).then_some(at)
     }
 
-    /// Resolves the host anew for each connection and tries all its addresses.
-    async fn dial(&self) -> Result<TcpStream, Error> {
-        let unreachable = |reason| move |source| Error::UpstreamUnreachable { reason, source };
+    /// Resolves the host anew for each connection and tries all its addresses, the one that was reached last first.
+    async fn dial(&self, opening: &Opening, deadline: Instant) -> Result<Socket, Error> {
         let host = (self.base_url.host(), self.base_url.port());
-        let addresses = tokio::net::lookup_host(host)
-            .await
-            .map_err(unreachable(Unreachable::Dns))?;
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    stream
-                        .set_nodelay(true)
-                        .map_err(unreachable(Unreachable::Connection))?;
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(unreachable(Unreachable::Connection)(last))
+        let addresses =
+            tokio::net::lookup_host(host)
+                .await
+                .map_err(|source| Error::UpstreamUnreachable {
+                    reason: Unreachable::Dns,
+                    source,
+                })?;
+        let mut addresses: Vec<_> = addresses.collect();
+        let last_reached = self.last_reached.load();
+        addresses.sort_by_key(|address| Some(address) != last_reached.as_deref());
+        let (socket, address) = reach(&addresses, opening, deadline).await?;
+        self.last_reached.store(Some(Arc::new(address)));
+        Ok(socket)
     }
 
     /// Sends a message and reads the answer, until `deadline`.
@@ -259,9 +253,14 @@ impl Upstream {
         progress: &Progress,
     ) -> Result<Answer, Failure> {
         let request = self.request(line.protocol(), message);
+        let body = request.body().handle();
         let answered = timeout_at(deadline, self.attempt(line, request, progress)).await;
-        let answer = answered
-            .unwrap_or_else(|_| Err(Failure::Failed(Error::UpstreamTimeout(progress.sent()))));
+        let answer = answered.unwrap_or_else(|_| {
+            if body.take_back() {
+                progress.not_sent();
+            }
+            Err(Failure::Failed(Error::UpstreamTimeout(progress.sent())))
+        });
         match &answer {
             Ok(answer) if answer.rest.is_none() => line.finished(),
             Ok(_) => {} // the rest is read later; a connection given back before its end is not usable
@@ -282,7 +281,7 @@ impl Upstream {
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Answer, Error> {
-        let (head, body) = response.into_parts();
+        let (head, body) = Received::of_answer(response);
         let is_framed = head.version == Version::HTTP_2
             || head.headers.contains_key(CONTENT_LENGTH)
             || head.headers.contains_key(TRANSFER_ENCODING);
@@ -366,24 +365,38 @@ impl Upstream {
     }
 }
 
-/// TLS 1.2 or later, verified against the given certificates, else against Mozilla's, which are part of the binary.
-fn tls_config(ca: Option<&[u8]>, offers_http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(pem) => {
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate =
-                    certificate.map_err(|error| TlsError::CaFile(error.to_string()))?;
-                roots
-                    .add(certificate)
-                    .map_err(|error| TlsError::CaFile(error.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(TlsError::CaFile("no certificate in PEM form".into()));
-            }
-        }
+/// The first of these addresses that can be connected to: one after the other, as two at a time would be two connections.
+/// Each has its part of the time, so that one that swallows everything does not hide the next.
+async fn reach(
+    addresses: &[SocketAddr],
+    opening: &Opening,
+    deadline: Instant,
+) -> Result<(Socket, SocketAddr), Error> {
+    let failed = |reason, source| Error::UpstreamUnreachable { reason, source };
+    let mut failure = failed(Unreachable::Dns, io::ErrorKind::AddrNotAvailable.into());
+    for (left, address) in (1..=addresses.len()).rev().zip(addresses) {
+        let time = deadline.saturating_duration_since(Instant::now());
+        let time = time / u32::try_from(left).unwrap_or(u32::MAX);
+        let connect = async {
+            let mut socket = opening.dial(*address)?;
+            socket.connected().await?;
+            Ok(socket)
+        };
+        failure = match timeout(time, connect).await {
+            Ok(Ok(socket)) => return Ok((socket, *address)),
+            Ok(Err(error)) => failed(Unreachable::Connection, error),
+            Err(_) => Error::UpstreamConnectTimeout,
+        };
     }
+    Err(failure)
+}
+
+/// TLS 1.2 or later, verified against the given certificates, else against Mozilla's, which are part of the binary.
+fn tls_config(ca: Option<&Ca>, offers_http2: bool) -> Arc<ClientConfig> {
+    let roots = match ca {
+        Some(ca) => ca.roots.clone(),
+        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
+    };
     // Chosen here, as a second provider that some dependency turns on would make the default panic.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
@@ -393,7 +406,7 @@ fn tls_config(ca: Option<&[u8]>, offers_http2: bool) -> Result<Arc<ClientConfig>
     if offers_http2 {
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
     }
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
@@ -415,7 +428,27 @@ fn tls_failure(source: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_swallows_everything_does_not_hide_the_next() {
+        let full = TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(0).unwrap(); // the kernel takes one connection, and drops what comes then
+        let swallows = full.local_addr().unwrap();
+        let _one = TcpStream::connect(swallows).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let found = Slot::default().line(0, Duration::ZERO, false).await;
+        let opening = found.unwrap().unwrap_err();
+        let reached = reach(&[swallows, address], &opening, deadline).await;
+        let (_, reached) = reached.unwrap();
+        assert_eq!(reached, address);
+        assert!(deadline - Instant::now() <= Duration::from_secs(1));
+    }
 
     #[test]
     fn a_pause_is_told_in_seconds_or_by_a_date() {

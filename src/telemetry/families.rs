@@ -36,6 +36,8 @@ pub struct Families {
     pub errors: IntCounterVec,
     pub upstream_requests: IntCounterVec,
     pub upstream_duration: HistogramVec,
+    pub upstream_connections: IntGaugeVec,
+    pub upstream_in_flight: IntGaugeVec,
     pub commands_unknown_outcome: IntCounterVec,
     pub invalidations: IntCounterVec,
     pub requests_in_flight: IntGauge,
@@ -64,6 +66,7 @@ pub struct Families {
     pub config_reload_successful: IntGauge,
     pub config_reload_success_timestamp: Gauge,
     pub config_info: IntGaugeVec,
+    pub secrets_refused: IntGauge,
     pub secret_reload_successful: IntGaugeVec,
     pub secret_reload_success_timestamp: GaugeVec,
     pub request_ids: Arc<RequestIds>,
@@ -134,6 +137,18 @@ impl Families {
                 "From the permit of a call to its answer.",
                 DURATION_BUCKETS,
                 &["route", "outcome"],
+            ),
+            upstream_connections: gauges(
+                &registry,
+                "upstream_connections",
+                "Connections to Linksfield that are open, by the version of HTTP.",
+                &["protocol"],
+            ),
+            upstream_in_flight: gauges(
+                &registry,
+                "upstream_requests_in_flight",
+                "Calls of Linksfield that are under way; by HTTP/2 each is a stream of a connection.",
+                &["protocol"],
             ),
             commands_unknown_outcome: counters(
                 &registry,
@@ -213,15 +228,11 @@ impl Families {
                 "upstream_foreign_throttles_total",
                 "Times that the vendor had too many calls although by our count there was room.",
             ),
-            idempotency_keys: registered(
+            idempotency_keys: gauges(
                 &registry,
-                IntGaugeVec::new(
-                    opts(
-                        "idempotency_keys",
-                        "Idempotency keys by what is known of their commands.",
-                    ),
-                    &["state"],
-                ),
+                "idempotency_keys",
+                "Idempotency keys by what is known of their commands.",
+                &["state"],
             ),
             idempotency_replays: counter(
                 &registry,
@@ -273,22 +284,22 @@ impl Families {
                     "When the configuration's file was last read and could be used.",
                 )),
             ),
-            config_info: registered(
+            config_info: gauges(
                 &registry,
-                IntGaugeVec::new(
-                    opts("config_info", "1 for the configuration in effect."),
-                    &["hash"],
-                ),
+                "config_info",
+                "1 for the configuration in effect.",
+                &["hash"],
             ),
-            secret_reload_successful: registered(
+            secrets_refused: gauge(
                 &registry,
-                IntGaugeVec::new(
-                    opts(
-                        "secret_last_reload_successful",
-                        "1 if the tenant's secrets could be used when they were last read; at 0 the last good ones are.",
-                    ),
-                    &["tenant"],
-                ),
+                "secrets_refused",
+                "Secrets, tokens and files of certificates that could not be used when they were last read; the last good ones are.",
+            ),
+            secret_reload_successful: gauges(
+                &registry,
+                "secret_last_reload_successful",
+                "1 if the tenant's secrets could be used when they were last read; at 0 the last good ones are.",
+                &["tenant"],
             ),
             secret_reload_success_timestamp: registered(
                 &registry,
@@ -380,6 +391,10 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     registered(registry, IntGauge::with_opts(opts(name, help)))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    registered(registry, IntGaugeVec::new(opts(name, help), labels))
 }
 
 fn histograms(

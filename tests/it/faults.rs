@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 use crate::support::answer::{Answer, Fault, raw};
-use crate::support::{SECRET, failure, gateway, page, success, until, upstream};
+use crate::support::{Gate, SECRET, failure, gateway, page, success, until, upstream};
 
 const QUERY: &str = "/package/queryOrder";
 
@@ -290,4 +292,66 @@ async fn clocks_that_differ_are_measured_and_told() {
         lines.iter().filter(told).count() == 1
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_query_is_not_asked_again_once_nobody_waits_any_more() {
+    let gate = Gate::new();
+    let upstream = upstream()
+        .answers(raw(500, failure("x").body).behind(&gate))
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("upstream.retry.attempts", "3")
+        .set("upstream.retry.backoff", "\"1ms\"")
+        .run()
+        .await;
+    let timeout = [("x-request-timeout", "100ms")];
+    let reply = gateway.post(QUERY, &timeout, "{}").await;
+    assert_eq!(reply.status, 504);
+    assert_eq!(upstream.calls(), 1);
+    gate.open();
+    until("the fill has ended", async || {
+        gateway.metric("fills_in_flight", &[]).await == 0.0
+    })
+    .await;
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_answered_before_all_was_sent_is_not_used_again() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap(); // so that the rest stays with the gateway
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(8).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let opened = Arc::new(AtomicUsize::new(0));
+    let count = opened.clone();
+    tokio::spawn(async move {
+        let body = success(&json!({})).body;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            stream.read_exact(&mut [0]).await.unwrap();
+            let answer = [head.as_bytes(), &body].concat();
+            stream.write_all(&answer).await.unwrap();
+            open.push(stream); // what comes more is not read
+        }
+    });
+    let vendor = upstream().run().await;
+    let gateway = gateway(&vendor)
+        .set(
+            "upstream.base_url",
+            &format!("\"http://127.0.0.1:{port}/cube/v4\""),
+        )
+        .set("server.max_body", "\"8MiB\"")
+        .run()
+        .await;
+    let body = json!({ "x": "x".repeat(7 << 20) }).to_string();
+    for connections in 1..=2 {
+        let reply = gateway.post("/package/orderPackage", &[], &body).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(opened.load(Ordering::SeqCst), connections);
+    }
 }

@@ -4,21 +4,16 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::support::answer::{Answer, Fault};
+use crate::support::frames::{
+    ACK, CANCEL, Frames, INITIAL_WINDOW_SIZE, INTERNAL_ERROR, MAX_CONCURRENT_STREAMS, NO_ERROR,
+    PING, Peer, REFUSED_STREAM, Told,
+};
 use crate::support::gateway::{Builder, Gateway};
-use crate::support::{Gate, PATIENCE, Upstream, gateway, page, success, until, upstream};
+use crate::support::{Gate, Upstream, gateway_to, page, success, until, upstream};
 use crate::tls::certificate_with;
-
-/// RFC 9113, section 7.
-const INTERNAL_ERROR: u32 = 2;
-const REFUSED_STREAM: u32 = 7;
-const CANCEL: u32 = 8;
 
 const BOTH: [&str; 2] = ["h2", "http/1.1"];
 
@@ -27,13 +22,26 @@ fn certificate(protocols: &[&str]) -> (TlsAcceptor, String) {
 }
 
 /// A gateway that offers HTTP/2.
-fn offering(upstream: &Upstream, authority: &str, connections: u32) -> Builder {
-    let builder = gateway(upstream);
+pub fn offering(url: &str, authority: &str, connections: u32) -> Builder {
+    let builder = gateway_to(url);
     let path = builder.file("ca.pem", authority);
     builder
         .set("upstream.ca_file", &format!("{path:?}"))
         .set("upstream.http2", "true")
         .set("upstream.limits.connections", &connections.to_string())
+}
+
+/// The metrics of both versions: connections, and calls under way.
+async fn traffic(gateway: &Gateway) -> [(&'static str, f64, f64); 2] {
+    let of = async |protocol| {
+        let labels = [("protocol", protocol)];
+        (
+            protocol,
+            gateway.metric("upstream_connections", &labels).await,
+            gateway.metric("upstream_requests_in_flight", &labels).await,
+        )
+    };
+    [of("h2").await, of("http/1.1").await]
 }
 
 async fn pages(gateway: &Gateway, numbers: std::ops::Range<u64>) -> Vec<u16> {
@@ -47,17 +55,26 @@ async fn many_slow_answers_are_under_way_on_few_connections() {
     let gate = Gate::new();
     let answer = success(&json!({})).behind(&gate);
     let upstream = upstream().answers(answer).tls(acceptor).run().await;
-    let gateway = offering(&upstream, &authority, 2).run().await;
+    let gateway = offering(&upstream.url(), &authority, 2).run().await;
+    assert_eq!(
+        traffic(&gateway).await,
+        [("h2", 0.0, 0.0), ("http/1.1", 0.0, 0.0)]
+    );
     let orders = async { join_all((0..40).map(|_| gateway.order())).await };
     let opened = async {
         until("all are under way", async || upstream.running() == 40).await;
         assert!(upstream.open_connections() <= 2);
+        let [(_, connections, calls), http1] = traffic(&gateway).await;
+        assert!((1.0..=2.0).contains(&connections));
+        assert_eq!((calls, http1), (40.0, ("http/1.1", 0.0, 0.0)));
         gate.open();
     };
     let (replies, ()) = tokio::join!(orders, opened);
     assert!(replies.iter().all(|reply| reply.status == 200));
     assert!(upstream.highest_connections() <= 2);
     assert_eq!(upstream.calls(), 40);
+    let [(_, _, calls), _] = traffic(&gateway).await;
+    assert_eq!(calls, 0.0);
     assert!(upstream.last().line.ends_with("HTTP/2.0"));
 }
 
@@ -68,7 +85,7 @@ async fn a_vendor_that_takes_few_streams_gets_no_more_at_a_time() {
     let answer = success(&json!({})).behind(&gate);
     let builder = upstream().answers(answer).tls(acceptor);
     let upstream = builder.streams(3).run().await;
-    let gateway = offering(&upstream, &authority, 2).run().await;
+    let gateway = offering(&upstream.url(), &authority, 2).run().await;
     let orders = async { join_all((0..10).map(|_| gateway.order())).await };
     let opened = async {
         until("as many as may be", async || upstream.running() >= 3).await;
@@ -90,7 +107,7 @@ async fn a_vendor_without_http2_gets_http1_and_no_more_calls_than_connections() 
         let gate = Gate::new();
         let answer = success(&json!({})).behind(&gate);
         let upstream = upstream().answers(answer).tls(acceptor).run().await;
-        let gateway = offering(&upstream, &authority, 2).run().await;
+        let gateway = offering(&upstream.url(), &authority, 2).run().await;
         let orders = async { join_all((0..8).map(|_| gateway.order())).await };
         let opened = async {
             until("two are under way", async || upstream.running() == 2).await;
@@ -99,6 +116,10 @@ async fn a_vendor_without_http2_gets_http1_and_no_more_calls_than_connections() 
             })
             .await;
             assert_eq!(upstream.running(), 2);
+            assert_eq!(
+                traffic(&gateway).await,
+                [("h2", 0.0, 0.0), ("http/1.1", 2.0, 2.0)]
+            );
             gate.open();
         };
         let (replies, ()) = tokio::join!(orders, opened);
@@ -112,7 +133,7 @@ async fn a_vendor_without_http2_gets_http1_and_no_more_calls_than_connections() 
 async fn the_limits_of_the_second_and_of_the_day_hold() {
     let (acceptor, authority) = certificate(&BOTH);
     let upstream = upstream().tls(acceptor).run().await;
-    let gateway = offering(&upstream, &authority, 1)
+    let gateway = offering(&upstream.url(), &authority, 1)
         .set("upstream.limits.requests_per_second", "4")
         .set("upstream.limits.requests_per_day", "10")
         .set("upstream.limits.command_reserve", "0.0")
@@ -141,7 +162,7 @@ async fn a_vendor_that_goes_away_in_mid_traffic_loses_no_query_and_gets_no_comma
         .tls(acceptor)
         .run()
         .await;
-    let gateway = offering(&upstream, &authority, 2).run().await;
+    let gateway = offering(&upstream.url(), &authority, 2).run().await;
     let order = async |number: u64| {
         let body = json!({"device_id": format!("{number}")}).to_string();
         let reply = gateway.post("/package/orderPackage", &[], body).await;
@@ -184,7 +205,7 @@ async fn failing_at_first(failures: usize, fault: Fault) -> (Upstream, Gateway) 
     answers.push(page(1, 2, 105));
     let builder = upstream().answers_in_turn(answers).tls(acceptor);
     let upstream = builder.run().await;
-    let gateway = offering(&upstream, &authority, 2).run().await;
+    let gateway = offering(&upstream.url(), &authority, 2).run().await;
     (upstream, gateway)
 }
 
@@ -214,9 +235,10 @@ async fn a_stream_that_is_reset_or_lost_with_its_connection_may_have_been_proces
     let rows = [
         (Fault::ResetStream(INTERNAL_ERROR), "unknown"),
         (Fault::ResetStream(CANCEL), "unknown"),
-        (Fault::ResetStream(0), "unknown"),
+        (Fault::ResetStream(NO_ERROR), "unknown"),
         (Fault::Drop, "unknown"),
-        (Fault::ResetAfterHead, "yes"),
+        (Fault::ResetMidBody(INTERNAL_ERROR), "yes"),
+        (Fault::ResetMidBody(NO_ERROR), "yes"),
     ];
     for (fault, sent) in rows {
         let (upstream, gateway) = failing_at_first(1, fault).await;
@@ -227,6 +249,26 @@ async fn a_stream_that_is_reset_or_lost_with_its_connection_may_have_been_proces
         let opened = if fault == Fault::Drop { 2 } else { 1 };
         assert_eq!(upstream.connections_opened(), opened, "{fault:?}");
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_leaves_all_its_calls_unknown_and_none_is_made_anew() {
+    let (acceptor, authority) = certificate(&BOTH);
+    let gate = Gate::new();
+    let answer = success(&json!({})).fault(Fault::Drop).behind(&gate);
+    let upstream = upstream().answers(answer).tls(acceptor).run().await;
+    let gateway = offering(&upstream.url(), &authority, 1).run().await;
+    let orders = async { join_all((0..20).map(|_| gateway.order())).await };
+    let cut = async {
+        until("all are under way", async || upstream.running() == 20).await;
+        gate.open();
+    };
+    let (replies, ()) = tokio::join!(orders, cut);
+    let problem = (502, "upstream_disconnected".into(), "unknown".into());
+    assert!(replies.iter().all(|reply| reply.problem() == problem));
+    assert_eq!(upstream.calls(), 20);
+    let unknown = gateway.metric("commands_unknown_outcome_total", &[]);
+    assert_eq!(unknown.await, 20.0);
 }
 
 #[tokio::test]
@@ -242,7 +284,7 @@ async fn a_reload_changes_the_version_without_one_connection_too_many() {
         .tls(acceptor)
         .run()
         .await;
-    let gateway = offering(&upstream, &authority, 2);
+    let gateway = offering(&upstream.url(), &authority, 2);
     let gateway = gateway.set("upstream.http2", "false").run().await;
     let order = async |device: &str| {
         let body = json!({"device_id": device}).to_string();
@@ -293,7 +335,7 @@ async fn probe_says_what_the_vendor_takes() {
     ] {
         let (acceptor, authority) = certificate(protocols);
         let upstream = upstream().tls(acceptor).run().await;
-        let builder = offering(&upstream, &authority, 2).set("upstream.http2", setting);
+        let builder = offering(&upstream.url(), &authority, 2).set("upstream.http2", setting);
         let config = builder.write();
         let mut command = builder.command(&["probe", "--config", &config, "--tenant", "acme"]);
         let output = tokio::task::spawn_blocking(move || command.output()).await;
@@ -304,119 +346,25 @@ async fn probe_says_what_the_vendor_takes() {
     }
 }
 
-/// A vendor frame by frame (RFC 9113, section 4.1), for what no library would do.
-struct Frames {
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
+/// A vendor that is played frame by frame, and a gateway before it.
+async fn frames(connections: u32) -> (Frames, Gateway) {
+    frames_with(connections, |builder| builder).await
 }
 
-/// To be kept until all is said: closed with something unread it is reset, which may overtake what it has sent.
-struct Peer {
-    stream: TlsStream<TcpStream>,
-    /// When it last sent something.
-    sent_at: Instant,
-}
-
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-enum Told {
-    /// A whole request, on this stream.
-    Request(u32),
-    Ping([u8; 8]),
-    Ended,
-}
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// Such a vendor, and a gateway before it.
-async fn frames(connections: u32) -> (Frames, Gateway, Upstream) {
+async fn frames_with(
+    connections: u32,
+    configure: impl FnOnce(Builder) -> Builder,
+) -> (Frames, Gateway) {
     let (acceptor, authority) = certificate(&BOTH);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!(
-        "\"https://localhost:{}\"",
-        listener.local_addr().unwrap().port()
-    );
-    let unused = upstream().run().await;
-    let builder = offering(&unused, &authority, connections).set("upstream.base_url", &url);
-    (Frames { listener, acceptor }, builder.run().await, unused)
-}
-
-impl Frames {
-    async fn accept(&self) -> Peer {
-        let accepted = timeout(PATIENCE, self.listener.accept()).await;
-        let (stream, _) = accepted.expect("no connection").unwrap();
-        let mut stream = self.acceptor.accept(stream).await.unwrap();
-        let mut preface = [0; 24];
-        stream.read_exact(&mut preface).await.unwrap();
-        let mut peer = Peer {
-            stream,
-            sent_at: Instant::now(),
-        };
-        peer.send(SETTINGS, 0, 0, &[]).await;
-        peer
-    }
-}
-
-impl Peer {
-    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-        self.stream
-            .write_all(&[&head, payload].concat())
-            .await
-            .unwrap();
-        self.stream.flush().await.unwrap();
-        self.sent_at = Instant::now();
-    }
-
-    /// What comes next of what matters here.
-    async fn told(&mut self) -> Told {
-        timeout(PATIENCE, self.read()).await.expect("nothing comes")
-    }
-
-    async fn read(&mut self) -> Told {
-        loop {
-            let mut head = [0; 9];
-            if self.stream.read_exact(&mut head).await.is_err() {
-                return Told::Ended;
-            }
-            let [_, a, b, kind, flags, stream @ ..] = head;
-            let mut payload = vec![0; usize::from(a) << 8 | usize::from(b)];
-            self.stream.read_exact(&mut payload).await.unwrap();
-            match kind {
-                SETTINGS if flags & ACK == 0 => self.send(SETTINGS, ACK, 0, &[]).await,
-                DATA if flags & END_STREAM != 0 => {
-                    return Told::Request(u32::from_be_bytes(stream));
-                }
-                PING if flags & ACK == 0 => return Told::Ping(payload.try_into().unwrap()),
-                _ => {}
-            }
-        }
-    }
-
-    async fn answer(&mut self, stream: u32) {
-        let status_200 = [0x88]; // RFC 7541, appendix A
-        self.send(HEADERS, END_HEADERS, stream, &status_200).await;
-        let body = success(&json!({})).body;
-        self.send(DATA, END_STREAM, stream, &body).await;
-    }
-
-    async fn go_away(&mut self, last: u32, reason: u32) {
-        let payload = [last.to_be_bytes(), reason.to_be_bytes()].concat();
-        self.send(GOAWAY, 0, 0, &payload).await;
-    }
+    let vendor = Frames::listen(acceptor).await;
+    let builder = offering(&vendor.url(), &authority, connections);
+    (vendor, configure(builder).run().await)
 }
 
 #[tokio::test]
 async fn a_stream_above_the_last_one_of_a_goaway_was_not_sent() {
-    for reason in [0, INTERNAL_ERROR] {
-        let (vendor, gateway, _unused) = frames(2).await;
+    for reason in [NO_ERROR, INTERNAL_ERROR] {
+        let (vendor, gateway) = frames(2).await;
         let served = async {
             let mut first = vendor.accept().await;
             assert_eq!(first.told().await, Told::Request(1));
@@ -435,8 +383,8 @@ async fn a_stream_above_the_last_one_of_a_goaway_was_not_sent() {
 
 #[tokio::test]
 async fn a_stream_that_a_goaway_includes_may_have_been_processed() {
-    for reason in [0, INTERNAL_ERROR] {
-        let (vendor, gateway, _unused) = frames(2).await;
+    for reason in [NO_ERROR, INTERNAL_ERROR] {
+        let (vendor, gateway) = frames(2).await;
         let served = async {
             let mut first = vendor.accept().await;
             assert_eq!(first.told().await, Told::Request(1));
@@ -446,15 +394,14 @@ async fn a_stream_that_a_goaway_includes_may_have_been_processed() {
         let (reply, ()) = tokio::join!(gateway.order(), served);
         let problem = (502, "upstream_disconnected".into(), "unknown".into());
         assert_eq!(reply.problem(), problem);
-        let again = timeout(Duration::from_millis(200), vendor.listener.accept());
-        assert!(again.await.is_err(), "it is not made anew");
+        assert!(vendor.is_left_alone().await, "it is not made anew");
     }
 }
 
 #[tokio::test]
 async fn calls_after_a_goaway_go_elsewhere_or_wait_until_the_connection_is_closed() {
     for connections in [1, 2] {
-        let (vendor, gateway, _unused) = frames(connections).await;
+        let (vendor, gateway) = frames(connections).await;
         let served = async {
             let mut first = vendor.accept().await;
             assert_eq!(first.told().await, Told::Request(1));
@@ -462,8 +409,7 @@ async fn calls_after_a_goaway_go_elsewhere_or_wait_until_the_connection_is_close
                 assert_eq!(first.told().await, Told::Request(3));
                 first.go_away(1, 0).await;
                 let (first, mut next) = if connections == 1 {
-                    let early = timeout(Duration::from_millis(200), vendor.listener.accept());
-                    assert!(early.await.is_err(), "one connection too many");
+                    assert!(vendor.is_left_alone().await, "one connection too many");
                     first.answer(1).await;
                     while first.told().await != Told::Ended {}
                     drop(first);
@@ -491,7 +437,7 @@ async fn calls_after_a_goaway_go_elsewhere_or_wait_until_the_connection_is_close
 #[tokio::test]
 async fn a_command_goes_through_a_silent_connection_only_after_a_sign_of_life() {
     for answers_pings in [true, false] {
-        let (vendor, gateway, _unused) = frames(2).await;
+        let (vendor, gateway) = frames(2).await;
         let served = async {
             let mut first = vendor.accept().await;
             assert_eq!(first.told().await, Told::Request(1));
@@ -527,4 +473,193 @@ async fn a_command_goes_through_a_silent_connection_only_after_a_sign_of_life() 
             "{first:?} {second:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_call_that_gets_no_stream_in_its_time_was_not_sent_and_never_is() {
+    let (vendor, gateway) =
+        frames_with(1, |builder| builder.set("upstream.timeout", "\"1s\"")).await;
+    let mut peer = None;
+    let served = async {
+        let mut first = vendor.accept().await;
+        assert_eq!(first.told_beside_pings().await, Told::Request(1));
+        first.set(MAX_CONCURRENT_STREAMS, 0).await;
+        first.answer(1).await;
+        peer = Some(first);
+    };
+    let (reply, ()) = tokio::join!(gateway.page(1), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let mut peer = peer.unwrap();
+    let problem = (504, "upstream_timeout".into(), "no".into());
+    assert_eq!(gateway.page(2).await.problem(), problem);
+    let served = async {
+        peer.set(MAX_CONCURRENT_STREAMS, 100).await;
+        loop {
+            match peer.told_beside_pings().await {
+                Told::Request(5) => break peer.answer(5).await,
+                Told::Reset(3) => {} // its head may have left
+                told => panic!("{told:?}"),
+            }
+        }
+    };
+    let (reply, ()) = tokio::join!(gateway.page(3), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+/// The same, and the vendor takes no byte of a body from now on.
+async fn taking_no_body(timeout: &str) -> (Peer, Frames, Gateway) {
+    let within = |builder: Builder| builder.set("upstream.timeout", timeout);
+    let (vendor, gateway) = frames_with(1, within).await;
+    let served = async {
+        let mut peer = vendor.accept().await;
+        assert_eq!(peer.told_beside_pings().await, Told::Request(1));
+        peer.set(INITIAL_WINDOW_SIZE, 0).await;
+        peer.answer(1).await;
+        peer.tells_heads = true;
+        peer
+    };
+    let (reply, peer) = tokio::join!(gateway.page(1), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    (peer, vendor, gateway)
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_get_through_is_given_up_for_the_vendor_too() {
+    let (mut peer, _vendor, gateway) = taking_no_body("\"1s\"").await;
+    let problem = (504, "upstream_timeout".into(), "unknown".into());
+    assert_eq!(gateway.order().await.problem(), problem);
+    assert_eq!(peer.told_beside_pings().await, Told::Head(3));
+    assert_eq!(peer.told_beside_pings().await, Told::Reset(3));
+    peer.set(INITIAL_WINDOW_SIZE, 65_535).await;
+    let served = async {
+        assert_eq!(peer.told_beside_pings().await, Told::Head(5));
+        assert_eq!(peer.told_beside_pings().await, Told::Request(5));
+        peer.answer(5).await;
+    };
+    let (second, ()) = tokio::join!(gateway.page(2), served);
+    assert_eq!(second.status, 200, "{second:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_request_has_left_is_one() {
+    let (mut peer, _vendor, gateway) = taking_no_body("\"1s\"").await;
+    let served = async {
+        assert_eq!(peer.told_beside_pings().await, Told::Head(3));
+        peer.answer(3).await;
+        peer.reset(3, NO_ERROR).await;
+    };
+    let (reply, ()) = tokio::join!(gateway.order(), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_goes_away_and_lingers_does_not_keep_its_slot() {
+    let (mut peer, vendor, gateway) = taking_no_body("\"15s\"").await;
+    let served = async {
+        assert_eq!(peer.told().await, Told::Head(3));
+        peer.answer(3).await; // and for what is left of the request it still has no window
+        peer.go_away(3, NO_ERROR).await;
+    };
+    let (reply, ()) = tokio::join!(gateway.page(2), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let served = async {
+        while peer.told_beside_pings().await != Told::Ended {}
+        drop(peer);
+        let mut next = vendor.accept().await;
+        assert_eq!(next.told().await, Told::Request(1));
+        next.answer(1).await;
+        next
+    };
+    let (reply, _next) = tokio::join!(gateway.order(), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_silent_without_a_call_is_none_for_a_command() {
+    for connections in [1, 2] {
+        let (vendor, gateway) = frames(connections).await;
+        let served = async {
+            let mut first = vendor.accept().await;
+            assert_eq!(first.told_beside_pings().await, Told::Request(1));
+            first.answer(1).await;
+            first
+        };
+        let (reply, mut first) = tokio::join!(gateway.page(1), served);
+        assert_eq!(reply.status, 200, "{reply:?}");
+        until("long silence", async || {
+            first.sent_at.elapsed() > Duration::from_millis(1500)
+        })
+        .await;
+        let served = async {
+            assert_eq!(first.told_beside_pings().await, Told::Request(3));
+            first.answer(3).await;
+        };
+        let (query, ()) = tokio::join!(gateway.page(2), served);
+        assert_eq!(query.status, 200, "a query may use it: {query:?}");
+        until("long silence", async || {
+            first.sent_at.elapsed() > Duration::from_millis(1500)
+        })
+        .await;
+        let served = async {
+            assert_eq!(first.told_beside_pings().await, Told::Ended);
+            drop(first);
+            let mut second = vendor.accept().await;
+            assert_eq!(second.told_beside_pings().await, Told::Request(1));
+            second.answer(1).await;
+            second
+        };
+        let (command, _second) = tokio::join!(gateway.order(), served);
+        assert_eq!(command.status, 200, "{command:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_answers_no_ping_is_given_up_before_the_call_has_no_time_left() {
+    let (vendor, gateway) = frames(1).await;
+    let asked_at = Instant::now();
+    let served = async {
+        let mut first = vendor.accept().await;
+        assert_eq!(first.told().await, Told::Request(1));
+        assert!(matches!(first.told().await, Told::Ping(_)));
+        while first.told().await != Told::Ended {}
+        drop(first);
+    };
+    let (reply, ()) = tokio::join!(gateway.order(), served);
+    let problem = (502, "upstream_disconnected".into(), "unknown".into());
+    assert_eq!(reply.problem(), problem);
+    assert!(asked_at.elapsed() < Duration::from_secs(15), "the timeout");
+    let served = async {
+        let mut second = vendor.accept().await;
+        assert_eq!(second.told().await, Told::Request(1));
+        second.answer(1).await;
+        second
+    };
+    let (reply, _second) = tokio::join!(gateway.order(), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_made_anew_takes_another_turn() {
+    let (acceptor, authority) = certificate(&BOTH);
+    let refused = Fault::ResetStream(REFUSED_STREAM);
+    let answers: Vec<Answer> = (0..4)
+        .map(|_| page(1, 2, 105).fault(refused))
+        .chain([success(&json!({}))])
+        .collect();
+    let builder = upstream().answers_in_turn(answers).tls(acceptor);
+    let upstream = builder.run().await;
+    let gateway = offering(&upstream.url(), &authority, 1)
+        .set("upstream.limits.requests_per_second", "2")
+        .set("upstream.limits.requests_per_day", "100")
+        .run()
+        .await;
+    let orders = join_all((0..4).map(|_| gateway.order())).await;
+    assert!(orders.iter().all(|reply| reply.status == 200), "{orders:?}");
+    assert_eq!(upstream.calls(), 8);
+    assert!(upstream.highest_calls_in_any_second() <= 2);
+    let left = gateway.metric("quota_remaining", &[("window", "day")]);
+    assert_eq!(left.await, 92.0);
+    let refused = [("outcome", "upstream_disconnected")];
+    let refused = gateway.metric("upstream_requests_total", &refused);
+    assert_eq!(refused.await, 4.0);
 }

@@ -1,11 +1,14 @@
 //! What a caller gets in each failure of Linksfield: the table of `docs/faults.md`, cell by cell.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::http2::offering;
 use crate::support::answer::{Answer, Fault, raw};
+use crate::support::frames::{Frames, INTERNAL_ERROR, NO_ERROR, Peer, REFUSED_STREAM, Told};
 use crate::support::gateway::Gateway;
 use crate::support::{Reply, Upstream, failure, gateway, page, success, until, upstream};
+use crate::tls::certificate_with;
 
 /// How Linksfield fails.
 #[derive(Clone)]
@@ -107,25 +110,34 @@ impl Case {
         self
     }
 
-    /// Status; `sent` of an error of ours, else what memory had to do with it; the calls that the vendor has seen.
     fn cell(&self, reply: &Reply) -> String {
-        let status = reply.header("cache-status").unwrap_or_default();
-        let is_ours = reply.header("content-type") == Some("application/problem+json");
-        let told = if is_ours {
-            let (_, code, sent) = reply.problem();
-            format!("`{code}`, sent {sent}")
-        } else if reply.header("idempotency-replayed") == Some("true") {
-            "the answer of the first".to_owned()
-        } else {
-            let (_, told) = status.split_once("; ").unwrap_or_default();
-            let kept = told.split("; ").filter(|part| !part.starts_with("ttl="));
-            kept.collect::<Vec<_>>().join(", ")
-        };
-        format!(
-            "{} {told} · {}",
-            reply.status,
-            self.upstream.calls() - self.calls
-        )
+        cell(reply, self.upstream.calls() - self.calls)
+    }
+}
+
+/// Status; `sent` of an error of ours, else what memory had to do with it; the calls that the vendor has seen.
+fn cell(reply: &Reply, calls: usize) -> String {
+    let status = reply.header("cache-status").unwrap_or_default();
+    let is_ours = reply.header("content-type") == Some("application/problem+json");
+    let told = if is_ours {
+        let (_, code, sent) = reply.problem();
+        format!("`{code}`, sent {sent}")
+    } else if reply.header("idempotency-replayed") == Some("true") {
+        "the answer of the first".to_owned()
+    } else {
+        let (_, told) = status.split_once("; ").unwrap_or_default();
+        let kept = told.split("; ").filter(|part| !part.starts_with("ttl="));
+        kept.collect::<Vec<_>>().join(", ")
+    };
+    format!("{} {told} · {calls}", reply.status)
+}
+
+/// Of a command with a key, twice.
+fn twice(first: &str, second: &str) -> String {
+    if first == second {
+        format!("{first}, and again")
+    } else {
+        format!("{first}, then {second}")
     }
 }
 
@@ -155,18 +167,13 @@ async fn row(failure: Failure) -> Vec<String> {
             case.cell(&reply)
         };
         let outcomes = [order().await, order().await];
-        let is_again = outcomes[0] == outcomes[1];
         let calls = case.upstream.calls() - case.calls;
         let is_freed = outcomes[0].starts_with("429") || outcomes[0].starts_with("403");
         assert!(
             calls <= 1 || is_freed,
             "a command that may have been done is never sent twice"
         );
-        if is_again {
-            format!("{}, and again", outcomes[0])
-        } else {
-            format!("{}, then {}", outcomes[0], outcomes[1])
-        }
+        twice(&outcomes[0], &outcomes[1])
     };
     let before_a_command = async {
         let case = Case::of(&failure, "\"1h\"").await;
@@ -201,18 +208,17 @@ fn is_told(cell: &str, told: &str) -> bool {
     told.split(" or ").any(|one| one == cell)
 }
 
-#[tokio::test]
-async fn in_each_failure_each_request_gets_what_the_document_says() {
+/// The rows of the document's table with this first heading must be these.
+fn assert_told(heading: &str, rows: &[(&str, Vec<String>)]) {
     let document = include_str!("../../docs/faults.md");
-    let lines = document.lines().filter(|line| line.starts_with("| "));
+    let lines = document
+        .lines()
+        .skip_while(|line| !line.starts_with(&format!("| {heading} |")));
     let told: Vec<Vec<&str>> = lines
-        .skip(1)
+        .skip(2)
+        .take_while(|line| line.starts_with("| "))
         .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
         .collect();
-    let mut rows = Vec::new();
-    for (name, failure) in failures() {
-        rows.push((name, row(failure).await)); // one after the other: each starts five gateways
-    }
     let table: String = rows
         .iter()
         .map(|(name, cells)| format!("| {name} | {} |\n", cells.join(" | ")))
@@ -230,4 +236,136 @@ async fn in_each_failure_each_request_gets_what_the_document_says() {
             "{name} is told otherwise: {told:?}; the table is\n{table}"
         );
     }
+}
+
+#[tokio::test]
+async fn in_each_failure_each_request_gets_what_the_document_says() {
+    let mut rows = Vec::new();
+    for (name, failure) in failures() {
+        rows.push((name, row(failure).await)); // one after the other: each starts five gateways
+    }
+    assert_told("Linksfield", &rows);
+}
+
+/// What Linksfield does with a call by HTTP/2.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Refuses,
+    RefusesOnce,
+    Resets,
+    /// In the middle of its answer.
+    ResetsLate,
+    /// A GOAWAY leaves the call out; the next connection is well.
+    GoesAwayBefore,
+    /// A GOAWAY includes the call, and the connection ends.
+    GoesAwayWith,
+    /// A GOAWAY includes the call, and it is answered.
+    GoesAwayAfter,
+    Cuts,
+    Hangs,
+}
+
+const FATES: [(&str, Fate); 9] = [
+    ("stream refused", Fate::RefusesOnce),
+    ("stream refused, again and again", Fate::Refuses),
+    ("stream reset", Fate::Resets),
+    ("stream reset in mid-answer", Fate::ResetsLate),
+    ("GOAWAY that leaves the call out", Fate::GoesAwayBefore),
+    ("GOAWAY that includes it, then the end", Fate::GoesAwayWith),
+    (
+        "GOAWAY that includes it, then the answer",
+        Fate::GoesAwayAfter,
+    ),
+    ("connection cut", Fate::Cuts),
+    ("no answer", Fate::Hangs),
+];
+
+/// Serves all connections.
+async fn play(vendor: Frames, fate: Fate, calls: Arc<AtomicUsize>) {
+    loop {
+        let peer = vendor.accept().await;
+        tokio::spawn(play_one(peer, fate, calls.clone()));
+    }
+}
+
+async fn play_one(mut peer: Peer, fate: Fate, calls: Arc<AtomicUsize>) {
+    loop {
+        let call = match peer.told_beside_pings().await {
+            Told::Request(call) => call,
+            Told::Ended => return,
+            _ => continue,
+        };
+        let is_first = calls.fetch_add(1, Ordering::SeqCst) == 0;
+        match fate {
+            Fate::Refuses => peer.reset(call, REFUSED_STREAM).await,
+            Fate::RefusesOnce if is_first => peer.reset(call, REFUSED_STREAM).await,
+            Fate::Resets => peer.reset(call, INTERNAL_ERROR).await,
+            Fate::ResetsLate => {
+                peer.begin_to_answer(call).await;
+                peer.reset(call, NO_ERROR).await;
+            }
+            Fate::GoesAwayBefore if is_first => peer.go_away(0, NO_ERROR).await,
+            Fate::GoesAwayWith => {
+                peer.go_away(call, NO_ERROR).await;
+                return;
+            }
+            Fate::GoesAwayAfter => {
+                peer.go_away(call, NO_ERROR).await;
+                peer.answer(call).await;
+            }
+            Fate::Cuts => return,
+            Fate::Hangs => {}
+            Fate::RefusesOnce | Fate::GoesAwayBefore => peer.answer(call).await,
+        }
+    }
+}
+
+async fn row_of_http2(fate: Fate) -> Vec<String> {
+    let case = async || {
+        let (acceptor, authority) = certificate_with("localhost", &["h2"]);
+        let vendor = Frames::listen(acceptor).await;
+        let timeout = if matches!(fate, Fate::Hangs) {
+            "\"1s\""
+        } else {
+            "\"15s\""
+        };
+        let gateway = offering(&vendor.url(), &authority, 1)
+            .set("upstream.retry.attempts", "2")
+            .set("upstream.retry.backoff", "\"1ms\"")
+            .set("upstream.timeout", timeout)
+            .run()
+            .await;
+        let calls = Arc::default();
+        tokio::spawn(play(vendor, fate, Arc::clone(&calls)));
+        (gateway, calls)
+    };
+    let seen = |calls: &AtomicUsize| calls.load(Ordering::SeqCst);
+    let miss = async {
+        let (gateway, calls) = case().await;
+        cell(&gateway.page(1).await, seen(&calls))
+    };
+    let command = async {
+        let (gateway, calls) = case().await;
+        cell(&gateway.order().await, seen(&calls))
+    };
+    let with_a_key = async {
+        let (gateway, calls) = case().await;
+        let order = async || {
+            let key = [("Idempotency-Key", "one")];
+            let reply = gateway.post("/package/orderPackage", &key, "{}").await;
+            cell(&reply, seen(&calls))
+        };
+        twice(&order().await, &order().await)
+    };
+    let (miss, command, keyed) = tokio::join!(miss, command, with_a_key);
+    vec![miss, command, keyed]
+}
+
+#[tokio::test]
+async fn in_each_failure_of_http2_each_request_gets_what_the_document_says() {
+    let mut rows = Vec::new();
+    for (name, fate) in FATES {
+        rows.push((name, row_of_http2(fate).await));
+    }
+    assert_told("Linksfield, by HTTP/2", &rows);
 }

@@ -202,6 +202,39 @@ async fn what_has_begun_ends_under_its_configuration_and_a_fill_of_it_is_not_kep
 }
 
 #[tokio::test]
+async fn a_command_reaches_the_queries_that_a_reload_adds_while_it_is_under_way() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = upstream()
+        .script(move |request| {
+            if request.path().ends_with("orderPackage") {
+                success(&json!({})).behind(&held)
+            } else {
+                page(1, 2, 105)
+            }
+        })
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("routes./package/orderPackage", "{ kind = \"command\" }")
+        .run()
+        .await;
+    let ask = async || gateway.post("/package/queryPlan", &[], "{}").await;
+    let reload = async {
+        gate.arrived().await;
+        let new = "{ kind = \"query\" }";
+        gateway.rewrite("routes./package/queryPlan", new);
+        assert_eq!(gateway.reload().await.status, 200);
+        ask().await;
+        assert!(is_hit(&ask().await));
+        gate.open();
+    };
+    let (order, ()) = tokio::join!(gateway.order(), reload);
+    assert_eq!(order.status, 200);
+    assert!(!is_hit(&ask().await));
+}
+
+#[tokio::test]
 async fn a_removed_tenant_is_gone_and_an_added_one_is_there() {
     let upstream = upstream().tenant("P2", "secret-2").run().await;
     let gateway = gateway(&upstream).run().await;
@@ -228,13 +261,19 @@ async fn a_removed_tenant_is_gone_and_an_added_one_is_there() {
 
 #[tokio::test]
 async fn a_secret_that_cannot_be_used_is_refused_and_the_last_good_one_stays() {
+    let hex: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
     let upstream = upstream().run().await;
-    let gateway = gateway(&upstream).run().await;
+    let gateway = gateway(&upstream)
+        .set("signing.secret_encoding", "\"hex\"")
+        .secret("acme", &hex)
+        .run()
+        .await;
     let secret = [("tenant", "acme")];
     for (bad, reason) in [
         ("", "is empty"),
         ("\n", "is empty"),
         (&*"x".repeat(70_000), "larger than 64 KiB"),
+        ("no hexadecimal digits", "is not hexadecimal"),
     ] {
         gateway.replace("secret-acme", bad);
         let reply = gateway.reload().await;
@@ -251,13 +290,15 @@ async fn a_secret_that_cannot_be_used_is_refused_and_the_last_good_one_stays() {
         ] {
             assert_eq!(gateway.metric(family, &[]).await, 0.0, "a start would fail");
         }
+        assert_eq!(gateway.metric("secrets_refused", &[]).await, 1.0);
     }
     // Nor does another account get the secret of this one.
     gateway.rewrite("tenants.acme.access_code", "\"P9\"");
     assert_eq!(gateway.reload().await.status, 422);
     gateway.rewrite("tenants.acme.access_code", &format!("{ACCESS_CODE:?}"));
-    gateway.replace("secret-acme", SECRET);
+    gateway.replace("secret-acme", &hex);
     gateway.reload().await;
+    assert_eq!(gateway.metric("secrets_refused", &[]).await, 0.0);
     assert_eq!(
         gateway
             .metric("secret_last_reload_successful", &secret)

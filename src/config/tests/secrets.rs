@@ -179,14 +179,19 @@ fn doubtful_secrets_are_warned_about() {
 #[test]
 fn a_file_of_certificates_must_hold_one() {
     let dir = TempDir::new().unwrap();
-    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let pem = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let pem = pem.cert.pem();
     let mut config = Config::default();
-    config.upstream.ca_file = Some(file(&dir, "ca.pem", pem));
-    assert_eq!(load(&config, unset).unwrap().ca.unwrap(), pem.as_bytes());
-    config.upstream.ca_file = Some(file(&dir, "ca.pem", MARK));
-    let problems = load(&config, unset).unwrap_err();
-    assert_eq!(keys(&problems), ["upstream.ca_file"]);
-    assert!(!problems.to_string().contains(MARK));
+    config.upstream.ca_file = Some(file(&dir, "ca.pem", &pem));
+    assert_eq!(load(&config, unset).unwrap().ca.unwrap().roots.len(), 1);
+    let broken = pem.replace("MII", "MIJ");
+    let cut = &pem[..pem.len() / 2];
+    for wrong in [MARK, &broken, cut] {
+        config.upstream.ca_file = Some(file(&dir, "ca.pem", wrong));
+        let problems = load(&config, unset).unwrap_err();
+        assert_eq!(keys(&problems), ["upstream.ca_file"]);
+        assert!(!problems.to_string().contains(MARK));
+    }
 }
 
 #[test]

@@ -244,11 +244,18 @@ impl Snapshot {
     /// The age at which it stops being fresh: in a settle time as soon as that ends.
     pub fn lifetime(&self, policy: &Policy) -> Duration {
         let load = |nanos: &AtomicU64| nanos.load(Ordering::Acquire);
-        let fresh_for = policy.fresh_for + Duration::from_nanos(load(&self.crawled_for));
+        let older_by = load(&self.older_by);
+        // A page that was asked for before a crawl began is not fresh for longer because of it.
+        let crawled_for = if older_by == 0 {
+            load(&self.crawled_for)
+        } else {
+            0
+        };
+        let fresh_for = policy.fresh_for + Duration::from_nanos(crawled_for);
         match load(&self.valid_for) {
             FOREVER => fresh_for,
             valid_for => {
-                let valid_for = valid_for.saturating_add(load(&self.older_by));
+                let valid_for = valid_for.saturating_add(older_by);
                 fresh_for.min(Duration::from_nanos(valid_for))
             }
         }
@@ -386,6 +393,7 @@ mod tests {
         policy: Policy,
         start: Instant,
         is_forced: bool,
+        crawled_for: Option<Duration>,
     }
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -407,6 +415,7 @@ mod tests {
             },
             start: Instant::now(),
             is_forced: false,
+            crawled_for: None,
         }
     }
 
@@ -430,7 +439,7 @@ mod tests {
             let sent_at = self.start + SECOND * sent;
             let arrival = Arrival {
                 positions: &[position],
-                crawled_for: None,
+                crawled_for: self.crawled_for,
                 is_forced: self.is_forced,
                 sent_at,
                 validity: self
@@ -591,6 +600,19 @@ mod tests {
         assert_eq!(pages.standing(&old, 2), Standing::Gone);
         let (new, is_kept) = pages.come(2, 7, 3, 4);
         assert!(is_kept && !Arc::ptr_eq(&old, &new));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_asked_for_before_a_crawl_began_is_not_fresh_for_longer_because_of_it() {
+        let mut pages = pages();
+        pages.crawled_for = Some(SECOND * 6);
+        let (crawled, _) = pages.come(1, 4, 1, 7);
+        assert_eq!(pages.standing(&crawled, 36), Standing::Fresh);
+        pages.crawled_for = None;
+        let (snapshot, _) = pages.come(2, 4, 0, 8);
+        assert!(Arc::ptr_eq(&snapshot, &crawled));
+        assert_eq!(pages.standing(&snapshot, 29), Standing::Fresh);
+        assert_eq!(pages.standing(&snapshot, 30), Standing::Stale);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! The station as a whole, in paused time.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use futures::future::{FutureExt, join_all};
@@ -29,6 +30,8 @@ impl Shareable for Slot {
     fn capacity(&self) -> usize {
         self.1.load(Ordering::Relaxed)
     }
+
+    fn retire(&self) {}
 }
 
 impl Default for Slot {
@@ -365,8 +368,9 @@ async fn commands_go_first_and_what_nobody_waits_for_goes_last() {
         wait(Class::Query, Progress::default(), "query"),
         wait(Class::Command, Progress::default(), "command"),
         async {
-            awaited.await_it();
+            let _waiter = awaited.await_it();
             drop(held);
+            tokio::task::yield_now().await;
         }
     );
     let expected = ["command", "refresh that is awaited", "query", "refresh"];
@@ -660,7 +664,7 @@ async fn thrift_grows_as_the_budget_shrinks_and_refreshes_are_the_first_to_go() 
     ];
     assert_eq!(course, expected);
     let awaited = Progress::default();
-    awaited.await_it();
+    let _waiter = awaited.await_it();
     let refused = quota.acquire(ask(&awaited, Class::Refresh, Instant::now()));
     assert!(
         refused.await.is_err(),
@@ -903,4 +907,26 @@ async fn who_wants_another_slot_goes_before_those_who_wait_and_keeps_none_if_it_
     moving.now_or_never().unwrap();
     assert_ne!(*waiting.await.unwrap(), place, "the slot that was left");
     assert_eq!(*first, place);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_that_were_too_many_are_the_first_to_come_back() {
+    let quota = quota(3, None, 10);
+    let busy = at_once(&quota).await.unwrap();
+    let known = |quota: &Quota<Slot>| {
+        let state = quota.0.lock();
+        let slots = state.free.iter().chain(&state.retired);
+        slots.map(|slot| slot.0).collect::<HashSet<_>>()
+    };
+    let idle = known(&quota);
+    quota.change(&limits(1, None, 10));
+    assert_eq!(known(&quota), idle);
+    quota.change(&limits(3, None, 10));
+    assert_eq!(known(&quota), idle);
+    quota.change(&limits(0, None, 10));
+    let number = busy.0;
+    drop(busy);
+    quota.change(&limits(3, None, 10));
+    assert!(known(&quota).contains(&number));
+    assert_eq!(quota.levels().connections.remaining, 3);
 }

@@ -167,7 +167,8 @@ fn classify(status: StatusCode, envelope: Option<&Envelope<'_>>, codes: &Codes) 
     match status.as_u16() {
         401 | 403 => Outcome::BadSignature,
         429 => Outcome::Throttled,
-        500.. => Outcome::Transient,
+        // A server in between has lost patience, with the request's body or with the vendor.
+        408 | 500.. => Outcome::Transient,
         _ if listed(&codes.bad_signature) => Outcome::BadSignature,
         _ if listed(&codes.throttled) => Outcome::Throttled,
         _ if listed(&codes.transient) => Outcome::Transient,
@@ -207,6 +208,7 @@ mod tests {
             (201, ok.to_owned(), Outcome::Unknown),
             (400, code("4711"), Outcome::CallerError),
             (404, "no envelope".to_owned(), Outcome::CallerError),
+            (408, String::new(), Outcome::Transient),
             (400, code("2002"), Outcome::Throttled),
             (401, ok.to_owned(), Outcome::BadSignature),
             (403, code("4711"), Outcome::BadSignature),

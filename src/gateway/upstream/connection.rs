@@ -2,42 +2,47 @@
 //!
 //! A [`Slot`] owns at most one connection. One of HTTP/1.1 carries one call at a time: its [`Line`] holds the slot. One of
 //! HTTP/2 carries many: each has a [`Line`], and the slot is free for the next. A slot opens another connection only once
-//! the calls on the last one have ended and the vendor has closed it too, so the vendor never sees more connections than
-//! there are slots.
+//! the vendor has closed the last one's [`Socket`] too, be it one that was given up while it was being opened, so the
+//! vendor never sees more connections than there are slots.
 
-use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::net::TcpStream;
+use tokio::runtime;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Failure;
+use super::traffic::{Protocol, Token, Traffic};
 use crate::config::STREAMS;
 use crate::gateway::error::{Error, Unreachable};
 use crate::gateway::progress::Progress;
 use crate::gateway::quota::Shareable;
 
-/// How long the vendor may take to close its side after we have closed ours.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the vendor may take to close its side after we have closed ours; then it is reset.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long after an answer the last of its request may take to leave. One that was answered before the vendor has read
+/// it may be closed by the vendor next.
+const LEFT_AFTER: Duration = Duration::from_millis(100);
 /// While calls wait for their answers, HTTP/2 is asked for a sign of life after so long without a frame,
 const PING_AFTER: Duration = Duration::from_secs(1);
 /// and given up as lost after so long without one.
@@ -53,6 +58,7 @@ const MAX_HEAD: u32 = 64 << 10;
 pub struct Slot {
     place: Arc<Mutex<Place>>,
     capacity: Capacity,
+    sockets: TaskTracker,
 }
 
 /// How many calls a slot's connection takes at a time; 0 unless it is of HTTP/2 and open. Each connection brings its own.
@@ -61,14 +67,17 @@ type Capacity = Arc<ArcSwap<AtomicUsize>>;
 impl Default for Slot {
     fn default() -> Self {
         let capacity = Capacity::default();
+        let sockets = TaskTracker::new();
+        sockets.close(); // whoever waits for it waits for those that there are
         let place = Place {
             connection: None,
-            closing: None,
             capacity: capacity.clone(),
+            sockets: sockets.clone(),
         };
         Self {
             place: Arc::new(Mutex::new(place)),
             capacity,
+            sockets,
         }
     }
 }
@@ -77,20 +86,21 @@ impl Shareable for Slot {
     fn capacity(&self) -> usize {
         self.capacity.load().load(Ordering::Relaxed)
     }
+
+    fn retire(&self) {
+        // Nobody holds it but a call, which would use it.
+        if let Ok(mut place) = self.place.try_lock() {
+            place.retire();
+        }
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Place {
     connection: Option<Connection>,
-    /// The last connection, until the vendor has seen it closed.
-    closing: Option<Closing>,
     capacity: Capacity,
-}
-
-#[derive(Debug)]
-struct Closing {
-    driver: JoinHandle<()>,
-    calls: TaskTracker,
+    /// Those of the slot's connections that the vendor may still see.
+    sockets: TaskTracker,
 }
 
 /// An open connection.
@@ -98,11 +108,9 @@ struct Closing {
 pub(super) struct Connection {
     /// Whose it is: with another configuration it may lead elsewhere.
     upstream: u64,
-    driver: JoinHandle<()>,
-    /// The calls that go through it, where they are many.
-    calls: TaskTracker,
     capacity: Arc<AtomicUsize>,
     sender: Sender,
+    traffic: Traffic,
 }
 
 #[derive(Debug)]
@@ -112,6 +120,7 @@ enum Sender {
         idle_since: Instant,
         /// Has it carried an exchange before?
         reused: bool,
+        _driven_until: DropGuard,
     },
     Http2 {
         mouth: Arc<Mouth>,
@@ -120,44 +129,54 @@ enum Sender {
     },
 }
 
-/// Where requests go into a connection of HTTP/2, as long as it takes any. There is no other handle: once this one is
-/// dropped, hyper hands back what it has not taken yet. (One that comes while hyper gives up would else wait for ever.)
-type Mouth = StdMutex<Option<http2::SendRequest<Payload>>>;
+/// Where requests go into a connection of HTTP/2. Whoever makes a call holds it; the last one closes the connection.
+#[derive(Debug)]
+struct Mouth {
+    /// As long as it takes any. There is no other handle: once this one is dropped, hyper hands back what it has not taken
+    /// yet. (One that comes while hyper gives up would else wait for ever.)
+    sender: StdMutex<Option<http2::SendRequest<Payload>>>,
+    _driven_until: DropGuard,
+}
 
-fn is_open(mouth: &Mouth) -> bool {
-    let sender = mouth.lock().unwrap_or_else(PoisonError::into_inner);
-    sender.as_ref().is_some_and(|sender| !sender.is_closed())
+impl Mouth {
+    fn lock(&self) -> MutexGuard<'_, Option<http2::SendRequest<Payload>>> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_open(&self) -> bool {
+        self.lock()
+            .as_ref()
+            .is_some_and(|sender| !sender.is_closed())
+    }
 }
 
 /// What one call goes through.
 #[derive(Debug)]
 pub struct Line {
     way: Way,
+    _counted: Token,
 }
 
 #[derive(Debug)]
 enum Way {
     /// The call has the connection to itself.
     Http1(OwnedMutexGuard<Place>),
-    Http2 {
-        mouth: Arc<Mouth>,
-        _call: TaskTrackerToken,
-    },
+    Http2(Arc<Mouth>),
 }
 
-/// The versions of HTTP that are spoken to the vendor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// One call at a time.
-    Http1,
-    /// Many calls at a time.
-    Http2,
+impl Way {
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::Http1(_) => Protocol::Http1,
+            Self::Http2(_) => Protocol::Http2,
+        }
+    }
 }
 
 impl Slot {
-    /// A line of this slot's connection, or the right to open another one. While others go through it, or through the one
-    /// that has to be closed before: none, or if `must_wait` what there is once they have ended. `upstream` is whose
-    /// connection it has to be, and `max_idle` for how long it may have been silent.
+    /// A line of this slot's connection, or the right to open another one. While others go through it, or the vendor has
+    /// not closed the one before: none, or if `must_wait` what there is then. `upstream` is whose connection it has to be,
+    /// and `max_idle` for how long it may have been silent.
     pub(super) async fn line(
         &self,
         upstream: u64,
@@ -173,13 +192,11 @@ impl Slot {
             return Some(Ok(Line::of(place)));
         }
         place.retire();
-        if let Some(closing) = &place.closing
-            && !closing.calls.is_empty()
-        {
+        if !self.sockets.is_empty() {
             if !must_wait {
                 return None;
             }
-            closing.calls.wait().await;
+            self.sockets.wait().await;
         }
         Some(Err(Opening(place)))
     }
@@ -190,14 +207,20 @@ impl Slot {
 pub struct Opening(OwnedMutexGuard<Place>);
 
 impl Opening {
-    /// Waits until the vendor has seen the last connection closed.
-    pub(super) async fn closed(&mut self) {
-        if let Some(closing) = &mut self.0.closing {
-            if timeout(LINGER * 2, &mut closing.driver).await.is_err() {
-                closing.driver.abort();
-            }
-            self.0.closing = None;
+    /// Begins to connect. From now on the slot has no other connection until this one is closed for the vendor too.
+    pub(super) fn dial(&self, address: SocketAddr) -> io::Result<Socket> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
         }
+        Ok(Socket {
+            stream: Some(TcpStream::from_std(socket.into())?),
+            heard: watch::Sender::new(Instant::now()),
+            open: Some(self.0.sockets.token()),
+        })
     }
 
     pub(super) fn opened(mut self, connection: Connection) -> Line {
@@ -221,33 +244,31 @@ impl Place {
                 sender,
                 idle_since,
                 reused,
+                ..
             } => {
                 *reused = true;
-                idle_since.elapsed() <= max_idle && sender.ready().await.is_ok()
+                idle_since.elapsed() <= max_idle
+                    && matches!(timeout(LEFT_AFTER, sender.ready()).await, Ok(Ok(())))
             }
             Sender::Http2 { mouth, heard } => {
-                if !is_open(mouth) {
+                if !mouth.is_open() {
                     return false;
                 }
                 if heard.borrow_and_update().elapsed() <= max_idle {
                     return true;
                 }
                 // One that is silent while calls wait for slow answers is sent a PING by now. One without a call is not.
+                let has_calls = Arc::strong_count(mouth) > 1;
                 let sign = timeout(PING_AFTER * 2, heard.changed());
-                !connection.calls.is_empty() && matches!(sign.await, Ok(Ok(()))) && is_open(mouth)
+                has_calls && matches!(sign.await, Ok(Ok(()))) && mouth.is_open()
             }
         }
     }
 
-    /// Closes the connection: for the calls that go through it when they have ended, and for others now.
+    /// Closes the connection: one that calls go through when they have ended, another one now.
     fn retire(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if self.connection.take().is_some() {
             self.capacity.store(Arc::default());
-            connection.calls.close();
-            self.closing = Some(Closing {
-                driver: connection.driver,
-                calls: connection.calls,
-            });
         }
     }
 }
@@ -255,22 +276,21 @@ impl Place {
 impl Line {
     fn of(place: OwnedMutexGuard<Place>) -> Self {
         let connection = place.connection.as_ref().expect("it was found usable");
+        let traffic = connection.traffic.clone();
         let way = match &connection.sender {
             Sender::Http1 { .. } => Way::Http1(place),
-            Sender::Http2 { mouth, .. } => Way::Http2 {
-                mouth: mouth.clone(),
-                _call: connection.calls.token(),
-            },
+            Sender::Http2 { mouth, .. } => Way::Http2(mouth.clone()),
         };
-        Self { way }
+        let counted = traffic.call(way.protocol());
+        Self {
+            way,
+            _counted: counted,
+        }
     }
 
     /// The version of HTTP that was agreed on.
     pub fn protocol(&self) -> Protocol {
-        match self.way {
-            Way::Http1(_) => Protocol::Http1,
-            Way::Http2 { .. } => Protocol::Http2,
-        }
+        self.way.protocol()
     }
 
     /// May others go through the connection at the same time?
@@ -281,10 +301,10 @@ impl Line {
     /// Sends a request and waits for the head of its answer. `progress` learns that it was not sent, where that is proven.
     pub(super) async fn send(
         &mut self,
-        mut request: Request<Payload>,
+        request: Request<Payload>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, Failure> {
-        let is_taken = request.body_mut().is_taken.clone();
+        let body = request.body().handle();
         let (sent, is_many) = match &mut self.way {
             Way::Http1(place) => match place.connection.as_mut().map(|open| &mut open.sender) {
                 Some(Sender::Http1 { sender, .. }) => {
@@ -292,13 +312,11 @@ impl Line {
                 }
                 _ => unreachable!("its line holds it until the exchange ends"),
             },
-            Way::Http2 { mouth, .. } => {
-                let sending = {
-                    let mut sender = mouth.lock().unwrap_or_else(PoisonError::into_inner);
-                    sender
-                        .as_mut()
-                        .map(|sender| sender.try_send_request(request))
-                };
+            Way::Http2(mouth) => {
+                let sending = mouth
+                    .lock()
+                    .as_mut()
+                    .map(|sender| sender.try_send_request(request));
                 let Some(sending) = sending else {
                     progress.not_sent();
                     return Err(Failure::NotSent(Error::UpstreamUnreachable {
@@ -310,22 +328,21 @@ impl Line {
             }
         };
         sent.map_err(|mut error| {
+            let nothing_left = error.take_message().is_some();
             // Of HTTP/2, a head may have left before the stream ended: without a byte of the body, which has the
             // signature, it is nothing that could have been carried out.
-            let is_unsent = error.take_message().is_some()
-                || is_refused(error.error())
-                || (is_many && !is_taken.load(Ordering::Acquire));
-            if is_unsent {
+            let is_refused = is_refused(error.error()) || (is_many && body.take_back());
+            if nothing_left || is_refused {
                 progress.not_sent();
             }
             let error = Error::UpstreamDisconnected {
                 sent: progress.sent(),
-                source: error.into_error(),
+                source: io::Error::other(error.into_error()),
             };
-            if is_unsent && self.may_be_stale() {
-                Failure::NotSent(error)
-            } else {
-                Failure::Failed(error)
+            match (nothing_left, is_refused) {
+                (true, _) if self.may_be_stale() => Failure::NotSent(error),
+                (false, true) => Failure::Refused(error),
+                _ => Failure::Failed(error),
             }
         })
     }
@@ -337,7 +354,7 @@ impl Line {
                 place.connection.as_ref().map(|open| &open.sender),
                 Some(Sender::Http1 { reused: true, .. })
             ),
-            Way::Http2 { .. } => true, // others go through it
+            Way::Http2(_) => true, // others go through it
         }
     }
 
@@ -374,42 +391,53 @@ fn is_refused(error: &hyper::Error) -> bool {
         })
 }
 
-pub(super) async fn open_http1<S>(stream: S, upstream: u64) -> hyper::Result<Connection>
+pub(super) async fn open_http1<S>(
+    stream: S,
+    upstream: u64,
+    traffic: Traffic,
+) -> hyper::Result<Connection>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let drive = async {
+    let given_up = CancellationToken::new();
+    let driven_until = given_up.clone().drop_guard();
+    let counted = traffic.connection(Protocol::Http1);
+    tokio::spawn(until_given_up(given_up, async {
         if let Ok(parts) = connection.without_shutdown().await {
-            linger(parts.io.into_inner()).await;
+            let _ = parts.io.into_inner().shutdown().await; // TLS says good-bye
         }
-    };
+        drop(counted);
+    }));
     Ok(Connection {
         upstream,
-        driver: tokio::spawn(drive),
-        calls: TaskTracker::new(),
         capacity: Arc::default(),
         sender: Sender::Http1 {
             sender,
             idle_since: Instant::now(),
             reused: false,
+            _driven_until: driven_until,
         },
+        traffic,
     })
 }
 
-pub(super) async fn open_http2<S>(stream: S, upstream: u64) -> hyper::Result<Connection>
+pub(super) async fn open_http2<S>(
+    stream: S,
+    upstream: u64,
+    heard: watch::Receiver<Instant>,
+    traffic: Traffic,
+) -> hyper::Result<Connection>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (tell, heard) = watch::channel(Instant::now());
-    let (give_back, returned) = oneshot::channel();
-    let stream = Heard {
-        stream: Some(stream),
-        tell,
-        give_back: Some(give_back),
+    let ended = CancellationToken::new();
+    let tasks = Tasks {
+        ended: ended.clone(),
+        counted: Arc::new(traffic.connection(Protocol::Http2)),
     };
-    let tasks = CancellationToken::new();
-    let (sender, connection) = http2::Builder::new(Tasks(tasks.clone()))
+    let until_the_end = ended.drop_guard();
+    let (sender, connection) = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW * STREAMS)
@@ -420,25 +448,41 @@ where
         .handshake(TokioIo::new(stream))
         .await?;
     let capacity = Arc::new(AtomicUsize::new(capacity_of(&connection)));
-    let unless_driven = tasks.drop_guard();
-    let mouth = Arc::new(Mouth::new(Some(sender)));
-    let drive = drive_http2(
-        connection,
-        capacity.clone(),
-        Arc::downgrade(&mouth),
-        returned,
-        unless_driven,
-    );
+    let given_up = CancellationToken::new();
+    let mouth = Arc::new(Mouth {
+        sender: StdMutex::new(Some(sender)),
+        _driven_until: given_up.clone().drop_guard(),
+    });
+    let drive = drive_http2(connection, capacity.clone(), Arc::downgrade(&mouth));
+    tokio::spawn(async {
+        until_given_up(given_up, async {
+            drive.await;
+            pending::<()>().await; // one that takes no more calls may still have some
+        })
+        .await;
+        drop(until_the_end);
+    });
     Ok(Connection {
         upstream,
-        driver: tokio::spawn(drive),
-        calls: TaskTracker::new(),
         capacity,
         sender: Sender::Http2 { mouth, heard },
+        traffic,
     })
 }
 
-type Http2<S> = http2::Connection<TokioIo<Heard<S>>, Payload, Tasks>;
+/// Drives a connection to its end. One that was given up has a little while for it.
+async fn until_given_up(given_up: CancellationToken, drive: impl Future<Output = ()>) {
+    let too_long = async {
+        given_up.cancelled().await;
+        sleep(LINGER).await;
+    };
+    tokio::select! {
+        () = drive => {}
+        () = too_long => {}
+    }
+}
+
+type Http2<S> = http2::Connection<TokioIo<S>, Payload, Tasks>;
 
 fn capacity_of<S>(connection: &Http2<S>) -> usize
 where
@@ -448,14 +492,9 @@ where
     connection.current_max_send_streams().clamp(1, most)
 }
 
-/// Drives a connection to its end, with the tasks that hyper splits off, and closes it as [`linger`] says.
-async fn drive_http2<S>(
-    connection: Http2<S>,
-    capacity: Arc<AtomicUsize>,
-    mouth: Weak<Mouth>,
-    returned: oneshot::Receiver<S>,
-    unless_driven: DropGuard,
-) where
+/// Drives a connection to its end, with the tasks that hyper splits off.
+async fn drive_http2<S>(connection: Http2<S>, capacity: Arc<AtomicUsize>, mouth: Weak<Mouth>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     {
@@ -474,100 +513,152 @@ async fn drive_http2<S>(
         .await;
     }
     if let Some(mouth) = mouth.upgrade() {
-        let sender = mouth.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let sender = mouth.lock().take();
         drop(sender);
     }
-    if let Ok(stream) = returned.await {
-        linger(stream).await;
-    }
-    unless_driven.disarm(); // the tasks end by themselves, once they have told how their calls ended
 }
 
-/// Closes a connection; ends when the vendor has closed its side too, so that it no longer counts the connection when the
-/// slot opens its next one.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
-    let close = async {
-        stream.shutdown().await?;
-        let mut discarded = [0; 1024];
-        while stream.read(&mut discarded).await? > 0 {}
-        io::Result::Ok(())
-    };
-    let _ = timeout(LINGER, close).await;
-}
-
-/// The body of a request, which knows whether it was asked for: if not, nothing of it has left.
+/// The body of a request, in the hands of its connection.
 #[derive(Debug)]
 pub(super) struct Payload {
-    body: Full<Bytes>,
-    is_taken: Arc<AtomicBool>,
+    handle: Handle,
+    length: u64,
+    is_taken: bool,
+}
+
+/// The same body, in the hands of its call. Whoever takes it first has it: the connection, to send it, or the call, so that
+/// no byte of it ever leaves.
+#[derive(Debug, Clone)]
+pub(super) struct Handle(Arc<StdMutex<Option<Bytes>>>);
+
+impl Handle {
+    fn take(&self) -> Option<Bytes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// True if nothing of it has left, nor will.
+    pub(super) fn take_back(&self) -> bool {
+        self.take().is_some()
+    }
+}
+
+impl Payload {
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
 }
 
 impl From<Bytes> for Payload {
     fn from(body: Bytes) -> Self {
         Self {
-            body: Full::new(body),
-            is_taken: Arc::default(),
+            length: body.len() as u64,
+            handle: Handle(Arc::new(StdMutex::new(Some(body)))),
+            is_taken: false,
         }
     }
 }
 
 impl HttpBody for Payload {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.is_taken.store(true, Ordering::Release);
-        Pin::new(&mut self.body).poll_frame(cx)
+        _: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.is_taken {
+            return Poll::Ready(None);
+        }
+        self.is_taken = true;
+        let body = self.handle.take();
+        let called_off = || io::Error::other("the call was given up");
+        Poll::Ready(Some(body.map(Frame::data).ok_or_else(called_off)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_taken
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::with_exact(if self.is_taken { 0 } else { self.length })
     }
 }
 
-/// Runs hyper's tasks of one connection until they end, or the connection is given up.
+/// Runs hyper's tasks of one connection until they end, or it does.
 #[derive(Clone)]
-struct Tasks(CancellationToken);
+struct Tasks {
+    ended: CancellationToken,
+    /// Once, however many tasks there are.
+    counted: Arc<Token>,
+}
 
 impl<F> Executor<F> for Tasks
 where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        let given_up = self.0.clone();
-        tokio::spawn(async move { given_up.run_until_cancelled(task).await.map(drop) });
+        let Self { ended, counted } = self.clone();
+        tokio::spawn(async move {
+            ended.run_until_cancelled(task).await;
+            drop(counted);
+        });
     }
 }
 
-/// A stream that tells when something has come, and comes back instead of being dropped.
-struct Heard<S> {
-    stream: Option<S>,
-    tell: watch::Sender<Instant>,
-    give_back: Option<oneshot::Sender<S>>,
+/// What a connection goes through. It tells when something has come; and however it is given up, in the middle of a
+/// handshake too, it counts as open until the vendor has closed its side.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: Option<TcpStream>,
+    heard: watch::Sender<Instant>,
+    open: Option<TaskTrackerToken>,
 }
 
-impl<S: Unpin> Heard<S> {
-    fn stream(&mut self) -> Pin<&mut S> {
+impl Socket {
+    /// Waits until it is connected. (There is one from the first on: the vendor may see a connection that nobody waits for.)
+    pub(super) async fn connected(&mut self) -> io::Result<()> {
+        let stream = self.stream();
+        stream.writable().await?;
+        stream.take_error()?.map_or(Ok(()), Err)
+    }
+
+    /// When the vendor was heard last.
+    pub(super) fn heard(&self) -> watch::Receiver<Instant> {
+        self.heard.subscribe()
+    }
+
+    fn stream(&mut self) -> Pin<&mut TcpStream> {
         Pin::new(self.stream.as_mut().expect("taken only by drop"))
     }
 }
 
-impl<S> Drop for Heard<S> {
+impl Drop for Socket {
     fn drop(&mut self) {
-        if let (Some(stream), Some(give_back)) = (self.stream.take(), self.give_back.take()) {
-            let _ = give_back.send(stream);
+        if let (Some(stream), Ok(runtime)) = (self.stream.take(), runtime::Handle::try_current()) {
+            let open = self.open.take();
+            runtime.spawn(async {
+                linger(stream).await;
+                drop(open);
+            });
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+/// Closes a socket; ends when the vendor has closed its side too, so that it no longer counts the connection when the slot
+/// opens its next one. A vendor that does not is told that there is no connection any more.
+async fn linger(mut stream: TcpStream) {
+    let close = async {
+        stream.shutdown().await?;
+        let mut discarded = [0; 1024];
+        while stream.read(&mut discarded).await? > 0 {}
+        io::Result::Ok(())
+    };
+    if timeout(LINGER, close).await.is_err() {
+        let _ = stream.set_zero_linger();
+    }
+}
+
+impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -576,13 +667,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
         let before = buffer.filled().len();
         ready!(self.stream().poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
-            self.tell.send_replace(Instant::now());
+            self.heard.send_replace(Instant::now());
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+impl AsyncWrite for Socket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -600,7 +691,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.as_ref().is_some_and(S::is_write_vectored)
+        self.stream
+            .as_ref()
+            .is_some_and(TcpStream::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -20,12 +20,17 @@ pub struct Builder {
 
 /// A gateway with one tenant, one query and one command, no limit but three connections, and no retries.
 pub fn gateway(upstream: &Upstream) -> Builder {
+    gateway_to(&upstream.url())
+}
+
+/// The same, to the vendor at this URL.
+pub fn gateway_to(base_url: &str) -> Builder {
     let folder = tempfile::tempdir().unwrap();
     let config = format!(
         r#"
         server = {{ listen = "127.0.0.1:0", admin_listen = "127.0.0.1:0" }}
         log = {{ format = "json" }}
-        upstream = {{ base_url = "{}", connect_timeout = "10s", limits = {{ requests_per_second = "none", requests_per_day = "none" }}, retry = {{ attempts = 1 }} }}
+        upstream = {{ base_url = "{base_url}", connect_timeout = "10s", limits = {{ requests_per_second = "none", requests_per_day = "none" }}, retry = {{ attempts = 1 }} }}
         [tenants.acme]
         access_code = "{ACCESS_CODE}"
         [routes."/package/queryOrder"]
@@ -34,8 +39,7 @@ pub fn gateway(upstream: &Upstream) -> Builder {
         [routes."/package/orderPackage"]
         kind = "command"
         invalidates = ["/package/queryOrder"]
-        "#,
-        upstream.url()
+        "#
     );
     Builder {
         config: config.parse().unwrap(),

@@ -504,7 +504,7 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
                 .await?;
             return Ok(After::Close);
         }
-        Some(Fault::ResetStream(_) | Fault::ResetAfterHead | Fault::GoAway) => {
+        Some(Fault::ResetStream(_) | Fault::ResetMidBody(_) | Fault::GoAway) => {
             unreachable!("this connection has no streams")
         }
     }

@@ -117,13 +117,16 @@ async fn write(answer: &Answer, respond: &mut SendResponse<bytes::Bytes>) -> Aft
             respond.send_reset(Reason::from(reason));
             return After::GoOn;
         }
-        Some(Fault::ResetAfterHead) => {
+        Some(Fault::ResetMidBody(reason)) => {
             if let Ok(mut body) = respond.send_response(head, false) {
-                tokio::task::yield_now().await;
-                body.send_reset(Reason::INTERNAL_ERROR);
+                let half = answer.body[..answer.body.len() / 2].to_vec();
+                let _ = body.send_data(half.into(), false);
+                tokio::task::yield_now().await; // it leaves
+                body.send_reset(Reason::from(reason));
             }
             return After::GoOn;
         }
+        Some(Fault::Hang) => futures::future::pending().await,
         Some(Fault::Drop) => return After::Close,
         None | Some(Fault::GoAway) => {}
         Some(fault) => unreachable!("{fault:?} is HTTP/1.1's"),
