@@ -185,7 +185,7 @@ impl Admin {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Response<Body>> {
         let (head, body) = request.into_parts();
-        self.admit(&head.headers)?;
+        self.refusal(&head.headers).map_or(Ok(()), Err)?;
         let body = self.read_body(body).await?;
         let wanted = Log {
             level: String::from_utf8_lossy(&body).trim().to_owned(),
@@ -270,17 +270,18 @@ impl Admin {
     /// What somebody who may change something or see a request has sent.
     async fn read(&self, request: Request<Incoming>) -> Result<(HeaderMap, Bytes), Response<Body>> {
         let (head, body) = request.into_parts();
-        self.admit(&head.headers)?;
+        self.refusal(&head.headers).map_or(Ok(()), Err)?;
         head::check_content(&head.headers, &body).map_err(|error| self.problem(&error))?;
         Ok((head.headers, self.read_body(body).await?))
     }
 
     /// Refuses web pages, and whoever may not change anything or see a request.
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Response<Body>> {
-        head::check_origin(headers).map_err(|error| self.problem(&error))?;
+    fn refusal(&self, headers: &HeaderMap) -> Option<Response<Body>> {
+        if let Err(error) = head::check_origin(headers) {
+            return Some(self.problem(&error));
+        }
         let current = self.parts.live.current();
-        let refusal = current.access.refusal(headers.get(AUTHORIZATION));
-        refusal.map_or(Ok(()), Err)
+        current.access.refusal(headers.get(AUTHORIZATION))
     }
 
     async fn read_body(&self, body: Incoming) -> Result<Bytes, Response<Body>> {

@@ -77,7 +77,6 @@ struct Page<'a> {
     routes: Vec<RouteRow<'a>>,
     tenants: Vec<TenantRow<'a>>,
     callers: Vec<CallerRow<'a>>,
-    has_callers: bool,
     can_explain: bool,
     needs_token: bool,
     example_path: &'static str,
@@ -168,7 +167,6 @@ pub fn render(shown: &Shown<'_>) -> std::result::Result<String, askama::Error> {
         routes: routes(config, &totals),
         tenants: tenants(config, &totals),
         callers: callers(config, &totals),
-        has_callers: !config.callers.is_empty(),
         can_explain: !matches!(current.access, Access::Nobody),
         needs_token: matches!(current.access, Access::Token(_)),
         example_path: super::EXPLAINED_PATH,
@@ -179,12 +177,16 @@ pub fn render(shown: &Shown<'_>) -> std::result::Result<String, askama::Error> {
 }
 
 impl Page<'_> {
-    #[expect(clippy::unused_self, reason = "templates call methods")]
+    #[expect(
+        clippy::unused_self,
+        clippy::trivially_copy_pass_by_ref,
+        reason = "a template calls it"
+    )]
     fn grouped(&self, number: &u64) -> String {
         grouped(*number)
     }
 
-    #[expect(clippy::unused_self, reason = "templates call methods")]
+    #[expect(clippy::unused_self, reason = "a template calls it")]
     fn time(&self, at: &SystemTime) -> String {
         time(*at)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use prometheus::core::Collector;
-use prometheus::proto::Metric;
+use prometheus::proto::{Metric, MetricFamily};
 
 use super::recent::Failure;
 use super::{Metrics, Result};
@@ -101,7 +101,7 @@ fn series(family: &impl Collector) -> Vec<Metric> {
     let mut families = family.collect();
     families
         .iter_mut()
-        .flat_map(|family| family.take_metric())
+        .flat_map(MetricFamily::take_metric)
         .collect()
 }
 
