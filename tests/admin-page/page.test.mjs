@@ -15,6 +15,10 @@ const BINARY = process.env.LINKSFIELD_GATEWAY;
 const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const SCREENSHOT = process.env.SCREENSHOT;
 const TOKEN = "admin-token-0123456789";
+const ORDER = JSON.stringify({
+  device_id: "89860012018111220455", global_order: "0", is_open: "0", order_period: "1", package_code: "PACKAGE20180428000007",
+  package_name: "30m", package_type: "2", pay_amount: "0", pay_rst: "2", test_flow: "0", test_flow_flag: "0",
+});
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const QUIET = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync"];
 
@@ -291,7 +295,7 @@ test("the screenshot of the README", { skip: !SCREENSHOT }, async (t) => {
   t.after(() => gateway.stop());
   const control = (settings) => fetch(`${gateway.vendor}/_simulator/control`, { method: "POST", body: JSON.stringify(settings) });
   await control({ latency: "400ms" });
-  const page = await open(t, gateway, { viewport: { width: 1200, height: 1010 } });
+  const page = await open(t, gateway, { viewport: { width: 1200, height: 1025 } });
   const end = Date.now() + 5 * 60_000;
   for (let round = 0; Date.now() < end; round += 1) {
     // Some pages are asked for more often than others, by more services at some times than at others.
@@ -299,7 +303,7 @@ test("the screenshot of the README", { skip: !SCREENSHOT }, async (t) => {
     const bodies = Array.from({ length: number }, () => JSON.stringify({ page_no: Math.ceil(Math.random() ** 3 * 12), page_size: 5 }));
     await Promise.all(bodies.map((body) => ask(gateway, body)));
     if (round % 97 === 50) await ask(gateway, '{"page_no": 1, "page_no": 2}');
-    if (round % 120 === 60) await ask(gateway, '{"device_id": "89860012018111220455", "package_code": "P"}', "/package/orderPackage");
+    if (round % 120 === 60) await ask(gateway, ORDER, "/package/orderPackage");
     if (round % 60 === 30) await control({ latency: `${300 + Math.round(Math.random() * 500)}ms` });
     await page.waitForTimeout(250);
   }
