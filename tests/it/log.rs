@@ -218,6 +218,6 @@ async fn a_fill_shared_by_many_has_the_trace_of_the_one_who_began_it() {
     let told = upstream.last().header("traceparent").unwrap().to_owned();
     assert!(told.starts_with(&format!("00-{TRACE_ID}-")), "{told}");
     let line = gateway.exchange_of("the-second").await;
-    assert_eq!(line["result"], "coalesced");
+    assert_ne!(line["result"], "miss"); // a hit, if the first was quicker than its fill was joined
     assert!(line["trace_id"].as_str().unwrap().starts_with("0000"));
 }

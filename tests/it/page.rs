@@ -1,7 +1,10 @@
 //! The admin page, as it comes from the server. What a browser makes of it, `.ci/admin-page` tells.
 
+use serde_json::json;
+
+use crate::support::answer::{Fault, raw};
 use crate::support::client::post;
-use crate::support::{Gateway, Reply, connect, failure, gateway, page, upstream};
+use crate::support::{Gateway, Reply, connect, failure, gateway, page, success, until, upstream};
 
 const TOKEN: &str = "admin-token-0123456789";
 const EVIL: &str = r#"<script>alert("1")</script>&'"#;
@@ -33,6 +36,7 @@ async fn the_page_is_made_of_files_of_the_binary_and_nothing_may_be_loaded_from_
     assert_eq!(header("content-type"), "text/html; charset=utf-8");
     assert_eq!(header("x-content-type-options"), "nosniff");
     assert_eq!(header("referrer-policy"), "no-referrer");
+    assert_eq!(header("cross-origin-resource-policy"), "same-origin");
     let policy = header("content-security-policy");
     assert!(policy.starts_with("default-src 'none';"), "{policy}");
     assert!(!policy.contains("unsafe") && !policy.contains("http"));
@@ -111,6 +115,44 @@ async fn the_page_says_what_somebody_has_to_know_first() {
     assert!(refused.contains("UTC: refused"), "{refused}");
     let configuration = refused.split("<pre id=\"configuration\"").nth(1);
     assert!(configuration.unwrap().contains("commands = false"));
+}
+
+#[tokio::test]
+async fn the_page_says_how_linksfield_the_budget_and_the_commands_are() {
+    let upstream = upstream()
+        .script(|request| match request.path() {
+            "/cube/v4/package/orderPackage" => success(&json!({})).fault(Fault::Drop),
+            _ => raw(500, ""),
+        })
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("upstream.limits.requests_per_day", "13")
+        .set("upstream.limits.command_reserve", "0.2")
+        .set("server.drain_delay", "\"1h\"")
+        .run()
+        .await;
+    let key = [("Idempotency-Key", "once")];
+    let reply = gateway.post("/package/orderPackage", &key, "{}").await;
+    assert_eq!(reply.problem().2, "unknown");
+    for number in 1..=9 {
+        assert_eq!(gateway.page(number).await.status, 502);
+    }
+    let (_, before) = look(&gateway, "").await;
+    assert!(before.contains("Commands in doubt: 1."), "{before}");
+    assert!(before.contains("answers never came, since the start: 1."));
+    assert!(before.contains("<td>upstream_disconnected</td><td class=\"bad\">unknown</td>"));
+    assert!(before.contains("3 of 13") && before.contains("for queries: 0"));
+    assert!(before.contains("The queries&#39; part of the day is spent"));
+    assert!(before.contains("breaker open"));
+    gateway.signal("TERM");
+    until("it drains", async || {
+        look(&gateway, "")
+            .await
+            .1
+            .contains("Draining: not ready any more")
+    })
+    .await;
 }
 
 #[tokio::test]

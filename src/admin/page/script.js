@@ -207,15 +207,15 @@ function summaryOf(answer, text) {
   return answer.ok ? `${said.result}: ${said.reason}` : `${said.code}: ${said.detail}`;
 }
 
-function show(summary, isGood, document_) {
+function show(summary, isGood, details) {
   const verdict = document.createElement("p");
   verdict.className = `concern ${isGood ? "good" : "bad"}`;
   verdict.textContent = summary;
   const parts = [verdict];
-  if (document_) {
+  if (details) {
     const pre = document.createElement("pre");
     pre.tabIndex = 0;
-    pre.textContent = document_;
+    pre.textContent = details;
     parts.push(pre);
   }
   byId("explained").replaceChildren(...parts);
