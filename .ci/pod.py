@@ -85,6 +85,8 @@ class Pod:
         self.probes = {kind: self.gateway.pop(f"{kind}Probe") for kind in ("startup", "liveness", "readiness")}
         self.ports = {port["name"]: port["containerPort"] for port in self.gateway["ports"]}
         [service] = spec["containers"]
+        for kind in ("liveness", "readiness"):
+            del service[f"{kind}Probe"]
         service |= {"image": image, "args": ["simulate"], "env": []}
         self.gateway["image"] = image
 
