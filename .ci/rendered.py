@@ -6,6 +6,7 @@ writes FOLDER/config/gateway.toml, a secret in FOLDER/secrets for each file that
 into FOLDER/env.
 """
 
+import os
 import pathlib
 import sys
 import tomllib
@@ -38,4 +39,7 @@ named = [tenant["secret_file"] for tenant in tables["tenants"].values()]
 named += [caller["token_file"] for caller in tables.get("callers", {}).values()]
 for path in named:
     mounted = pathlib.PurePath(path).relative_to("/etc/linksfield")
-    (folder / "secrets" / mounted).write_text(f"a made-up secret: {mounted}\n")
+    secret = folder / "secrets" / mounted
+    secret.write_text(f"made-up-secret-of-{mounted}\n")
+    os.chown(secret, 0, 65532)
+    secret.chmod(0o440)
