@@ -57,6 +57,7 @@ use self::tenant::{Callers, Tenant, Tenants};
 use self::upstream::{Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
 use crate::config::Config;
+use crate::telemetry::trace::Trace;
 use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, Snapshot};
 
 /// One in so many parts of a caller's time is kept for the way back.
@@ -87,6 +88,7 @@ struct Stations {
     /// How long the calls of each route take, and the crawls of its pages.
     paces: Vec<Arc<Paces>>,
     bounds: Bounds,
+    forward_traceparent: bool,
     metrics: Arc<Metrics>,
     keys: Keys,
     /// The commands under way: the drain waits for them.
@@ -134,6 +136,7 @@ struct Call {
     tenant: Arc<Tenant>,
     params: Params,
     language: Arc<Language>,
+    trace: Option<Trace>,
 }
 
 /// What a request's head says about its answer.
@@ -230,6 +233,7 @@ impl Gateway {
                 exchange_timeout: config.upstream.timeout,
                 max_document: bytes(config.upstream.max_answer),
             },
+            forward_traceparent: config.upstream.forward_traceparent,
             metrics: parts.metrics,
             keys: parts.keys,
             commands: before.map_or_else(TaskTracker::new, |before| before.commands.clone()),
@@ -242,6 +246,7 @@ impl Gateway {
         let mut exchange = metrics.exchange(); // recorded when dropped, even if the caller leaves
         exchange.request_id =
             head::request_id(request.headers()).unwrap_or_else(|| metrics.request_id());
+        exchange.trace = Trace::of(request.headers(), self.0.forward_traceparent);
         let response = match self.answer(request, &mut exchange).await {
             Ok(mut response) => {
                 let request_id = error::request_id_value(&exchange.request_id);
@@ -338,7 +343,8 @@ impl Gateway {
         let body = body
             .unwrap_or(Err(ReadError::Stalled))
             .map_err(|error| Error::of_body(error, max_body))?;
-        let call = self.understand(target, &head.headers, &body)?;
+        let mut call = self.understand(target, &head.headers, &body)?;
+        call.trace = exchange.trace;
         exchange.tenant = call.tenant.label;
         if let Some(caller) = caller {
             caller.authorize(&call.tenant, is_query)?;
@@ -369,6 +375,7 @@ impl Gateway {
             tenant: tenant.clone(),
             params,
             language: language.clone(),
+            trace: None,
         })
     }
 

@@ -154,7 +154,7 @@ Paste, in another terminal, in this order:
    curl -i http://{gateway}/package/orderPackage -H 'Content-Type: application/json' \
      -d '{{"device_id": "89860012018111220455", "package_code": "PACKAGE20180428000007"}}'
 
-8. What operators see, and what would be done with a request, and why:
+8. What operators see, in a browser at http://{admin}/ too, and what would be done with a request, and why:
 
    curl -s http://{admin}/metrics | grep '^linksfield_gateway_' | grep -v bucket
    curl -s http://{admin}/cache

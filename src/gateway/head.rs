@@ -86,6 +86,16 @@ fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
     else {
         return false;
     };
+    is_own_name(authority)
+}
+
+/// Was the gateway asked by a name that no attacker's DNS can give to it?
+pub fn is_own_host(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    host.is_some_and(is_own_name)
+}
+
+fn is_own_name(authority: &str) -> bool {
     let name = match authority.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => authority,
