@@ -365,7 +365,7 @@ impl Gateway {
         let params =
             Params::parse(body).map_err(|reason| Error::InvalidJson(reason.to_string()))?;
         let tenant = self.0.tenants.identify(
-            headers.get("x-linksfield-tenant"),
+            head::tenant(headers),
             params.access_code(),
             matches!(target.route.kind, Kind::Query(_)),
         )?;
