@@ -57,6 +57,7 @@ use self::tenant::{Callers, Tenant, Tenants};
 use self::upstream::{Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
 use crate::config::Config;
+use crate::state::Store;
 use crate::telemetry::trace::Trace;
 use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, Snapshot};
 
@@ -91,6 +92,7 @@ struct Stations {
     forward_traceparent: bool,
     metrics: Arc<Metrics>,
     keys: Keys,
+    store: Option<Store>,
     /// The commands under way: the drain waits for them.
     commands: TaskTracker,
 }
@@ -125,6 +127,8 @@ pub struct Parts {
     pub quota: Quota<Slot>,
     /// The idempotency keys of commands.
     pub keys: Keys,
+    /// What must survive a restart, if it shall.
+    pub store: Option<Store>,
     /// Where everything is recorded.
     pub metrics: Arc<Metrics>,
 }
@@ -236,6 +240,7 @@ impl Gateway {
             forward_traceparent: config.upstream.forward_traceparent,
             metrics: parts.metrics,
             keys: parts.keys,
+            store: parts.store,
             commands: before.map_or_else(TaskTracker::new, |before| before.commands.clone()),
         }))
     }
@@ -506,7 +511,12 @@ impl Gateway {
         self.0.quota.clone()
     }
 
-    /// Its idempotency keys.
+    /// What survives a restart, if anything does.
+    pub fn store(&self) -> Option<Store> {
+        self.0.store.clone()
+    }
+
+    /// The idempotency keys of commands.
     pub fn keys(&self) -> Keys {
         self.0.keys.clone()
     }

@@ -168,7 +168,7 @@ impl Reloader {
     pub fn reload(&self) -> Result<Reloaded, ReloadError> {
         let mut read = self.read();
         let result = self.bring_into_effect(&mut read);
-        let told = match &result {
+        let refusal = match &result {
             Ok(reloaded) => {
                 self.record(&read.config, &reloaded.kept);
                 let kept = reloaded.kept.iter();
@@ -182,8 +182,10 @@ impl Reloader {
         };
         *self.last() = LastRead {
             at: wall_clock(),
-            refusal: (!told.is_empty()).then(|| told.clone()),
+            refusal: (!refusal.is_empty()).then(|| refusal.clone()),
         };
+        let needs_restart = result.iter().flat_map(|reloaded| &reloaded.needs_restart);
+        let told = needs_restart.fold(refusal, |told, key| told + "\n" + key);
         let is_news = told != read.told;
         read.told = told;
         drop(read);
@@ -304,9 +306,6 @@ fn tell(result: &Result<Reloaded, ReloadError>, is_news: bool) {
         Ok(reloaded) => {
             if reloaded.changed {
                 info!("configuration or secrets changed");
-                for key in &reloaded.needs_restart {
-                    warn!(key, "changed, and counts from the next start on");
-                }
                 for Warning {
                     key,
                     reason,
@@ -315,6 +314,9 @@ fn tell(result: &Result<Reloaded, ReloadError>, is_news: bool) {
                 {
                     warn!(key, reason, remedy, "configuration");
                 }
+            }
+            for key in reloaded.needs_restart.iter().filter(|_| is_news) {
+                warn!(key, "changed, and counts from the next start on");
             }
             for Problem {
                 key,
