@@ -111,6 +111,8 @@ pub struct Server {
     /// How often this file and those that it names are looked at, beside at once where the system tells of a change.
     #[serde(with = "humantime_serde")]
     pub reload_interval: Duration,
+    /// The brake for everybody: `false` refuses all commands.
+    pub commands: bool,
     /// What becomes of paths that are not in `routes`.
     pub unlisted_paths: UnlistedPaths,
     /// Keeps what must survive a restart.
@@ -135,6 +137,7 @@ impl Default for Server {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
             reload_interval: Duration::from_secs(30),
+            commands: true,
             unlisted_paths: UnlistedPaths::default(),
             state_dir: None,
         }
@@ -208,6 +211,8 @@ pub struct Upstream {
     pub max_answer: ByteSize,
     /// Offer HTTP/2 by ALPN, beside HTTP/1.1: where the vendor takes it, a connection carries many requests at a time.
     pub http2: bool,
+    /// The brake: `true` makes no call. Queries are answered from memory, as long as an old page may stand in for a failure.
+    pub paused: bool,
     /// What the vendor allows.
     pub limits: Limits,
     /// What the vendor's business codes mean.
@@ -229,6 +234,7 @@ impl Default for Upstream {
             ca_file: None,
             max_answer: ByteSize::mib(8),
             http2: false,
+            paused: false,
             limits: Limits::default(),
             codes: Codes::default(),
             retry: Retry::default(),
@@ -243,6 +249,8 @@ impl Default for Upstream {
 pub struct Codes {
     /// The signature was refused.
     pub bad_signature: Vec<String>,
+    /// The request is wrong, and would be at any other time: an order of what does not exist, say.
+    pub caller_error: Vec<String>,
     /// Too many requests.
     pub throttled: Vec<String>,
     /// A fault on the vendor's side that may pass.

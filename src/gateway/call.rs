@@ -200,6 +200,9 @@ impl Gateway {
         before: impl Fn(),
     ) -> Result<Answered, Error> {
         let this = &*self.0;
+        if this.is_paused {
+            return Err(Error::UpstreamPaused);
+        }
         this.breaker.check()?; // who would be refused then does not wait for its turn
         let ask = Ask {
             tenant: call.tenant.label,
@@ -280,7 +283,19 @@ impl Gateway {
             Ok((answer, ..)) => answer.outcome.as_str(),
             Err(error) => error.code(),
         };
-        admission.end(end_of(result.as_ref().map(|(answer, ..)| answer), call));
+        let answer = result.as_ref().map(|(answer, ..)| answer);
+        let end = end_of(answer, call);
+        admission.end(end);
+        this.metrics.upstream_ended(end.as_str());
+        match answer {
+            Ok(answer) if answer.outcome == Outcome::BadSignature => {
+                this.metrics.bad_signature(tenant);
+            }
+            Ok(answer) if answer.outcome == Outcome::Unknown && !is_no_envelope(answer) => {
+                this.metrics.unknown_code();
+            }
+            _ => {}
+        }
         this.paces[route].call.record(granted_at.elapsed());
         record(outcome, granted_at);
         result.map(|(answer, sent_at, line, permit)| Answered {
