@@ -95,10 +95,10 @@ impl Kind {
     /// Whether a key of a route means something for this kind.
     pub(super) fn has_key(self, key: &str) -> bool {
         match key {
-            _ if self == Self::Refuse => true, // a brake is one line: what the route was may stay written
             "fresh_for" | "stale_for" | "stale_if_error" | "stale_patience" | "min_refresh"
             | "pages" | "max_pages" | "crawl_timeout" => self == Self::Query,
             "invalidates" | "settle" | "idempotency" => self == Self::Command,
+            "timeout" => self != Self::Refuse,
             _ => true,
         }
     }

@@ -206,11 +206,6 @@ const RULES: &[(&str, &str, &str)] = &[
         "routes.\"/a\".pages",
         "query",
     ),
-    (
-        "[routes.'/a']\nkind = 'refuse'\ntimeout = '1s'",
-        "routes.\"/a\".timeout",
-        "remove it",
-    ),
     // The longest that can be written: a sum with it would overflow.
     (
         "[routes.'/a']\nkind = 'query'\nfresh_for = '18446744073709551615s'\nstale_for = '1s'",
@@ -262,6 +257,7 @@ fn what_is_allowed_is_not_refused() {
         "[server]\nlisten = '[::ffff:127.0.0.1]:6180'",
         "[server]\nlisten = '127.0.0.1:0'\nadmin_listen = '127.0.0.1:0'",
         "[upstream]\nbase_url = 'http://localhost:9000'",
+        "[routes.'/a']\nkind = 'refuse'\ntimeout = '1s'\ninvalidates = []\nfresh_for = '1s'",
         "[upstream]\nbase_url = 'http://vendor.example'\nallow_plaintext = true",
         "[upstream.limits]\ninstances = 7\nconnections = 'none'",
         "[upstream.limits]\ncommand_reserve = 1",
