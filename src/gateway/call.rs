@@ -200,9 +200,7 @@ impl Gateway {
         before: impl Fn(),
     ) -> Result<Answered, Error> {
         let this = &*self.0;
-        if this.is_paused {
-            return Err(Error::UpstreamPaused);
-        }
+        self.check_brake()?;
         this.breaker.check()?; // who would be refused then does not wait for its turn
         let ask = Ask {
             tenant: call.tenant.label,
@@ -283,19 +281,7 @@ impl Gateway {
             Ok((answer, ..)) => answer.outcome.as_str(),
             Err(error) => error.code(),
         };
-        let answer = result.as_ref().map(|(answer, ..)| answer);
-        let end = end_of(answer, call);
-        admission.end(end);
-        this.metrics.upstream_ended(end.as_str());
-        match answer {
-            Ok(answer) if answer.outcome == Outcome::BadSignature => {
-                this.metrics.bad_signature(tenant);
-            }
-            Ok(answer) if answer.outcome == Outcome::Unknown && !is_no_envelope(answer) => {
-                this.metrics.unknown_code();
-            }
-            _ => {}
-        }
+        admission.end(self.told_by(result.as_ref().map(|(answer, ..)| answer), call));
         this.paces[route].call.record(granted_at.elapsed());
         record(outcome, granted_at);
         result.map(|(answer, sent_at, line, permit)| Answered {
@@ -305,6 +291,29 @@ impl Gateway {
             line,
             permit,
         })
+    }
+
+    fn check_brake(&self) -> Result<(), Error> {
+        if self.0.is_paused {
+            return Err(Error::UpstreamPaused);
+        }
+        Ok(())
+    }
+
+    /// What the end of a call says about the vendor, counted.
+    fn told_by(&self, result: Result<&Answer, &Error>, call: &Call) -> End {
+        let (metrics, end) = (&self.0.metrics, end_of(result, call));
+        metrics.upstream_ended(end.as_str());
+        match result {
+            Ok(answer) if answer.outcome == Outcome::BadSignature => {
+                metrics.bad_signature(call.tenant.label);
+            }
+            Ok(answer) if answer.outcome == Outcome::Unknown && !is_no_envelope(answer) => {
+                metrics.unknown_code();
+            }
+            _ => {}
+        }
+        end
     }
 
     /// What the call goes through: its slot's connection, or another's while others keep it from using that one: whichever

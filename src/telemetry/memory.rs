@@ -48,10 +48,12 @@ fn machine(root: &Path) -> Option<u64> {
 mod tests {
     use super::*;
 
+    type Files = &'static [(&'static str, &'static str)];
+
     #[test]
     fn the_least_limit_counts() {
         const MACHINE: &str = "MemTotal:        1000 kB\nMemFree: 1 kB\n";
-        let rows: [(&[(&str, &str)], Option<u64>); 5] = [
+        let rows: [(Files, Option<u64>); 5] = [
             (&[], None),
             (&[("proc/meminfo", MACHINE)], Some(1_024_000)),
             (

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
+use prometheus::proto::MetricFamily;
 
 use super::{Constants, Labels, Metrics, Result, RouteKind};
 
@@ -123,11 +124,7 @@ impl Metrics {
 
 impl Labels {
     fn end_others<B: MetricVecBuilder>(&self, family: &MetricVec<B>) {
-        for series in family
-            .collect()
-            .iter()
-            .flat_map(|family| family.get_metric())
-        {
+        for series in family.collect().iter().flat_map(MetricFamily::get_metric) {
             let labels = series.get_label().iter();
             let labels: HashMap<_, _> = labels.map(|it| (it.name(), it.value())).collect();
             if !labels.iter().all(|(name, value)| self.has(name, value)) {
