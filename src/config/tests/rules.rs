@@ -109,6 +109,11 @@ const RULES: &[(&str, &str, &str)] = &[
         "one meaning",
     ),
     (
+        "[upstream.codes]\ncaller_error = ['7']\ntransient = ['7']",
+        "upstream.codes.transient",
+        "one meaning",
+    ),
+    (
         "[upstream.codes]\ntransient = ['0000']",
         "upstream.codes.transient",
         "failures",
@@ -288,6 +293,8 @@ fn what_is_doubtful_is_a_warning() {
             "upstream.http2",
         ),
         ("[server]\ndrain_timeout = '5s'", "server.drain_timeout"),
+        ("[server]\ncommands = false", "server.commands"),
+        ("[upstream]\npaused = true", "upstream.paused"),
         (
             "[routes.'/a']\nkind = 'query'\ntimeout = '1m'",
             "routes.\"/a\".timeout",
