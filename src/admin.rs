@@ -1,25 +1,31 @@
-//! What do operators see and do? Metrics, probes, the effective configuration and the cache, on a listener and a runtime
-//! of their own.
+//! What do operators see and do? A page, metrics, probes, the effective configuration and the cache, on a listener and a
+//! runtime of their own.
+
+mod page;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
+    HeaderName, HeaderValue, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use tracing::{error, warn};
 
 use crate::body::{Body, read_whole};
+use crate::config::{Config, Log};
 use crate::gateway::error::Error;
 use crate::gateway::tenant::bears;
-use crate::gateway::{Purge, head};
-use crate::reload::{Live, Reloader};
+use crate::gateway::{Purge, head, wall_clock};
+use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Service};
+use crate::telemetry::log;
 
 /// Bytes of a body: a request to be explained is one that the other listener would take.
 const MAX_BODY: usize = 1024 * 1024;
@@ -30,12 +36,21 @@ const BODY_PATIENCE: Duration = Duration::from_secs(2);
 /// What is explained if no path is named.
 const EXPLAINED_PATH: &str = "/package/queryOrder";
 
+/// Which pages may load what is here: none of another site.
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+const HTML: &str = "text/html; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
+const NOT_HERE: &str = "Here are: GET / /metrics /livez /readyz /config /cache /log-level, POST /cache/purge /explain /reload /log-level\n";
+
 /// Answers the admin listener.
 #[derive(Debug, Clone)]
-pub struct Admin(Arc<Parts>);
+pub struct Admin {
+    parts: Arc<Parts>,
+    since: Instant,
+}
 
 /// What the admin listener shows.
 #[derive(Debug)]
@@ -69,6 +84,12 @@ impl Access {
         }
     }
 
+    /// May whoever sent this head see requests? A web page could have the name of its own host point to this machine.
+    fn shows_requests(&self, headers: &HeaderMap) -> bool {
+        let is_meant = matches!(self, Self::Token(_)) || head::is_own_host(headers);
+        is_meant && self.refusal(headers.get(AUTHORIZATION)).is_none()
+    }
+
     /// What to answer to whoever may not.
     fn refusal(&self, authorization: Option<&HeaderValue>) -> Option<Response<Body>> {
         match self {
@@ -93,14 +114,18 @@ impl Access {
 impl Admin {
     /// Shows `parts`.
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        Self {
+            parts: Arc::new(parts),
+            since: Instant::now(),
+        }
     }
 
     async fn route(&self, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
-        let this = self.0.live.current();
+        let this = self.parts.live.current();
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD); // of a HEAD hyper sends no body
         let is_post = request.method() == Method::POST;
         match request.uri().path() {
+            "/" if is_read => Ok(self.page(&this, request.headers())),
             "/metrics" if is_read => Ok(answer(
                 "text/plain; version=0.0.4; charset=utf-8",
                 this.metrics.render(&this.gateway.snapshot()),
@@ -112,23 +137,76 @@ impl Admin {
                 this.configuration.clone(),
             )),
             "/cache" if is_read => Ok(document(&this.gateway.show_cache())),
+            "/log-level" if is_read => Ok(levels(&this.config)),
+            "/log-level" if is_post => self.set_levels(request).await,
             "/cache/purge" if is_post => self.purge(request).await,
             "/explain" if is_post => self.explain(request).await,
             "/reload" if is_post => self.reload(request).await,
-            "/metrics" | "/livez" | "/readyz" | "/config" | "/cache" => {
+            "/" | "/metrics" | "/livez" | "/readyz" | "/config" | "/cache" => {
                 Err(not_allowed("GET, HEAD"))
             }
+            "/log-level" => Err(not_allowed("GET, HEAD, POST")),
             "/cache/purge" | "/explain" | "/reload" => Err(not_allowed("POST")),
-            _ => Err(refusal(
-                StatusCode::NOT_FOUND,
-                "Here are: GET /metrics /livez /readyz /config /cache, POST /cache/purge /explain /reload\n",
-            )),
+            path => match page::FILES.iter().find(|(name, ..)| *name == path) {
+                Some((_, content_type, text)) if is_read => Ok(answer(content_type, *text)),
+                Some(_) => Err(not_allowed("GET, HEAD")),
+                None => Err(refusal(StatusCode::NOT_FOUND, NOT_HERE)),
+            },
         }
+    }
+
+    /// Figures and the configuration are for whoever can connect; what names a request is not.
+    fn page(&self, current: &Current, headers: &HeaderMap) -> Response<Body> {
+        let shown = page::Shown {
+            current,
+            last_read: self.parts.reloader.as_ref().map(Reloader::last_read),
+            is_draining: self.parts.drain.is_announced(),
+            up_for: self.since.elapsed(),
+            shows_requests: current.access.shows_requests(headers),
+            now: wall_clock(),
+        };
+        match page::render(&shown) {
+            Ok(page) => {
+                let mut response = answer(HTML, page);
+                let headers = response.headers_mut();
+                let policy = HeaderValue::from_static(page::POLICY);
+                headers.insert(CONTENT_SECURITY_POLICY, policy);
+                headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+                response
+            }
+            Err(cause) => {
+                error!(%cause, "the admin page cannot be made");
+                let message = "the page cannot be made: the log says why\n";
+                refusal(StatusCode::INTERNAL_SERVER_ERROR, message)
+            }
+        }
+    }
+
+    /// Until the next time, or until `log.level` changes in the configuration's file.
+    async fn set_levels(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Response<Body>> {
+        let (head, body) = request.into_parts();
+        self.refusal(&head.headers).map_or(Ok(()), Err)?;
+        let body = self.read_body(body).await?;
+        let wanted = Log {
+            level: String::from_utf8_lossy(&body).trim().to_owned(),
+            ..Log::default()
+        };
+        if let Some(problem) = wanted.problem() {
+            let message = format!("{}: {}\n", problem.reason, problem.remedy);
+            return Err(refusal(StatusCode::BAD_REQUEST, message));
+        }
+        let before = log::levels();
+        warn!(before, after = wanted.level, "log level changed");
+        log::set_levels(&wanted.level);
+        Ok(levels(&self.parts.live.current().config))
     }
 
     /// Never depends on Linksfield: a vendor that is down would take every pod out.
     fn readiness(&self) -> Response<Body> {
-        let draining = self.0.drain.is_announced();
+        let draining = self.parts.drain.is_announced();
         // The listeners were bound and the secrets read before anybody could ask.
         let mut response = document(&json!({
             "ready": !draining,
@@ -145,7 +223,7 @@ impl Admin {
         let body = if body.is_empty() { b"{}" } else { &body[..] };
         let purged = serde_json::from_slice::<Purge>(body)
             .map_err(|error| error.to_string())
-            .and_then(|purge| self.0.live.current().gateway.purge(&purge))
+            .and_then(|purge| self.parts.live.current().gateway.purge(&purge))
             .map_err(|reason| refusal(StatusCode::BAD_REQUEST, format!("{reason}\n")))?;
         Ok(document(&json!({ "purged": purged })))
     }
@@ -160,14 +238,14 @@ impl Admin {
             })?,
         };
         let (headers, body) = self.read(request).await?;
-        let gateway = &self.0.live.current().gateway;
+        let gateway = &self.parts.live.current().gateway;
         let explained = gateway.explain(path, &headers, &body);
         Ok(document(&explained.map_err(|error| self.problem(&error))?))
     }
 
     async fn reload(&self, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
         self.read(request).await?;
-        let Some(reloader) = self.0.reloader.clone() else {
+        let Some(reloader) = self.parts.reloader.clone() else {
             let message =
                 "the configuration came from no file, so there is nothing to read again\n";
             return Err(refusal(StatusCode::CONFLICT, message));
@@ -193,24 +271,29 @@ impl Admin {
     }
 
     /// What somebody who may change something or see a request has sent.
-    async fn read(
-        &self,
-        request: Request<Incoming>,
-    ) -> Result<(hyper::HeaderMap, Bytes), Response<Body>> {
+    async fn read(&self, request: Request<Incoming>) -> Result<(HeaderMap, Bytes), Response<Body>> {
         let (head, body) = request.into_parts();
-        head::check_origin(&head.headers).map_err(|error| self.problem(&error))?;
-        let current = self.0.live.current();
-        if let Some(refusal) = current.access.refusal(head.headers.get(AUTHORIZATION)) {
-            return Err(refusal);
-        }
+        self.refusal(&head.headers).map_or(Ok(()), Err)?;
         head::check_content(&head.headers, &body).map_err(|error| self.problem(&error))?;
+        Ok((head.headers, self.read_body(body).await?))
+    }
+
+    /// Refuses web pages, and whoever may not change anything or see a request.
+    fn refusal(&self, headers: &HeaderMap) -> Option<Response<Body>> {
+        if let Err(error) = head::check_origin(headers) {
+            return Some(self.problem(&error));
+        }
+        let current = self.parts.live.current();
+        current.access.refusal(headers.get(AUTHORIZATION))
+    }
+
+    async fn read_body(&self, body: Incoming) -> Result<Bytes, Response<Body>> {
         let body = read_whole(body, MAX_BODY, BODY_PATIENCE).await;
-        let body = body.map_err(|error| self.problem(&Error::of_body(error, MAX_BODY)))?;
-        Ok((head.headers, body))
+        body.map_err(|error| self.problem(&Error::of_body(error, MAX_BODY)))
     }
 
     fn problem(&self, error: &Error) -> Response<Body> {
-        error.to_response(&self.0.live.current().metrics.request_id())
+        error.to_response(&self.parts.live.current().metrics.request_id())
     }
 }
 
@@ -229,7 +312,14 @@ fn answer(content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> 
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     response
+}
+
+/// What the log writes now, and what it would after a restart.
+fn levels(config: &Config) -> Response<Body> {
+    document(&json!({ "level": log::levels(), "configured": config.log.level }))
 }
 
 fn document(value: &Value) -> Response<Body> {

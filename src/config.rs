@@ -165,6 +165,32 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+impl Log {
+    /// What is wrong with the level, if anything is.
+    pub fn problem(&self) -> Option<Problem> {
+        let is_level = |word: &str| {
+            ["off", "error", "warn", "info", "debug", "trace"]
+                .contains(&word.to_lowercase().as_str())
+        };
+        let is_directive = |directive: &str| match directive.split_once('=') {
+            None => is_level(directive),
+            Some((target, level)) => {
+                let allowed =
+                    |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
+                !target.is_empty() && target.bytes().all(allowed) && is_level(level)
+            }
+        };
+        let mut directives = self.level.split(',').map(str::trim);
+        (!directives.all(is_directive)).then(|| {
+            Problem::new(
+                "log.level",
+                "it is no level and no list of targets with their levels",
+                "write off, error, warn, info, debug or trace, or a list such as \"info,hyper=debug\"",
+            )
+        })
+    }
+}
+
 impl Default for Log {
     fn default() -> Self {
         Self {
@@ -213,6 +239,8 @@ pub struct Upstream {
     pub http2: bool,
     /// The brake: `true` makes no call. Queries are answered from memory, as long as an old page may stand in for a failure.
     pub paused: bool,
+    /// Tell the vendor which trace of the caller's a request belongs to.
+    pub forward_traceparent: bool,
     /// What the vendor allows.
     pub limits: Limits,
     /// What the vendor's business codes mean.
@@ -235,6 +263,7 @@ impl Default for Upstream {
             max_answer: ByteSize::mib(8),
             http2: false,
             paused: false,
+            forward_traceparent: false,
             limits: Limits::default(),
             codes: Codes::default(),
             retry: Retry::default(),

@@ -57,6 +57,7 @@ use self::tenant::{Callers, Tenant, Tenants};
 use self::upstream::{Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
 use crate::config::Config;
+use crate::telemetry::trace::Trace;
 use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, Snapshot};
 
 /// One in so many parts of a caller's time is kept for the way back.
@@ -91,6 +92,7 @@ struct Stations {
     is_paused: bool,
     /// The brake of all commands is not on.
     takes_commands: bool,
+    forward_traceparent: bool,
     metrics: Arc<Metrics>,
     keys: Keys,
     /// The commands under way: the drain waits for them.
@@ -138,6 +140,7 @@ struct Call {
     tenant: Arc<Tenant>,
     params: Params,
     language: Arc<Language>,
+    trace: Option<Trace>,
 }
 
 /// What a request's head says about its answer.
@@ -236,6 +239,7 @@ impl Gateway {
             },
             is_paused: config.upstream.paused,
             takes_commands: config.server.commands,
+            forward_traceparent: config.upstream.forward_traceparent,
             metrics: parts.metrics,
             keys: parts.keys,
             commands: before.map_or_else(TaskTracker::new, |before| before.commands.clone()),
@@ -248,6 +252,7 @@ impl Gateway {
         let mut exchange = metrics.exchange(); // recorded when dropped, even if the caller leaves
         exchange.request_id =
             head::request_id(request.headers()).unwrap_or_else(|| metrics.request_id());
+        exchange.trace = Trace::of(request.headers(), self.0.forward_traceparent);
         let response = match self.answer(request, &mut exchange).await {
             Ok(mut response) => {
                 let request_id = error::request_id_value(&exchange.request_id);
@@ -353,7 +358,8 @@ impl Gateway {
         let body = body
             .unwrap_or(Err(ReadError::Stalled))
             .map_err(|error| Error::of_body(error, max_body))?;
-        let call = self.understand(target, &head.headers, &body)?;
+        let mut call = self.understand(target, &head.headers, &body)?;
+        call.trace = exchange.trace;
         exchange.tenant = call.tenant.label;
         if let Some(caller) = caller {
             caller.authorize(&call.tenant, is_query)?;
@@ -377,7 +383,7 @@ impl Gateway {
         let params =
             Params::parse(body).map_err(|reason| Error::InvalidJson(reason.to_string()))?;
         let tenant = self.0.tenants.identify(
-            headers.get("x-linksfield-tenant"),
+            head::tenant(headers),
             params.access_code(),
             matches!(target.route.kind, Kind::Query(_)),
         )?;
@@ -387,6 +393,7 @@ impl Gateway {
             tenant: tenant.clone(),
             params,
             language: language.clone(),
+            trace: None,
         })
     }
 

@@ -199,6 +199,7 @@ impl Build<'_> {
         Current {
             gateway,
             metrics,
+            config: self.config.clone(),
             configuration: self.config.effective(),
             access: Access::new(token, self.config.server.admin_listen),
         }

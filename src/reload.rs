@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use crate::admin::Access;
 use crate::body::Body;
 use crate::config::{Config, Problem, Problems, Secrets, Warning, dotted};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, wall_clock};
 use crate::server::Service;
 use crate::telemetry::{Metrics, log};
 use crate::{Build, StartError};
@@ -37,9 +37,21 @@ pub struct Current {
     /// Counts under the labels of its configuration.
     pub metrics: Arc<Metrics>,
     /// Its configuration; it names where secrets are and holds none.
+    pub config: Config,
+    /// The same as text.
     pub configuration: String,
     /// Who may change something or see a request.
     pub access: Access,
+}
+
+impl Current {
+    /// Tells its configuration from others.
+    pub fn hash(&self) -> String {
+        let hash = Sha1::digest(self.configuration.as_bytes());
+        let start = hash.iter().take(6);
+        let start = start.fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+        format!("{start:012x}")
+    }
 }
 
 /// Always the latest [`Current`]. Cloning is cheap.
@@ -85,6 +97,16 @@ struct Inner {
     path: PathBuf,
     live: Live,
     read: Mutex<Read>,
+    last: Mutex<LastRead>,
+}
+
+/// How it went when the file was read last. Of its own: nobody who looks waits for a disk.
+#[derive(Debug, Clone)]
+pub struct LastRead {
+    /// When.
+    pub at: SystemTime,
+    /// What could not be used; none if all could.
+    pub refusal: Option<String>,
 }
 
 /// What was read last and could be used.
@@ -131,6 +153,10 @@ impl Reloader {
                 secrets,
                 told: String::new(),
             }),
+            last: Mutex::new(LastRead {
+                at: wall_clock(),
+                refusal: None,
+            }),
         }));
         let read = this.read();
         this.record(&read.config, &[]);
@@ -145,13 +171,18 @@ impl Reloader {
         let told = match &result {
             Ok(reloaded) => {
                 self.record(&read.config, &reloaded.kept);
-                let kept = reloaded.kept.iter().map(|problem| &problem.reason);
-                kept.map(String::as_str).collect::<Vec<_>>().join("\n")
+                let kept = reloaded.kept.iter();
+                let told = kept.map(|problem| format!("{}: {}", problem.key, problem.reason));
+                told.collect::<Vec<_>>().join("\n")
             }
             Err(error) => {
                 self.metrics().configuration_read(false, now());
                 error.to_string()
             }
+        };
+        *self.last() = LastRead {
+            at: wall_clock(),
+            refusal: (!told.is_empty()).then(|| told.clone()),
         };
         let is_news = told != read.told;
         read.told = told;
@@ -184,7 +215,9 @@ impl Reloader {
             metrics.take_effect(&build.constants());
             if !is_same_config {
                 before.gateway.supersede(&successor);
-                log::set_levels(&config.log.level);
+            }
+            if config.log.level != read.config.log.level {
+                log::set_levels(&config.log.level); // else what was set at run time stays
             }
             read.config = config;
             read.secrets = secrets;
@@ -241,12 +274,7 @@ impl Reloader {
         // With a secret that cannot be read a start would fail.
         current.metrics.configuration_read(kept.is_empty(), at);
         current.metrics.secrets_refused(kept.len());
-        let hash = Sha1::digest(current.configuration.as_bytes());
-        let start = hash.iter().take(6);
-        let start = start.fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-        current
-            .metrics
-            .configuration_in_effect(&format!("{start:012x}"));
+        current.metrics.configuration_in_effect(&current.hash());
         for name in config.tenants.keys() {
             let key = dotted(&["tenants", name]) + ".";
             let usable = !kept.iter().any(|problem| problem.key.starts_with(&key));
@@ -256,6 +284,15 @@ impl Reloader {
 
     fn metrics(&self) -> Arc<Metrics> {
         self.0.live.current().metrics.clone()
+    }
+
+    /// How it went when the file was read last.
+    pub fn last_read(&self) -> LastRead {
+        self.last().clone()
+    }
+
+    fn last(&self) -> MutexGuard<'_, LastRead> {
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> MutexGuard<'_, Read> {
@@ -349,8 +386,7 @@ impl Watched {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "timestamps of the metrics")]
 fn now() -> f64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = wall_clock().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_secs_f64()
 }

@@ -6,7 +6,10 @@
 mod families;
 pub mod log;
 mod memory;
+pub mod recent;
 mod series;
+pub mod totals;
+pub mod trace;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -15,10 +18,12 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::{Encoder, Histogram, IntCounter, IntGauge, IntGaugeVec, TextEncoder};
 use tokio::time::Instant;
+use tracing::field::display;
 use tracing::{info, warn};
 
 use self::families::Families;
 pub use self::families::REVISION;
+use self::trace::Trace;
 
 /// The names behind the labels, in the order of the configuration; the last of each is "other".
 #[derive(Debug)]
@@ -253,6 +258,7 @@ impl Metrics {
             metrics: self,
             started: Instant::now(),
             request_id: String::new(),
+            trace: None,
             route: self.labels.routes.len() - 1,
             tenant: self.labels.tenants.len() - 1,
             caller: self.labels.callers.len() - 1,
@@ -433,6 +439,8 @@ impl Metrics {
         } = *ended;
         let duration = duration.as_secs_f64();
         if sent == "unknown" {
+            let recent = &self.families.recent;
+            recent.add(request_id, (route, tenant), outcome, sent);
             warn!(
                 target: log::COMMANDS,
                 request_id,
@@ -618,6 +626,8 @@ pub struct Exchange<'a> {
     pub started: Instant,
     /// The request's id.
     pub request_id: String,
+    /// The trace that it belongs to.
+    pub trace: Option<Trace>,
     /// Label of the route.
     pub route: usize,
     /// Label of the tenant.
@@ -667,11 +677,12 @@ impl Drop for Exchange<'_> {
             family.with_label_values(&[fault]).inc();
         }
         if let Some(code) = self.error {
-            metrics
-                .families
-                .errors
-                .with_label_values(&[code, self.sent.unwrap_or("no")])
-                .inc();
+            let sent = self.sent.unwrap_or("no");
+            let families = &metrics.families;
+            families.errors.with_label_values(&[code, sent]).inc();
+            let labels = &metrics.labels;
+            let names = (&*labels.routes[self.route], &*labels.tenants[self.tenant]);
+            families.recent.add(&self.request_id, names, code, sent);
         } else if self.saved_a_call {
             match self.result {
                 Result::Hit => metrics.families.saved_by_hit.inc(),
@@ -694,6 +705,10 @@ impl Exchange<'_> {
             &*labels.tenants[self.tenant],
             &*labels.routes[self.route],
         );
+        let trace = self.trace.as_ref();
+        let trace_id = trace.map(|trace| display(trace.id()));
+        let parent_span_id = trace.map(|trace| display(trace.parent()));
+        let span_id = trace.and_then(Trace::span).map(display);
         let replayed = self.is_replay.then_some(true);
         let (vendor_code, error, sent) = (self.vendor_code.as_deref(), self.error, self.sent);
         let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
@@ -707,6 +722,9 @@ impl Exchange<'_> {
                 $level!(
                     target: $target,
                     request_id,
+                    trace_id,
+                    parent_span_id,
+                    span_id,
                     caller,
                     tenant,
                     route,

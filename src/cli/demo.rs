@@ -1,18 +1,18 @@
 //! One command, no configuration: a gateway with a Linksfield simulator behind it, and what to paste to see it work.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::TcpListener;
 
-use super::{Done, asked_to_end, print, runtime};
+use super::{Done, Failed, asked_to_end, print, runtime};
 use crate::config::{Config, Secrets, TenantSecret};
 use crate::telemetry::log;
 use crate::{Instance, simulator};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// Where the gateway listens; the admin listener takes the next port.
+    /// Where the gateway listens; the admin listener takes the next port, the simulator the one after it.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6180")]
     listen: SocketAddr,
 }
@@ -20,7 +20,9 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> Done {
     log::init("info", log::Format::Auto);
     runtime(2)?.block_on(async {
-        let vendor = TcpListener::bind("127.0.0.1:0").await?;
+        let address = beside(options.listen, 2);
+        let vendor = (TcpListener::bind(address).await)
+            .map_err(|error| Failed(format!("{address}, for the simulator: {error}")))?;
         let config = configuration(options.listen, vendor.local_addr()?)?;
         let instance = Instance::start(&config, &secrets()).await?;
         print(&instructions(
@@ -48,13 +50,23 @@ fn strict() -> simulator::Options {
     options
 }
 
-fn configuration(listen: SocketAddr, vendor: SocketAddr) -> Result<Config, super::Failed> {
-    let mut admin = listen;
-    admin.set_port(if listen.port() == 0 {
-        0
-    } else {
-        listen.port().wrapping_add(1)
-    });
+/// So many ports further; of free ones (0), another free one.
+fn beside(mut address: SocketAddr, further: u16) -> SocketAddr {
+    if address.port() != 0 {
+        address.set_port(address.port().wrapping_add(further));
+    }
+    address
+}
+
+fn configuration(listen: SocketAddr, vendor: SocketAddr) -> Result<Config, Failed> {
+    let admin = beside(listen, 1);
+    let mut reached = vendor;
+    if vendor.ip().is_unspecified() {
+        reached.set_ip(match vendor.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
     let text = format!(
         r#"
         [server]
@@ -62,7 +74,8 @@ fn configuration(listen: SocketAddr, vendor: SocketAddr) -> Result<Config, super
         admin_listen = "{admin}"
         allow_unauthenticated = true  # a simulator is all that can be reached
         [upstream]
-        base_url = "http://{vendor}{base_path}"
+        base_url = "http://{reached}{base_path}"
+        allow_plaintext = true  # to this very machine
         [upstream.codes]
         bad_signature = ["{bad_signature}"]
         [tenants.demo]
@@ -141,7 +154,7 @@ Paste, in another terminal, in this order:
    curl -i http://{gateway}/package/orderPackage -H 'Content-Type: application/json' \
      -d '{{"device_id": "89860012018111220455", "package_code": "PACKAGE20180428000007"}}'
 
-8. What operators see, and what would be done with a request, and why:
+8. What operators see, in a browser at http://{admin}/ too, and what would be done with a request, and why:
 
    curl -s http://{admin}/metrics | grep '^linksfield_gateway_' | grep -v bucket
    curl -s http://{admin}/cache

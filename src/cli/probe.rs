@@ -15,7 +15,7 @@ use crate::gateway::progress::Progress;
 use crate::gateway::sign::Signer;
 use crate::gateway::tenant::Tenants;
 use crate::gateway::upstream::{
-    Answer, Failure, Outcome, Protocol, Shape, Slot, Traffic, Upstream,
+    Answer, Failure, Message, Outcome, Protocol, Shape, Slot, Traffic, Upstream,
 };
 
 /// A query that costs nothing, and whose smallest answer is small.
@@ -66,15 +66,14 @@ pub(super) fn run(options: &Options) -> Done {
         let (progress, sent_at) = (Progress::default(), Instant::now());
         progress.begin();
         let body = signer.sign(&params, &tenant.access_code, wall_clock());
+        let message = Message {
+            path: PATH,
+            language: languages.choose(None),
+            traceparent: None,
+            body,
+        };
         let answer = upstream
-            .exchange(
-                &mut line,
-                PATH,
-                languages.choose(None),
-                body,
-                deadline,
-                &progress,
-            )
+            .exchange(&mut line, message, deadline, &progress)
             .await?;
         Ok((answer, sent_at.elapsed(), line.protocol()))
     });

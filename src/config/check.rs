@@ -142,7 +142,11 @@ impl Check<'_> {
             ("upstream.paused", self.config.upstream.paused),
         ] {
             if is_on {
-                self.warn(key, "the brake is on", "take it back once it is not needed any more");
+                self.warn(
+                    key,
+                    "the brake is on",
+                    "take it back once it is not needed any more",
+                );
             }
         }
         if server.drain_timeout < server.request_timeout {
@@ -155,31 +159,7 @@ impl Check<'_> {
     }
 
     fn log(&mut self) {
-        let is_level = |word: &str| {
-            ["off", "error", "warn", "info", "debug", "trace"]
-                .contains(&word.to_lowercase().as_str())
-        };
-        let is_directive = |directive: &str| match directive.split_once('=') {
-            None => is_level(directive),
-            Some((target, level)) => {
-                let allowed =
-                    |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
-                !target.is_empty() && target.bytes().all(allowed) && is_level(level)
-            }
-        };
-        if !self
-            .config
-            .log
-            .level
-            .split(',')
-            .all(|directive| is_directive(directive.trim()))
-        {
-            self.problem(
-                "log.level",
-                "it is no level and no list of targets with their levels",
-                "write off, error, warn, info, debug or trace, or a list such as \"info,hyper=debug\"",
-            );
-        }
+        self.problems.extend(self.config.log.problem());
     }
 
     fn idempotency(&mut self) {

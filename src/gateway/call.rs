@@ -12,9 +12,10 @@ use super::error::Error;
 use super::progress::Progress;
 use super::quota::{Ask, Class, Permit, Throttled};
 use super::tenant::Which;
-use super::upstream::{Answer, Failure, Line, Outcome, QUERY_MAX_IDLE, Shape, Slot};
+use super::upstream::{Answer, Failure, Line, Message, Outcome, QUERY_MAX_IDLE, Shape, Slot};
 use super::{Call, Gateway, keys, wall_clock};
 use crate::telemetry::Exchange;
+use crate::telemetry::trace::Trace;
 
 /// A call that is proven not to have been processed is made anew, so often.
 const MOST_ANEW: usize = 3;
@@ -245,10 +246,15 @@ impl Gateway {
             this.sparing.set(this.quota.thrift());
             let signer = call.tenant.signers.of(secret);
             let body = signer.sign(&call.params, &call.tenant.access_code, signed_at);
-            let (path, language) = (&call.target.path, &call.language);
+            let message = Message {
+                path: &call.target.path,
+                language: &call.language,
+                traceparent: call.trace.as_ref().and_then(Trace::header),
+                body,
+            };
             match this
                 .upstream
-                .exchange(&mut line, path, language, body, deadline, progress)
+                .exchange(&mut line, message, deadline, progress)
                 .await
             {
                 Ok(answer) => {

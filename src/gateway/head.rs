@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, TRANSFER_ENCODING,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue,
+    ORIGIN, TRANSFER_ENCODING,
 };
 use hyper::{Request, Version};
 
-use super::error::Error;
+use super::error::{Error, X_REQUEST_ID};
 
 /// Refuses what another server might read differently (RFC 9112, section 3.2), and every web page.
 pub fn check(request: &Request<Incoming>) -> Result<(), Error> {
@@ -61,13 +62,19 @@ pub fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
     }
 }
 
+// Names are read once, not for each request.
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+static X_LINKSFIELD_PAGES: HeaderName = HeaderName::from_static("x-linksfield-pages");
+static X_LINKSFIELD_TENANT: HeaderName = HeaderName::from_static("x-linksfield-tenant");
+static X_REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+
 /// Of these the first would count, unseen by whoever checks the last.
-const ONCE: [&str; 5] = [
-    "authorization",
-    IDEMPOTENCY_KEY,
-    X_LINKSFIELD_PAGES,
-    "x-linksfield-tenant",
-    "x-request-timeout",
+static ONCE: [&HeaderName; 5] = [
+    &AUTHORIZATION,
+    &IDEMPOTENCY_KEY,
+    &X_LINKSFIELD_PAGES,
+    &X_LINKSFIELD_TENANT,
+    &X_REQUEST_TIMEOUT,
 ];
 
 /// A host with or without a port, and no user (RFC 9110, section 7.2).
@@ -86,6 +93,16 @@ fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
     else {
         return false;
     };
+    is_own_name(authority)
+}
+
+/// Was the gateway asked by a name that no attacker's DNS can give to it?
+pub fn is_own_host(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    host.is_some_and(is_own_name)
+}
+
+fn is_own_name(authority: &str) -> bool {
     let name = match authority.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => authority,
@@ -130,16 +147,14 @@ fn is_json(content_type: &HeaderValue) -> bool {
 
 /// The caller's own id, if it is one that may stand in logs and headers.
 pub fn request_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get("x-request-id")?.to_str().ok()?;
+    let id = headers.get(&X_REQUEST_ID)?.to_str().ok()?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     ((1..=64).contains(&id.len()) && id.bytes().all(is_plain)).then(|| id.to_owned())
 }
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-
 /// The key under which a command is sent once.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
-    let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
+    let Some(key) = headers.get(&IDEMPOTENCY_KEY) else {
         return Ok(None);
     };
     let is_key = |key: &&str| {
@@ -148,21 +163,19 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
     match key.to_str().ok().filter(is_key) {
         Some(key) => Ok(Some(key)),
         None => Err(Error::InvalidHeader {
-            name: IDEMPOTENCY_KEY,
+            name: IDEMPOTENCY_KEY.as_str(),
             expected: "1 to 255 visible ASCII characters, such as a UUID",
         }),
     }
 }
 
-const X_LINKSFIELD_PAGES: &str = "x-linksfield-pages";
-
 /// Does the caller want all pages of a query as one document?
 pub fn all_pages(headers: &HeaderMap) -> Result<bool, Error> {
-    match headers.get(X_LINKSFIELD_PAGES) {
+    match headers.get(&X_LINKSFIELD_PAGES) {
         None => Ok(false),
         Some(value) if value == "all" => Ok(true),
         Some(_) => Err(Error::InvalidHeader {
-            name: X_LINKSFIELD_PAGES,
+            name: X_LINKSFIELD_PAGES.as_str(),
             expected: "all, or leave it out",
         }),
     }
@@ -171,19 +184,23 @@ pub fn all_pages(headers: &HeaderMap) -> Result<bool, Error> {
 /// All pages were asked for where there are none.
 pub fn no_pages() -> Error {
     Error::InvalidHeader {
-        name: X_LINKSFIELD_PAGES,
+        name: X_LINKSFIELD_PAGES.as_str(),
         expected: "only a query with pages = true has pages",
     }
 }
 
+/// The tenant, where the caller names one.
+pub fn tenant(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(&X_LINKSFIELD_TENANT)
+}
+
 /// How long the caller waits: `800ms`, `2s`, or bare milliseconds.
 pub fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
-    const NAME: &str = "x-request-timeout";
-    let Some(value) = headers.get(NAME) else {
+    let Some(value) = headers.get(&X_REQUEST_TIMEOUT) else {
         return Ok(None);
     };
     let invalid = Error::InvalidHeader {
-        name: NAME,
+        name: X_REQUEST_TIMEOUT.as_str(),
         expected: "a time greater than 0, as 800ms, 2s, or bare milliseconds",
     };
     let text = value.to_str().unwrap_or_default();

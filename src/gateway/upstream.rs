@@ -37,6 +37,7 @@ use super::language::Language;
 use super::progress::Progress;
 use crate::body::{Prefix, ReadError, Received, read_prefix};
 use crate::config::{self, BaseUrl, Ca, Codes};
+use crate::telemetry::trace::TRACEPARENT;
 
 /// A query may use a connection that has been idle for this long: well under the keep-alive of common servers.
 pub const QUERY_MAX_IDLE: Duration = Duration::from_secs(15);
@@ -74,6 +75,19 @@ impl std::fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("TlsConfig")
     }
+}
+
+/// What is sent to Linksfield.
+#[derive(Debug)]
+pub struct Message<'a> {
+    /// Under the base URL.
+    pub path: &'a str,
+    /// In which the answer is wanted.
+    pub language: &'a Language,
+    /// The trace it belongs to, if Linksfield is to know it.
+    pub traceparent: Option<HeaderValue>,
+    /// Signed.
+    pub body: Bytes,
 }
 
 /// An answer of Linksfield, with the headers that are passed on.
@@ -228,19 +242,17 @@ impl Upstream {
         Ok(socket)
     }
 
-    /// Sends a signed body and reads the answer, until `deadline`.
+    /// Sends a message and reads the answer, until `deadline`.
     ///
     /// The caller has claimed `progress`; here it learns whether the claim was used and whether an answer began.
     pub async fn exchange(
         &self,
         line: &mut Line,
-        path: &str,
-        language: &Language,
-        body: Bytes,
+        message: Message<'_>,
         deadline: Instant,
         progress: &Progress,
     ) -> Result<Answer, Failure> {
-        let request = self.request(line.protocol(), path, language, body);
+        let request = self.request(line.protocol(), message);
         let body = request.body().handle();
         let answered = timeout_at(deadline, self.attempt(line, request, progress)).await;
         let answer = answered.unwrap_or_else(|_| {
@@ -316,13 +328,13 @@ impl Upstream {
         })
     }
 
-    fn request(
-        &self,
-        protocol: Protocol,
-        path: &str,
-        language: &Language,
-        body: Bytes,
-    ) -> Request<Payload> {
+    fn request(&self, protocol: Protocol, message: Message<'_>) -> Request<Payload> {
+        let Message {
+            path,
+            language,
+            traceparent,
+            body,
+        } = message;
         let json = HeaderValue::from_static("application/json");
         let mut request = Request::new(Payload::from(body));
         *request.method_mut() = hyper::Method::POST;
@@ -342,6 +354,9 @@ impl Upstream {
         // An answer expanded here would need a bound of its own.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(ACCEPT_LANGUAGE, language.header.clone());
+        if let Some(traceparent) = traceparent {
+            headers.insert(TRACEPARENT, traceparent);
+        }
         headers.insert(
             USER_AGENT,
             HeaderValue::from_static(concat!("linksfield-gateway/", env!("CARGO_PKG_VERSION"))),

@@ -10,6 +10,7 @@ use prometheus::{
     Opts, Registry,
 };
 
+use super::recent::Recent;
 use super::{Constants, QuotaLevels};
 
 /// The revision the binary was built from; `build.rs` asks for it.
@@ -77,6 +78,7 @@ pub struct Families {
     pub secret_reload_successful: IntGaugeVec,
     pub secret_reload_success_timestamp: GaugeVec,
     pub request_ids: Arc<RequestIds>,
+    pub recent: Arc<Recent>,
 }
 
 impl Families {
@@ -367,6 +369,7 @@ impl Families {
                 ),
             ),
             request_ids: Arc::new(RequestIds::new()),
+            recent: Arc::default(),
             request_duration,
             served_age,
             requests,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::IsTerminal;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::ser::{SerializeMap, Serializer};
 use tracing::field::{Field, Visit};
@@ -46,21 +46,40 @@ pub fn init(levels: &str, format: Format) {
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(filter))
         .try_init();
-    let _ = LEVELS.set(Box::new(move |levels| {
-        let _ = handle.reload(filter_of(levels)); // its subscriber lives as long as the process
-    }));
+    let _ = LEVELS.set(Levels {
+        now: Mutex::new(levels.to_owned()),
+        write: Box::new(move |levels| {
+            let _ = handle.reload(filter_of(levels)); // its subscriber lives as long as the process
+        }),
+    });
 }
 
 /// Writes other levels from now on.
 pub fn set_levels(levels: &str) {
-    if let Some(set) = LEVELS.get() {
-        set(levels);
+    if let Some(all) = LEVELS.get() {
+        let mut now = all.now();
+        (all.write)(levels);
+        levels.clone_into(&mut now);
     }
 }
 
-type SetLevels = Box<dyn Fn(&str) + Send + Sync>;
+/// The levels that are written now; none where the process has no log of ours.
+pub fn levels() -> Option<String> {
+    LEVELS.get().map(|all| all.now().clone())
+}
 
-static LEVELS: OnceLock<SetLevels> = OnceLock::new();
+struct Levels {
+    now: Mutex<String>,
+    write: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+impl Levels {
+    fn now(&self) -> MutexGuard<'_, String> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+static LEVELS: OnceLock<Levels> = OnceLock::new();
 
 fn filter_of(levels: &str) -> Targets {
     let levels = levels

@@ -269,6 +269,7 @@ async fn what_changes_something_or_shows_a_request_needs_the_token() {
             ("/cache/purge", r#"{"all":true}"#),
             ("/explain", "{}"),
             ("/reload", ""),
+            ("/log-level", "info"),
         ];
         for (path, body) in requests {
             let reply = gateway.post_to_admin(path, &headers, body).await;
@@ -277,7 +278,15 @@ async fn what_changes_something_or_shows_a_request_needs_the_token() {
             assert_eq!(reply.header("www-authenticate"), challenge);
             assert!(!String::from_utf8(reply.body).unwrap().contains(TOKEN));
         }
-        for path in ["/metrics", "/livez", "/readyz", "/config", "/cache"] {
+        for path in [
+            "/",
+            "/metrics",
+            "/livez",
+            "/readyz",
+            "/config",
+            "/cache",
+            "/log-level",
+        ] {
             assert_eq!(gateway.admin(path).await.status, 200, "{path}");
         }
     }
@@ -300,6 +309,7 @@ async fn a_path_or_method_that_the_admin_listener_lacks_is_told_what_there_is() 
         "/cache/purge",
         "/explain",
         "/reload",
+        "/log-level",
     ] {
         assert!(text.contains(path), "{text}");
         assert_ne!(gateway.admin(path).await.status, 404);

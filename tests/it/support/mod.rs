@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub use self::answer::{Gate, failure, page, success};
 pub use self::client::{Reply, connect};
-pub use self::gateway::{gateway, gateway_to};
+pub use self::gateway::{Gateway, gateway, gateway_to};
 pub use self::upstream::{Upstream, upstream};
 
 pub const ACCESS_CODE: &str = "P000270";

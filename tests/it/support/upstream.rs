@@ -69,6 +69,8 @@ pub struct Builder {
     tls: Option<TlsAcceptor>,
     secrets: BTreeMap<String, String>,
     is_strict: bool,
+    /// A header that may come besides those that always do.
+    may_come: Option<&'static str>,
     streams: u32,
 }
 
@@ -87,6 +89,7 @@ pub fn upstream() -> Builder {
         tls: None,
         secrets: BTreeMap::from([(ACCESS_CODE.into(), SECRET.into())]),
         is_strict: true,
+        may_come: None,
         streams: 250,
     }
 }
@@ -121,6 +124,12 @@ impl Builder {
         self
     }
 
+    /// This header may come too.
+    pub fn takes(mut self, header: &'static str) -> Self {
+        self.may_come = Some(header);
+        self
+    }
+
     /// With HTTP/2, so many streams of a connection at a time.
     pub fn streams(mut self, streams: u32) -> Self {
         self.streams = streams;
@@ -139,6 +148,7 @@ impl Builder {
             script: self.script,
             secrets: self.secrets,
             is_strict: self.is_strict,
+            may_come: self.may_come,
             resets: AtomicBool::new(false),
             streams: self.streams,
             seen: Mutex::default(),
@@ -160,6 +170,7 @@ struct Shared {
     script: Box<Script>,
     secrets: BTreeMap<String, String>,
     is_strict: bool,
+    may_come: Option<&'static str>,
     resets: AtomicBool,
     streams: u32,
     seen: Mutex<Seen>,
@@ -170,7 +181,7 @@ impl Shared {
     async fn answer(&self, request: &Request) -> Answer {
         let number = {
             let mut seen = self.seen.lock().unwrap();
-            let fault = fault_of(request, &self.secrets);
+            let fault = fault_of(request, &self.secrets, self.may_come);
             seen.violations.extend(fault.filter(|_| self.is_strict));
             seen.begin(request.clone())
         };
@@ -535,7 +546,11 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// What is wrong with a request, if anything: the vendor would refuse it, or it tells more than it should.
-fn fault_of(request: &Request, secrets: &BTreeMap<String, String>) -> Option<String> {
+fn fault_of(
+    request: &Request,
+    secrets: &BTreeMap<String, String>,
+    may_come: Option<&str>,
+) -> Option<String> {
     const KNOWN: [&str; 7] = [
         "host",
         "content-type",
@@ -548,8 +563,9 @@ fn fault_of(request: &Request, secrets: &BTreeMap<String, String>) -> Option<Str
     let stranger = request
         .headers
         .iter()
-        .find(|(name, _)| !KNOWN.contains(&name.to_ascii_lowercase().as_str()));
-    if let Some((name, _)) = stranger {
+        .map(|(name, _)| name.to_ascii_lowercase())
+        .find(|name| !KNOWN.contains(&name.as_str()) && may_come != Some(name));
+    if let Some(name) = stranger {
         return Some(format!("a header that must not come here: {name}"));
     }
     if !request.line.starts_with("POST /cube/v4/") || !request.line.contains(" HTTP/") {

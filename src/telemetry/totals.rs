@@ -1,0 +1,139 @@
+//! What do the counters come to, for a person to read?
+
+use std::collections::BTreeMap;
+
+use prometheus::core::Collector;
+use prometheus::proto::{Metric, MetricFamily};
+
+use super::recent::Failure;
+use super::{Metrics, Result};
+
+/// Sums since the start.
+#[derive(Debug)]
+pub struct Totals {
+    /// All requests.
+    pub requests: Requests,
+    /// Those of each route, tenant and caller, by its label.
+    pub by_route: BTreeMap<String, Requests>,
+    /// The same by tenant.
+    pub by_tenant: BTreeMap<String, Requests>,
+    /// The same by caller.
+    pub by_caller: BTreeMap<String, Requests>,
+    /// Calls of Linksfield.
+    pub calls: u64,
+    /// Those of each route, by its label.
+    pub calls_by_route: BTreeMap<String, u64>,
+    /// The same by tenant.
+    pub calls_by_tenant: BTreeMap<String, u64>,
+    /// The same by what came of them.
+    pub calls_by_outcome: BTreeMap<String, u64>,
+    /// How long all calls took together, in seconds.
+    pub call_seconds: f64,
+    /// Commands that left and whose answer never came.
+    pub commands_unknown: u64,
+    /// Those of each tenant, by its label.
+    pub commands_unknown_by_tenant: BTreeMap<String, u64>,
+    /// The failures that were the last, the youngest first.
+    pub failures: Vec<Failure>,
+}
+
+/// How many requests were answered in which way.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Requests([u64; Result::ALL.len()]);
+
+impl Requests {
+    /// Each way with its number.
+    pub fn by_result(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Result::ALL.iter().map(|result| result.as_str()).zip(self.0)
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Those that were answered in this way.
+    pub fn of(&self, result: Result) -> u64 {
+        self.0[result as usize]
+    }
+}
+
+impl Metrics {
+    /// What has been counted so far.
+    pub fn totals(&self) -> Totals {
+        let families = &self.families;
+        let requests = series(&families.requests);
+        let calls = series(&families.upstream_requests);
+        let unknown = series(&families.commands_unknown_outcome);
+        let mut all = Requests::default();
+        for one in &requests {
+            all.count(one);
+        }
+        Totals {
+            requests: all,
+            by_route: requests_by("route", &requests),
+            by_tenant: requests_by("tenant", &requests),
+            by_caller: requests_by("caller", &requests),
+            calls: calls.iter().map(count).sum(),
+            calls_by_route: counts_by("route", &calls),
+            calls_by_tenant: counts_by("tenant", &calls),
+            calls_by_outcome: counts_by("outcome", &calls),
+            call_seconds: series(&families.upstream_duration)
+                .iter()
+                .map(|one| one.get_histogram().get_sample_sum())
+                .sum(),
+            commands_unknown: unknown.iter().map(count).sum(),
+            commands_unknown_by_tenant: counts_by("tenant", &unknown),
+            failures: families.recent.all(),
+        }
+    }
+}
+
+impl Requests {
+    fn count(&mut self, series: &Metric) {
+        let result = label(series, "result");
+        let place = Result::ALL.iter().position(|one| one.as_str() == result);
+        self.0[place.expect("all results are listed")] += count(series);
+    }
+}
+
+fn series(family: &impl Collector) -> Vec<Metric> {
+    let mut families = family.collect();
+    families
+        .iter_mut()
+        .flat_map(MetricFamily::take_metric)
+        .collect()
+}
+
+fn requests_by(name: &str, all: &[Metric]) -> BTreeMap<String, Requests> {
+    let mut sums: BTreeMap<_, Requests> = BTreeMap::new();
+    for series in all {
+        sums.entry(label(series, name).to_owned())
+            .or_default()
+            .count(series);
+    }
+    sums
+}
+
+fn counts_by(name: &str, all: &[Metric]) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for series in all {
+        *sums.entry(label(series, name).to_owned()).or_default() += count(series);
+    }
+    sums
+}
+
+fn label<'a>(series: &'a Metric, name: &str) -> &'a str {
+    let mut labels = series.get_label().iter();
+    let label = labels.find(|label| label.name() == name);
+    label.map_or("", |label| label.value())
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count, which Prometheus keeps as a float"
+)]
+fn count(series: &Metric) -> u64 {
+    series.get_counter().get_value() as u64
+}

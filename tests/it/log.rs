@@ -1,0 +1,223 @@
+//! What the log says, at which level, and of which trace.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::support::client::post;
+use crate::support::{Gate, connect, gateway, page, until, upstream};
+
+const QUERY: &str = "/package/queryOrder";
+const BODY: &str = r#"{"page_no":1,"page_size":2}"#;
+const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+#[tokio::test]
+async fn the_level_changes_at_run_time_and_stays_until_the_configuration_names_another() {
+    let upstream = upstream().answers(page(1, 2, 105)).run().await;
+    let gateway = gateway(&upstream).run().await;
+    let level = async |levels: &str| {
+        let reply = gateway.post_to_admin("/log-level", &[], levels).await;
+        assert_eq!(reply.status, 200, "{levels}");
+        reply.json()["level"].clone()
+    };
+    let ask = async |request_id: &str| {
+        let headers = [("X-Request-Id", request_id)];
+        gateway.post(QUERY, &headers, BODY).await;
+    };
+    let of = |request_id: &str| {
+        let lines = gateway.log();
+        lines.iter().any(|line| line["request_id"] == request_id)
+    };
+    let told = gateway.admin("/log-level").await.json();
+    assert_eq!(told, json!({"level": "info", "configured": "info"}));
+
+    assert_eq!(level("warn").await, "warn");
+    ask("unheard").await;
+    gateway.rewrite("server.request_timeout", "\"9s\""); // something else
+    assert_eq!(gateway.reload().await.status, 200);
+    ask("unheard-still").await;
+    let order = [("X-Request-Id", "a-command")];
+    gateway.post("/package/orderPackage", &order, "{}").await;
+    gateway.exchange_of("a-command").await; // at every level
+    let told = gateway.admin("/log-level").await.json();
+    assert_eq!(told, json!({"level": "warn", "configured": "info"}));
+
+    assert_eq!(level(" info,hyper=off\n").await, "info,hyper=off");
+    ask("heard").await;
+    gateway.exchange_of("heard").await;
+    gateway.rewrite("log.level", "\"error\"");
+    let reply = gateway.reload().await;
+    assert_eq!(reply.json()["needs_restart"], json!([]));
+    ask("unheard-again").await;
+    let told = gateway.admin("/log-level").await.json();
+    assert_eq!(told, json!({"level": "error", "configured": "error"}));
+
+    level("debug").await;
+    ask("the-last").await;
+    gateway.exchange_of("the-last").await;
+    for request_id in ["unheard", "unheard-still", "unheard-again"] {
+        assert!(!of(request_id), "{request_id}");
+    }
+}
+
+#[tokio::test]
+async fn a_level_that_is_none_or_not_for_the_asker_changes_nothing() {
+    let upstream = upstream().run().await;
+    let local = gateway(&upstream).run().await;
+    for levels in [
+        "",
+        "loud",
+        "info,hyper=loud",
+        "{\"level\": \"debug\"}",
+        "info debug",
+    ] {
+        let reply = local.post_to_admin("/log-level", &[], levels).await;
+        let said = String::from_utf8(reply.body).unwrap();
+        assert_eq!(reply.status, 400, "{levels:?}");
+        assert!(
+            said.contains("write off, error, warn, info, debug or trace"),
+            "{said}"
+        );
+    }
+    let headers = [("Origin", "http://evil.example")];
+    let reply = local.post_to_admin("/log-level", &headers, "debug").await;
+    assert_eq!(reply.status, 403);
+    assert_eq!(local.admin("/log-level").await.json()["level"], "info");
+}
+
+#[tokio::test]
+async fn a_line_can_be_text() {
+    let upstream = upstream().answers(page(1, 2, 105)).run().await;
+    let builder = gateway(&upstream).set("log.format", "\"text\"");
+    let config = builder.write();
+    let mut process = builder
+        .command(&["serve", "--config", &config])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stderr.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let listening = lines
+        .find(|line| line.contains("listener=\"data\""))
+        .unwrap();
+    let address = listening.split("address=").nth(1).unwrap().trim();
+    let headers = [("X-Request-Id", "a-text"), ("Traceparent", TRACEPARENT)];
+    let request = post(QUERY, &headers, BODY.as_bytes());
+    assert_eq!(connect(address).await.exchange(&request).await.status, 200);
+    let line = lines
+        .find(|line| line.contains("exchange finished"))
+        .unwrap();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(line.contains(" INFO "), "{line}");
+    assert!(line.contains("request_id=\"a-text\""), "{line}");
+    assert!(
+        line.contains(&format!("trace_id={TRACE_ID} parent_span_id={PARENT}")),
+        "{line}"
+    );
+    assert!(!line.contains('\u{1b}'), "{line:?}");
+}
+
+#[tokio::test]
+async fn a_line_names_the_trace_of_its_request_and_linksfield_hears_nothing_of_it() {
+    let upstream = upstream().answers(page(1, 2, 105)).run().await;
+    let gateway = gateway(&upstream).run().await;
+    let rows = [
+        ("a-miss", TRACEPARENT, QUERY, BODY, true),
+        ("a-hit", TRACEPARENT, QUERY, BODY, true),
+        (
+            "a-command",
+            TRACEPARENT,
+            "/package/orderPackage",
+            "{}",
+            true,
+        ),
+        ("a-refusal", TRACEPARENT, QUERY, "[", true),
+        ("no-trace", "00-zz-00f067aa0ba902b7-01", QUERY, BODY, false),
+    ];
+    for (request_id, traceparent, path, body, is_traced) in rows {
+        let headers = [("X-Request-Id", request_id), ("Traceparent", traceparent)];
+        gateway.post(path, &headers, body).await;
+        let line = gateway.exchange_of(request_id).await;
+        let named = (&line["trace_id"], &line["parent_span_id"]);
+        if is_traced {
+            assert_eq!(named, (&json!(TRACE_ID), &json!(PARENT)), "{line}");
+        } else {
+            assert_eq!(named, (&Value::Null, &Value::Null), "{line}");
+        }
+        assert_eq!(line["span_id"], Value::Null, "{line}");
+    }
+    let requests = upstream.requests();
+    assert!(
+        requests
+            .iter()
+            .all(|request| request.header("traceparent").is_none())
+    );
+}
+
+#[tokio::test]
+async fn where_it_is_configured_linksfield_hears_of_the_trace_with_a_span_of_ours() {
+    let upstream = upstream()
+        .answers(page(1, 2, 105))
+        .takes("traceparent")
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("upstream.forward_traceparent", "true")
+        .run()
+        .await;
+    for (request_id, path) in [("a-query", QUERY), ("a-command", "/package/orderPackage")] {
+        let headers = [("X-Request-Id", request_id), ("Traceparent", TRACEPARENT)];
+        gateway.post(path, &headers, BODY).await;
+        let line = gateway.exchange_of(request_id).await;
+        let span = line["span_id"].as_str().unwrap();
+        assert_ne!(span, PARENT);
+        let told = format!("00-{TRACE_ID}-{span}-01");
+        assert_eq!(upstream.last().header("traceparent"), Some(&*told));
+    }
+    gateway.post("/package/orderPackage", &[], "{}").await;
+    assert_eq!(upstream.last().header("traceparent"), None, "none is begun");
+}
+
+#[tokio::test]
+async fn a_fill_shared_by_many_has_the_trace_of_the_one_who_began_it() {
+    let gate = Gate::new();
+    let upstream = upstream()
+        .answers(page(1, 2, 105).behind(&gate))
+        .takes("traceparent")
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("upstream.forward_traceparent", "true")
+        .run()
+        .await;
+    let other = TRACEPARENT.replace("4bf9", "0000");
+    let ask = async |request_id: &str, traceparent: &str| {
+        let headers = [("X-Request-Id", request_id), ("Traceparent", traceparent)];
+        gateway.post(QUERY, &headers, BODY).await
+    };
+    let join = async {
+        gate.arrived().await; // the first one's call is there
+        let release = async {
+            until("both wait", async || {
+                gateway.metric("requests_in_flight", &[]).await == 2.0
+            })
+            .await;
+            gate.open();
+        };
+        tokio::join!(ask("the-second", &other), release).0
+    };
+    let (first, second) = tokio::join!(ask("the-first", TRACEPARENT), join);
+    assert_eq!((first.status, second.status), (200, 200));
+    assert_eq!(upstream.calls(), 1);
+    let told = upstream.last().header("traceparent").unwrap().to_owned();
+    assert!(told.starts_with(&format!("00-{TRACE_ID}-")), "{told}");
+    let line = gateway.exchange_of("the-second").await;
+    assert_ne!(line["result"], "miss"); // a hit, if the first was quicker than its fill was joined
+    assert!(line["trace_id"].as_str().unwrap().starts_with("0000"));
+}
