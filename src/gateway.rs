@@ -41,7 +41,7 @@ use self::cache::{Cache, Filled, Key, Lookup, Question, Sparing};
 use self::call::{Errand, Timing};
 use self::crawl::{Crawl, CrawlPlaces};
 use self::directives::Directives;
-use self::error::{Error, Sent, X_REQUEST_ID};
+use self::error::{Error, Fault, Sent, X_REQUEST_ID};
 use self::keys::{Key as CommandKey, Keys};
 use self::language::{Language, Languages};
 pub use self::operator::Purge;
@@ -89,6 +89,10 @@ struct Stations {
     /// How long the calls of each route take, and the crawls of its pages.
     paces: Vec<Arc<Paces>>,
     bounds: Bounds,
+    /// The brake of all calls.
+    is_paused: bool,
+    /// The brake of all commands is not on.
+    takes_commands: bool,
     forward_traceparent: bool,
     metrics: Arc<Metrics>,
     keys: Keys,
@@ -237,6 +241,8 @@ impl Gateway {
                 exchange_timeout: config.upstream.timeout,
                 max_document: bytes(config.upstream.max_answer),
             },
+            is_paused: config.upstream.paused,
+            takes_commands: config.server.commands,
             forward_traceparent: config.upstream.forward_traceparent,
             metrics: parts.metrics,
             keys: parts.keys,
@@ -260,6 +266,7 @@ impl Gateway {
             }
             Err(error) => {
                 exchange.error = Some(error.code());
+                exchange.fault = Some(error.fault().as_str());
                 exchange.sent = Some(error.sent().as_str());
                 error.to_response(&exchange.request_id)
             }
@@ -274,7 +281,15 @@ impl Gateway {
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
         head::check(&request)?;
-        let target = self.0.routes.find(request.uri().path())?;
+        let target = self.0.routes.find(request.uri().path());
+        let is_unlisted = match &target {
+            Ok(target) => !target.route.is_listed,
+            Err(error) => matches!(error, Error::UnlistedPath),
+        };
+        if is_unlisted {
+            self.0.metrics.unlisted_path();
+        }
+        let target = target?;
         exchange.route = target.route.label;
         let asked = self.asked(&target, request.headers(), exchange.started)?;
         let (call, key) = self.read(target, request, asked.deadline, exchange).await?;
@@ -353,6 +368,9 @@ impl Gateway {
         exchange.tenant = call.tenant.label;
         if let Some(caller) = caller {
             caller.authorize(&call.tenant, is_query)?;
+        }
+        if !is_query && !this.takes_commands {
+            return Err(Error::AllCommandsDisabled);
         }
         if !is_query && !call.tenant.commands {
             return Err(Error::CommandsDisabled(call.tenant.name.clone()));
@@ -451,6 +469,7 @@ impl Gateway {
         })?;
 
         exchange.vendor_code.clone_from(&found.page.vendor_code);
+        exchange.fault = found.page.fault.map(Fault::as_str);
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
         if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
             exchange.age = Some(found.age);
@@ -564,8 +583,14 @@ impl Gateway {
             cache_evictions: cache.evictions,
             fills_in_flight: cache.fills,
             queue_length: self.0.quota.queue_length(),
+            queue: self
+                .0
+                .quota
+                .queue_lengths()
+                .map(|(class, number)| (class.as_str(), number)),
             quota: self.quota_levels(),
             keys: self.0.keys.census(),
+            state_store_failing: self.0.keys.store_is_failing(),
             breaker_open: self.0.breaker.is_open(),
             clock_skew: self.0.skew.seconds(),
             protocols: self.0.upstream.traffic().levels().into(),

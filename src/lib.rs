@@ -149,7 +149,8 @@ impl Build<'_> {
         store: Option<Store>,
         history: Option<&History>,
     ) -> Result<Current, StartError> {
-        let metrics = Arc::new(Metrics::new(self.labels(), self.constants()));
+        let metrics = Arc::new(Metrics::new(self.labels()));
+        metrics.take_effect(&self.constants());
         let ca = self.secrets.ca.as_ref();
         let upstream = Upstream::new(&self.config.upstream, ca, Traffic::default());
         let quota = Quota::new(&quota_limits(self.config), wall_clock(), history);
@@ -161,7 +162,7 @@ impl Build<'_> {
     /// One that goes on where another is; that was built from `built_from`.
     fn successor(&self, before: &Current, built_from: &Self) -> Result<Current, StartError> {
         let (config, secrets) = (self.config, self.secrets);
-        let metrics = before.metrics.relabelled(self.labels(), self.constants());
+        let metrics = before.metrics.relabelled(self.labels());
         let metrics = Arc::new(metrics);
         let is_same_vendor =
             config.upstream == built_from.config.upstream && secrets.ca == built_from.secrets.ca;
@@ -216,6 +217,7 @@ impl Build<'_> {
     fn labels(&self) -> Labels {
         Labels {
             routes: Routes::labels(self.config),
+            kinds: Routes::kinds(self.config),
             tenants: Tenants::labels(self.config),
             callers: Callers::labels(self.config),
         }
@@ -224,6 +226,7 @@ impl Build<'_> {
     fn constants(&self) -> Constants {
         Constants {
             cache_capacity: self.config.cache.max_size.as_u64(),
+            error_codes: gateway::error::CODES,
         }
     }
 }

@@ -212,7 +212,9 @@ impl Reloader {
             };
             let current = build.successor(&before, &built_from)?;
             let successor = current.gateway.clone();
+            let metrics = current.metrics.clone();
             self.0.live.0.store(Arc::new(current));
+            metrics.take_effect(&build.constants());
             if !is_same_config {
                 before.gateway.supersede(&successor);
             }

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Builder, Database, DatabaseError, ReadableTable, TableDefinition};
@@ -127,7 +129,10 @@ pub enum WriteError {
 
 /// The open store. Cloning is cheap.
 #[derive(Clone)]
-pub struct Store(Arc<Mutex<Database>>);
+pub struct Store {
+    database: Arc<Mutex<Database>>,
+    is_failing: Arc<AtomicBool>,
+}
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -158,7 +163,11 @@ impl Store {
                 reason: "it cannot be read".into(),
             })
         })?;
-        Ok((Self(Arc::new(Mutex::new(database))), saved))
+        let store = Self {
+            database: Arc::new(Mutex::new(database)),
+            is_failing: Arc::default(),
+        };
+        Ok((store, saved))
     }
 
     /// Carries out all changes of keys, or none. What they are is asked when it is their turn.
@@ -176,17 +185,29 @@ impl Store {
             .await
     }
 
+    /// Did the last write fail?
+    pub fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Relaxed)
+    }
+
     async fn write(
         &self,
         work: impl FnOnce(&Database) -> Result<(), redb::Error> + Send + 'static,
     ) -> Result<(), WriteError> {
         // The turn goes with the work: whoever stops waiting does not let the next write overtake this one.
-        let turn = self.0.clone().lock_owned().await;
-        let done = spawn_blocking(move || work(&turn)).await;
+        let turn = self.database.clone().lock_owned().await;
+        let is_failing = self.is_failing.clone();
+        let done = spawn_blocking(move || {
+            // Of some faults of a disk the library does not only complain; it panics.
+            let done = catch_unwind(AssertUnwindSafe(|| work(&turn)));
+            is_failing.store(!matches!(done, Ok(Ok(()))), Ordering::Relaxed);
+            done
+        })
+        .await;
         match done {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(WriteError::Failed(error.to_string().into())),
-            Err(_) => Err(WriteError::Failed("the library failed".into())),
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(WriteError::Failed(error.to_string().into())),
+            Ok(Err(_)) | Err(_) => Err(WriteError::Failed("the library failed".into())),
         }
     }
 }

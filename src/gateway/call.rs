@@ -203,6 +203,7 @@ impl Gateway {
         before: impl Fn(),
     ) -> Result<Answered, Error> {
         let this = &*self.0;
+        self.check_brake()?;
         this.breaker.check()?; // who would be refused then does not wait for its turn
         let mut permit = self.permit(call, errand, progress, errand.patience).await?;
         let admission = this.breaker.admit()?;
@@ -287,7 +288,7 @@ impl Gateway {
             Ok((answer, ..)) => answer.outcome.as_str(),
             Err(error) => error.code(),
         };
-        admission.end(end_of(result.as_ref().map(|(answer, ..)| answer), call));
+        admission.end(self.told_by(result.as_ref().map(|(answer, ..)| answer), call));
         this.paces[route].call.record(granted_at.elapsed());
         record(outcome, granted_at);
         result.map(|(answer, sent_at, line, permit)| Answered {
@@ -337,6 +338,29 @@ impl Gateway {
             let calls = self.0.quota.history().minutes;
             let _ = timeout_at(deadline, store.save_calls(calls)).await;
         }
+    }
+
+    fn check_brake(&self) -> Result<(), Error> {
+        if self.0.is_paused {
+            return Err(Error::UpstreamPaused);
+        }
+        Ok(())
+    }
+
+    /// What the end of a call says about the vendor, counted.
+    fn told_by(&self, result: Result<&Answer, &Error>, call: &Call) -> End {
+        let (metrics, end) = (&self.0.metrics, end_of(result, call));
+        metrics.upstream_ended(end.as_str());
+        match result {
+            Ok(answer) if answer.outcome == Outcome::BadSignature => {
+                metrics.bad_signature(call.tenant.label);
+            }
+            Ok(answer) if answer.outcome == Outcome::Unknown && !is_no_envelope(answer) => {
+                metrics.unknown_code();
+            }
+            _ => {}
+        }
+        end
     }
 
     /// What the call goes through: its slot's connection, or another's while others keep it from using that one: whichever

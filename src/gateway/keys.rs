@@ -143,6 +143,11 @@ impl Keys {
         table.end(Instant::now());
         table.census
     }
+
+    /// Did the last write to the store fail? False without one.
+    pub fn store_is_failing(&self) -> bool {
+        self.0.store.as_ref().is_some_and(Store::is_failing)
+    }
 }
 
 /// A key with what it belongs to, and what was asked with it; as hashes.

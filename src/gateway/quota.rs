@@ -104,6 +104,19 @@ pub enum Class {
 }
 
 impl Class {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Command, Self::Query, Self::Crawl, Self::Refresh];
+
+    /// The spelling in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Query => "query",
+            Self::Crawl => "crawl",
+            Self::Refresh => "refresh",
+        }
+    }
+
     fn of(self, progress: &Progress) -> Self {
         match self {
             Self::Refresh if progress.is_awaited() => Self::Query,
@@ -363,9 +376,18 @@ impl<T: Shareable> Quota<T> {
 
     /// How many calls wait for a permit.
     pub fn queue_length(&self) -> usize {
+        self.queue_lengths().iter().map(|(_, number)| number).sum()
+    }
+
+    /// The same by class.
+    pub fn queue_lengths(&self) -> [(Class, usize); 4] {
         let state = self.0.lock();
         let still_waits = |waiting: &&Waiting<oneshot::Sender<_>>| !waiting.granted.is_closed();
-        state.queue.iter().filter(still_waits).count()
+        let waiting: Vec<_> = state.queue.iter().filter(still_waits).collect();
+        Class::ALL.map(|class| {
+            let of_class = waiting.iter().filter(|waiting| waiting.class() == class);
+            (class, of_class.count())
+        })
     }
 }
 

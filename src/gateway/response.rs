@@ -11,7 +11,7 @@ use hyper::header::{
 use tokio::time::Instant;
 
 use super::cache::{Filled, Found, NotStored, Pages};
-use super::error::{Error, InvalidAnswer};
+use super::error::{Error, Fault, InvalidAnswer};
 use super::keys::Kept;
 use super::page::Page;
 use super::upstream::{Answer, Outcome, Shape};
@@ -69,6 +69,7 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
         } else {
             answer.body
         },
+        fault: fault_of(answer.outcome),
         vendor_code: answer.vendor_code,
     };
     let failure = match answer.outcome {
@@ -82,6 +83,16 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
         failure,
         sent_at,
     })
+}
+
+/// Whose fault it is that an answer of the vendor is no success.
+pub fn fault_of(outcome: Outcome) -> Option<Fault> {
+    match outcome {
+        Outcome::Success => None,
+        Outcome::CallerError | Outcome::Unknown => Some(Fault::Caller),
+        Outcome::BadSignature => Some(Fault::Gateway),
+        Outcome::Throttled | Outcome::Transient => Some(Fault::Upstream),
+    }
 }
 
 /// The answer to a query.

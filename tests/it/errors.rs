@@ -324,6 +324,15 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
         "no",
     );
 
+    open.rewrite("upstream.paused", "true");
+    assert_eq!(open.reload().await.status, 200);
+    met(
+        &open.post(ORDER, &json, acme).await,
+        503,
+        "upstream_paused",
+        "no",
+    );
+
     let paragraphs = include_str!("../../docs/errors.md")
         .lines()
         .filter_map(|line| line.strip_prefix("## "));

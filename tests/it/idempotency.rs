@@ -644,6 +644,7 @@ async fn an_answer_that_cannot_be_saved_leaves_its_key_in_doubt() {
     assert_eq!(order(&full, "one", &json!({})).await.problem(), in_doubt());
     let failures = full.metric("idempotency_save_failures_total", &[]).await;
     assert_eq!(failures, 1.0, "{}", full.output());
+    assert_eq!(full.metric("state_store_failing", &[]).await, 1.0);
     let unsaved = (503, "state_store_unavailable".into(), "no".into());
     assert_eq!(order(&full, "two", &json!({})).await.problem(), unsaved);
     assert_eq!(full.order().await.status, 200, "without a key");
