@@ -305,7 +305,7 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
     };
     met(&refused, 503, "state_store_unavailable", "no");
     let saved = |line: &serde_json::Value| line["message"] == "idempotency key not saved";
-    assert!(full.log().iter().any(saved), "{}", full.output());
+    until("it is logged", async || full.log().iter().any(saved)).await;
 
     upstream.stop().await;
     met(
