@@ -220,6 +220,10 @@ pub enum LogFormat {
 )]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the file"
+)]
 pub struct Upstream {
     /// Where the vendor is. It has no default.
     pub base_url: BaseUrl,
