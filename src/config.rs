@@ -214,10 +214,6 @@ pub enum LogFormat {
 }
 
 /// `[upstream]`: the vendor and how it is spoken to.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "switches, as the file has them"
-)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(

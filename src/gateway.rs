@@ -569,7 +569,11 @@ impl Gateway {
             day_for_queries: day.map(|day| day.remaining_for_queries.into()),
             day_resets_at: day.map(|day| (now.unwrap_or_default() + day.more_in).as_secs_f64()),
             is_assumed: day.is_some_and(|day| day.is_assumed),
-            allowed_rate: levels.allowed_rate,
+            allowed_rate: if levels.pause.is_zero() {
+                levels.allowed_rate
+            } else {
+                Some(0.0) // the vendor wants no call now
+            },
             thrift: levels.thrift as u8,
         }
     }

@@ -251,6 +251,7 @@ async fn a_vendor_that_throttles_is_left_alone_for_as_long_as_it_says() {
     let retry_after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((10..=12).contains(&retry_after), "{retry_after}");
     assert_eq!(upstream.calls(), 1);
+    assert_eq!(gateway.metric("quota_allowed_rate", &[]).await, 0.0);
 }
 
 #[tokio::test]
