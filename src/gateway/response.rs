@@ -17,6 +17,9 @@ use super::page::Page;
 use super::upstream::{Answer, Outcome, Shape};
 use crate::body::{Body, Held};
 
+/// As many as a page's answer has at most, hyper's own included.
+const HEADERS: usize = 11;
+
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const X_LINKSFIELD_SNAPSHOT: HeaderName = HeaderName::from_static("x-linksfield-snapshot");
@@ -101,6 +104,7 @@ pub fn of_page(found: &Found) -> Response<Body> {
     let mut response = Response::new(Body::from(page.body.clone()));
     *response.status_mut() = page.status;
     let headers = response.headers_mut();
+    headers.reserve(HEADERS); // at once: it grows by doubling
     let kept = [
         (CONTENT_TYPE, page.content_type.clone()),
         (CONTENT_LANGUAGE, page.content_language.clone()),

@@ -412,7 +412,8 @@ impl Families {
 /// Ids for requests that bring none: unlike those of any other process, and in order within this one.
 #[derive(Debug)]
 pub struct RequestIds {
-    process: u64,
+    /// What the ids of this process begin with.
+    process: String,
     next: AtomicU64,
 }
 
@@ -420,14 +421,14 @@ impl RequestIds {
     fn new() -> Self {
         use std::hash::{BuildHasher, RandomState};
         Self {
-            process: RandomState::new().hash_one(0),
+            process: format!("{:016x}-", RandomState::new().hash_one(0)),
             next: AtomicU64::new(1),
         }
     }
 
     pub fn next(&self) -> String {
         format!(
-            "{:016x}-{:x}",
+            "{}{:x}",
             self.process,
             self.next.fetch_add(1, Ordering::Relaxed)
         )
