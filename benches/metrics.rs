@@ -28,6 +28,8 @@ fn busy() -> Metrics {
     });
     metrics.take_effect(&Constants {
         cache_capacity: 64 << 20,
+        commands: true,
+        is_paused: false,
         error_codes: linksfield_gateway::gateway::error::CODES,
     });
     for tenant in 0..TENANTS {

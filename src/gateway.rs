@@ -286,8 +286,9 @@ impl Gateway {
             Ok(target) => !target.route.is_listed,
             Err(error) => matches!(error, Error::UnlistedPath),
         };
-        if is_unlisted {
-            self.0.metrics.unlisted_path();
+        let authorization = request.headers().get(AUTHORIZATION);
+        if is_unlisted && self.0.callers.authenticate(authorization).is_ok() {
+            self.0.metrics.unlisted_path(); // one of a stranger says nothing of our services
         }
         let target = target?;
         exchange.route = target.route.label;

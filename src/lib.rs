@@ -226,6 +226,8 @@ impl Build<'_> {
     fn constants(&self) -> Constants {
         Constants {
             cache_capacity: self.config.cache.max_size.as_u64(),
+            commands: self.config.server.commands,
+            is_paused: self.config.upstream.paused,
             error_codes: gateway::error::CODES,
         }
     }

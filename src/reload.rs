@@ -123,6 +123,8 @@ struct Read {
 pub struct Reloaded {
     /// Is another configuration, or another secret, in effect?
     pub changed: bool,
+    /// The keys of the configuration that have another value now.
+    pub changed_keys: Vec<String>,
     /// Keys whose new value counts from the next start on.
     pub needs_restart: Vec<String>,
     /// What deserves a thought.
@@ -199,6 +201,7 @@ impl Reloader {
         warnings.extend(secrets.warnings.iter().cloned());
         let needs_restart = config.keep_what_needs_a_restart(&read.config);
         let is_same_config = config == read.config;
+        let changed_keys = config.differs_in(&read.config);
         let changed = !is_same_config || secrets != read.secrets;
         if changed {
             let before = self.0.live.current();
@@ -226,6 +229,7 @@ impl Reloader {
         }
         Ok(Reloaded {
             changed,
+            changed_keys,
             needs_restart,
             warnings,
             kept,
@@ -307,7 +311,8 @@ fn tell(result: &Result<Reloaded, ReloadError>, is_news: bool) {
     match result {
         Ok(reloaded) => {
             if reloaded.changed {
-                info!("configuration or secrets changed");
+                let keys = reloaded.changed_keys.join(", ");
+                info!(keys, "configuration or secrets changed");
                 for Warning {
                     key,
                     reason,

@@ -178,6 +178,10 @@ pub struct Constants {
     pub cache_capacity: u64,
     /// The codes that errors of the gateway can have.
     pub error_codes: &'static [&'static str],
+    /// `server.commands`.
+    pub commands: bool,
+    /// `upstream.paused`.
+    pub is_paused: bool,
 }
 
 /// How many queries there were, and how many of them a page in memory answered.

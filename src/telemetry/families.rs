@@ -51,6 +51,8 @@ pub struct Families {
     pub cache_entries: IntGauge,
     pub cache_bytes: IntGauge,
     cache_capacity: IntGauge,
+    commands_enabled: IntGauge,
+    upstream_paused: IntGauge,
     pub cache_evictions: IntCounter,
     pub fills_in_flight: IntGauge,
     pub queue_length: IntGaugeVec,
@@ -215,6 +217,16 @@ impl Families {
                 &registry,
                 "cache_bytes",
                 "Bytes of the pages in memory, keys and overhead included.",
+            ),
+            commands_enabled: gauge(
+                &registry,
+                "commands_enabled",
+                "0 while the commands of everybody are refused, by server.commands.",
+            ),
+            upstream_paused: gauge(
+                &registry,
+                "upstream_paused",
+                "1 while Linksfield is not asked, by upstream.paused.",
             ),
             cache_capacity: gauge(
                 &registry,
@@ -382,6 +394,8 @@ impl Families {
     pub fn set(&self, constants: &Constants) {
         let capacity = i64::try_from(constants.cache_capacity);
         self.cache_capacity.set(capacity.unwrap_or(i64::MAX));
+        self.commands_enabled.set(constants.commands.into());
+        self.upstream_paused.set(constants.is_paused.into());
     }
 
     /// Sets what is left of the vendor's limits; a window without a limit has no series.

@@ -217,6 +217,8 @@ mod tests {
     fn take_effect(metrics: &Metrics) {
         metrics.take_effect(&Constants {
             cache_capacity: 1,
+            commands: true,
+            is_paused: false,
             error_codes: CODES,
         });
     }

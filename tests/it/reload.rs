@@ -109,6 +109,8 @@ async fn what_needs_a_restart_says_so_and_is_not_in_effect() {
     let reply = gateway.reload().await;
     let needs_restart = json!(["server.max_connections", "cache.max_size"]);
     assert_eq!(reply.json()["needs_restart"], needs_restart);
+    let changed = json!(["routes.\"/package/queryOrder\".fresh_for"]);
+    assert_eq!(reply.json()["changed_keys"], changed);
     let effective = String::from_utf8(gateway.admin("/config").await.body).unwrap();
     assert!(effective.contains("fresh_for = \"7s\"") && effective.contains("max_size = \"64MiB\""));
     gateway.page(1).await;
