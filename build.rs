@@ -12,22 +12,20 @@ const VARIABLE: &str = "LINKSFIELD_GATEWAY_REVISION";
 fn main() {
     println!("cargo::rerun-if-env-changed={VARIABLE}");
     println!("cargo::rerun-if-changed=build.rs");
-    let log = Path::new(".git/logs/HEAD"); // grows with each commit and each checkout
-    if log.exists() {
-        println!("cargo::rerun-if-changed={}", log.display());
+    // Grows with each commit and each checkout. In a worktree it is not below .git, which is a file there.
+    let log = git(&["rev-parse", "--git-path", "logs/HEAD"]);
+    if let Some(log) = log.filter(|log| Path::new(log).exists()) {
+        println!("cargo::rerun-if-changed={log}");
     }
     let revision = std::env::var(VARIABLE)
         .ok()
-        .or_else(of_git)
+        .or_else(|| git(&["rev-parse", "--short=12", "HEAD"]))
         .unwrap_or_else(|| "unknown".into());
     println!("cargo::rustc-env={VARIABLE}={revision}");
 }
 
-fn of_git() -> Option<String> {
-    let told = Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .output()
-        .ok()?;
-    let revision = String::from_utf8(told.stdout).ok()?;
-    (told.status.success()).then(|| revision.trim().to_owned())
+fn git(arguments: &[&str]) -> Option<String> {
+    let told = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(told.stdout).ok()?;
+    (told.status.success()).then(|| text.trim().to_owned())
 }

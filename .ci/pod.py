@@ -22,6 +22,7 @@ import yaml
 
 NAME = "linksfield-gateway"
 SECRET = "demo-secret-0001"  # the simulator's, made up and public
+ADMIN_TOKEN = "made-up-token-of-admin"
 QUERY, ORDER = "/package/queryOrder", "/package/orderPackage"
 CARD = {
     "device_id": "89860012018111220455", "global_order": "0", "is_open": "0", "order_period": "1",
@@ -156,6 +157,21 @@ class Pod:
         output, _ = self.asking(path, body, *headers, port=port).communicate()
         return json.loads(output).get("code")
 
+    def operate(self, path, body, *tokens):
+        """The status of what an operator asks of the admin listener, from outside the pod."""
+        headers = {"Content-Type": "application/json"} | {"Authorization": f"Bearer {token}" for token in tokens}
+        url = f"http://{self.address}:{self.ports['admin']}{path}"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, body.encode(), headers), timeout=5) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def check_operators(self):
+        for path, body in (("/reload", ""), ("/cache/purge", '{"all": true}'), ("/explain", "{}"), ("/log-level", "info")):
+            expect(f"{path} needs the token", [self.operate(path, body), self.operate(path, body, "another")] == [401, 401])
+            expect(f"{path} takes the token of the Secret", self.operate(path, body, ADMIN_TOKEN) == 200)
+
     def stop(self):
         grace = self.spec["terminationGracePeriodSeconds"]
         return subprocess.Popen(["podman", "stop", "--time", str(grace), self.id], stdout=subprocess.DEVNULL)
@@ -177,18 +193,19 @@ class Pod:
 
 def sidecar(pod):
     pod.mounts["configMap"].write({"gateway.toml": pod.config})
-    pod.mounts["secret"].write({"acme": "not yet the right one"})
+    pod.mounts["secret"].write({"acme": "not yet the right one", "admin-token": ADMIN_TOKEN})
     pod.start()
     pod.wait_for_startup()
     expect("it is alive and ready", pod.probe("liveness") == pod.probe("readiness") == 200)
     run("podman", "exec", pod.id, "/linksfield-gateway", "healthcheck")
     pod.check_confinement()
+    pod.check_operators()
     outside = subprocess.run(["curl", "--silent", "--max-time", "5", f"http://{pod.address}:6180/"])
     expect("other pods cannot connect to it", outside.returncode == 7)
 
     body = {"page_no": 1, "page_size": 2}
     expect("a wrong secret is refused by Linksfield", pod.ask(QUERY, body) != "0000")
-    pod.mounts["secret"].write({"acme": SECRET})
+    pod.mounts["secret"].write({"acme": SECRET, "admin-token": ADMIN_TOKEN})
     until("a Secret that is replaced is used", lambda: pod.ask(QUERY, body) == "0000")
     expect("an order goes through", pod.ask(ORDER, CARD) == "0000")
     braked = pod.config.replace("[tenants.acme]", "[tenants.acme]\ncommands = false")
@@ -209,12 +226,14 @@ def sidecar(pod):
 def shared(pod):
     pod.mounts["configMap"].write({"gateway.toml": pod.config})
     tokens = {name: f"made-up-token-of-{name}" for name in ("billing", "orders")}
-    pod.mounts["secret"].write({"acme": SECRET} | {f"caller-{name}": token for name, token in tokens.items()})
+    secret = {"acme": SECRET, "admin-token": ADMIN_TOKEN}
+    pod.mounts["secret"].write(secret | {f"caller-{name}": token for name, token in tokens.items()})
     billing, orders = (f"Authorization: Bearer {tokens[name]}" for name in ("billing", "orders"))
     pod.start()
     pod.wait_for_startup()
     expect("it is alive and ready", pod.probe("liveness") == pod.probe("readiness") == 200)
     pod.check_confinement()
+    pod.check_operators()
 
     body = {"page_no": 1, "page_size": 2}
     expect("who has no token is refused", pod.ask(QUERY, body) == "unauthenticated")

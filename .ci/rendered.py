@@ -35,7 +35,8 @@ for name in ("config", "secrets"):
 (folder / "env").write_text("".join(f"{pair['name']}={pair['value']}\n" for pair in gateway.get("env", [])))
 
 tables = tomllib.loads(config)
-named = [tenant["secret_file"] for tenant in tables["tenants"].values()]
+named = [tables["server"]["admin_token_file"]]
+named += [tenant["secret_file"] for tenant in tables["tenants"].values()]
 named += [caller["token_file"] for caller in tables.get("callers", {}).values()]
 for path in named:
     mounted = pathlib.PurePath(path).relative_to("/etc/linksfield")

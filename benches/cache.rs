@@ -49,6 +49,7 @@ fn filled() -> Filled {
             content_encoding: None,
             retry_after: None,
             body: vec![b'x'; 1200].into(),
+            fault: None,
             vendor_code: Some("0000".into()),
         }),
         not_stored: None,

@@ -264,6 +264,7 @@ impl Admin {
         let kept = new.kept.iter();
         Ok(document(&json!({
             "changed": new.changed,
+            "changed_keys": new.changed_keys,
             "needs_restart": new.needs_restart,
             "warnings": warnings.map(|it| told(&it.key, &it.reason, &it.remedy)).collect::<Vec<_>>(),
             "refused_secrets": kept.map(|it| told(&it.key, &it.reason, &it.remedy)).collect::<Vec<_>>(),

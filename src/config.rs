@@ -111,6 +111,8 @@ pub struct Server {
     /// How often this file and those that it names are looked at, beside at once where the system tells of a change.
     #[serde(with = "humantime_serde")]
     pub reload_interval: Duration,
+    /// The brake for everybody: `false` refuses all commands.
+    pub commands: bool,
     /// What becomes of paths that are not in `routes`.
     pub unlisted_paths: UnlistedPaths,
     /// Keeps what must survive a restart.
@@ -135,6 +137,7 @@ impl Default for Server {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
             reload_interval: Duration::from_secs(30),
+            commands: true,
             unlisted_paths: UnlistedPaths::default(),
             state_dir: None,
         }
@@ -213,6 +216,10 @@ pub enum LogFormat {
 /// `[upstream]`: the vendor and how it is spoken to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the file"
+)]
 pub struct Upstream {
     /// Where the vendor is. It has no default.
     pub base_url: BaseUrl,
@@ -234,6 +241,8 @@ pub struct Upstream {
     pub max_answer: ByteSize,
     /// Offer HTTP/2 by ALPN, beside HTTP/1.1: where the vendor takes it, a connection carries many requests at a time.
     pub http2: bool,
+    /// The brake: `true` makes no call. Queries are answered from memory, as long as an old page may stand in for a failure.
+    pub paused: bool,
     /// Tell the vendor which trace of the caller's a request belongs to.
     pub forward_traceparent: bool,
     /// What the vendor allows.
@@ -257,6 +266,7 @@ impl Default for Upstream {
             ca_file: None,
             max_answer: ByteSize::mib(8),
             http2: false,
+            paused: false,
             forward_traceparent: false,
             limits: Limits::default(),
             codes: Codes::default(),
@@ -272,6 +282,8 @@ impl Default for Upstream {
 pub struct Codes {
     /// The signature was refused.
     pub bad_signature: Vec<String>,
+    /// The request is wrong, and would be at any other time: an order of what does not exist, say.
+    pub caller_error: Vec<String>,
     /// Too many requests.
     pub throttled: Vec<String>,
     /// A fault on the vendor's side that may pass.

@@ -41,7 +41,7 @@ use self::cache::{Cache, Filled, Key, Lookup, Question, Sparing};
 use self::call::{Errand, Timing};
 use self::crawl::{Crawl, CrawlPlaces};
 use self::directives::Directives;
-use self::error::{Error, Sent, X_REQUEST_ID};
+use self::error::{Error, Fault, Sent, X_REQUEST_ID};
 use self::keys::{Key as CommandKey, Keys};
 use self::language::{Language, Languages};
 pub use self::operator::Purge;
@@ -57,6 +57,7 @@ use self::tenant::{Callers, Tenant, Tenants};
 use self::upstream::{Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
 use crate::config::Config;
+use crate::state::Store;
 use crate::telemetry::trace::Trace;
 use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, Snapshot};
 
@@ -88,9 +89,14 @@ struct Stations {
     /// How long the calls of each route take, and the crawls of its pages.
     paces: Vec<Arc<Paces>>,
     bounds: Bounds,
+    /// The brake of all calls.
+    is_paused: bool,
+    /// The brake of all commands is not on.
+    takes_commands: bool,
     forward_traceparent: bool,
     metrics: Arc<Metrics>,
     keys: Keys,
+    store: Option<Store>,
     /// The commands under way: the drain waits for them.
     commands: TaskTracker,
 }
@@ -125,6 +131,8 @@ pub struct Parts {
     pub quota: Quota<Slot>,
     /// The idempotency keys of commands.
     pub keys: Keys,
+    /// What must survive a restart, if it shall.
+    pub store: Option<Store>,
     /// Where everything is recorded.
     pub metrics: Arc<Metrics>,
 }
@@ -233,9 +241,12 @@ impl Gateway {
                 exchange_timeout: config.upstream.timeout,
                 max_document: bytes(config.upstream.max_answer),
             },
+            is_paused: config.upstream.paused,
+            takes_commands: config.server.commands,
             forward_traceparent: config.upstream.forward_traceparent,
             metrics: parts.metrics,
             keys: parts.keys,
+            store: parts.store,
             commands: before.map_or_else(TaskTracker::new, |before| before.commands.clone()),
         }))
     }
@@ -255,6 +266,7 @@ impl Gateway {
             }
             Err(error) => {
                 exchange.error = Some(error.code());
+                exchange.fault = Some(error.fault().as_str());
                 exchange.sent = Some(error.sent().as_str());
                 error.to_response(&exchange.request_id)
             }
@@ -269,7 +281,16 @@ impl Gateway {
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
         head::check(&request)?;
-        let target = self.0.routes.find(request.uri().path())?;
+        let target = self.0.routes.find(request.uri().path());
+        let is_unlisted = match &target {
+            Ok(target) => !target.route.is_listed,
+            Err(error) => matches!(error, Error::UnlistedPath),
+        };
+        let authorization = request.headers().get(AUTHORIZATION);
+        if is_unlisted && self.0.callers.authenticate(authorization).is_ok() {
+            self.0.metrics.unlisted_path(); // one of a stranger says nothing of our services
+        }
+        let target = target?;
         exchange.route = target.route.label;
         let asked = self.asked(&target, request.headers(), exchange.started)?;
         let (call, key) = self.read(target, request, asked.deadline, exchange).await?;
@@ -348,6 +369,9 @@ impl Gateway {
         exchange.tenant = call.tenant.label;
         if let Some(caller) = caller {
             caller.authorize(&call.tenant, is_query)?;
+        }
+        if !is_query && !this.takes_commands {
+            return Err(Error::AllCommandsDisabled);
         }
         if !is_query && !call.tenant.commands {
             return Err(Error::CommandsDisabled(call.tenant.name.clone()));
@@ -446,6 +470,7 @@ impl Gateway {
         })?;
 
         exchange.vendor_code.clone_from(&found.page.vendor_code);
+        exchange.fault = found.page.fault.map(Fault::as_str);
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
         if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
             exchange.age = Some(found.age);
@@ -506,7 +531,12 @@ impl Gateway {
         self.0.quota.clone()
     }
 
-    /// Its idempotency keys.
+    /// What survives a restart, if anything does.
+    pub fn store(&self) -> Option<Store> {
+        self.0.store.clone()
+    }
+
+    /// The idempotency keys of commands.
     pub fn keys(&self) -> Keys {
         self.0.keys.clone()
     }
@@ -540,7 +570,11 @@ impl Gateway {
             day_for_queries: day.map(|day| day.remaining_for_queries.into()),
             day_resets_at: day.map(|day| (now.unwrap_or_default() + day.more_in).as_secs_f64()),
             is_assumed: day.is_some_and(|day| day.is_assumed),
-            allowed_rate: levels.allowed_rate,
+            allowed_rate: if levels.pause.is_zero() {
+                levels.allowed_rate
+            } else {
+                Some(0.0) // the vendor wants no call now
+            },
             thrift: levels.thrift as u8,
         }
     }
@@ -554,8 +588,14 @@ impl Gateway {
             cache_evictions: cache.evictions,
             fills_in_flight: cache.fills,
             queue_length: self.0.quota.queue_length(),
+            queue: self
+                .0
+                .quota
+                .queue_lengths()
+                .map(|(class, number)| (class.as_str(), number)),
             quota: self.quota_levels(),
             keys: self.0.keys.census(),
+            state_store_failing: self.0.keys.store_is_failing(),
             breaker_open: self.0.breaker.is_open(),
             clock_skew: self.0.skew.seconds(),
             protocols: self.0.upstream.traffic().levels().into(),

@@ -143,20 +143,26 @@ struct Build<'a> {
 
 impl Build<'_> {
     /// The first one of the process.
-    fn first(&self, keys: Keys, history: Option<&History>) -> Result<Current, StartError> {
-        let metrics = Arc::new(Metrics::new(self.labels(), self.constants()));
+    fn first(
+        &self,
+        keys: Keys,
+        store: Option<Store>,
+        history: Option<&History>,
+    ) -> Result<Current, StartError> {
+        let metrics = Arc::new(Metrics::new(self.labels()));
+        metrics.take_effect(&self.constants());
         let ca = self.secrets.ca.as_ref();
         let upstream = Upstream::new(&self.config.upstream, ca, Traffic::default());
         let quota = Quota::new(&quota_limits(self.config), wall_clock(), history);
         let tenants = Tenants::new(self.config, self.secrets)?;
-        let parts = self.parts(tenants, upstream.into(), quota, keys, metrics.clone());
+        let parts = self.parts(tenants, upstream.into(), quota, (keys, store), &metrics);
         Ok(self.current(Gateway::new(self.config, parts), metrics))
     }
 
     /// One that goes on where another is; that was built from `built_from`.
     fn successor(&self, before: &Current, built_from: &Self) -> Result<Current, StartError> {
         let (config, secrets) = (self.config, self.secrets);
-        let metrics = before.metrics.relabelled(self.labels(), self.constants());
+        let metrics = before.metrics.relabelled(self.labels());
         let metrics = Arc::new(metrics);
         let is_same_vendor =
             config.upstream == built_from.config.upstream && secrets.ca == built_from.secrets.ca;
@@ -169,9 +175,12 @@ impl Build<'_> {
         };
         let before_it = (before.gateway.tenants(), built_from.secrets);
         let tenants = Tenants::following(config, secrets, Some(before_it))?;
-        let (quota, keys) = (before.gateway.quota(), before.gateway.keys());
+        let (quota, kept) = (
+            before.gateway.quota(),
+            (before.gateway.keys(), before.gateway.store()),
+        );
         quota.change(&quota_limits(config)); // nothing below can fail
-        let parts = self.parts(tenants, upstream, quota, keys, metrics.clone());
+        let parts = self.parts(tenants, upstream, quota, kept, &metrics);
         Ok(self.current(before.gateway.successor(config, parts), metrics))
     }
 
@@ -180,8 +189,8 @@ impl Build<'_> {
         tenants: Tenants,
         upstream: Arc<Upstream>,
         quota: Quota<Slot>,
-        keys: Keys,
-        metrics: Arc<Metrics>,
+        (keys, store): (Keys, Option<Store>),
+        metrics: &Arc<Metrics>,
     ) -> gateway::Parts {
         gateway::Parts {
             tenants,
@@ -189,7 +198,8 @@ impl Build<'_> {
             upstream,
             quota,
             keys,
-            metrics,
+            store,
+            metrics: metrics.clone(),
         }
     }
 
@@ -207,6 +217,7 @@ impl Build<'_> {
     fn labels(&self) -> Labels {
         Labels {
             routes: Routes::labels(self.config),
+            kinds: Routes::kinds(self.config),
             tenants: Tenants::labels(self.config),
             callers: Callers::labels(self.config),
         }
@@ -215,6 +226,9 @@ impl Build<'_> {
     fn constants(&self) -> Constants {
         Constants {
             cache_capacity: self.config.cache.max_size.as_u64(),
+            commands: self.config.server.commands,
+            is_paused: self.config.upstream.paused,
+            error_codes: gateway::error::CODES,
         }
     }
 }
@@ -237,17 +251,18 @@ impl Instance {
     pub async fn start(config: &Config, secrets: &Secrets) -> Result<Self, StartError> {
         let (store, saved) = match &config.server.state_dir {
             Some(folder) => {
-                let (store, saved) = Store::open(folder).await?;
+                let (store, saved) = Store::open(folder, wall_clock()).await?;
                 (Some(store), saved)
             }
             None => (None, Saved::default()),
         };
         let keys = Keys::new(&config.idempotency, store.clone(), saved.keys, wall_clock());
-        // A store that is new does not know the day.
-        let history = (!saved.calls.is_empty()).then_some(History {
+        let history = store.is_some().then_some(History {
+            known_since: saved.calls_known_since,
             minutes: saved.calls,
         });
-        let current = Build { config, secrets }.first(keys, history.as_ref())?;
+        let build = Build { config, secrets };
+        let current = build.first(keys, store.clone(), history.as_ref())?;
         let server = &config.server;
         let bind = async |key, address| {
             TcpListener::bind(address)
@@ -368,7 +383,8 @@ impl Instance {
     }
 }
 
-/// Saves the calls of the day while they change. Those of the last second are lost where the process is killed.
+/// Saves the calls of the day while they change: each is saved before it leaves, and here when the last ones of a minute
+/// have ended. Tells where that fails.
 async fn keep_saving(store: Store, quota: Quota<Slot>) {
     let (mut saved, mut has_failed) = (History::default(), false);
     loop {

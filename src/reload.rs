@@ -123,6 +123,8 @@ struct Read {
 pub struct Reloaded {
     /// Is another configuration, or another secret, in effect?
     pub changed: bool,
+    /// The keys of the configuration that have another value now.
+    pub changed_keys: Vec<String>,
     /// Keys whose new value counts from the next start on.
     pub needs_restart: Vec<String>,
     /// What deserves a thought.
@@ -168,7 +170,7 @@ impl Reloader {
     pub fn reload(&self) -> Result<Reloaded, ReloadError> {
         let mut read = self.read();
         let result = self.bring_into_effect(&mut read);
-        let told = match &result {
+        let refusal = match &result {
             Ok(reloaded) => {
                 self.record(&read.config, &reloaded.kept);
                 let kept = reloaded.kept.iter();
@@ -182,8 +184,10 @@ impl Reloader {
         };
         *self.last() = LastRead {
             at: wall_clock(),
-            refusal: (!told.is_empty()).then(|| told.clone()),
+            refusal: (!refusal.is_empty()).then(|| refusal.clone()),
         };
+        let needs_restart = result.iter().flat_map(|reloaded| &reloaded.needs_restart);
+        let told = needs_restart.fold(refusal, |told, key| told + "\n" + key);
         let is_news = told != read.told;
         read.told = told;
         drop(read);
@@ -197,6 +201,7 @@ impl Reloader {
         warnings.extend(secrets.warnings.iter().cloned());
         let needs_restart = config.keep_what_needs_a_restart(&read.config);
         let is_same_config = config == read.config;
+        let changed_keys = config.differs_in(&read.config);
         let changed = !is_same_config || secrets != read.secrets;
         if changed {
             let before = self.0.live.current();
@@ -210,7 +215,9 @@ impl Reloader {
             };
             let current = build.successor(&before, &built_from)?;
             let successor = current.gateway.clone();
+            let metrics = current.metrics.clone();
             self.0.live.0.store(Arc::new(current));
+            metrics.take_effect(&build.constants());
             if !is_same_config {
                 before.gateway.supersede(&successor);
             }
@@ -222,6 +229,7 @@ impl Reloader {
         }
         Ok(Reloaded {
             changed,
+            changed_keys,
             needs_restart,
             warnings,
             kept,
@@ -303,10 +311,8 @@ fn tell(result: &Result<Reloaded, ReloadError>, is_news: bool) {
     match result {
         Ok(reloaded) => {
             if reloaded.changed {
-                info!("configuration or secrets changed");
-                for key in &reloaded.needs_restart {
-                    warn!(key, "changed, and counts from the next start on");
-                }
+                let keys = reloaded.changed_keys.join(", ");
+                info!(keys, "configuration or secrets changed");
                 for Warning {
                     key,
                     reason,
@@ -315,6 +321,9 @@ fn tell(result: &Result<Reloaded, ReloadError>, is_news: bool) {
                 {
                     warn!(key, reason, remedy, "configuration");
                 }
+            }
+            for key in reloaded.needs_restart.iter().filter(|_| is_news) {
+                warn!(key, "changed, and counts from the next start on");
             }
             for Problem {
                 key,

@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Builder, Database, DatabaseError, ReadableTable, TableDefinition};
 use tokio::sync::Mutex;
@@ -31,6 +34,8 @@ type Row<'a> = (u8, u64, &'a [u8; 32], u16, &'a str, &'a [u8], &'a [u8]);
 const KEYS: TableDefinition<'_, &[u8; 32], Row<'_>> = TableDefinition::new("idempotency_keys");
 /// Minutes since 1970, and the calls begun in them.
 const CALLS: TableDefinition<'_, u64, u32> = TableDefinition::new("calls_by_minute");
+/// The minute since 1970 in which the store was made: of calls before it nothing is known.
+const KNOWN_SINCE: TableDefinition<'_, (), u64> = TableDefinition::new("calls_known_since");
 
 /// The hash that stands for a key and its scope.
 pub type KeyId = [u8; 32];
@@ -124,7 +129,10 @@ pub enum WriteError {
 
 /// The open store. Cloning is cheap.
 #[derive(Clone)]
-pub struct Store(Arc<Mutex<Database>>);
+pub struct Store {
+    database: Arc<Mutex<Database>>,
+    is_failing: Arc<AtomicBool>,
+}
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -139,21 +147,27 @@ pub struct Saved {
     pub keys: Vec<(KeyId, Record)>,
     /// Calls by minutes since 1970.
     pub calls: BTreeMap<u64, u32>,
+    /// The minute since 1970 from which on they are known.
+    pub calls_known_since: u64,
 }
 
 impl Store {
     /// Opens the store in `folder`, made where it is missing, and reads all that it holds.
-    pub async fn open(folder: &Path) -> Result<(Self, Saved), OpenError> {
+    pub async fn open(folder: &Path, now: SystemTime) -> Result<(Self, Saved), OpenError> {
         let (folder, path) = (folder.to_owned(), folder.join(FILE));
         // Of a damaged file the library does not only complain; it panics in places.
-        let opened = spawn_blocking(move || open(&folder)).await;
+        let opened = spawn_blocking(move || open(&folder, now)).await;
         let (database, saved) = opened.unwrap_or_else(|_| {
             Err(OpenError::Damaged {
                 path,
                 reason: "it cannot be read".into(),
             })
         })?;
-        Ok((Self(Arc::new(Mutex::new(database))), saved))
+        let store = Self {
+            database: Arc::new(Mutex::new(database)),
+            is_failing: Arc::default(),
+        };
+        Ok((store, saved))
     }
 
     /// Carries out all changes of keys, or none. What they are is asked when it is their turn.
@@ -171,22 +185,34 @@ impl Store {
             .await
     }
 
+    /// Did the last write fail?
+    pub fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Relaxed)
+    }
+
     async fn write(
         &self,
         work: impl FnOnce(&Database) -> Result<(), redb::Error> + Send + 'static,
     ) -> Result<(), WriteError> {
         // The turn goes with the work: whoever stops waiting does not let the next write overtake this one.
-        let turn = self.0.clone().lock_owned().await;
-        let done = spawn_blocking(move || work(&turn)).await;
+        let turn = self.database.clone().lock_owned().await;
+        let is_failing = self.is_failing.clone();
+        let done = spawn_blocking(move || {
+            // Of some faults of a disk the library does not only complain; it panics.
+            let done = catch_unwind(AssertUnwindSafe(|| work(&turn)));
+            is_failing.store(!matches!(done, Ok(Ok(()))), Ordering::Relaxed);
+            done
+        })
+        .await;
         match done {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(WriteError::Failed(error.to_string().into())),
-            Err(_) => Err(WriteError::Failed("the library failed".into())),
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(WriteError::Failed(error.to_string().into())),
+            Ok(Err(_)) | Err(_) => Err(WriteError::Failed("the library failed".into())),
         }
     }
 }
 
-fn open(folder: &Path) -> Result<(Database, Saved), OpenError> {
+fn open(folder: &Path, now: SystemTime) -> Result<(Database, Saved), OpenError> {
     let path = folder.join(FILE);
     let unusable = |path: &Path| {
         let path = path.to_owned();
@@ -229,7 +255,8 @@ fn open(folder: &Path) -> Result<(Database, Saved), OpenError> {
         std::fs::rename(&path, &set_aside).map_err(unusable(&path))?;
         return Err(altered());
     }
-    let saved = read(&database).map_err(damaged)?;
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let saved = read(&database, now.as_secs() / 60).map_err(damaged)?;
     Ok((database, saved))
 }
 
@@ -249,7 +276,7 @@ fn open_file(path: &Path) -> io::Result<File> {
 }
 
 /// Reads everything, and makes the tables that are missing.
-fn read(database: &Database) -> Result<Saved, redb::Error> {
+fn read(database: &Database, minute: u64) -> Result<Saved, redb::Error> {
     let transaction = database.begin_write()?;
     let mut saved = Saved::default();
     {
@@ -262,6 +289,12 @@ fn read(database: &Database) -> Result<Saved, redb::Error> {
         for row in calls.iter()? {
             let (minute, calls) = row?;
             saved.calls.insert(minute.value(), calls.value());
+        }
+        let mut known_since = transaction.open_table(KNOWN_SINCE)?;
+        let told = known_since.get(())?.map(|since| since.value());
+        saved.calls_known_since = told.unwrap_or(minute);
+        if told.is_none() {
+            known_since.insert((), minute)?;
         }
     }
     transaction.commit()?;
@@ -369,7 +402,7 @@ mod tests {
     async fn what_was_written_is_there_when_it_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b");
-        let (store, saved) = Store::open(&path).await.unwrap();
+        let (store, saved) = Store::open(&path, UNIX_EPOCH).await.unwrap();
         assert!(saved.keys.is_empty() && saved.calls.is_empty());
         let rows = [
             ([1; 32], kept(b"{}")),
@@ -392,7 +425,7 @@ mod tests {
         store.save_calls([(11, 3), (12, 4)].into()).await.unwrap();
         drop(store);
 
-        let (_store, saved) = Store::open(&path).await.unwrap();
+        let (_store, saved) = Store::open(&path, UNIX_EPOCH).await.unwrap();
         assert_eq!(saved.keys, rows);
         assert_eq!(saved.calls, [(11, 3), (12, 4)].into());
     }
@@ -401,19 +434,19 @@ mod tests {
     async fn folder_and_file_are_their_owners_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
-        drop(Store::open(&path).await.unwrap());
+        drop(Store::open(&path, UNIX_EPOCH).await.unwrap());
         let file = path.join(FILE);
         assert_eq!((mode(&path), mode(&file)), (0o700, 0o600));
         std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-        drop(Store::open(&path).await.unwrap());
+        drop(Store::open(&path, UNIX_EPOCH).await.unwrap());
         assert_eq!(mode(&file), 0o600);
     }
 
     #[tokio::test]
     async fn a_store_that_is_open_is_not_opened_again() {
         let folder = tempfile::tempdir().unwrap();
-        let (_store, _) = Store::open(folder.path()).await.unwrap();
-        let again = Store::open(folder.path()).await;
+        let (_store, _) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
+        let again = Store::open(folder.path(), UNIX_EPOCH).await;
         assert!(matches!(again, Err(OpenError::InUse(_))), "{again:?}");
     }
 
@@ -421,7 +454,7 @@ mod tests {
     async fn a_damaged_file_and_a_folder_that_is_none_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(FILE);
-        drop(Store::open(folder.path()).await.unwrap());
+        drop(Store::open(folder.path(), UNIX_EPOCH).await.unwrap());
         let whole = std::fs::read(&file).unwrap();
         let mut zeroed = whole.clone();
         zeroed[64..].fill(0);
@@ -431,13 +464,13 @@ mod tests {
             zeroed,
         ] {
             std::fs::write(&file, content).unwrap();
-            let opened = Store::open(folder.path()).await;
+            let opened = Store::open(folder.path(), UNIX_EPOCH).await;
             assert!(
                 matches!(opened, Err(OpenError::Damaged { .. })),
                 "{opened:?}"
             );
         }
-        let opened = Store::open(&file).await;
+        let opened = Store::open(&file, UNIX_EPOCH).await;
         assert!(
             matches!(opened, Err(OpenError::Unusable { .. })),
             "{opened:?}"
@@ -447,7 +480,7 @@ mod tests {
     #[tokio::test]
     async fn an_altered_answer_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path()).await.unwrap();
+        let (store, _) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
         store
             .write_keys(|| vec![Change::Put([1; 32], kept(b"a body to be found"))])
             .await
@@ -465,7 +498,7 @@ mod tests {
         assert!(!places.is_empty());
         std::fs::write(&file, content).unwrap();
         for _ in 0..2 {
-            let opened = Store::open(folder.path()).await;
+            let opened = Store::open(folder.path(), UNIX_EPOCH).await;
             assert!(
                 matches!(opened, Err(OpenError::Damaged { .. })),
                 "{opened:?}"
@@ -473,7 +506,7 @@ mod tests {
         }
         drop(std::fs::File::create(folder.path().join(DAMAGED)).unwrap());
         std::fs::remove_file(&file).unwrap();
-        let opened = Store::open(folder.path()).await;
+        let opened = Store::open(folder.path(), UNIX_EPOCH).await;
         assert!(
             matches!(opened, Err(OpenError::Damaged { .. })),
             "what was set aside is not forgotten: {opened:?}"
@@ -483,7 +516,7 @@ mod tests {
     #[tokio::test]
     async fn a_write_that_nobody_waits_for_is_not_overtaken() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path()).await.unwrap();
+        let (store, _) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
         for _ in 0..20 {
             let mut left =
                 Box::pin(store.write_keys(|| vec![Change::Put([1; 32], bare(State::Running))]));
@@ -495,7 +528,7 @@ mod tests {
                 .unwrap();
         }
         drop(store);
-        let (_store, saved) = Store::open(folder.path()).await.unwrap();
+        let (_store, saved) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
         assert!(saved.keys.is_empty());
     }
 }

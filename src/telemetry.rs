@@ -5,7 +5,9 @@
 
 mod families;
 pub mod log;
+mod memory;
 pub mod recent;
+mod series;
 pub mod totals;
 pub mod trace;
 
@@ -28,10 +30,23 @@ use self::trace::Trace;
 pub struct Labels {
     /// Configured paths.
     pub routes: Vec<String>,
+    /// What each of them is.
+    pub kinds: Vec<RouteKind>,
     /// Configured tenants.
     pub tenants: Vec<String>,
     /// Configured callers.
     pub callers: Vec<String>,
+}
+
+/// What a route is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteKind {
+    /// It only reads.
+    Query,
+    /// It changes something.
+    Command,
+    /// It is closed.
+    Refuse,
 }
 
 /// How an exchange ended.
@@ -87,7 +102,10 @@ pub struct Metrics {
     request_handles: Box<[OnceLock<Handles>]>,
     /// Handles of `request_duration`, by route and result; a series exists from its first use on.
     request_duration_handles: Box<[OnceLock<Histogram>]>,
-    served_age: Box<[Histogram]>,
+    /// Handles of `served_age`, by route.
+    served_age: Box<[OnceLock<Histogram>]>,
+    /// Handles of `tenant_requests`, by tenant and result.
+    tenant_handles: Box<[OnceLock<IntCounter>]>,
 }
 
 /// The handles of one caller and tenant, by route and result.
@@ -106,10 +124,14 @@ pub struct Snapshot {
     pub fills_in_flight: usize,
     /// Calls that wait for a permit.
     pub queue_length: usize,
+    /// The same by class.
+    pub queue: [(&'static str, usize); 4],
     /// The vendor's limits.
     pub quota: QuotaLevels,
     /// Idempotency keys.
     pub keys: Keys,
+    /// Did the last write to the directory of state fail?
+    pub state_store_failing: bool,
     /// Is the vendor not asked now, or by one call at a time?
     pub breaker_open: bool,
     /// By how many seconds the vendor's clock is ahead of ours; none before the first answer.
@@ -154,6 +176,12 @@ pub struct Keys {
 pub struct Constants {
     /// `cache.max_size` in bytes.
     pub cache_capacity: u64,
+    /// The codes that errors of the gateway can have.
+    pub error_codes: &'static [&'static str],
+    /// `server.commands`.
+    pub commands: bool,
+    /// `upstream.paused`.
+    pub is_paused: bool,
 }
 
 /// How many queries there were, and how many of them a page in memory answered.
@@ -190,26 +218,28 @@ impl std::ops::AddAssign for Answers {
 
 impl Metrics {
     /// Registers every family.
-    pub fn new(labels: Labels, constants: Constants) -> Self {
-        Self::of(Families::register(), labels, constants)
+    pub fn new(labels: Labels) -> Self {
+        Self::of(Families::register(), labels)
     }
 
     /// The same families under the labels of another configuration.
     #[must_use]
-    pub fn relabelled(&self, labels: Labels, constants: Constants) -> Self {
-        Self::of(self.families.clone(), labels, constants)
+    pub fn relabelled(&self, labels: Labels) -> Self {
+        Self::of(self.families.clone(), labels)
     }
 
-    fn of(families: Families, labels: Labels, constants: Constants) -> Self {
-        families.set(constants);
+    fn of(families: Families, labels: Labels) -> Self {
         let pairs = labels.callers.len() * labels.tenants.len();
-        let of_route = |route: &String| families.served_age.with_label_values(&[route]);
+        let (routes, tenants) = (labels.routes.len(), labels.tenants.len());
         Self {
             request_handles: (0..pairs).map(|_| OnceLock::new()).collect(),
-            request_duration_handles: (0..labels.routes.len() * Result::ALL.len())
+            request_duration_handles: (0..routes * Result::ALL.len())
                 .map(|_| OnceLock::new())
                 .collect(),
-            served_age: labels.routes.iter().map(of_route).collect(),
+            served_age: (0..routes).map(|_| OnceLock::new()).collect(),
+            tenant_handles: (0..tenants * Result::ALL.len())
+                .map(|_| OnceLock::new())
+                .collect(),
             labels,
             families,
         }
@@ -239,6 +269,7 @@ impl Metrics {
             result: Result::Refused,
             status: None,
             error: None,
+            fault: None,
             sent: None,
             vendor_code: None,
             saved_a_call: false,
@@ -311,6 +342,28 @@ impl Metrics {
             .upstream_duration
             .with_label_values(&[route, outcome])
             .observe(duration.as_secs_f64());
+    }
+
+    /// What a call says about the vendor, as the breaker takes it.
+    pub fn upstream_ended(&self, end: &str) {
+        self.families.upstream_calls.with_label_values(&[end]).inc();
+    }
+
+    /// The vendor did not accept a tenant's signature.
+    pub fn bad_signature(&self, tenant: usize) {
+        let tenant = self.labels.tenants[tenant].as_str();
+        let family = &self.families.bad_signatures;
+        family.with_label_values(&[tenant]).inc();
+    }
+
+    /// The vendor answered with a `code` that the configuration does not know.
+    pub fn unknown_code(&self) {
+        self.families.unknown_codes.inc();
+    }
+
+    /// A path came that is not configured.
+    pub fn unlisted_path(&self) {
+        self.families.unlisted_paths.inc();
     }
 
     /// The vendor had too many calls, although by our count there was room.
@@ -473,9 +526,10 @@ impl Metrics {
         self.families
             .fills_in_flight
             .set(value(snapshot.fills_in_flight as u64));
-        self.families
-            .queue_length
-            .set(value(snapshot.queue_length as u64));
+        for (class, number) in snapshot.queue {
+            let gauge = self.families.queue_length.with_label_values(&[class]);
+            gauge.set(value(number as u64));
+        }
         self.families.set_quota(&snapshot.quota);
         let keys = snapshot.keys;
         for (state, number) in [
@@ -485,6 +539,12 @@ impl Metrics {
         ] {
             let gauge = self.families.idempotency_keys.with_label_values(&[state]);
             gauge.set(value(number as u64));
+        }
+        self.families
+            .state_store_failing
+            .set(snapshot.state_store_failing.into());
+        if let Some(limit) = memory::limit() {
+            self.families.memory_limit.set(value(limit));
         }
         self.families.breaker_open.set(snapshot.breaker_open.into());
         for (protocol, connections, calls) in &snapshot.protocols {
@@ -510,6 +570,23 @@ impl Metrics {
         self.request_duration_handles[handle].get_or_init(|| {
             self.families.request_duration.with_label_values(&[
                 self.labels.routes[exchange.route].as_str(),
+                exchange.result.as_str(),
+            ])
+        })
+    }
+
+    fn served_age_handle(&self, exchange: &Exchange<'_>) -> &Histogram {
+        self.served_age[exchange.route].get_or_init(|| {
+            let route = self.labels.routes[exchange.route].as_str();
+            self.families.served_age.with_label_values(&[route])
+        })
+    }
+
+    fn tenant_handle(&self, exchange: &Exchange<'_>) -> &IntCounter {
+        let handle = exchange.tenant * Result::ALL.len() + exchange.result as usize;
+        self.tenant_handles[handle].get_or_init(|| {
+            self.families.tenant_requests.with_label_values(&[
+                self.labels.tenants[exchange.tenant].as_str(),
                 exchange.result.as_str(),
             ])
         })
@@ -567,6 +644,8 @@ pub struct Exchange<'a> {
     pub status: Option<u16>,
     /// The code of a failure of ours.
     pub error: Option<&'static str>,
+    /// Whose fault it is that it did not get what it asked for.
+    pub fault: Option<&'static str>,
     /// Did the request reach Linksfield? None for a page from memory.
     pub sent: Option<&'static str>,
     /// The envelope's `code`.
@@ -589,12 +668,17 @@ impl Drop for Exchange<'_> {
         let duration = self.started.elapsed().as_secs_f64();
         metrics.families.requests_in_flight.dec();
         metrics.request_handle(self).inc();
+        metrics.tenant_handle(self).inc();
         metrics.request_duration_handle(self).observe(duration);
         if self.is_replay {
             metrics.families.idempotency_replays.inc();
         }
         if let Some(age) = self.age {
-            metrics.served_age[self.route].observe(age.as_secs_f64());
+            metrics.served_age_handle(self).observe(age.as_secs_f64());
+        }
+        if let Some(fault) = self.fault {
+            let family = &metrics.families.failed_requests;
+            family.with_label_values(&[fault]).inc();
         }
         if let Some(code) = self.error {
             let sent = self.sent.unwrap_or("no");

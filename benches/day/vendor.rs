@@ -294,6 +294,7 @@ pub fn page(status: u16, mut text: String, bytes: usize) -> Arc<Page> {
         content_encoding: None,
         retry_after: None,
         body: text.into(),
+        fault: None,
         vendor_code: None,
     })
 }

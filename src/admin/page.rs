@@ -201,6 +201,15 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
             "Draining: not ready any more; what is in flight finishes.".into(),
         );
     }
+    let config = &shown.current.config;
+    if config.upstream.paused {
+        let text = "upstream.paused is on: Linksfield is not asked, queries are answered from memory only.";
+        add(WARN, text.into());
+    }
+    if !config.server.commands {
+        let text = "server.commands is off: the commands of everybody are refused.";
+        add(WARN, text.into());
+    }
     if snapshot.breaker_open {
         let text = "Linksfield fails: nothing is asked now, or one call at a time. Old pages are served where they may be.";
         add(BAD, text.into());
@@ -503,7 +512,13 @@ fn tenants<'a>(config: &'a Config, totals: &Totals) -> Vec<TenantRow<'a>> {
         name,
         is_configured: tenant.is_some(),
         access_code: tenant.map_or("", |tenant| &tenant.access_code),
-        commands: tenant.map_or("", |tenant| if tenant.commands { "on" } else { "off" }),
+        commands: tenant.map_or("", |tenant| {
+            if tenant.commands && config.server.commands {
+                "on"
+            } else {
+                "off"
+            }
+        }),
         sums: sums(name, &totals.by_tenant, &totals.calls_by_tenant),
         unknown: totals
             .commands_unknown_by_tenant

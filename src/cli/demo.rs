@@ -108,7 +108,30 @@ fn secrets() -> Secrets {
     }
 }
 
+/// An address to paste: where it listens everywhere, that is this machine.
+fn pasted(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        format!("localhost:{}", address.port())
+    } else {
+        address.to_string()
+    }
+}
+
 fn instructions(gateway: SocketAddr, admin: SocketAddr, vendor: SocketAddr) -> String {
+    // Beyond loopback this needs a token, and the demo has none.
+    let is_explained = admin.ip().is_loopback();
+    let [gateway, admin, vendor] = [gateway, admin, vendor].map(pasted);
+    let explain = if is_explained {
+        format!(
+            r#"9. What would be done with a request, and why:
+
+   curl -s http://{admin}/explain -H 'Content-Type: application/json' -d '{{"page_no": 1, "page_size": 2}}'
+
+"#
+        )
+    } else {
+        String::new()
+    };
     format!(
         r#"A gateway on http://{gateway}, with a simulator of Linksfield behind it. Nothing here costs money.
 Paste, in another terminal, in this order:
@@ -154,14 +177,13 @@ Paste, in another terminal, in this order:
    curl -i http://{gateway}/package/orderPackage -H 'Content-Type: application/json' \
      -d '{{"device_id": "89860012018111220455", "package_code": "PACKAGE20180428000007"}}'
 
-8. What operators see, in a browser at http://{admin}/ too, and what would be done with a request, and why:
+8. What operators see, in a browser at http://{admin}/ too:
 
    curl -s http://{admin}/metrics | grep '^linksfield_gateway_' | grep -v bucket
    curl -s http://{admin}/cache
    curl -s http://{admin}/config
-   curl -s http://{admin}/explain -H 'Content-Type: application/json' -d '{{"page_no": 1, "page_size": 2}}'
 
-Ctrl-C ends both.
+{explain}Ctrl-C ends both.
 
 "#,
         access_code = simulator::DEMO_ACCESS_CODE,

@@ -137,6 +137,18 @@ impl Check<'_> {
         ] {
             self.path(key, path.as_deref());
         }
+        for (key, is_on) in [
+            ("server.commands", !server.commands),
+            ("upstream.paused", self.config.upstream.paused),
+        ] {
+            if is_on {
+                self.warn(
+                    key,
+                    "the brake is on",
+                    "take it back once it is not needed any more",
+                );
+            }
+        }
         if server.drain_timeout < server.request_timeout {
             self.warn(
                 "server.drain_timeout",

@@ -38,6 +38,18 @@ pub enum End {
     Neither,
 }
 
+impl End {
+    /// The spelling in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Refused => "refused",
+            Self::Neither => "neither",
+        }
+    }
+}
+
 /// The breaker of one vendor. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct Breaker(Arc<Mutex<State>>);

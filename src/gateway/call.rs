@@ -125,7 +125,6 @@ impl Gateway {
         let signers = &call.tenant.signers;
         let (mut secret, mut is_other) = (signers.active(), false);
         let mut failures = 0;
-        this.retries.first();
         loop {
             let attempt = progress.attempt();
             let before = || {
@@ -137,6 +136,9 @@ impl Gateway {
             let outcome = result.as_ref().map(|answered| answered.answer.outcome);
             if outcome.is_ok() {
                 progress.answered();
+            }
+            if failures == 0 && !is_other && errand.timing.granted_at().is_some() {
+                this.retries.first();
             }
             match (outcome.ok(), signers.other(secret)) {
                 (Some(Outcome::BadSignature), Some(other)) if !is_other => {
@@ -201,16 +203,9 @@ impl Gateway {
         before: impl Fn(),
     ) -> Result<Answered, Error> {
         let this = &*self.0;
+        self.check_brake()?;
         this.breaker.check()?; // who would be refused then does not wait for its turn
-        let ask = Ask {
-            tenant: call.tenant.label,
-            class: errand.class,
-            is_listed: call.target.route.is_listed,
-            progress,
-            deadline: errand.deadline,
-            usual: this.paces[call.target.route.label].call.p90(),
-        };
-        let mut permit = this.quota.acquire_until(ask, errand.patience).await?;
+        let mut permit = self.permit(call, errand, progress, errand.patience).await?;
         let admission = this.breaker.admit()?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
@@ -223,7 +218,7 @@ impl Gateway {
             this.metrics
                 .upstream_call(route, tenant, outcome, errand.reason, duration);
         };
-        let mut anew = 0;
+        let (mut anew, mut is_saved) = (0, this.store.is_none());
         let result = loop {
             let max_idle = errand.max_idle;
             let mut line = match self.connect(&mut permit, max_idle, deadline).await {
@@ -233,6 +228,12 @@ impl Gateway {
             if let Some(key) = key.filter(|key| !key.is_durable()) {
                 key.make_durable(wall_clock(), deadline).await?;
                 continue; // that took its time: is the connection still one that may be used?
+            }
+            if !is_saved {
+                permit.count(wall_clock());
+                self.save_calls(deadline).await;
+                is_saved = true;
+                continue;
             }
             if !progress.begin() {
                 return Err(Error::Overloaded {
@@ -272,7 +273,8 @@ impl Gateway {
                     record(error.code(), sent_at);
                     drop((line, permit)); // the vendor may have counted this one: the next takes a turn of its own
                     let until = errand.patience.min(deadline);
-                    permit = match this.quota.acquire_until(ask, until).await {
+                    is_saved = this.store.is_none();
+                    permit = match self.permit(call, errand, progress, until).await {
                         Ok(permit) => permit,
                         Err(error) => break Err(error),
                     };
@@ -286,7 +288,7 @@ impl Gateway {
             Ok((answer, ..)) => answer.outcome.as_str(),
             Err(error) => error.code(),
         };
-        admission.end(end_of(result.as_ref().map(|(answer, ..)| answer), call));
+        admission.end(self.told_by(result.as_ref().map(|(answer, ..)| answer), call));
         this.paces[route].call.record(granted_at.elapsed());
         record(outcome, granted_at);
         result.map(|(answer, sent_at, line, permit)| Answered {
@@ -296,6 +298,69 @@ impl Gateway {
             line,
             permit,
         })
+    }
+
+    /// The right to make the call, for which it waits until `until`; refused if the call can no longer be answered in time
+    /// when its turn comes: what was foreseen when the wait began may have been too little.
+    async fn permit(
+        &self,
+        call: &Call,
+        errand: &Errand,
+        progress: &Progress,
+        until: Instant,
+    ) -> Result<Permit<Slot>, Error> {
+        let usual = || self.0.paces[call.target.route.label].call.p90();
+        let ask = Ask {
+            tenant: call.tenant.label,
+            class: errand.class,
+            is_listed: call.target.route.is_listed,
+            progress,
+            deadline: errand.deadline,
+            usual: usual(),
+        };
+        let permit = self.0.quota.acquire_until(ask, until).await?;
+        let awaited_until = progress.awaited_until().unwrap_or(errand.deadline);
+        let in_time = errand.deadline.max(awaited_until);
+        let excess = (Instant::now() + usual()).saturating_duration_since(in_time);
+        if permit.has_waited() && !excess.is_zero() {
+            permit.decline();
+            return Err(Error::Overloaded {
+                retry_after: excess,
+            });
+        }
+        Ok(permit)
+    }
+
+    /// The calls of the day are on disk before one more leaves, so that not even a crash begins a new day. Where that fails
+    /// the call is made all the same: [`keep_saving`](crate::keep_saving) tells of it.
+    async fn save_calls(&self, deadline: Instant) {
+        if let Some(store) = &self.0.store {
+            let calls = self.0.quota.history().minutes;
+            let _ = timeout_at(deadline, store.save_calls(calls)).await;
+        }
+    }
+
+    fn check_brake(&self) -> Result<(), Error> {
+        if self.0.is_paused {
+            return Err(Error::UpstreamPaused);
+        }
+        Ok(())
+    }
+
+    /// What the end of a call says about the vendor, counted.
+    fn told_by(&self, result: Result<&Answer, &Error>, call: &Call) -> End {
+        let (metrics, end) = (&self.0.metrics, end_of(result, call));
+        metrics.upstream_ended(end.as_str());
+        match result {
+            Ok(answer) if answer.outcome == Outcome::BadSignature => {
+                metrics.bad_signature(call.tenant.label);
+            }
+            Ok(answer) if answer.outcome == Outcome::Unknown && !is_no_envelope(answer) => {
+                metrics.unknown_code();
+            }
+            _ => {}
+        }
+        end
     }
 
     /// What the call goes through: its slot's connection, or another's while others keep it from using that one: whichever
@@ -356,6 +421,8 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
                 let is_wrong = call.target.route.is_listed && answer.status == StatusCode::OK;
                 if is_wrong { End::Failure } else { End::Neither }
             }
+            // Of a server in between: of the vendor itself it says nothing.
+            Outcome::CallerError if is_no_envelope(answer) => End::Neither,
             Outcome::CallerError | Outcome::BadSignature | Outcome::Unknown => End::Refused,
         },
         Err(

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cache::Named;
 use super::call::{Answered, Errand, Timing};
-use super::error::{Error, Sent};
+use super::error::{Error, Fault, Sent};
 use super::keys::{Claim, End, Key, Run};
 use super::progress::Progress;
 use super::quota::Class;
@@ -109,6 +109,7 @@ impl Gateway {
         exchange
             .vendor_code
             .clone_from(&answered.answer.vendor_code);
+        exchange.fault = response::fault_of(answered.answer.outcome).map(Fault::as_str);
         exchange.sent = Some(Sent::Yes.as_str());
         Ok(response::of_command(
             answered.answer,

@@ -294,6 +294,7 @@ impl Crawl {
             content_encoding: None,
             retry_after: None,
             status: first.page.status,
+            fault: None,
             vendor_code: first.page.vendor_code.clone(),
         };
         Ok(Filled {
@@ -376,6 +377,7 @@ mod tests {
             content_encoding: None,
             retry_after: None,
             status: StatusCode::OK,
+            fault: None,
             vendor_code: Some("0000".into()),
         };
         let position = Position {

@@ -47,6 +47,69 @@ impl Sent {
     }
 }
 
+/// Whose fault is it that a request did not get what it asked for?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The caller's, or nobody's: it asked for what cannot be, or may not be.
+    Caller,
+    /// Ours: no room, no turn, no budget, a brake, a secret.
+    Gateway,
+    /// Linksfield's, or that of what lies between.
+    Upstream,
+}
+
+impl Fault {
+    /// The spelling in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Gateway => "gateway",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// All codes.
+pub const CODES: &[&str] = &[
+    "malformed_request",
+    "invalid_path",
+    "method_not_allowed",
+    "unsupported_media_type",
+    "foreign_origin",
+    "invalid_header",
+    "unauthenticated",
+    "tenant_forbidden",
+    "commands_forbidden",
+    "commands_disabled",
+    "unknown_tenant",
+    "tenant_mismatch",
+    "tenant_required",
+    "unlisted_path",
+    "route_refused",
+    "invalid_json",
+    "body_too_large",
+    "body_timeout",
+    "body_incomplete",
+    "idempotency_key_required",
+    "idempotency_mismatch",
+    "command_in_doubt",
+    "idempotency_store_full",
+    "state_store_unavailable",
+    "not_cached",
+    "too_many_pages",
+    "quota_exhausted",
+    "pages_moved",
+    "breaker_open",
+    "upstream_paused",
+    "overloaded",
+    "too_many_connections",
+    "upstream_unreachable",
+    "upstream_timeout",
+    "upstream_disconnected",
+    "upstream_invalid_answer",
+    "internal",
+];
+
 /// A failure that the gateway answers itself. The message is for the caller, the source for the operator.
 ///
 /// A variant exists where somebody would act differently on it.
@@ -92,6 +155,9 @@ pub enum Error {
     /// The brake: commands of this tenant are switched off.
     #[error("commands of the tenant {0} are switched off in the gateway's configuration")]
     CommandsDisabled(Arc<str>),
+    /// The brake: all commands are switched off.
+    #[error("all commands are switched off in the gateway's configuration")]
+    AllCommandsDisabled,
     /// A tenant or access code that is not configured.
     #[error("no configured tenant has this {0}")]
     UnknownTenant(&'static str),
@@ -206,6 +272,9 @@ pub enum Error {
         /// When it is asked again.
         retry_after: Duration,
     },
+    /// The brake: no calls are made.
+    #[error("calls of Linksfield are switched off in the gateway's configuration")]
+    UpstreamPaused,
     /// No turn can be had in time.
     #[error("too many requests wait for Linksfield, which takes only a few at a time")]
     Overloaded {
@@ -349,7 +418,7 @@ impl Error {
             Self::Unauthenticated => ("unauthenticated", S::UNAUTHORIZED, "Unknown caller", Sent::No, DENIED),
             Self::TenantForbidden(_) => ("tenant_forbidden", S::FORBIDDEN, "Tenant not allowed", Sent::No, DENIED),
             Self::CommandsForbidden => ("commands_forbidden", S::FORBIDDEN, "Commands not allowed", Sent::No, DENIED),
-            Self::CommandsDisabled(_) => ("commands_disabled", S::FORBIDDEN, "Commands switched off", Sent::No, DENIED),
+            Self::CommandsDisabled(_) | Self::AllCommandsDisabled => ("commands_disabled", S::FORBIDDEN, "Commands switched off", Sent::No, DENIED),
             Self::UnknownTenant(_) => ("unknown_tenant", S::BAD_REQUEST, "Unknown tenant", Sent::No, REQUEST),
             Self::TenantMismatch => ("tenant_mismatch", S::BAD_REQUEST, "Two tenants named", Sent::No, REQUEST),
             Self::TenantRequired => ("tenant_required", S::BAD_REQUEST, "Tenant required", Sent::No, REQUEST),
@@ -371,6 +440,7 @@ impl Error {
             Self::RefreshRefused => ("quota_exhausted", S::TOO_MANY_REQUESTS, "Quota nearly exhausted", Sent::No, DENIED),
             Self::PagesMoved => ("pages_moved", S::SERVICE_UNAVAILABLE, "Pages moved", Sent::Yes, "http_response_incomplete"),
             Self::BreakerOpen { .. } => ("breaker_open", S::SERVICE_UNAVAILABLE, "Linksfield fails", Sent::No, "destination_unavailable"),
+            Self::UpstreamPaused => ("upstream_paused", S::SERVICE_UNAVAILABLE, "Linksfield not asked", Sent::No, "destination_unavailable"),
             Self::Overloaded { .. } => ("overloaded", S::SERVICE_UNAVAILABLE, "Overloaded", Sent::No, "connection_limit_reached"),
             Self::TooManyConnections => ("too_many_connections", S::SERVICE_UNAVAILABLE, "Too many connections", Sent::No, "connection_limit_reached"),
             Self::UpstreamUnreachable { reason, .. } => ("upstream_unreachable", S::BAD_GATEWAY, "Linksfield unreachable", Sent::No, reason.proxy_error()),
@@ -403,6 +473,28 @@ impl Error {
     /// Did the request reach Linksfield?
     pub fn sent(&self) -> Sent {
         self.row().sent
+    }
+
+    /// Whose fault is it?
+    pub fn fault(&self) -> Fault {
+        match self.cause() {
+            Self::BreakerOpen { .. }
+            | Self::PagesMoved
+            | Self::UpstreamUnreachable { .. }
+            | Self::UpstreamConnectTimeout
+            | Self::UpstreamTimeout(_)
+            | Self::UpstreamDisconnected { .. }
+            | Self::UpstreamInvalidAnswer { .. } => Fault::Upstream,
+            Self::Overloaded { .. }
+            | Self::TooManyConnections
+            | Self::QuotaExhausted { .. }
+            | Self::RefreshRefused
+            | Self::IdempotencyStoreFull
+            | Self::StateStoreUnavailable(_)
+            | Self::UpstreamPaused
+            | Self::Internal(_) => Fault::Gateway,
+            _ => Fault::Caller,
+        }
     }
 
     /// Would the same request fail again, whatever time passes? No old answer stands in for such a failure.
@@ -533,6 +625,8 @@ mod tests {
             E::TenantForbidden(tenant()),
             E::CommandsForbidden,
             E::CommandsDisabled(tenant()),
+            E::AllCommandsDisabled,
+            E::UpstreamPaused,
             E::UnknownTenant("name"),
             E::TenantMismatch,
             E::TenantRequired,
@@ -597,6 +691,8 @@ mod tests {
                 | E::TenantForbidden(_)
                 | E::CommandsForbidden
                 | E::CommandsDisabled(_)
+                | E::AllCommandsDisabled
+                | E::UpstreamPaused
                 | E::UnknownTenant(_)
                 | E::TenantMismatch
                 | E::TenantRequired
@@ -641,6 +737,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("## "))
             .collect();
         assert_eq!(codes(), paragraphs);
+        assert_eq!(codes(), CODES.iter().copied().collect());
     }
 
     #[test]

@@ -143,6 +143,11 @@ impl Keys {
         table.end(Instant::now());
         table.census
     }
+
+    /// Did the last write to the store fail? False without one.
+    pub fn store_is_failing(&self) -> bool {
+        self.0.store.as_ref().is_some_and(Store::is_failing)
+    }
 }
 
 /// A key with what it belongs to, and what was asked with it; as hashes.
@@ -462,7 +467,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_restart_a_key_has_what_is_left_of_its_window_and_one_that_ran_is_in_doubt() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path()).await.unwrap();
+        let (store, _) = Store::open(folder.path(), std::time::UNIX_EPOCH)
+            .await
+            .unwrap();
         let keys = Keys::new(&config(), Some(store), Vec::new(), at(0));
         let progress = Progress::default();
         let deadline = Instant::now() + HOUR * 1000;
@@ -489,7 +496,7 @@ mod tests {
         std::fs::create_dir(&copy).unwrap();
         std::fs::copy(folder.path().join(state::FILE), copy.join(state::FILE)).unwrap();
 
-        let (store, saved) = Store::open(&copy).await.unwrap();
+        let (store, saved) = Store::open(&copy, std::time::UNIX_EPOCH).await.unwrap();
         assert_eq!(saved.keys.len(), 4);
         let keys = Keys::new(&config(), Some(store), saved.keys, at(33));
         assert_eq!(keys.census(), census(0, 1, 1));

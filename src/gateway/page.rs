@@ -4,6 +4,8 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 
+use super::error::Fault;
+
 /// An answer to a query, as it goes back to callers.
 #[derive(Debug)]
 pub struct Page {
@@ -19,6 +21,8 @@ pub struct Page {
     pub retry_after: Option<HeaderValue>,
     /// Its bytes, as they came.
     pub body: Bytes,
+    /// If it is no success, whose fault that is.
+    pub fault: Option<Fault>,
     /// The envelope's `code`.
     pub vendor_code: Option<Box<str>>,
 }

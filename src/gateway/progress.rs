@@ -3,9 +3,10 @@
 //! The task that makes the call and the caller who waits for it race: one wants to send, the other may leave. Both go
 //! through one atomic state, so exactly one of [`Progress::begin`] and [`Progress::cancel`] succeeds.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::Sent;
@@ -22,7 +23,7 @@ pub struct Progress(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     state: AtomicU8,
-    waiters: Arc<AtomicUsize>,
+    audience: Audience,
     cancelled: CancellationToken,
 }
 
@@ -31,7 +32,7 @@ impl Progress {
     #[must_use]
     pub fn attempt(&self) -> Self {
         Self(Arc::new(Inner {
-            waiters: self.0.waiters.clone(),
+            audience: self.0.audience.clone(),
             ..Inner::default()
         }))
     }
@@ -65,16 +66,30 @@ impl Progress {
         self.0.cancelled.cancelled().await;
     }
 
-    /// Somebody waits for the answer, as long as this is held.
+    /// Somebody waits for the answer, as long as this is held and until that time at most.
     #[must_use]
-    pub fn await_it(&self) -> Waiter {
-        self.0.waiters.fetch_add(1, Ordering::AcqRel);
-        Waiter(self.0.waiters.clone())
+    pub fn await_it(&self, until: Instant) -> Waiter {
+        let mut waiting = self.0.audience.lock();
+        waiting.now += 1;
+        waiting.until = waiting.until.max(Some(until));
+        drop(waiting);
+        Waiter(self.0.audience.clone())
     }
 
     /// Does anybody wait for the answer? For a background fill nobody does, at first.
     pub fn is_awaited(&self) -> bool {
-        self.0.waiters.load(Ordering::Acquire) > 0
+        self.0.audience.lock().now > 0
+    }
+
+    /// Did somebody wait for the answer, and does nobody any more?
+    pub fn is_abandoned(&self) -> bool {
+        let waiting = self.0.audience.lock();
+        waiting.now == 0 && waiting.until.is_some()
+    }
+
+    /// Until when somebody waits, or has waited, at most; none if nobody ever has.
+    pub fn awaited_until(&self) -> Option<Instant> {
+        self.0.audience.lock().until
     }
 
     /// Did the request reach Linksfield, as far as is known now?
@@ -94,13 +109,30 @@ impl Progress {
     }
 }
 
+/// Those who wait for a call's answer.
+#[derive(Debug, Clone, Default)]
+struct Audience(Arc<Mutex<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    now: usize,
+    /// The latest time that one of them has named.
+    until: Option<Instant>,
+}
+
+impl Audience {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// One who waits for a call's answer.
 #[derive(Debug)]
-pub struct Waiter(Arc<AtomicUsize>);
+pub struct Waiter(Audience);
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.0.lock().now -= 1;
     }
 }
 

@@ -98,14 +98,29 @@ pub enum Class {
     Query,
     /// One of all pages of a query: one such call at a time.
     Crawl,
-    /// Nobody waits for it: a page that is answered stale meanwhile. It becomes a query once somebody waits after all.
+    /// Nobody waits for it: a page that is answered stale meanwhile. It becomes a query once somebody waits after all, as
+    /// a query becomes this once all have left who waited.
     Refresh,
 }
 
 impl Class {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Command, Self::Query, Self::Crawl, Self::Refresh];
+
+    /// The spelling in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Query => "query",
+            Self::Crawl => "crawl",
+            Self::Refresh => "refresh",
+        }
+    }
+
     fn of(self, progress: &Progress) -> Self {
         match self {
             Self::Refresh if progress.is_awaited() => Self::Query,
+            Self::Query if progress.is_abandoned() => Self::Refresh,
             class => class,
         }
     }
@@ -239,6 +254,8 @@ pub struct Permit<T: Shareable> {
     tenant: usize,
     class: Class,
     granted_at: Instant,
+    /// Had it to be waited for?
+    has_waited: bool,
     /// Had the second's limit room for another call beside it?
     had_spare: bool,
     counted: Option<Counted>,
@@ -359,9 +376,18 @@ impl<T: Shareable> Quota<T> {
 
     /// How many calls wait for a permit.
     pub fn queue_length(&self) -> usize {
+        self.queue_lengths().iter().map(|(_, number)| number).sum()
+    }
+
+    /// The same by class.
+    pub fn queue_lengths(&self) -> [(Class, usize); 4] {
         let state = self.0.lock();
         let still_waits = |waiting: &&Waiting<oneshot::Sender<_>>| !waiting.granted.is_closed();
-        state.queue.iter().filter(still_waits).count()
+        let waiting: Vec<_> = state.queue.iter().filter(still_waits).collect();
+        Class::ALL.map(|class| {
+            let of_class = waiting.iter().filter(|waiting| waiting.class() == class);
+            (class, of_class.count())
+        })
     }
 }
 
@@ -424,6 +450,14 @@ impl<T: Shareable> State<T> {
                 self.retired.push(slot);
             }
         }
+    }
+
+    /// A call that was granted is not made: no turn is used.
+    fn take_back(&mut self, number: u64, tenant: usize) {
+        self.put_back(number);
+        self.day.release();
+        self.rate.abandon();
+        self.queue.abandon(tenant);
     }
 
     /// How many more calls the slots take now, and how many at a time.
@@ -563,7 +597,7 @@ impl<T: Shareable> Shared<T> {
             state.admit(ask, now)?;
         }
         let (sender, granted) = oneshot::channel();
-        state.queue.push(ask, sender);
+        state.queue.push(ask, now, sender);
         self.dispatch(&mut state, now);
         Ok(granted)
     }
@@ -631,18 +665,15 @@ impl<T: Shareable> Shared<T> {
             tenant,
             class,
             granted_at: now,
+            has_waited: waiting.since < now,
             had_spare: state.rate.begin(now),
             counted: None,
             shared: self.clone(),
         };
         if let Err(Ok(mut permit)) = waiting.granted.send(Ok(permit)) {
-            // Its caller has gone: no call is made, so no turn is used.
-            permit.is_over = true;
-            state.put_back(number);
+            permit.is_over = true; // its caller has gone
             state.is_crawling = was_crawling;
-            state.day.release();
-            state.rate.abandon();
-            state.queue.abandon(tenant);
+            state.take_back(number, tenant);
         }
     }
 
@@ -681,6 +712,21 @@ impl<T: Shareable> Permit<T> {
         if self.counted.is_none() {
             self.counted = Some(self.shared.lock().day.count(Instant::now(), wall));
         }
+    }
+
+    /// Had it to be waited for?
+    pub fn has_waited(&self) -> bool {
+        self.has_waited
+    }
+
+    /// No call is made after all: the turn is the next one's.
+    pub fn decline(mut self) {
+        debug_assert!(self.counted.is_none(), "a call that has begun is made");
+        self.is_over = true;
+        let mut state = self.shared.lock();
+        state.is_crawling &= self.class != Class::Crawl;
+        state.take_back(self.number, self.tenant);
+        self.shared.dispatch(&mut state, Instant::now());
     }
 
     /// Waits until another slot has room, and goes through that one from now on.

@@ -11,11 +11,14 @@ use hyper::header::{
 use tokio::time::Instant;
 
 use super::cache::{Filled, Found, NotStored, Pages};
-use super::error::{Error, InvalidAnswer};
+use super::error::{Error, Fault, InvalidAnswer};
 use super::keys::Kept;
 use super::page::Page;
 use super::upstream::{Answer, Outcome, Shape};
 use crate::body::{Body, Held};
+
+/// As many as a page's answer has at most, hyper's own included.
+const HEADERS: usize = 11;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -69,6 +72,7 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
         } else {
             answer.body
         },
+        fault: fault_of(answer.outcome),
         vendor_code: answer.vendor_code,
     };
     let failure = match answer.outcome {
@@ -84,12 +88,23 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
     })
 }
 
+/// Whose fault it is that an answer of the vendor is no success.
+pub fn fault_of(outcome: Outcome) -> Option<Fault> {
+    match outcome {
+        Outcome::Success => None,
+        Outcome::CallerError | Outcome::Unknown => Some(Fault::Caller),
+        Outcome::BadSignature => Some(Fault::Gateway),
+        Outcome::Throttled | Outcome::Transient => Some(Fault::Upstream),
+    }
+}
+
 /// The answer to a query.
 pub fn of_page(found: &Found) -> Response<Body> {
     let page = &found.page;
     let mut response = Response::new(Body::from(page.body.clone()));
     *response.status_mut() = page.status;
     let headers = response.headers_mut();
+    headers.reserve(HEADERS); // at once: it grows by doubling
     let kept = [
         (CONTENT_TYPE, page.content_type.clone()),
         (CONTENT_LANGUAGE, page.content_language.clone()),

@@ -11,6 +11,7 @@ use hyper::Method;
 
 use super::error::Error;
 use crate::config::{Config, Idempotency, Kind as ConfiguredKind, UnlistedPaths};
+use crate::telemetry::RouteKind;
 
 /// All routes under one base URL.
 #[derive(Debug)]
@@ -151,6 +152,16 @@ impl Routes {
             .cloned()
             .chain([UNLISTED.to_owned()])
             .collect()
+    }
+
+    /// What each of these labels stands for.
+    pub fn kinds(config: &Config) -> Vec<RouteKind> {
+        let kinds = config.routes.values().map(|route| match route.kind {
+            ConfiguredKind::Query => RouteKind::Query,
+            ConfiguredKind::Command => RouteKind::Command,
+            ConfiguredKind::Refuse => RouteKind::Refuse,
+        });
+        kinds.chain([RouteKind::Command]).collect() // what is not configured is a command
     }
 
     /// The label of a configured path.

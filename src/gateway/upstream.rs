@@ -44,6 +44,8 @@ pub const QUERY_MAX_IDLE: Duration = Duration::from_secs(15);
 /// A command may not meet a connection that the vendor is just closing: whether it was read would be unknown. One of
 /// HTTP/2 is idle while nothing comes; if calls wait for their answers on it, the vendor is asked for a sign of life.
 pub const COMMAND_MAX_IDLE: Duration = Duration::from_secs(1);
+/// Then the vendor is asked once more, whatever it said: one header must not end everything for a day.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// Offered by ALPN (RFC 7301).
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
@@ -121,11 +123,13 @@ impl Answer {
 }
 
 fn pause(retry_after: &str, now: SystemTime) -> Option<Duration> {
-    if let Ok(seconds) = retry_after.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(retry_after).ok()?;
-    Some(date.duration_since(now).unwrap_or_default()) // one that has passed is now
+    let pause = if let Ok(seconds) = retry_after.parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let date = httpdate::parse_http_date(retry_after).ok()?;
+        date.duration_since(now).unwrap_or_default() // one that has passed is now
+    };
+    Some(pause.min(LONGEST_PAUSE))
 }
 
 /// Why there is no answer.
@@ -457,6 +461,7 @@ mod tests {
             ("7", Some(7)),
             ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
             ("Sun, 06 Nov 1994 08:49:27 GMT", Some(0)),
+            ("9300000000000000000", Some(3600)),
             ("-1", None),
             ("soon", None),
         ] {

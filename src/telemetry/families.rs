@@ -28,13 +28,19 @@ const AGE_BUCKETS: &[f64] = &[0.1, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600
 pub struct Families {
     pub registry: Registry,
     pub requests: IntCounterVec,
+    pub tenant_requests: IntCounterVec,
+    pub failed_requests: IntCounterVec,
     pub request_duration: HistogramVec,
     pub served_age: HistogramVec,
     pub saved_by_hit: IntCounter,
     pub saved_by_stale: IntCounter,
     pub saved_by_coalescing: IntCounter,
     pub errors: IntCounterVec,
+    pub unlisted_paths: IntCounter,
     pub upstream_requests: IntCounterVec,
+    pub upstream_calls: IntCounterVec,
+    pub bad_signatures: IntCounterVec,
+    pub unknown_codes: IntCounter,
     pub upstream_duration: HistogramVec,
     pub upstream_connections: IntGaugeVec,
     pub upstream_in_flight: IntGaugeVec,
@@ -45,12 +51,16 @@ pub struct Families {
     pub cache_entries: IntGauge,
     pub cache_bytes: IntGauge,
     cache_capacity: IntGauge,
+    commands_enabled: IntGauge,
+    upstream_paused: IntGauge,
     pub cache_evictions: IntCounter,
     pub fills_in_flight: IntGauge,
-    pub queue_length: IntGauge,
+    pub queue_length: IntGaugeVec,
     pub idempotency_keys: IntGaugeVec,
     pub idempotency_replays: IntCounter,
     pub keys_not_saved: IntCounter,
+    pub state_store_failing: IntGauge,
+    pub memory_limit: IntGauge,
     quota_limit: GaugeVec,
     quota_remaining: GaugeVec,
     quota_reset: GaugeVec,
@@ -119,6 +129,23 @@ impl Families {
             saved_by_hit: saved.with_label_values(&["hit"]),
             saved_by_stale: saved.with_label_values(&["stale"]),
             saved_by_coalescing: saved.with_label_values(&["coalesced"]),
+            tenant_requests: counters(
+                &registry,
+                "tenant_requests_total",
+                "Requests by tenant and how they were answered, each from 0 on.",
+                &["tenant", "result"],
+            ),
+            failed_requests: counters(
+                &registry,
+                "failed_requests_total",
+                "Requests that did not get what they asked for, by whose fault it was.",
+                &["fault"],
+            ),
+            unlisted_paths: counter(
+                &registry,
+                "unlisted_paths_total",
+                "Requests of paths that are not configured, forwarded or refused.",
+            ),
             errors: counters(
                 &registry,
                 "errors_total",
@@ -130,6 +157,23 @@ impl Families {
                 "upstream_requests_total",
                 "Calls of Linksfield by what came of them.",
                 &["route", "tenant", "outcome", "reason"],
+            ),
+            upstream_calls: counters(
+                &registry,
+                "upstream_calls_total",
+                "Calls of Linksfield by what they say about it; a failure is what the breaker counts.",
+                &["end"],
+            ),
+            bad_signatures: counters(
+                &registry,
+                "upstream_bad_signatures_total",
+                "Answers of Linksfield that it does not accept the tenant's signature.",
+                &["tenant"],
+            ),
+            unknown_codes: counter(
+                &registry,
+                "upstream_unknown_codes_total",
+                "Answers of Linksfield with a code that the configuration does not know.",
             ),
             upstream_duration: histograms(
                 &registry,
@@ -174,6 +218,16 @@ impl Families {
                 "cache_bytes",
                 "Bytes of the pages in memory, keys and overhead included.",
             ),
+            commands_enabled: gauge(
+                &registry,
+                "commands_enabled",
+                "0 while the commands of everybody are refused, by server.commands.",
+            ),
+            upstream_paused: gauge(
+                &registry,
+                "upstream_paused",
+                "1 while Linksfield is not asked, by upstream.paused.",
+            ),
             cache_capacity: gauge(
                 &registry,
                 "cache_capacity_bytes",
@@ -185,7 +239,12 @@ impl Families {
                 "Pages dropped for want of room.",
             ),
             fills_in_flight: gauge(&registry, "fills_in_flight", "Fills that run."),
-            queue_length: gauge(&registry, "queue_length", "Calls that wait for a permit."),
+            queue_length: gauges(
+                &registry,
+                "queue_length",
+                "Calls that wait for a permit.",
+                &["class"],
+            ),
             quota_remaining: registered(
                 &registry,
                 GaugeVec::new(
@@ -243,6 +302,16 @@ impl Families {
                 &registry,
                 "idempotency_save_failures_total",
                 "Idempotency keys that could not be saved before or after their commands.",
+            ),
+            state_store_failing: gauge(
+                &registry,
+                "state_store_failing",
+                "1 if the last write to server.state_dir has failed; it is not written to again.",
+            ),
+            memory_limit: gauge(
+                &registry,
+                "memory_limit_bytes",
+                "The least of what its control groups and the machine let the process have.",
             ),
             retries: counter(
                 &registry,
@@ -322,9 +391,11 @@ impl Families {
     }
 
     /// Sets what a configuration says.
-    pub fn set(&self, constants: Constants) {
+    pub fn set(&self, constants: &Constants) {
         let capacity = i64::try_from(constants.cache_capacity);
         self.cache_capacity.set(capacity.unwrap_or(i64::MAX));
+        self.commands_enabled.set(constants.commands.into());
+        self.upstream_paused.set(constants.is_paused.into());
     }
 
     /// Sets what is left of the vendor's limits; a window without a limit has no series.
@@ -355,7 +426,8 @@ impl Families {
 /// Ids for requests that bring none: unlike those of any other process, and in order within this one.
 #[derive(Debug)]
 pub struct RequestIds {
-    process: u64,
+    /// What the ids of this process begin with.
+    process: String,
     next: AtomicU64,
 }
 
@@ -363,14 +435,14 @@ impl RequestIds {
     fn new() -> Self {
         use std::hash::{BuildHasher, RandomState};
         Self {
-            process: RandomState::new().hash_one(0),
+            process: format!("{:016x}-", RandomState::new().hash_one(0)),
             next: AtomicU64::new(1),
         }
     }
 
     pub fn next(&self) -> String {
         format!(
-            "{:016x}-{:x}",
+            "{}{:x}",
             self.process,
             self.next.fetch_add(1, Ordering::Relaxed)
         )
@@ -416,5 +488,24 @@ fn registered<C: Collector + Clone + 'static>(
     registry
         .register(Box::new(collector.clone()))
         .expect("every name is registered once");
+    #[cfg(test)]
+    REGISTERED.with_borrow_mut(|registered| registered.push(described(&collector)));
     collector
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Name, type and labels of each family: a registry does not tell of those without series.
+    pub static REGISTERED: std::cell::RefCell<Vec<(String, String, Vec<String>)>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+#[cfg(test)]
+fn described(collector: &impl Collector) -> (String, String, Vec<String>) {
+    let desc = collector.desc()[0];
+    let kind = collector.collect()[0].get_field_type();
+    (
+        desc.fq_name.clone(),
+        format!("{kind:?}").to_lowercase(),
+        desc.variable_labels.clone(),
+    )
 }

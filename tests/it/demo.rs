@@ -109,4 +109,16 @@ async fn what_the_demo_prints_works_when_it_is_pasted() {
     let metrics = connect(metrics).await.exchange(request).await;
     let metrics = String::from_utf8(metrics.body).unwrap();
     assert!(metrics.contains("linksfield_gateway_commands_unknown_outcome_total"));
+
+    let explained = curl(&commands[9]).await;
+    assert_eq!(explained.status, 200, "{explained:?}");
+}
+
+#[tokio::test]
+async fn what_the_demo_of_a_container_prints_can_be_pasted_on_its_host() {
+    let (_running, text) = start(&["demo", "--listen", "0.0.0.0:0"], "Ctrl-C");
+    assert!(!text.contains("0.0.0.0"), "{text}");
+    assert!(!text.contains("/explain"), "it needs a token: {text}");
+    let miss = curl(&pasted(&text)[0]).await;
+    assert_eq!(miss.json()["code"], "0000");
 }

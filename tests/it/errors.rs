@@ -305,7 +305,7 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
     };
     met(&refused, 503, "state_store_unavailable", "no");
     let saved = |line: &serde_json::Value| line["message"] == "idempotency key not saved";
-    assert!(full.log().iter().any(saved), "{}", full.output());
+    until("it is logged", async || full.log().iter().any(saved)).await;
 
     upstream.stop().await;
     met(
@@ -321,6 +321,15 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
         &open.post(ORDER, &json, acme).await,
         503,
         "breaker_open",
+        "no",
+    );
+
+    open.rewrite("upstream.paused", "true");
+    assert_eq!(open.reload().await.status, 200);
+    met(
+        &open.post(ORDER, &json, acme).await,
+        503,
+        "upstream_paused",
         "no",
     );
 

@@ -528,7 +528,13 @@ async fn a_command_under_way_when_the_process_is_killed_is_in_doubt_afterwards()
 }
 
 #[tokio::test]
-async fn the_calls_of_the_day_are_counted_on_after_a_restart() {
+async fn the_calls_of_the_day_are_counted_on_after_a_restart_or_a_crash() {
+    for signal in ["TERM", "KILL"] {
+        counted_on_after(signal).await;
+    }
+}
+
+async fn counted_on_after(signal: &str) {
     let upstream = upstream().run().await;
     let folder = tempfile::tempdir().unwrap();
     let run = async || {
@@ -542,9 +548,11 @@ async fn the_calls_of_the_day_are_counted_on_after_a_restart() {
     for number in 1..=3 {
         assert_eq!(first.page(number).await.status, 200);
     }
-    first.signal("TERM");
-    assert!(first.exit().await.success());
+    first.signal(signal);
+    first.exit().await;
     let second = run().await;
+    let assumed = second.metric("quota_assumed", &[]).await;
+    assert_eq!(assumed, 1.0, "the store is younger than a day");
     let refused = (429, "quota_exhausted".into(), "no".into());
     assert_eq!(second.page(4).await.problem(), refused);
     assert_eq!(upstream.calls(), 3);
@@ -636,6 +644,7 @@ async fn an_answer_that_cannot_be_saved_leaves_its_key_in_doubt() {
     assert_eq!(order(&full, "one", &json!({})).await.problem(), in_doubt());
     let failures = full.metric("idempotency_save_failures_total", &[]).await;
     assert_eq!(failures, 1.0, "{}", full.output());
+    assert_eq!(full.metric("state_store_failing", &[]).await, 1.0);
     let unsaved = (503, "state_store_unavailable".into(), "no".into());
     assert_eq!(order(&full, "two", &json!({})).await.problem(), unsaved);
     assert_eq!(full.order().await.status, 200, "without a key");

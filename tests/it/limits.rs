@@ -157,6 +157,63 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
 }
 
 #[tokio::test]
+async fn what_can_no_longer_be_answered_in_time_when_its_turn_comes_is_not_sent() {
+    let slow = success(&json!({})).after(Duration::from_secs(2));
+    let upstream = upstream().answers(slow).run().await;
+    let gateway = gateway(&upstream)
+        .set("upstream.limits.connections", "1")
+        .run()
+        .await;
+    let second = async {
+        until("the first is under way", async || upstream.calls() == 1).await;
+        // Nobody knows yet how long a call takes, so it may wait.
+        let patient = [("x-request-timeout", "2500ms")];
+        gateway.post("/package/orderPackage", &patient, "{}").await
+    };
+    let (first, second) = tokio::join!(gateway.order(), second);
+    assert_eq!(first.status, 200);
+    assert_eq!(second.problem(), (503, "overloaded".into(), "no".into()));
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_query_whose_callers_have_all_left_before_its_turn_costs_no_call() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = upstream()
+        .script(move |request| page(number_of(request), 2, 1000).behind(&held))
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("upstream.limits.connections", "1")
+        .run()
+        .await;
+    let waiting = async |calls: f64| {
+        until("it waits", async || {
+            gateway.metric("queue_length", &[]).await == calls
+        })
+        .await;
+    };
+    let later = async {
+        gate.arrived().await;
+        let impatient = [("x-request-timeout", "300ms")];
+        let body = r#"{"page_no":2,"page_size":2}"#;
+        let left = gateway.post("/package/queryOrder", &impatient, body).await;
+        assert_ne!(left.status, 200);
+        let open = async {
+            waiting(2.0).await;
+            gate.open();
+        };
+        tokio::join!(gateway.page(3), open).0
+    };
+    let (first, third) = tokio::join!(gateway.page(1), later);
+    assert_eq!((first.status, third.status), (200, 200));
+    waiting(0.0).await;
+    let order: Vec<_> = upstream.requests().iter().map(number_of).collect();
+    assert_eq!(order, [1, 3]);
+}
+
+#[tokio::test]
 async fn queries_leave_the_days_reserve_to_commands_on_configured_paths() {
     let upstream = upstream().run().await;
     let gateway = gateway(&upstream)
@@ -194,6 +251,7 @@ async fn a_vendor_that_throttles_is_left_alone_for_as_long_as_it_says() {
     let retry_after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((10..=12).contains(&retry_after), "{retry_after}");
     assert_eq!(upstream.calls(), 1);
+    assert_eq!(gateway.metric("quota_allowed_rate", &[]).await, 0.0);
 }
 
 #[tokio::test]

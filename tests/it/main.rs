@@ -8,6 +8,7 @@
 
 mod admin;
 mod bounds;
+mod brakes;
 mod cache;
 mod commands;
 mod connection;

@@ -699,6 +699,7 @@ fn page(fill: usize) -> Arc<Page> {
         content_encoding: None,
         retry_after: None,
         body: fill.to_string().into(),
+        fault: None,
         vendor_code: None,
     })
 }

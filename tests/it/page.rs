@@ -107,6 +107,14 @@ async fn the_page_says_what_somebody_has_to_know_first() {
     assert!(braked.contains("Commands of the tenant acme are switched off."));
     assert!(!braked.contains("All is well."));
 
+    gateway.rewrite("tenants.acme.commands", "true");
+    for (brake, value) in [("server.commands", "false"), ("upstream.paused", "true")] {
+        gateway.rewrite(brake, value);
+        assert_eq!(gateway.reload().await.status, 200);
+        let (_, braked) = look(&gateway, "").await;
+        assert!(braked.contains(brake) && !braked.contains("All is well."));
+    }
+
     gateway.rewrite("server.lisen", "\"nowhere\"");
     assert_eq!(gateway.reload().await.status, 422);
     let (_, refused) = look(&gateway, "").await;

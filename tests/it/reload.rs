@@ -109,11 +109,27 @@ async fn what_needs_a_restart_says_so_and_is_not_in_effect() {
     let reply = gateway.reload().await;
     let needs_restart = json!(["server.max_connections", "cache.max_size"]);
     assert_eq!(reply.json()["needs_restart"], needs_restart);
+    let changed = json!(["routes.\"/package/queryOrder\".fresh_for"]);
+    assert_eq!(reply.json()["changed_keys"], changed);
     let effective = String::from_utf8(gateway.admin("/config").await.body).unwrap();
     assert!(effective.contains("fresh_for = \"7s\"") && effective.contains("max_size = \"64MiB\""));
     gateway.page(1).await;
     let reply = gateway.page(1).await;
     assert!(reply.header("cache-status").unwrap().contains("ttl=7"));
+    // Nor is it kept quiet where nothing else has changed, and it is said once.
+    gateway.rewrite("server.idle_timeout", "\"3m\"");
+    gateway.signal("HUP");
+    let told = || {
+        let log = gateway.log();
+        let is_of = |key: &str| log.iter().filter(|line| line["key"] == key).count();
+        (
+            is_of("server.max_connections"),
+            is_of("server.idle_timeout"),
+        )
+    };
+    until("it is told", async || told().1 == 1).await;
+    assert_eq!(gateway.reload().await.json()["changed"], json!(false));
+    assert_eq!(told(), (2, 1)); // with what is new, what is not is told again
 }
 
 #[tokio::test]

@@ -180,6 +180,7 @@ impl Check<'_> {
         let codes = &self.config.upstream.codes;
         let lists = [
             ("upstream.codes.bad_signature", &codes.bad_signature),
+            ("upstream.codes.caller_error", &codes.caller_error),
             ("upstream.codes.throttled", &codes.throttled),
             ("upstream.codes.transient", &codes.transient),
         ];

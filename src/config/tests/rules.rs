@@ -109,6 +109,11 @@ const RULES: &[(&str, &str, &str)] = &[
         "one meaning",
     ),
     (
+        "[upstream.codes]\ncaller_error = ['7']\ntransient = ['7']",
+        "upstream.codes.transient",
+        "one meaning",
+    ),
+    (
         "[upstream.codes]\ntransient = ['0000']",
         "upstream.codes.transient",
         "failures",
@@ -206,11 +211,6 @@ const RULES: &[(&str, &str, &str)] = &[
         "routes.\"/a\".pages",
         "query",
     ),
-    (
-        "[routes.'/a']\nkind = 'refuse'\ntimeout = '1s'",
-        "routes.\"/a\".timeout",
-        "remove it",
-    ),
     // The longest that can be written: a sum with it would overflow.
     (
         "[routes.'/a']\nkind = 'query'\nfresh_for = '18446744073709551615s'\nstale_for = '1s'",
@@ -262,6 +262,7 @@ fn what_is_allowed_is_not_refused() {
         "[server]\nlisten = '[::ffff:127.0.0.1]:6180'",
         "[server]\nlisten = '127.0.0.1:0'\nadmin_listen = '127.0.0.1:0'",
         "[upstream]\nbase_url = 'http://localhost:9000'",
+        "[routes.'/a']\nkind = 'refuse'\ntimeout = '1s'\ninvalidates = []\nfresh_for = '1s'",
         "[upstream]\nbase_url = 'http://vendor.example'\nallow_plaintext = true",
         "[upstream.limits]\ninstances = 7\nconnections = 'none'",
         "[upstream.limits]\ncommand_reserve = 1",
@@ -292,6 +293,8 @@ fn what_is_doubtful_is_a_warning() {
             "upstream.http2",
         ),
         ("[server]\ndrain_timeout = '5s'", "server.drain_timeout"),
+        ("[server]\ncommands = false", "server.commands"),
+        ("[upstream]\npaused = true", "upstream.paused"),
         (
             "[routes.'/a']\nkind = 'query'\ntimeout = '1m'",
             "routes.\"/a\".timeout",

@@ -98,7 +98,7 @@ impl Flight {
 
     /// Waits for the outcome; none if it has not come by `until`.
     pub async fn outcome(&mut self, until: Instant) -> Option<Outcome> {
-        let _waiter = self.progress.await_it();
+        let _waiter = self.progress.await_it(until);
         match timeout_at(until, self.outcome.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone(),
             Ok(Err(_)) => Some(Err(Error::Internal(self.progress.sent()).into())), // its task is gone

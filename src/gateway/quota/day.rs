@@ -45,6 +45,8 @@ pub enum Thrift {
 /// The calls of a day, as a store keeps them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct History {
+    /// The minute since the epoch from which on they are known.
+    pub known_since: u64,
     /// How many there were in each minute since the epoch, by the wall clock.
     pub minutes: BTreeMap<u64, u32>,
 }
@@ -60,7 +62,7 @@ pub struct DayLevel {
     pub remaining_for_queries: u32,
     /// When more comes: the end of a fixed day, or when the oldest calls of a rolling one are a day old.
     pub more_in: Duration,
-    /// The process does not know of all calls that may count: it began without a history, and less than a day ago.
+    /// Not all calls that may count are known: the process, or its store, began less than a day ago.
     pub is_assumed: bool,
 }
 
@@ -73,7 +75,8 @@ pub(super) struct Day {
     begins_at: Option<i64>,
     /// When the process began, by both clocks.
     began: (Instant, i64),
-    has_history: bool,
+    /// From when on calls are known.
+    known_since: i64,
     /// What the wall clock is ahead of the one that began with the process.
     ahead: i64,
     /// The oldest first.
@@ -102,7 +105,9 @@ impl Day {
             reserve: 0,
             begins_at: None,
             began: (Instant::now(), wall),
-            has_history: history.is_some(),
+            known_since: history.map_or(wall, |history| {
+                i64::try_from(history.known_since).map_or(wall, |minute| minute * MINUTE)
+            }),
             ahead: 0,
             minutes: VecDeque::new(),
             granted: 0,
@@ -246,12 +251,15 @@ impl Day {
             remaining: limit.saturating_sub(used),
             remaining_for_queries: (limit - self.reserve).saturating_sub(used),
             more_in: self.more_in(now, 1),
-            is_assumed: !self.has_history && self.since(now) <= self.began.1,
+            is_assumed: self.since(now) <= self.known_since,
         })
     }
 
     pub fn history(&self, now: Instant) -> History {
-        let mut history = History::default();
+        let mut history = History {
+            known_since: u64::try_from(self.known_since / MINUTE).unwrap_or(0),
+            minutes: BTreeMap::new(),
+        };
         let day_ago = self.clock(now) - DAY;
         for minute in self.minutes.iter().filter(|minute| minute.last > day_ago) {
             let number = u64::try_from((minute.last + self.ahead) / MINUTE).unwrap_or(0);

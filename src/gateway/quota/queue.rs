@@ -37,6 +37,7 @@ pub(super) struct Waiting<G> {
     pub deadline: Instant,
     pub usual: Duration,
     progress: Progress,
+    pub since: Instant,
     arrival: u64,
     /// Where the permit goes.
     pub granted: G,
@@ -113,7 +114,7 @@ impl<G> Queue<G> {
         }
     }
 
-    pub fn push(&mut self, ask: &Ask<'_>, granted: G) {
+    pub fn push(&mut self, ask: &Ask<'_>, now: Instant, granted: G) {
         self.see(ask.tenant);
         self.arrivals += 1;
         self.waiting.push(Waiting {
@@ -123,6 +124,7 @@ impl<G> Queue<G> {
             deadline: ask.deadline,
             usual: ask.usual,
             progress: ask.progress.clone(),
+            since: now,
             arrival: self.arrivals,
             granted,
         });
@@ -283,7 +285,7 @@ mod tests {
     }
 
     fn push(queue: &mut Queue<()>, tenant: usize, class: Class, now: Instant) {
-        queue.push(&ask(&Progress::default(), tenant, class, now), ());
+        queue.push(&ask(&Progress::default(), tenant, class, now), now, ());
     }
 
     fn ask(progress: &Progress, tenant: usize, class: Class, deadline: Instant) -> Ask<'_> {

@@ -174,6 +174,7 @@ fn classify(status: StatusCode, envelope: Option<&Envelope<'_>>, codes: &Codes) 
         _ if listed(&codes.transient) => Outcome::Transient,
         200 if succeeded => Outcome::Success,
         400..=499 => Outcome::CallerError,
+        _ if listed(&codes.caller_error) => Outcome::CallerError,
         _ => Outcome::Unknown,
     }
 }
@@ -188,6 +189,7 @@ mod tests {
             bad_signature: vec!["1001".into()],
             throttled: vec!["2002".into()],
             transient: vec!["3003".into()],
+            caller_error: vec!["4004".into()],
         };
         let ok = r#"{"code":"0000","data":{},"message":"成功","success":true}"#;
         let code = |code: &str| {
@@ -204,6 +206,7 @@ mod tests {
             (200, code("1001"), Outcome::BadSignature),
             (200, code("2002"), Outcome::Throttled),
             (200, code("3003"), Outcome::Transient),
+            (200, code("4004"), Outcome::CallerError),
             (200, code("4711"), Outcome::Unknown),
             (201, ok.to_owned(), Outcome::Unknown),
             (400, code("4711"), Outcome::CallerError),

@@ -1,0 +1,322 @@
+"""What .ci/observability does once everything is installed and built. Its argument is the gateway's binary."""
+
+import contextlib
+import http.client
+import json
+import math
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import yaml
+
+RULES = Path("deploy/prometheus/rules.yaml")
+TESTS = Path("deploy/prometheus/rules_test.yaml")
+DASHBOARD = Path("deploy/grafana/dashboard.json")
+PREFIX = "linksfield_gateway_"
+PATIENCE = 90  # seconds, for whatever is waited for
+SECRET = "demo-secret-0001"  # of the simulator; made up and public
+
+
+def fail(reason):
+    raise SystemExit(f"does not hold: {reason}")
+
+
+def passed(what):
+    print(f"  {what}", flush=True)
+
+
+def rules(kind):
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+def check_rules():
+    subprocess.run(["promtool", "check", "rules", RULES], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["promtool", "test", "rules", TESTS], check=True, stdout=subprocess.DEVNULL)
+    fired, quiet = set(), set()
+    for group in yaml.safe_load(TESTS.read_text())["tests"]:
+        for test in group["alert_rule_test"]:
+            (fired if test["exp_alerts"] else quiet).add(test["alertname"])
+    sections = re.findall(r"^## (LinksfieldGateway\w+)$", Path("docs/runbook.md").read_text(), re.MULTILINE)
+    alerts = rules("alert")
+    for rule in alerts:
+        name, notes = rule["alert"], rule["annotations"]
+        if rule["labels"]["severity"] not in ("page", "ticket") or not notes["summary"] or not notes["description"]:
+            fail(f"{name} has severity, summary and description")
+        if notes["runbook_url"] != f"docs/runbook.md#{name.lower()}" or name not in sections:
+            fail(f"{name} has its section in the runbook")
+        if name not in fired or name not in quiet:
+            fail(f"{name} has a test that fires it and one that does not")
+    names = [rule["alert"] for rule in alerts]
+    if sorted(sections) != sorted(names):
+        fail(f"each section of the runbook has its alert: {set(sections) ^ set(names)}")
+    passed(f"{len(alerts)} alerts, each tested and in the runbook")
+
+
+def documented():
+    """Families of docs/metrics.md with their types."""
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", Path("docs/metrics.md").read_text(), re.MULTILINE)
+    return {PREFIX + name: kind for name, kind in rows}
+
+
+def queries(dashboard):
+    """Title and expression of each query, in the order of the panels."""
+    return [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel.get("targets", [])]
+
+
+def check_dashboard():
+    printed = subprocess.run([sys.executable, DASHBOARD.with_suffix(".py")], check=True, capture_output=True, text=True).stdout
+    if printed != DASHBOARD.read_text():
+        fail(f"{DASHBOARD} is what dashboard.py prints")
+    dashboard = json.loads(printed)
+    variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
+    if variables["datasource"]["type"] != "datasource":
+        fail("the data source is a variable")
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    if len(set(ids)) != len(ids):
+        fail("each panel has an id of its own")
+    for panel in panels:
+        title = panel["title"]
+        if not panel["description"] or not panel["fieldConfig"]["defaults"]["unit"]:
+            fail(f"the panel {title!r} has a description and a unit")
+        for part in [panel, *panel["targets"]]:
+            if part["datasource"]["uid"] != "${datasource}":
+                fail(f"the data source of the panel {title!r} is the variable")
+        place = panel["gridPos"]
+        if place["x"] + place["w"] > 24:
+            fail(f"the panel {title!r} is within the grid")
+    counters = {name for name, kind in documented().items() if kind == "counter"} | {"process_cpu_seconds_total"}
+    parts = {name + part for name, kind in documented().items() if kind == "histogram" for part in ("_bucket", "_count", "_sum")}
+    for title, expression in queries(dashboard):
+        for name, before in ((match.group(2), match.group(1)) for match in re.finditer(r"(\w+\()?\b(\w+_(?:total|bucket|count|sum))\{", expression)):
+            if name in counters | parts and before not in ("rate(", "increase("):
+                fail(f"the panel {title!r} has the counter {name} under rate or increase")
+        known = documented()
+        for name in re.findall(rf"\b{PREFIX}\w+", expression):
+            if name not in known and name not in parts:
+                fail(f"{name} of the panel {title!r} is in docs/metrics.md")
+    passed(f"{len(panels)} panels")
+    return dashboard
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def ask(port, method, path, body=None, headers=()):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json", **dict(headers)})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def wait(what, holds):
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if result := holds():
+                return result
+        time.sleep(0.2)
+    return fail(f"within {PATIENCE} s: {what}")
+
+
+@contextlib.contextmanager
+def running(command, log):
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    except BaseException:
+        print(f"--- {log.name}\n" + "\n".join(log.read_text().splitlines()[-20:]), file=sys.stderr)
+        raise
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+class Gateway:
+    """A gateway that runs, with the simulator behind it."""
+
+    def __init__(self, folder, vendor):
+        self.folder, self.vendor, self.port, self.admin = folder, vendor, free_port(), free_port()
+        for name, content in (("secret", "not yet known to the simulator"), ("previous", SECRET), ("token", "t" * 32)):
+            (folder / name).write_text(content)
+        self.config = folder / "gateway.toml"
+        self.config.write_text(f"""
+[server]
+listen = "127.0.0.1:{self.port}"
+admin_listen = "127.0.0.1:{self.admin}"
+state_dir = "{folder}/state"
+[upstream]
+base_url = "http://127.0.0.1:{vendor}/cube/v4"
+[upstream.limits]
+requests_per_second = 100
+[upstream.codes]
+bad_signature = ["SIM-4011"]
+[tenants.acme]
+access_code = "P000270"
+secret_file = "{folder}/secret"
+previous_secret_file = "{folder}/previous"
+[callers.shop]
+token_file = "{folder}/token"
+tenants = ["acme"]
+commands = true
+[routes."/package/queryOrder"]
+kind = "query"
+fresh_for = "1s"
+stale_for = "1m"
+pages = true
+[routes."/package/orderPackage"]
+kind = "command"
+invalidates = ["/package/queryOrder"]
+""")
+
+    def post(self, path, body, **headers):
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        return ask(self.port, "POST", path, body, {"Authorization": "Bearer " + "t" * 32, **headers}.items())
+
+    def query(self, page=1, size=10, **headers):
+        return self.post("/package/queryOrder", json.dumps({"page_no": page, "page_size": size}), **headers)
+
+    def order(self, **headers):
+        return self.post("/package/orderPackage", json.dumps({
+            "device_id": "89860012018111220455", "global_order": "0", "is_open": "0", "order_period": "1",
+            "package_code": "PACKAGE20180428000007", "package_name": "a", "package_type": "2", "pay_amount": "0", "pay_rst": "2",
+            "test_flow": "0", "test_flow_flag": "0"}), **headers)
+
+    def simulate(self, **settings):
+        status, answer = ask(self.vendor, "POST", "/_simulator/control", json.dumps(settings))
+        if status != 200:
+            fail(f"the simulator takes {settings}: {answer}")
+
+    def load(self, turn):
+        """Hits, stale and coalesced answers, commands, and each kind of failure, once in each turn."""
+        self.simulate(fail=None, fail_status=None, fail_code=None, fail_path=None, fail_count=None, latency="100ms")
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: self.query(1, 20 + turn), range(8)))  # one fill, the others wait for it
+        for _ in range(5):
+            self.query(1)  # fresh, then stale and fetched again
+        self.query(2, Cache_Control="no-cache")
+        self.query(3, Cache_Control="no-store")
+        if self.order(Idempotency_Key=f"key-{turn}")[0] != 200 or self.order(Idempotency_Key=f"key-{turn}")[0] != 200:
+            fail("an order goes through")
+        self.query(1, 50, x_linksfield_pages="all")
+        self.post("/package/queryOrder", "{")  # the caller's fault
+        self.post("/not/configured", "{}")
+        self.simulate(fail_status=500, fail_count=6)
+        self.query(1, 40 + turn)
+        self.query(2, 40 + turn)
+        self.simulate(fail_status=None, fail_code="SIM-9999", fail_count=1)
+        self.query(1, 60 + turn)
+        self.simulate(fail_code=None, fail_status=429, fail_count=1)
+        self.query(1, 80 + turn)
+        # An order whose answer is lost.
+        self.simulate(fail_status=None, fail="drop", apply="after_effect", fail_count=1)
+        status, answer = self.order()
+        if status != 502 or json.loads(answer)["sent"] != "unknown":
+            fail(f"an order whose answer is lost is in doubt: {status} {answer}")
+
+    def rotate(self):
+        """The secret that works moves into its place."""
+        (self.folder / "secret").write_text(SECRET)
+        token = {"Authorization": "Bearer "}.items()
+        status, answer = ask(self.admin, "POST", "/reload", "", token)
+        if status != 200:
+            fail(f"a rotation is taken: {answer}")
+
+
+class Prometheus:
+    def __init__(self, folder, gateway):
+        self.port, self.folder = free_port(), folder
+        self.config = folder / "prometheus.yml"
+        self.config.write_text(yaml.safe_dump({
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(RULES.resolve())],
+            "scrape_configs": [{"job_name": "gateway", "static_configs": [{"targets": [f"127.0.0.1:{gateway.admin}"]}]}],
+        }))
+
+    def command(self):
+        return ["prometheus", f"--config.file={self.config}", f"--storage.tsdb.path={self.folder}/data",
+                f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"]
+
+    def values(self, expression):
+        status, answer = ask(self.port, "GET", "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
+        if status != 200:
+            fail(f"Prometheus takes {expression}: {answer}")
+        result = json.loads(answer)["data"]["result"]
+        return [value for series in result if not math.isnan(value := float(series["value"][1]))]
+
+
+def check_live(binary, dashboard, folder):
+    vendor = free_port()
+    gateway = Gateway(folder, vendor)
+    prometheus = Prometheus(folder, gateway)
+    with (
+        running([binary, "simulate", "--listen", f"127.0.0.1:{vendor}"], folder / "simulator.log"),
+        running([binary, "serve", "--config", gateway.config], folder / "gateway.log"),
+        running(prometheus.command(), folder / "prometheus.log"),
+    ):
+        wait("the gateway is ready", lambda: ask(gateway.admin, "GET", "/readyz")[0] == 200)
+        wait("two scrapes", lambda: prometheus.values(f"count_over_time({PREFIX}build_info[1m]) >= 2"))
+        for turn in range(4):
+            gateway.load(turn)
+            if turn == 1:
+                gateway.rotate()
+
+        scrape = ask(gateway.admin, "GET", "/metrics")[1]
+        subprocess.run(["promtool", "check", "metrics"], input=scrape, text=True, check=True)
+        families = dict(re.findall(rf"^# TYPE ({PREFIX}\w+) (\w+)$", scrape, re.MULTILINE))
+        if families != documented():
+            fail(f"docs/metrics.md has what is scraped: {set(families.items()) ^ set(documented().items())}")
+        passed(f"{len(families)} families, as docs/metrics.md has them; promtool finds no fault")
+
+        wanted = [(rule["record"], rule["record"]) for rule in rules("record")]
+        for title, expression in queries(dashboard):
+            for variable, value in (("$__rate_interval", "5m"), ("$__range", "1h"), ("$job", ".*"), ("$instance", ".*")):
+                expression = expression.replace(variable, value)
+            wanted.append((title, expression))
+        number = len(wanted)
+
+        def all_have_data():
+            wanted[:] = [(title, expression) for title, expression in wanted if not prometheus.values(expression)]
+            return not wanted
+
+        try:
+            wait("data", all_have_data)
+        except SystemExit:
+            fail("\n".join(f"{title!r} has data: {expression}" for title, expression in wanted))
+        passed(f"{number} queries of panels and recording rules have data")
+
+        for alert in ("CommandInDoubt", "UnlistedPath", "UnknownVendorCode", "ForeignThrottles"):
+            name = f"LinksfieldGateway{alert}"
+            wait(f"{name} fires", lambda: prometheus.values(f'ALERTS{{alertname="{name}",alertstate="firing"}}'))
+        if prometheus.values('ALERTS{alertname="LinksfieldGatewayBadSignatures"}'):
+            fail("a rotation is no alert")
+        passed("the alerts fire that should at once")
+
+
+def main():
+    check_rules()
+    dashboard = check_dashboard()
+    with tempfile.TemporaryDirectory() as folder:
+        check_live(sys.argv[1], dashboard, Path(folder))
+
+
+main()
