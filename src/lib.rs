@@ -23,8 +23,9 @@
 //!    byte, and again after any outcome but "proven not sent".
 //! 7. In that task `gateway/call.rs` makes the call, and where a query fails and the budget allows, another one; nothing is
 //!    asked while the *breaker* is open. `gateway/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a
-//!    part of one; `gateway/upstream.rs` connects it; an idempotency key is written to [`state`]; `gateway/sign.rs` signs
-//!    with the time of now, after the permit and anew for each attempt; then the bytes leave.
+//!    part of one, and no call is made that can no longer be answered in time by then; `gateway/upstream.rs` connects it; an
+//!    idempotency key, and how many calls the day has seen, are written to [`state`]; `gateway/sign.rs` signs with the time
+//!    of now, after the permit and anew for each attempt; then the bytes leave.
 //! 8. `gateway/upstream.rs` says what the answer means, by HTTP status and by the envelope's `code`. Only a success of
 //!    the expected shape is stored.
 //! 9. `gateway/error.rs` makes a failure a response. [`telemetry`] records the exchange: one log line, one histogram.
@@ -33,7 +34,7 @@
 //! main → cli → config                 gateway → tenant → sign ─┐
 //! main → lib → reload → gateway       gateway → cache ─────────┴→ params, route
 //!        lib → admin → telemetry      gateway → quota, upstream
-//!                                     gateway → keys → state
+//!                                     gateway → keys, call → state
 //! reload implements what server and admin serve; server knows none of them
 //! leaves: config, telemetry, body, state; error (imports body, state), progress (imports error's `Sent`)
 //! ```
@@ -53,7 +54,8 @@
 //!   at every lookup.
 //! - Pages with one snapshot id do not contradict each other. (`docs/caching.md` has all that callers may rely on.)
 //! - A request is answered under one configuration from its head to its answer (`reload.rs` swaps them whole).
-//! - The limits of the vendor hold within this process, and only there.
+//! - The limits of the vendor hold within this process, and only there. A connection counts until the vendor has closed it,
+//!   however it was given up; with a state directory a call of the day is on disk before it leaves.
 //!
 //! # Lexicon
 //!
