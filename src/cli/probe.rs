@@ -184,12 +184,12 @@ fn version(chosen: Protocol, is_https: bool, uses_http2: bool) -> &'static str {
 fn accepted(answer: &Answer) -> Result<String, String> {
     let code = answer.vendor_code.as_deref().unwrap_or_default();
     match answer.outcome {
-        Outcome::Success if matches!(answer.shape, Shape::Page(_)) => Ok("Base URL, secret and signing are right.".into()),
+        Outcome::Success if matches!(answer.shape(), Shape::Page(_)) => Ok("Base URL, secret and signing are right.".into()),
         Outcome::Success => Err("A success, but not of the shape of an order query: is this the base URL of the right API?".into()),
         Outcome::BadSignature => Err("The signature was not accepted: check the secret, then the [signing] section with calibrate.".into()),
         Outcome::Throttled => Err("The vendor's limits are reached, so nothing is known: try again later.".into()),
         Outcome::Transient => Err("The vendor fails for now, so nothing is known: try again later.".into()),
-        Outcome::CallerError | Outcome::Unknown if answer.shape == Shape::NoEnvelope => {
+        Outcome::CallerError | Outcome::Unknown if !answer.is_envelope => {
             Err("Whoever answered is not this API: check upstream.base_url, its path included.".into())
         }
         Outcome::CallerError | Outcome::Unknown => Err(format!(

@@ -12,7 +12,7 @@ use super::error::Error;
 use super::progress::Progress;
 use super::quota::{Ask, Class, Permit, Throttled};
 use super::tenant::Which;
-use super::upstream::{Answer, Failure, Line, Message, Outcome, QUERY_MAX_IDLE, Shape, Slot};
+use super::upstream::{Answer, Failure, Line, Message, Outcome, QUERY_MAX_IDLE, Slot};
 use super::{Call, Gateway, keys, wall_clock};
 use crate::telemetry::Exchange;
 use crate::telemetry::trace::Trace;
@@ -391,7 +391,8 @@ impl Gateway {
         match found {
             Ok(line) => Ok(line),
             Err(opening) => {
-                let line = upstream.connect(opening, deadline).await?;
+                // In memory of its own: with it every call's future would be larger by two handshakes.
+                let line = Box::pin(upstream.connect(opening, deadline)).await?;
                 if line.is_shared() {
                     permit.slot_has_grown();
                 }
@@ -438,5 +439,5 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
 /// Not the vendor's words: a broken proxy's, say. What is larger than what is read, or compressed, may be.
 fn is_no_envelope(answer: &Answer) -> bool {
     let is_encoded = answer.headers.contains_key(hyper::header::CONTENT_ENCODING);
-    answer.shape == Shape::NoEnvelope && answer.rest.is_none() && !is_encoded
+    !answer.is_envelope && answer.rest.is_none() && !is_encoded
 }

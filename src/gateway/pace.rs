@@ -1,6 +1,7 @@
 //! How long does a call of a route usually take?
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How many calls are remembered: minutes of traffic at the vendor's rate.
@@ -12,31 +13,34 @@ pub struct Pace(Mutex<Recent>);
 
 #[derive(Debug, Default)]
 struct Recent {
-    durations: Vec<Duration>,
-    /// The place of the oldest, once all places are taken.
-    oldest: usize,
+    /// The oldest first.
+    durations: VecDeque<Duration>,
+    /// The same, the shortest first: they are asked for more often than they change.
+    sorted: Vec<Duration>,
 }
 
 impl Pace {
     /// Remembers a call.
     pub fn record(&self, duration: Duration) {
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.durations.len() < REMEMBERED {
-            recent.durations.push(duration);
-        } else {
-            let oldest = recent.oldest;
-            recent.durations[oldest] = duration;
-            recent.oldest = (oldest + 1) % REMEMBERED;
+        let Recent { durations, sorted } = &mut *self.recent();
+        if durations.len() == REMEMBERED
+            && let Some(oldest) = durations.pop_front()
+        {
+            sorted.remove(sorted.partition_point(|known| *known < oldest));
         }
+        durations.push_back(duration);
+        sorted.insert(sorted.partition_point(|known| *known < duration), duration);
     }
 
     /// The duration that nine of ten calls stay below (nearest rank); none at all without a call.
     pub fn p90(&self) -> Duration {
-        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sorted = recent.durations.clone();
-        sorted.sort_unstable();
+        let sorted = &self.recent().sorted;
         let rank = (sorted.len() * 9).div_ceil(10);
         rank.checked_sub(1).map_or(Duration::ZERO, |at| sorted[at])
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

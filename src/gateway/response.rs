@@ -36,14 +36,14 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
     if answer.rest.is_some() {
         return invalid(InvalidAnswer::TooLarge);
     }
-    if answer.shape == Shape::NoEnvelope && !is_encoded {
+    if !answer.is_envelope && !is_encoded {
         return invalid(InvalidAnswer::NotAnEnvelope);
     }
-    let (has_shape, pages) = match answer.shape {
+    let (has_shape, pages) = match answer.shape() {
         Shape::Page(position) if pages => (true, Pages::One(position)),
         Shape::Page(_) => (true, Pages::None),
         Shape::Data => (!pages, Pages::None),
-        Shape::NoEnvelope | Shape::NoData => (false, Pages::None),
+        Shape::NoData => (false, Pages::None),
     };
     let not_stored = if answer.outcome != Outcome::Success {
         Some(NotStored::NoSuccess)

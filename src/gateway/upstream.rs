@@ -109,8 +109,8 @@ pub struct Answer {
     pub is_framed: bool,
     /// What it means.
     pub outcome: Outcome,
-    /// What its body is.
-    pub shape: Shape,
+    /// Is its body a JSON object with a `code`?
+    pub is_envelope: bool,
     /// The envelope's `code`.
     pub vendor_code: Option<Box<str>>,
 }
@@ -119,6 +119,11 @@ impl Answer {
     /// When the vendor wants the next call: in seconds, or as a date (RFC 9110, section 10.2.3).
     pub fn retry_after(&self, now: SystemTime) -> Option<Duration> {
         pause(self.headers.get(RETRY_AFTER)?.to_str().ok()?, now)
+    }
+
+    /// What its envelope holds.
+    pub fn shape(&self) -> Shape {
+        Shape::of(&self.body)
     }
 }
 
@@ -315,7 +320,7 @@ impl Upstream {
         };
         let Meaning {
             outcome,
-            shape,
+            is_envelope,
             vendor_code,
         } = Meaning::of(head.status, &body, &self.codes);
         let date = head.headers.get(DATE).cloned();
@@ -327,7 +332,7 @@ impl Upstream {
             rest,
             is_framed,
             outcome,
-            shape,
+            is_envelope,
             vendor_code,
         })
     }

@@ -6,7 +6,7 @@ use hyper::StatusCode;
 
 use super::kept::Kept;
 use crate::gateway::error::{Error, Sent};
-use crate::gateway::upstream::{Answer, Outcome, Shape};
+use crate::gateway::upstream::{Answer, Outcome};
 
 /// How a command has ended; none if it was called off.
 pub type Ended<'a> = Option<Result<&'a Answer, &'a Arc<Error>>>;
@@ -33,7 +33,7 @@ impl Fate {
         };
         // One whose length was not told may have been cut, unless it has none, or is an envelope to its last brace.
         let has_end = answer.is_framed || answer.status == StatusCode::NO_CONTENT;
-        let is_whole = answer.rest.is_none() && (has_end || answer.shape != Shape::NoEnvelope);
+        let is_whole = answer.rest.is_none() && (has_end || answer.is_envelope);
         match answer.outcome {
             Outcome::Throttled | Outcome::BadSignature => Self::Free,
             Outcome::Success | Outcome::CallerError | Outcome::Unknown if is_whole => {
@@ -82,15 +82,15 @@ mod tests {
 
     #[test]
     fn what_may_have_been_cut_is_not_given_again() {
-        for (status, shape, is_framed, is_kept) in [
-            (200, Shape::NoEnvelope, true, true),
-            (200, Shape::NoEnvelope, false, false),
-            (200, Shape::NoData, false, true),
-            (204, Shape::NoEnvelope, false, true),
+        for (status, is_envelope, is_framed, is_kept) in [
+            (200, false, true, true),
+            (200, false, false, false),
+            (200, true, false, true),
+            (204, false, false, true),
         ] {
             let answer = Answer {
                 is_framed,
-                shape,
+                is_envelope,
                 ..answer(status)
             };
             let fate = Fate::of(Some(Ok(&answer)));

@@ -78,7 +78,7 @@ impl Kept {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::gateway::upstream::{Outcome, Shape};
+    use crate::gateway::upstream::Outcome;
 
     pub(in crate::gateway::keys) fn answer(status: u16) -> Answer {
         let mut headers = HeaderMap::new();
@@ -92,7 +92,7 @@ pub(super) mod tests {
             rest: None,
             is_framed: true,
             outcome: Outcome::Success,
-            shape: Shape::Data,
+            is_envelope: true,
             vendor_code: Some("0000".into()),
         }
     }

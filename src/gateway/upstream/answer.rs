@@ -41,34 +41,47 @@ impl Outcome {
     }
 }
 
-/// What the body of an answer is.
+/// What an envelope holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shape {
-    /// Not a JSON object with a `code`.
-    NoEnvelope,
-    /// An envelope whose `data` is neither object nor array.
+    /// Its `data` is neither object nor array; or it is no envelope.
     NoData,
-    /// An envelope with data.
+    /// Its `data` is an object or an array.
     Data,
-    /// An envelope whose data has a `page` and a `package_order`.
+    /// Its `data` has a `page` and a `package_order`.
     Page(Position),
 }
 
-/// What an answer means, read from it once.
+/// What an answer means.
 #[derive(Debug)]
 pub struct Meaning {
     pub outcome: Outcome,
-    pub shape: Shape,
+    /// Is it a JSON object with a `code`?
+    pub is_envelope: bool,
     pub vendor_code: Option<Box<str>>,
 }
 
 impl Meaning {
     pub fn of(status: StatusCode, body: &[u8], codes: &Codes) -> Self {
-        let envelope = serde_json::from_slice::<Envelope<'_>>(body).ok();
+        let envelope = Envelope::read(body);
         Self {
             outcome: classify(status, envelope.as_ref(), codes),
-            shape: envelope.as_ref().map_or(Shape::NoEnvelope, Envelope::shape),
+            is_envelope: envelope.is_some(),
             vendor_code: envelope.map(|envelope| presentable(&envelope.code).into()),
+        }
+    }
+}
+
+impl Shape {
+    /// Reads the data too, which only the answers to queries are read for.
+    pub fn of(body: &[u8]) -> Self {
+        let Some(data) = Envelope::read(body).and_then(|envelope| envelope.data) else {
+            return Self::NoData;
+        };
+        match serde_json::from_str::<PagedData<'_>>(data.get()) {
+            Ok(data) => Self::Page(data.position()),
+            Err(_) if data.get().starts_with(['{', '[']) => Self::Data,
+            Err(_) => Self::NoData,
         }
     }
 }
@@ -84,16 +97,9 @@ struct Envelope<'a> {
     data: Option<&'a RawValue>,
 }
 
-impl Envelope<'_> {
-    fn shape(&self) -> Shape {
-        let Some(data) = self.data.map(RawValue::get) else {
-            return Shape::NoData;
-        };
-        match serde_json::from_str::<PagedData<'_>>(data) {
-            Ok(data) => Shape::Page(data.position()),
-            Err(_) if data.starts_with(['{', '[']) => Shape::Data,
-            Err(_) => Shape::NoData,
-        }
+impl<'a> Envelope<'a> {
+    fn read(body: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok()
     }
 }
 
@@ -240,13 +246,13 @@ mod tests {
             r#"{"code":"0000","code":"0001"}"#,
         ] {
             let meaning = Meaning::of(StatusCode::OK, body.as_bytes(), &Codes::default());
-            assert_eq!(meaning.shape, Shape::NoEnvelope, "{body}");
+            assert!(!meaning.is_envelope, "{body}");
         }
     }
 
     fn shape_of(data: &str) -> Shape {
         let body = format!(r#"{{"code":"0000","data":{data},"success":true}}"#);
-        Meaning::of(StatusCode::OK, body.as_bytes(), &Codes::default()).shape
+        Shape::of(body.as_bytes())
     }
 
     #[test]
