@@ -104,7 +104,9 @@ impl Scopes {
             access_code: tenant.access_code.clone(),
             listed: listed.map(<[_]>::to_vec),
             latest: latest.clone(),
-            named: listed.map_or_else(Named::nothing, |_| Named::of(params)),
+            named: listed
+                .map_or_else(Named::nothing, |_| Named::of(params))
+                .into(),
             settle,
         }
     }
@@ -118,7 +120,7 @@ pub struct Reach {
     /// None: every query.
     listed: Option<Vec<Arc<str>>>,
     latest: Latest,
-    named: Named,
+    named: Arc<Named>,
     settle: Duration,
 }
 

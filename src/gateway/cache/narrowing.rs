@@ -21,10 +21,10 @@ const MOST_VALUES: usize = 64;
 const LONGEST: usize = 64;
 
 /// What a set of parameters names, field by field.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Named([Values; FIELDS.len()]);
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 enum Values {
     /// The field is not there.
     #[default]

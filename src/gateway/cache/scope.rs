@@ -3,7 +3,7 @@
 //! The usual question, *nothing at all?*, is one comparison. Only if something was invalidated since is the list of
 //! recent invalidations read, to see whether it touches what the query names.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,8 +30,10 @@ pub struct Scope {
 
 #[derive(Debug, Default)]
 struct Recent {
-    /// In the order of the generations that they raised to.
-    remembered: VecDeque<Invalidation>,
+    /// By the generation that the last of each raised to: the oldest first.
+    remembered: BTreeMap<u64, Invalidation>,
+    /// The same by what they name.
+    generations: HashMap<Arc<Named>, u64>,
     /// The generation that the last one of those raised to that are not remembered any more.
     forgotten: u64,
     /// The latest settle time of those that are not remembered any more.
@@ -41,9 +43,7 @@ struct Recent {
 /// All that name the same thing, as one.
 #[derive(Debug)]
 struct Invalidation {
-    named: Named,
-    /// The generation that the last of them raised to.
-    raised_to: u64,
+    named: Arc<Named>,
     /// The ends of their settle times, in which the vendor may show the old state: those to come, and the last that was.
     settles_at: Vec<Instant>,
 }
@@ -76,21 +76,22 @@ impl Scope {
 
     /// From now on no page that `named` touches is found if its fill began before; and after `settles_at` none whose
     /// fill was sent before that.
-    pub fn invalidate(&self, named: Named, settles_at: Option<Instant>) {
+    pub fn invalidate(&self, named: impl Into<Arc<Named>>, settles_at: Option<Instant>) {
+        let named = named.into();
         let mut recent = self.recent();
         let raised_to = self.generation() + 1;
         let mut ends = recent.take(&named);
         ends.extend(settles_at);
-        recent.remembered.push_back(Invalidation {
-            named,
-            raised_to,
-            settles_at: ends,
-        });
+        recent.generations.insert(named.clone(), raised_to);
+        let settles_at = ends;
+        let invalidation = Invalidation { named, settles_at };
+        recent.remembered.insert(raised_to, invalidation);
         if recent.remembered.len() > REMEMBERED
-            && let Some(oldest) = recent.remembered.pop_front()
+            && let Some((generation, oldest)) = recent.remembered.pop_first()
         {
+            recent.generations.remove(&oldest.named);
             let settles_at = oldest.settles_at.into_iter().max();
-            recent.forgotten = oldest.raised_to;
+            recent.forgotten = generation;
             recent.forgotten_settles_at = recent.forgotten_settles_at.max(settles_at);
         }
         self.generation.store(raised_to, Ordering::Release);
@@ -136,11 +137,11 @@ impl Scope {
         let mut until = None;
         if !recent.remembered.is_empty() {
             let query = query();
-            for invalidation in &recent.remembered {
+            for (raised_to, invalidation) in &recent.remembered {
                 if !invalidation.named.touches(&query) {
                     continue;
                 }
-                if generation < invalidation.raised_to {
+                if generation < *raised_to {
                     return Err(Invalidated);
                 }
                 let ends = invalidation.settles_at.iter().copied();
@@ -166,12 +167,11 @@ impl Scope {
 impl Recent {
     /// Takes out what is remembered of this; the ends of its settle times that still count.
     fn take(&mut self, named: &Named) -> Vec<Instant> {
-        let mut known = self.remembered.iter();
-        let Some(place) = known.position(|known| known.named == *named) else {
+        let known = self.generations.get(named);
+        let Some(known) = known.and_then(|generation| self.remembered.remove(generation)) else {
             return Vec::new();
         };
-        let known = self.remembered.remove(place);
-        let mut ends = known.map_or_else(Vec::new, |known| known.settles_at);
+        let mut ends = known.settles_at;
         let now = Instant::now();
         let last = ends.iter().filter(|end| **end <= now).max().copied();
         ends.retain(|end| *end > now);
@@ -231,7 +231,10 @@ mod tests {
         let of_now = scope.validity(scope.generation(), now, || Named::device("B"));
         let next = now + Duration::from_millis(100); // of 50 that are to come
         assert_eq!(of_now.unwrap().until, Some(next));
-        assert_eq!(scope.recent().remembered[1].settles_at.len(), 51);
+        let recent = scope.recent();
+        assert_eq!(recent.remembered.len(), 2);
+        let (_, last) = recent.remembered.last_key_value().unwrap();
+        assert_eq!(last.settles_at.len(), 51);
     }
 
     #[tokio::test(start_paused = true)]
