@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
+use std::iter;
+use std::sync::Arc;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -44,11 +46,11 @@ pub type Object<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 #[error("{0}")]
 pub struct InvalidParams(String);
 
-/// The parameters of one request in normal form.
+/// The parameters of one request in normal form. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
-    text: String,
-    access_code: Option<String>,
+    text: Arc<str>,
+    access_code: Option<Arc<str>>,
 }
 
 impl Params {
@@ -60,7 +62,7 @@ impl Params {
             parse_object(body)?
         };
         let access_code = match fields.iter().find(|(key, _)| key == "access_code") {
-            Some((_, Value::String(code))) if !code.is_empty() => Some(code.clone().into_owned()),
+            Some((_, Value::String(code))) if !code.is_empty() => Some(Arc::from(&**code)),
             None | Some((_, Value::Null | Value::String(_))) => None,
             Some(_) => return Err(InvalidParams("access_code must be a string".into())),
         };
@@ -68,30 +70,28 @@ impl Params {
         sort(&mut fields);
         let mut text = String::with_capacity(body.len() + 2);
         write_object(&mut text, &fields);
-        Ok(Self { text, access_code })
+        Ok(Self {
+            text: text.into(),
+            access_code,
+        })
+    }
+
+    /// The parameters of a text that [`as_text`](Self::as_text) has given.
+    pub fn of_normal_form(text: Arc<str>) -> Self {
+        Self {
+            text,
+            access_code: None,
+        }
     }
 
     /// The normal form, a JSON object.
-    pub fn as_str(&self) -> &str {
+    pub fn as_text(&self) -> &Arc<str> {
         &self.text
     }
 
-    /// The same parameters but for this one.
-    #[must_use]
-    pub fn without(&self, key: &str) -> Self {
-        let mut fields = self.fields();
-        fields.retain(|(name, _)| name != key);
-        self.rewritten(fields)
-    }
-
-    /// The same parameters with this one, whatever it was.
-    #[must_use]
-    pub fn with(&self, key: &str, number: u64) -> Self {
-        let number = number.to_string();
-        let mut fields = self.fields();
-        fields.retain(|(name, _)| name != key);
-        fields.push((key.into(), Value::Number(&number)));
-        self.rewritten(fields)
+    /// The same.
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 
     /// The `access_code` that the caller's body named, if any.
@@ -99,20 +99,109 @@ impl Params {
         self.access_code.as_deref()
     }
 
-    fn rewritten(&self, mut fields: Object<'_>) -> Self {
-        sort(&mut fields);
+    /// The value of this parameter. Its name, here and below, is one that no JSON escapes.
+    pub fn get(&self, name: &str) -> Option<Value<'_>> {
+        let (_, member) = self.members().find(|(key, _)| *key == name)?;
+        let text = &member[name.len() + 3..]; // two quotes and a colon
+        Some(value(text, 1).expect("the normal form was written by write_object"))
+    }
+
+    /// The same parameters but for this one.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
         let mut text = String::with_capacity(self.text.len());
-        write_object(&mut text, &fields);
+        let others = self.members().filter(|(key, _)| *key != name);
+        write_members(&mut text, others.map(|(_, member)| member));
         Self {
-            text,
-            access_code: self.access_code.clone(),
+            text: text.into(),
+            ..self.clone()
         }
     }
 
-    /// The parameters in order, for signing.
-    pub fn fields(&self) -> Object<'_> {
-        parse_object(self.text.as_bytes()).expect("the normal form was written by write_object")
+    /// The same parameters with this one, whatever it was.
+    #[must_use]
+    pub fn with(&self, name: &str, number: u64) -> Self {
+        let text = self.merged([(name, number.to_string())]).into();
+        Self {
+            text,
+            ..self.clone()
+        }
     }
+
+    /// The object of these parameters and others, which stand in order: names of small letters and underscores, and values
+    /// in JSON. What has the same name is replaced.
+    pub fn merged<const N: usize>(&self, others: [(&str, String); N]) -> String {
+        let others = others.map(|(name, value)| (name, format!("\"{name}\":{value}")));
+        let length = self.text.len()
+            + others
+                .iter()
+                .map(|(_, member)| member.len() + 1)
+                .sum::<usize>();
+        let mut text = String::with_capacity(length);
+        let (mut members, mut rest) = (self.members().peekable(), others.iter().peekable());
+        // Every character that JSON escapes comes before those of a name, and so does the escape's backslash: the texts of
+        // two keys are in the order of the keys.
+        let merged = iter::from_fn(|| match (members.peek(), rest.peek()) {
+            (Some((key, _)), Some((name, member))) if key >= name => {
+                if key == name {
+                    members.next();
+                }
+                rest.next();
+                Some(&**member)
+            }
+            (None, Some(_)) => rest.next().map(|(_, member)| &**member),
+            _ => members.next().map(|(_, member)| member),
+        });
+        write_members(&mut text, merged);
+        text
+    }
+
+    /// The keys, as they stand in the text between their quotes, with the members they begin.
+    fn members(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut rest = &self.text[1..self.text.len() - 1];
+        iter::from_fn(move || {
+            let end = end_of_member(rest.as_bytes());
+            let member = &rest[..end];
+            rest = rest.get(end + 1..).unwrap_or_default();
+            (!member.is_empty()).then(|| (&member[1..end_of_string(member.as_bytes())], member))
+        })
+    }
+}
+
+fn write_members<'a>(out: &mut String, members: impl Iterator<Item = &'a str>) {
+    out.push('{');
+    for (index, member) in members.enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        out.push_str(member);
+    }
+    out.push('}');
+}
+
+/// The length of the first of these members of compact JSON.
+fn end_of_member(text: &[u8]) -> usize {
+    let (mut at, mut depth) = (0, 0);
+    while at < text.len() {
+        match text[at] {
+            b',' if depth == 0 => break,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth -= 1,
+            b'"' => at += end_of_string(&text[at..]),
+            _ => {}
+        }
+        at += 1;
+    }
+    at
+}
+
+/// The place of the quote that ends the string of JSON with which this text begins.
+fn end_of_string(text: &[u8]) -> usize {
+    let mut at = 1;
+    while text[at] != b'"' {
+        at += if text[at] == b'\\' { 2 } else { 1 };
+    }
+    at
 }
 
 impl Value<'_> {
@@ -130,7 +219,11 @@ impl Value<'_> {
 
 /// The order of keys: by UTF-16 code unit, as Java's `String.compareTo` and so its `TreeMap` have it.
 pub fn key_order(left: &str, right: &str) -> Ordering {
-    left.encode_utf16().cmp(right.encode_utf16())
+    if left.is_ascii() && right.is_ascii() {
+        left.cmp(right) // the same, and sooner
+    } else {
+        left.encode_utf16().cmp(right.encode_utf16())
+    }
 }
 
 /// Parses a JSON object strictly: UTF-8, no duplicate key, no lone surrogate, at most [`MAX_DEPTH`] levels.
@@ -176,6 +269,7 @@ fn value(text: &str, depth: usize) -> Result<Value<'_>, InvalidParams> {
         b'n' => Value::Null,
         b't' => Value::Bool(true),
         b'f' => Value::Bool(false),
+        b'"' if !text.contains('\\') => Value::String(text[1..text.len() - 1].into()),
         b'"' => {
             let Text(text) = serde_json::from_str(text)
                 .map_err(|_| InvalidParams("a string holds half of a surrogate pair".into()))?; // the rest was checked with the object
@@ -251,8 +345,18 @@ fn write_value(out: &mut String, value: &Value<'_>) {
     }
 }
 
-fn write_string(out: &mut String, text: &str) {
-    write_string_with(out, text, |_| None);
+/// Writes a JSON string.
+pub fn write_string(out: &mut String, text: &str) {
+    if text
+        .bytes()
+        .any(|byte| matches!(byte, b'"' | b'\\' | ..=0x1f))
+    {
+        write_string_with(out, text, |_| None);
+    } else {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    }
 }
 
 /// Writes a JSON string. `escape` may ask for a character's own escape; without it only `"`, `\` and controls have one.
@@ -360,7 +464,7 @@ mod tests {
     use super::*;
 
     fn normal(body: &str) -> String {
-        Params::parse(body.as_bytes()).unwrap().text
+        Params::parse(body.as_bytes()).unwrap().text.to_string()
     }
 
     #[test]
@@ -475,8 +579,12 @@ mod tests {
                     .prop_map(|members| object_text(&members.into_iter().collect::<Vec<_>>())),
             ]
         });
-        prop::collection::btree_map("[A-Za-z_\\-0-9中\u{e000}\u{1f600}]{1,4}", value, 0..8)
-            .prop_map(|members| members.into_iter().collect())
+        prop::collection::btree_map(
+            "[A-Za-c_\\-0-9\"\\\\\n !中\u{e000}\u{1f600}]{1,4}",
+            value,
+            0..8,
+        )
+        .prop_map(|members| members.into_iter().collect())
     }
 
     fn object_text(members: &[(String, String)]) -> String {
@@ -515,7 +623,23 @@ mod tests {
             let mut expected = parse_object(body.as_bytes()).unwrap();
             expected.retain(|(key, value)| !GLOBALS.contains(&&**key) && !value.is_empty());
             sort(&mut expected);
-            prop_assert_eq!(params.fields(), expected);
+            prop_assert_eq!(parse_object(params.as_str().as_bytes()).unwrap(), expected);
+        }
+
+        #[test]
+        fn a_parameter_is_found_taken_out_and_replaced_by_its_name(members in json_object(), name in "[a-c_]{1,2}") {
+            let params = Params::parse(object_text(&members).as_bytes()).unwrap();
+            let fields = parse_object(params.as_str().as_bytes()).unwrap();
+            let value = fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+            prop_assert_eq!(params.get(&name), value);
+
+            let without: Vec<_> = members.iter().filter(|(key, _)| *key != name).cloned().collect();
+            let expected = Params::parse(object_text(&without).as_bytes()).unwrap();
+            prop_assert_eq!(params.without(&name), expected);
+
+            let with: Vec<_> = without.into_iter().chain([(name.clone(), "7".to_owned())]).collect();
+            let expected = Params::parse(object_text(&with).as_bytes()).unwrap();
+            prop_assert_eq!(params.with(&name, 7), expected);
         }
 
         #[test]

@@ -14,7 +14,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::SecretString;
 use sha1::Sha1;
 
-use super::params::{Escape, Object, Params, Value, key_order, write_object, write_string_with};
+use super::params::{
+    self, Escape, Object, Params, Value, key_order, parse_object, write_string_with,
+};
 use crate::config::{
     Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
     Signing, Spaces, Timestamp, TimestampType,
@@ -25,6 +27,8 @@ use crate::config::{
 pub struct Signer {
     mac: Hmac<Sha1>,
     form: Signing,
+    /// In JSON.
+    version: String,
     /// The canonical text is the wire body without `sign`: nothing has to be written twice.
     text_is_wire: bool,
 }
@@ -49,6 +53,7 @@ impl Signer {
         let mac = Hmac::new_from_slice(&key).expect("HMAC takes keys of every length");
         Ok(Self {
             mac,
+            version: json_string(&form.version),
             form: form.clone(),
             text_is_wire: text_is_wire(form),
         })
@@ -61,17 +66,23 @@ impl Signer {
 
     /// As [`sign`](Self::sign), with the text that was signed, for those who want to see it.
     pub fn signed(&self, params: &Params, access_code: &str, now: SystemTime) -> Signed {
-        let timestamp = timestamp(now, self.form.timestamp).to_string();
-        let fields = self.with_globals(params.fields(), access_code, &timestamp);
-        let mut body = String::with_capacity(params.as_str().len() + 160);
-        write_object(&mut body, &fields);
+        let timestamp = timestamp(now, self.form.timestamp);
+        let timestamp = match self.form.timestamp_type {
+            TimestampType::String => format!("\"{timestamp}\""),
+            TimestampType::Number => timestamp.to_string(),
+        };
+        let mut body = params.merged([
+            ("access_code", json_string(access_code)),
+            ("timestamp", timestamp),
+            ("version", self.version.clone()),
+        ]);
         let text = if self.text_is_wire {
-            Cow::Borrowed(&*body)
+            body.clone()
         } else {
-            Cow::Owned(canonical_text(&fields, &self.form))
+            let fields = parse_object(body.as_bytes()).expect("it was merged from an object");
+            canonical_text(&fields, &self.form)
         };
         let signature = self.signature(&text);
-        let text = text.into_owned();
         body.pop();
         body.push_str(r#","sign":""#);
         body.push_str(&signature);
@@ -87,28 +98,6 @@ impl Signer {
         let mut mac = self.mac.clone();
         mac.update(text.as_bytes());
         encode(&mac.finalize().into_bytes(), self.form.output)
-    }
-
-    fn with_globals<'a>(
-        &self,
-        mut fields: Object<'a>,
-        access_code: &'a str,
-        timestamp: &'a str,
-    ) -> Object<'a> {
-        let timestamp = match self.form.timestamp_type {
-            TimestampType::String => Value::String(timestamp.into()),
-            TimestampType::Number => Value::Number(timestamp),
-        };
-        let globals = [
-            ("access_code", Value::String(access_code.into())),
-            ("timestamp", timestamp),
-            ("version", Value::String(self.form.version.clone().into())),
-        ];
-        for (key, value) in globals {
-            let at = fields.partition_point(|(other, _)| key_order(other, key).is_lt());
-            fields.insert(at, (key.into(), value));
-        }
-        fields
     }
 }
 
@@ -237,6 +226,12 @@ fn is_left_out(value: &Value<'_>, form: &Signing) -> bool {
     }
 }
 
+fn json_string(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    params::write_string(&mut json, text);
+    json
+}
+
 fn write_string(text: &mut String, value: &str, form: &Signing) {
     write_string_with(text, value, |character| escape(character, form));
 }
@@ -302,7 +297,6 @@ fn encode(digest: &[u8], output: Output) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::params::parse_object;
     use super::*;
     use crate::config::{SecretEncoding, hex_decode};
 
@@ -347,7 +341,7 @@ mod tests {
                 panic!()
             };
             let mut body = String::new();
-            write_object(&mut body, fields);
+            params::write_object(&mut body, fields);
             let timestamp: u64 = text(field(fields, "timestamp")).parse().unwrap();
             let (unit, now) = if timestamp > 100_000_000_000 {
                 (

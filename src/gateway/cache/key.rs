@@ -26,7 +26,7 @@ impl Key {
         Self {
             scope,
             language,
-            params: params.as_str().into(),
+            params: params.as_text().clone(),
             is_whole: false,
         }
     }
@@ -55,7 +55,7 @@ impl Key {
     #[must_use]
     pub fn of_all_pages(&self) -> Self {
         Self {
-            params: self.params().without("page_no").as_str().into(),
+            params: self.params().without("page_no").as_text().clone(),
             is_whole: false,
             ..self.clone()
         }
@@ -82,7 +82,7 @@ impl Key {
     }
 
     fn params(&self) -> Params {
-        Params::parse(self.params.as_bytes()).expect("the normal form of parameters")
+        Params::of_normal_form(self.params.clone())
     }
 
     /// A scope is told by its place in memory, which no other has while one key of it is left: there is one scope for each

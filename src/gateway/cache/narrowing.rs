@@ -38,13 +38,10 @@ enum Values {
 impl Named {
     /// What these parameters name.
     pub fn of(params: &Params) -> Self {
-        let mut named = Self::default();
-        for (key, value) in params.fields() {
-            if let Some(field) = FIELDS.iter().position(|field| *field == key) {
-                named.0[field] = Values::of(&value);
-            }
-        }
-        named
+        Self(FIELDS.map(|field| {
+            let value = params.get(field);
+            value.map_or(Values::Absent, |value| Values::of(&value))
+        }))
     }
 
     /// By which fields of a query that which these parameters name can be asked for.
