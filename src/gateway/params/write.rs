@@ -1,0 +1,105 @@
+//! How are values written? As compact JSON: non-ASCII raw, only `"`, `\` and controls escaped, numbers as they came.
+
+use super::{Object, Value};
+
+/// Writes an object, its members in the order that they have.
+pub fn write_object(out: &mut String, fields: &Object<'_>) {
+    out.push('{');
+    for (index, (key, value)) in fields.iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        write_string(out, key);
+        out.push(':');
+        write_value(out, value);
+    }
+    out.push('}');
+}
+
+fn write_value(out: &mut String, value: &Value<'_>) {
+    match value {
+        Value::Null => out.push_str("null"),
+        Value::Bool(true) => out.push_str("true"),
+        Value::Bool(false) => out.push_str("false"),
+        Value::Number(token) => out.push_str(token),
+        Value::String(text) => write_string(out, text),
+        Value::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                write_value(out, item);
+            }
+            out.push(']');
+        }
+        Value::Object(fields) => write_object(out, fields),
+    }
+}
+
+/// Writes a JSON string.
+pub fn write_string(out: &mut String, text: &str) {
+    if text
+        .bytes()
+        .any(|byte| matches!(byte, b'"' | b'\\' | ..=0x1f))
+    {
+        write_string_with(out, text, |_| None);
+    } else {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    }
+}
+
+/// Writes a JSON string. `escape` may ask for a character's own escape; without it only `"`, `\` and controls have one.
+pub fn write_string_with(out: &mut String, text: &str, escape: impl Fn(char) -> Option<Escape>) {
+    out.push('"');
+    for character in text.chars() {
+        match (escape(character), character) {
+            (Some(Escape::Slash), _) => {
+                out.push('\\');
+                out.push(character);
+            }
+            (Some(Escape::Lower), _) => push_units(out, character, |out, unit| {
+                push_hex(out, unit, b"0123456789abcdef");
+            }),
+            (Some(Escape::Upper), _) => push_units(out, character, |out, unit| {
+                push_hex(out, unit, b"0123456789ABCDEF");
+            }),
+            (None, '"') => out.push_str("\\\""),
+            (None, '\\') => out.push_str("\\\\"),
+            (None, '\u{8}') => out.push_str("\\b"),
+            (None, '\u{c}') => out.push_str("\\f"),
+            (None, '\n') => out.push_str("\\n"),
+            (None, '\r') => out.push_str("\\r"),
+            (None, '\t') => out.push_str("\\t"),
+            (None, '\0'..='\u{1f}') => push_hex(out, character as u16, b"0123456789abcdef"),
+            (None, _) => out.push(character),
+        }
+    }
+    out.push('"');
+}
+
+/// How a character is escaped beyond what JSON demands.
+#[derive(Debug, Clone, Copy)]
+pub enum Escape {
+    /// A backslash before it.
+    Slash,
+    /// `\u` and its UTF-16 code units in lower-case hexadecimal.
+    Lower,
+    /// `\u` and its UTF-16 code units in upper-case hexadecimal.
+    Upper,
+}
+
+fn push_units(out: &mut String, character: char, push: impl Fn(&mut String, u16)) {
+    for unit in character.encode_utf16(&mut [0; 2]) {
+        push(out, *unit);
+    }
+}
+
+fn push_hex(out: &mut String, unit: u16, digits: &[u8; 16]) {
+    out.push_str("\\u");
+    for shift in [12, 8, 4, 0] {
+        out.push(char::from(digits[usize::from(unit >> shift & 0xf)]));
+    }
+}
