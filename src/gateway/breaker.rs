@@ -59,6 +59,8 @@ struct State {
     settings: Settings,
     in_a_row: u32,
     recent: VecDeque<(Instant, bool)>,
+    /// Of those so many failed.
+    failures: usize,
     opened_at: Option<Instant>,
     is_probing: bool,
 }
@@ -87,6 +89,7 @@ impl Breaker {
             settings,
             in_a_row: 0,
             recent: VecDeque::new(),
+            failures: 0,
             opened_at: None,
             is_probing: false,
         })))
@@ -144,18 +147,16 @@ impl State {
         self.in_a_row = if failed { self.in_a_row + 1 } else { 0 };
         let window = self.settings.window;
         self.recent.push_back((now, failed));
-        while self.recent.len() > REMEMBERED
-            || self
-                .recent
-                .front()
-                .is_some_and(|(at, _)| *at + window < now)
+        self.failures += usize::from(failed);
+        while let Some((at, failed)) = self.recent.front()
+            && (self.recent.len() > REMEMBERED || *at + window < now)
         {
+            self.failures -= usize::from(*failed);
             self.recent.pop_front();
         }
-        let failures = self.recent.iter().filter(|(_, failed)| *failed).count();
         let is_share = {
             #[expect(clippy::cast_precision_loss, reason = "at most REMEMBERED")]
-            let share = failures as f64 / self.recent.len() as f64;
+            let share = self.failures as f64 / self.recent.len() as f64;
             self.recent.len() >= self.settings.min_calls && share >= self.settings.failure_ratio
         };
         if failed && (self.in_a_row >= self.settings.consecutive || is_share) {
@@ -167,6 +168,7 @@ impl State {
         self.opened_at = None;
         self.in_a_row = 0;
         self.recent.clear();
+        self.failures = 0;
     }
 }
 

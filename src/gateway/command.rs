@@ -92,7 +92,7 @@ impl Gateway {
         let command =
             self.clone()
                 .run_command(call, key, errand, progress.clone(), request_id, tell);
-        self.0.commands.spawn(command);
+        self.0.commands.spawn(Box::pin(command)); // else it is copied from hand to hand until it runs
         let told = timeout_at(deadline, told).await;
         timing.tell(exchange);
         let answered = match told {

@@ -219,7 +219,7 @@ impl Crawl {
     /// What all pages of `params` are asked with, but for the number of the page.
     pub fn query(params: &Params) -> Params {
         let params = params.without("page_no");
-        if params.get("page_size").is_some() {
+        if params.fields().any(|(key, _)| key == "page_size") {
             params
         } else {
             params.with("page_size", PAGE_SIZE)

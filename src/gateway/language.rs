@@ -32,9 +32,9 @@ impl Languages {
     /// The language for a caller's `Accept-Language` (RFC 9110, section 12.5.4): of the ranges that match one of ours the
     /// heaviest, of equals the first; what is no list of ranges counts as none.
     pub fn choose(&self, accept: Option<&HeaderValue>) -> &Arc<Language> {
-        let ranges = accept
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
+        let Some(ranges) = accept.and_then(|value| value.to_str().ok()) else {
+            return &self.0[0];
+        };
         let mut best: Option<(u16, &Arc<Language>)> = None;
         for item in ranges.split(',') {
             let (range, parameters) = item.split_once(';').unwrap_or((item, ""));

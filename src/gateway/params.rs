@@ -9,7 +9,6 @@ mod write;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::iter;
 use std::sync::Arc;
 
 use self::read::Reader;
@@ -100,25 +99,28 @@ impl Params {
         self.access_code.as_deref()
     }
 
-    /// The value of this parameter. Its name, here and below, is one that no JSON escapes.
-    pub fn get(&self, name: &str) -> Option<Value<'_>> {
-        let (_, member) = self.members().find(|(key, _)| *key == name)?;
-        let text = &member[name.len() + 3..]; // two quotes and a colon
-        Some(
-            Reader::new(text)
-                .value(1)
-                .expect("the normal form was written by write_object"),
-        )
+    /// The parameters in order. A key is as it stands in the text: of those that JSON escapes something, escaped.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
+        self.members().map(|(key, member)| {
+            let text = &member[key.len() + 3..]; // two quotes and a colon
+            let value = Reader::new(text).value(1);
+            (
+                key,
+                value.expect("the normal form was written by write_object"),
+            )
+        })
     }
 
     /// The same parameters but for this one.
     #[must_use]
     pub fn without(&self, name: &str) -> Self {
-        let mut text = String::with_capacity(self.text.len());
-        let others = self.members().filter(|(key, _)| *key != name);
-        write_members(&mut text, others.map(|(_, member)| member));
+        let others: Vec<_> = self
+            .members()
+            .filter(|(key, _)| *key != name)
+            .map(|(_, member)| member)
+            .collect();
         Self {
-            text: text.into(),
+            text: format!("{{{}}}", others.join(",")).into(),
             ..self.clone()
         }
     }
@@ -126,7 +128,7 @@ impl Params {
     /// The same parameters with this one, whatever it was.
     #[must_use]
     pub fn with(&self, name: &str, number: u64) -> Self {
-        let text = self.merged([(name, number.to_string())]).into();
+        let text = self.merged(&[(name, &number.to_string())]).into();
         Self {
             text,
             ..self.clone()
@@ -135,47 +137,44 @@ impl Params {
 
     /// The object of these parameters and others, which stand in order: names of small letters and underscores, and values
     /// in JSON. What has the same name is replaced.
-    pub fn merged<const N: usize>(&self, others: [(&str, String); N]) -> String {
-        let others = others.map(|(name, value)| (name, format!("\"{name}\":{value}")));
-        let length = self.text.len()
-            + others
-                .iter()
-                .map(|(_, member)| member.len() + 1)
-                .sum::<usize>();
-        let mut text = String::with_capacity(length);
-        let (mut members, mut rest) = (self.members().peekable(), others.iter().peekable());
+    pub fn merged(&self, others: &[(&str, &str)]) -> String {
+        let more = others
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + 4);
+        let mut text = String::with_capacity(self.text.len() + more.sum::<usize>());
+        let mut others = others.iter().peekable();
+        text.push('{');
         // Every character that JSON escapes comes before those of a name, and so does the escape's backslash: the texts of
         // two keys are in the order of the keys.
-        let merged = iter::from_fn(|| match (members.peek(), rest.peek()) {
-            (Some((key, _)), Some((name, member))) if key >= name => {
-                if key == name {
-                    members.next();
-                }
-                rest.next();
-                Some(&**member)
+        for (key, member) in self.members() {
+            while let Some((name, value)) = others.next_if(|(name, _)| *name < key) {
+                push_member(&mut text, name, value);
             }
-            (None, Some(_)) => rest.next().map(|(_, member)| &**member),
-            _ => members.next().map(|(_, member)| member),
-        });
-        write_members(&mut text, merged);
+            if others.peek().is_none_or(|(name, _)| *name != key) {
+                text.push_str(member);
+                text.push(',');
+            }
+        }
+        for (name, value) in others {
+            push_member(&mut text, name, value);
+        }
+        if text.ends_with(',') {
+            text.pop();
+        }
+        text.push('}');
         text
     }
 
     /// The keys, as they stand in the text between their quotes, with the members they begin.
-    pub fn members(&self) -> impl Iterator<Item = (&str, &str)> {
+    fn members(&self) -> impl Iterator<Item = (&str, &str)> {
         Reader::new(&self.text).members_of_compact()
     }
 }
 
-fn write_members<'a>(out: &mut String, members: impl Iterator<Item = &'a str>) {
-    out.push('{');
-    for (index, member) in members.enumerate() {
-        if index > 0 {
-            out.push(',');
-        }
-        out.push_str(member);
+fn push_member(text: &mut String, name: &str, value: &str) {
+    for part in ["\"", name, "\":", value, ","] {
+        text.push_str(part);
     }
-    out.push('}');
 }
 
 impl Value<'_> {
@@ -412,7 +411,8 @@ mod tests {
             let params = Params::parse(object_text(&members).as_bytes()).unwrap();
             let fields = parse_object(params.as_str().as_bytes()).unwrap();
             let value = fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
-            prop_assert_eq!(params.get(&name), value);
+            let found = params.fields().find(|(key, _)| *key == name);
+            prop_assert_eq!(found.map(|(_, value)| value), value);
 
             let without: Vec<_> = members.iter().filter(|(key, _)| *key != name).cloned().collect();
             let expected = Params::parse(object_text(&without).as_bytes()).unwrap();

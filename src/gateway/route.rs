@@ -217,7 +217,7 @@ impl Target {
 /// Only what reads the same everywhere: no escapes (an escaped slash or dot), no `;` (servlets cut there), no empty or
 /// dot segment, no slash at the end.
 fn check_path(path: &str) -> Result<(), Error> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    let plain = |byte| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/');
     if !path.bytes().all(plain) {
         return Err(Error::InvalidPath(
             "a path holds letters, digits and -._~ only, with no percent-escapes",

@@ -66,15 +66,15 @@ impl Signer {
 
     /// As [`sign`](Self::sign), with the text that was signed, for those who want to see it.
     pub fn signed(&self, params: &Params, access_code: &str, now: SystemTime) -> Signed {
-        let timestamp = timestamp(now, self.form.timestamp);
+        let timestamp = timestamp(now, self.form.timestamp).to_string();
         let timestamp = match self.form.timestamp_type {
-            TimestampType::String => format!("\"{timestamp}\""),
-            TimestampType::Number => timestamp.to_string(),
+            TimestampType::String => json_string(&timestamp),
+            TimestampType::Number => timestamp,
         };
-        let mut body = params.merged([
-            ("access_code", json_string(access_code)),
-            ("timestamp", timestamp),
-            ("version", self.version.clone()),
+        let mut body = params.merged(&[
+            ("access_code", &json_string(access_code)),
+            ("timestamp", &timestamp),
+            ("version", &self.version),
         ]);
         let text = if self.text_is_wire {
             body.clone()
@@ -270,11 +270,11 @@ fn text_is_wire(form: &Signing) -> bool {
     shape == *form
 }
 
-fn timestamp(now: SystemTime, unit: Timestamp) -> u128 {
+fn timestamp(now: SystemTime, unit: Timestamp) -> u64 {
     let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     match unit {
-        Timestamp::Seconds => u128::from(since_epoch.as_secs()),
-        Timestamp::Milliseconds => since_epoch.as_millis(),
+        Timestamp::Seconds => since_epoch.as_secs(),
+        Timestamp::Milliseconds => u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
     }
 }
 

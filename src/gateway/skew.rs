@@ -59,9 +59,12 @@ impl Skew {
 
 impl Recent {
     fn median(&self) -> Option<f64> {
-        let mut sorted = self.differences.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied()
+        let mut differences = self.differences.clone();
+        let middle = differences.len() / 2;
+        (!differences.is_empty()).then(|| {
+            let (_, median, _) = differences.select_nth_unstable_by(middle, f64::total_cmp);
+            *median
+        })
     }
 }
 

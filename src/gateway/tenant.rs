@@ -1,6 +1,6 @@
 //! Who asks: which caller, and which tenant's account is used?
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -257,7 +257,7 @@ pub struct Caller {
     /// Its name in the configuration.
     pub name: Arc<str>,
     token: SecretString,
-    tenants: Vec<String>,
+    tenants: HashSet<String>,
     commands: bool,
 }
 
@@ -273,7 +273,7 @@ impl Callers {
                 label,
                 name: name.as_str().into(),
                 token: secrets.callers[name].clone(),
-                tenants: settings.tenants.clone(),
+                tenants: settings.tenants.iter().cloned().collect(),
                 commands: settings.commands,
             };
         Self(config.callers.iter().enumerate().map(caller).collect())
@@ -314,7 +314,7 @@ impl Callers {
 impl Caller {
     /// May this caller do that with this tenant?
     pub fn authorize(&self, tenant: &Tenant, is_query: bool) -> Result<(), Error> {
-        if !self.tenants.iter().any(|name| **name == *tenant.name) {
+        if !self.tenants.contains(&*tenant.name) {
             return Err(Error::TenantForbidden(tenant.name.clone()));
         }
         if !is_query && !self.commands {

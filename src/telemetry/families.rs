@@ -1,5 +1,6 @@
 //! Which metrics are there? Their names, help texts, buckets and labels; registered once, whatever the configuration.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -441,11 +442,11 @@ impl RequestIds {
     }
 
     pub fn next(&self) -> String {
-        format!(
-            "{}{:x}",
-            self.process,
-            self.next.fetch_add(1, Ordering::Relaxed)
-        )
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut id = String::with_capacity(self.process.len() + 16);
+        id.push_str(&self.process);
+        let _ = write!(id, "{number:x}");
+        id
     }
 }
 

@@ -142,7 +142,8 @@ impl Lifetime {
 impl Found {
     /// The value of `Cache-Status` (RFC 9211).
     pub fn cache_status(&self) -> HeaderValue {
-        let mut text = String::from("linksfield-gateway");
+        let mut text = String::with_capacity(64);
+        text.push_str("linksfield-gateway");
         match self.forwarded {
             None => text.push_str("; hit"),
             Some(forwarded) => {

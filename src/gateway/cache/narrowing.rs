@@ -38,10 +38,13 @@ enum Values {
 impl Named {
     /// What these parameters name.
     pub fn of(params: &Params) -> Self {
-        Self(FIELDS.map(|field| {
-            let value = params.get(field);
-            value.map_or(Values::Absent, |value| Values::of(&value))
-        }))
+        let mut named = Self::default();
+        for (key, value) in params.fields() {
+            if let Some(field) = FIELDS.iter().position(|field| *field == key) {
+                named.0[field] = Values::of(&value);
+            }
+        }
+        named
     }
 
     /// By which fields of a query that which these parameters name can be asked for.
