@@ -90,7 +90,7 @@ impl<'a> Reader<'a> {
         self.at += 1;
         iter::from_fn(move || {
             let start = self.at;
-            let key = self.raw_string().ok()?; // else it is the closing brace
+            let (key, _) = self.raw_string().ok()?; // else it is the closing brace
             let mut depth = 0;
             while let Some(byte) = self.peek() {
                 match byte {
@@ -159,28 +159,31 @@ impl<'a> Reader<'a> {
 
     fn string(&mut self) -> Result<Cow<'a, str>, Fault> {
         let start = self.at;
-        let raw = self.raw_string()?;
-        if !raw.contains('\\') {
+        let (raw, has_escapes) = self.raw_string()?;
+        if !has_escapes {
             return Ok(Cow::Borrowed(raw));
         }
         let decoded = serde_json::from_str(&self.text[start..self.at]);
         decoded.map(Cow::Owned).map_err(|_| Fault::Syntax)
     }
 
-    /// What stands between the quotes of a string, its escapes unread.
-    fn raw_string(&mut self) -> Result<&'a str, Fault> {
+    /// What stands between the quotes of a string, its escapes unread; has it any?
+    fn raw_string(&mut self) -> Result<(&'a str, bool), Fault> {
         self.expect(b'"')?;
-        let start = self.at;
+        let (start, mut has_escapes) = (self.at, false);
         loop {
-            match self.peek() {
-                Some(b'"') => break,
-                Some(b'\\') => self.at += 2,
-                None | Some(..=0x1f) => return Err(Fault::Syntax),
-                Some(_) => self.at += 1,
+            let rest = self.text.as_bytes().get(self.at..).ok_or(Fault::Syntax)?;
+            let special = |byte: &u8| matches!(byte, b'"' | b'\\' | ..=0x1f);
+            let length = rest.iter().position(special).ok_or(Fault::Syntax)?;
+            self.at += length;
+            match rest[length] {
+                b'"' => break,
+                b'\\' => (self.at, has_escapes) = (self.at + 2, true),
+                _ => return Err(Fault::Syntax),
             }
         }
         self.at += 1;
-        Ok(&self.text[start..self.at - 1])
+        Ok((&self.text[start..self.at - 1], has_escapes))
     }
 
     fn number(&mut self) -> Result<&'a str, Fault> {

@@ -38,8 +38,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, Default)]
 pub(super) struct Window {
     running: usize,
-    /// When the others ended, the oldest first.
-    ended: VecDeque<Instant>,
+    /// The others, the oldest first. Those that ended at the same time are one: at a start as many as the limit.
+    ended: VecDeque<Ended>,
+    /// So many ended before them.
+    forgotten: usize,
+}
+
+#[derive(Debug)]
+struct Ended {
+    at: Instant,
+    /// How many had ended then, in all.
+    total: usize,
 }
 
 /// So many calls may count at a time, and each does for so long after its end.
@@ -68,14 +77,28 @@ impl Window {
 
     pub fn end(&mut self, now: Instant) {
         self.running -= 1;
-        self.ended.push_back(now);
-        let old = self.ended.partition_point(|end| *end + LONGEST <= now);
-        self.ended.drain(..old);
+        self.add(now, 1);
+        let old = self.ended.partition_point(|end| end.at + LONGEST <= now);
+        if let Some(last) = self.ended.drain(..old).next_back() {
+            self.forgotten = last.total;
+        }
+    }
+
+    fn add(&mut self, at: Instant, calls: usize) {
+        let total = self.total() + calls;
+        match self.ended.back_mut() {
+            Some(last) if last.at == at => last.total = total,
+            _ => self.ended.push_back(Ended { at, total }),
+        }
+    }
+
+    fn total(&self) -> usize {
+        self.ended.back().map_or(self.forgotten, |last| last.total)
     }
 
     /// How many calls count now.
     pub fn used(&self, now: Instant, span: Duration) -> usize {
-        self.running + self.ended.len() - self.over(now, span)
+        self.running + self.total() - self.forgotten - self.over(now, span)
     }
 
     /// When the next call may begin, if not now. None: when one that runs has ended and counts no more.
@@ -85,7 +108,7 @@ impl Window {
             return Ok(());
         }
         let last = self.over(now, turns.span) + used - turns.most;
-        Err(self.ended.get(last).map(|end| *end + turns.span))
+        Err(self.end_of(last).map(|end| end + turns.span))
     }
 
     /// How long until the `nth` call from now may begin, if calls take `usual`. Exact while the turns of ended calls
@@ -98,8 +121,8 @@ impl Window {
         };
         let most = turns.most.max(1);
         let (rounds, turn) = (turn / most, turn % most);
-        let first = match self.ended.get(self.over(now, turns.span) + turn) {
-            Some(end) => (*end + turns.span).saturating_duration_since(now),
+        let first = match self.end_of(self.over(now, turns.span) + turn) {
+            Some(end) => (end + turns.span).saturating_duration_since(now),
             None => usual / 2 + turns.span, // it runs, and is half way through on average
         };
         first + (turns.span + usual).saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
@@ -107,7 +130,16 @@ impl Window {
 
     /// How many of the ended calls count no more.
     fn over(&self, now: Instant, span: Duration) -> usize {
-        self.ended.partition_point(|end| *end + span <= now)
+        let over = self.ended.partition_point(|end| end.at + span <= now);
+        let last = over.checked_sub(1).map(|last| self.ended[last].total);
+        last.map_or(0, |total| total - self.forgotten)
+    }
+
+    /// When this one of the ended calls ended, from 0; none if there are not so many.
+    fn end_of(&self, call: usize) -> Option<Instant> {
+        let before = |end: &Ended| end.total - self.forgotten <= call;
+        let place = self.ended.partition_point(before);
+        self.ended.get(place).map(|end| end.at)
     }
 }
 
@@ -144,7 +176,7 @@ impl Rate {
     pub fn at_start(limit: Option<u32>, now: Instant) -> Self {
         let mut rate = Self::new(limit);
         let most = limit.map_or(0, |limit| Turns::per_second(limit).most);
-        rate.window.ended = std::iter::repeat_n(now, most).collect();
+        rate.window.add(now, most);
         rate
     }
 
