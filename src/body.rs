@@ -195,9 +195,10 @@ pub async fn read_prefix(
     patience: Duration,
 ) -> Result<Prefix, ReadError> {
     let mut read = Chunks::default();
-    while let Some(frame) = timeout(patience, body.frame())
-        .await
-        .map_err(|_| ReadError::Stalled)?
+    while !body.is_end_stream() // mostly all of it came with its head
+        && let Some(frame) = timeout(patience, body.frame())
+            .await
+            .map_err(|_| ReadError::Stalled)?
     {
         if read.push(frame?, cap) {
             return Ok(Prefix::Longer(read.join(), body));
