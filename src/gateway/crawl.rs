@@ -219,10 +219,9 @@ impl Crawl {
     /// What all pages of `params` are asked with, but for the number of the page.
     pub fn query(params: &Params) -> Params {
         let params = params.without("page_no");
-        if params.fields().any(|(key, _)| key == "page_size") {
-            params
-        } else {
-            params.with("page_size", PAGE_SIZE)
+        match params.values(["page_size"]) {
+            [Some(_)] => params,
+            [None] => params.with("page_size", PAGE_SIZE),
         }
     }
 

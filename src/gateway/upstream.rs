@@ -347,13 +347,12 @@ impl Upstream {
         let json = HeaderValue::from_static("application/json");
         let mut request = Request::new(Payload::from(body));
         *request.method_mut() = hyper::Method::POST;
-        let origin = match protocol {
-            Protocol::Http1 => String::new(),
-            Protocol::Http2 => format!("https://{}", self.base_url.authority()),
+        let (scheme, authority) = match protocol {
+            Protocol::Http1 => ("", ""),
+            Protocol::Http2 => ("https://", self.base_url.authority()),
         };
-        *request.uri_mut() = format!("{origin}{}{path}", self.base_url.path())
-            .parse()
-            .expect("checked when the route was found");
+        let uri = [scheme, authority, self.base_url.path(), path].concat();
+        *request.uri_mut() = uri.try_into().expect("checked when the route was found");
         let headers = request.headers_mut();
         if protocol == Protocol::Http1 {
             headers.insert(HOST, self.host.clone());

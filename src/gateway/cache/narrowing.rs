@@ -4,8 +4,6 @@
 //! names tells nothing: an order may belong to any device. What cannot be compared beyond doubt counts as touched, as
 //! one call too many is better than a page too old.
 
-use std::collections::BTreeSet;
-
 use crate::gateway::params::{Params, Value};
 
 /// The fields that narrow what a command changes and what a query shows.
@@ -29,8 +27,8 @@ enum Values {
     /// The field is not there.
     #[default]
     Absent,
-    /// It names these, and nothing else.
-    These(BTreeSet<String>),
+    /// It names these, and nothing else: in order, each once.
+    These(Vec<String>),
     /// It is there, and what it names cannot be told.
     Unclear,
 }
@@ -38,13 +36,8 @@ enum Values {
 impl Named {
     /// What these parameters name.
     pub fn of(params: &Params) -> Self {
-        let mut named = Self::default();
-        for (key, value) in params.fields() {
-            if let Some(field) = FIELDS.iter().position(|field| *field == key) {
-                named.0[field] = Values::of(&value);
-            }
-        }
-        named
+        let values = params.values(FIELDS);
+        Self(values.map(|value| value.as_ref().map_or(Values::Absent, Values::of)))
     }
 
     /// By which fields of a query that which these parameters name can be asked for.
@@ -96,7 +89,7 @@ impl Named {
                 match (changed, shown) {
                     (Values::Absent, _) | (_, Values::Absent) => {}
                     (Values::These(changed), Values::These(shown))
-                        if changed.is_disjoint(shown) =>
+                        if !changed.iter().any(|one| shown.binary_search(one).is_ok()) =>
                     {
                         is_apart |= place == other;
                     }
@@ -117,8 +110,12 @@ impl Values {
         if items.len() > MOST_VALUES {
             return Self::Unclear;
         }
-        let identifiers = items.iter().map(identifier).collect::<Option<_>>();
-        identifiers.map_or(Self::Unclear, Self::These)
+        let Some(mut identifiers) = items.iter().map(identifier).collect::<Option<Vec<_>>>() else {
+            return Self::Unclear;
+        };
+        identifiers.sort_unstable();
+        identifiers.dedup();
+        Self::These(identifiers)
     }
 }
 
