@@ -8,6 +8,7 @@ use std::iter;
 
 use serde::de::IgnoredAny;
 
+use super::write::is_special;
 use super::{InvalidParams, MAX_DEPTH, Object, Value};
 
 /// Parses a JSON object strictly: UTF-8, no duplicate key, no lone surrogate, at most [`MAX_DEPTH`] levels.
@@ -56,6 +57,24 @@ impl Fault {
             }
         })
     }
+}
+
+/// A key that stands twice. Of few members each is compared with those before it, which is sooner done than sorted.
+fn repeated<'o>(members: &'o Object<'_>) -> Option<&'o str> {
+    if members.len() <= 16 {
+        let stands_before = |at: usize| {
+            let key = &members[at].0;
+            members[..at]
+                .iter()
+                .any(|(before, _)| before == key)
+                .then_some(&**key)
+        };
+        return (1..members.len()).find_map(stands_before);
+    }
+    let mut keys: Vec<&str> = members.iter().map(|(key, _)| &**key).collect();
+    keys.sort_unstable();
+    let pair = keys.windows(2).find(|pair| pair[0] == pair[1]);
+    pair.map(|pair| pair[0])
 }
 
 /// A text, and how far it has been read.
@@ -131,10 +150,8 @@ impl<'a> Reader<'a> {
             self.expect(b',')?;
             self.skip_space();
         }
-        let mut keys: Vec<&str> = members.iter().map(|(key, _)| &**key).collect();
-        keys.sort_unstable();
-        match keys.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(Fault::Twice(pair[0].to_owned())),
+        match repeated(&members) {
+            Some(key) => Err(Fault::Twice(key.to_owned())),
             None => Ok(members),
         }
     }
@@ -173,8 +190,10 @@ impl<'a> Reader<'a> {
         let (start, mut has_escapes) = (self.at, false);
         loop {
             let rest = self.text.as_bytes().get(self.at..).ok_or(Fault::Syntax)?;
-            let special = |byte: &u8| matches!(byte, b'"' | b'\\' | ..=0x1f);
-            let length = rest.iter().position(special).ok_or(Fault::Syntax)?;
+            let length = rest
+                .iter()
+                .position(|byte| is_special(*byte))
+                .ok_or(Fault::Syntax)?;
             self.at += length;
             match rest[length] {
                 b'"' => break,

@@ -37,12 +37,26 @@ fn write_value(out: &mut String, value: &Value<'_>) {
     }
 }
 
+/// The bytes that no JSON string holds as they are: a quote, a backslash, controls. (A table, as they are looked for in every
+/// byte.)
+static SPECIAL: [bool; 256] = {
+    let (mut special, mut byte) = ([false; 256], 0);
+    while byte < special.len() {
+        special[byte] = byte < 0x20;
+        byte += 1;
+    }
+    special[b'"' as usize] = true;
+    special[b'\\' as usize] = true;
+    special
+};
+
+pub(super) fn is_special(byte: u8) -> bool {
+    SPECIAL[usize::from(byte)]
+}
+
 /// Writes a JSON string.
 pub fn write_string(out: &mut String, text: &str) {
-    if text
-        .bytes()
-        .any(|byte| matches!(byte, b'"' | b'\\' | ..=0x1f))
-    {
+    if text.bytes().any(is_special) {
         write_string_with(out, text, |_| None);
     } else {
         out.push('"');
