@@ -19,15 +19,15 @@ from pathlib import Path
 
 FIGURES = Path("benches/instructions.toml")
 CONFIG = Path("benches/peers/gateway.toml")
-PAGE = Path("benches/peers/page.json").read_bytes().strip()
 TOKEN = "token-of-the-benchmark"
 QUERIES = 100  # different ones; all are in memory before it counts
 REQUESTS = 2000
 MARGIN = 0.15
 
 # What is asked, and the level of the log: lines of commands are written at every level.
-KINDS = {"hit": ("query", "error"), "hit_with_line": ("query", "info"), "command": ("order", "error")}
-PATHS = {"query": "/package/queryOrder", "order": "/package/orderPackage"}
+KINDS = {"hit": ("page", "error"), "hit_with_line": ("page", "info"), "command": ("order", "error")}
+PATHS = {"page": "/package/queryOrder", "order": "/package/orderPackage"}
+ANSWERS = {what: Path(f"benches/peers/{what}.json").read_bytes().strip() for what in PATHS}
 
 
 def read(connection):
@@ -45,20 +45,20 @@ def read(connection):
     return body
 
 
-def answer(connection):
+def answer(connection, body):
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     with contextlib.suppress(ConnectionError):
         while read(connection) is not None:
-            connection.sendall(head % len(PAGE) + PAGE)
+            connection.sendall(head % len(body) + body)
 
 
-def upstream():
-    """The port of a server that answers the same page always."""
+def upstream(body):
+    """The port of a server that answers the same always."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def accept():
         while True:
-            threading.Thread(target=answer, args=listener.accept()[:1], daemon=True).start()
+            threading.Thread(target=answer, args=(listener.accept()[0], body), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
     return listener.getsockname()[1]
@@ -77,8 +77,8 @@ def ask(connection, what, number):
         f"authorization: Bearer {TOKEN}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     connection.sendall(head.encode() + body)
-    if (said := read(connection)) != PAGE:
-        raise SystemExit(f"no page: {said}")
+    if (said := read(connection)) != ANSWERS[what]:
+        raise SystemExit(f"not what the upstream says: {said}")
 
 
 def connect(port, process):
@@ -99,7 +99,7 @@ def count(binary, kind, folder):
         "LOG__LEVEL": level,
         "SERVER__LISTEN": f"127.0.0.1:{port}",
         "SERVER__ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
-        "UPSTREAM__BASE_URL": f"http://127.0.0.1:{upstream()}",
+        "UPSTREAM__BASE_URL": f"http://127.0.0.1:{upstream(ANSWERS[what])}",
     }
     for name, text in (("secret", "demo-secret-0001"), ("token", TOKEN)):
         (folder / name).write_text(text)

@@ -17,7 +17,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
@@ -28,14 +28,17 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The vendor's example, compact, without the line's end.
+/// The vendor's examples, compact, without the line's end: of a query, and of an order.
 static PAGE: &[u8] = include_bytes!("page.json").trim_ascii_end();
+static ORDER: &[u8] = include_bytes!("order.json").trim_ascii_end();
+
+const QUERY: &str = "/package/queryOrder";
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 #[derive(Parser)]
 enum Mode {
-    /// Read each body, answer the same page.
+    /// Read each body; answer a query with the same page always, and all else as an order.
     Serve {
         listen: SocketAddr,
         /// So many bytes, with blanks before the page.
@@ -125,7 +128,12 @@ async fn answer(
     let body = body.collect().await?.to_bytes();
     match source {
         Source::Page(page) => {
-            let mut response = Response::new(Full::new(page.clone()));
+            let said = if head.uri.path() == QUERY {
+                page.clone()
+            } else {
+                Bytes::from_static(ORDER)
+            };
+            let mut response = Response::new(Full::new(said));
             response.headers_mut().insert(CONTENT_TYPE, JSON);
             Ok(response)
         }
@@ -229,7 +237,7 @@ impl Load {
         );
         let mut request = Request::new(Full::from(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = "/package/queryOrder".parse().expect("a path");
+        *request.uri_mut() = Uri::from_static(QUERY);
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
         headers.insert(AUTHORIZATION, self.authorization.clone());

@@ -18,7 +18,8 @@ RAW = TARGET / "release/examples/raw"
 CONFIG = HERE / "gateway.toml"
 TOKEN = "token-of-the-benchmark"
 SECRET = "demo-secret-0001"
-PAGE = (HERE / "page.json").read_bytes().strip()
+PAGE, ORDER = ((HERE / name).read_bytes().strip() for name in ("page.json", "order.json"))
+ANSWERS = {"/package/queryOrder": PAGE, "/package/orderPackage": ORDER}
 TENANTS = 1000  # as load.lua has them
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -182,7 +183,7 @@ class Running:
         return sum(int(re.search(r"VmRSS:\s+(\d+)", status)[1]) for status in statuses)
 
     def ask(self, connection, path):
-        """One request; the page comes back as it is."""
+        """One request; the upstream's answer comes back as it is."""
         body = b'{"device_id":"89860012018111220455","page_no":1,"page_size":2}'
         head = (
             f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nx-linksfield-tenant: acme\r\n"
@@ -190,10 +191,10 @@ class Running:
         )
         connection.sendall(head.encode() + body)
         answer = b""
-        while not answer.endswith(PAGE):
+        while not answer.endswith(ANSWERS[path]):
             part = connection.recv(65536)
             if not part:
-                raise SystemExit(f"{self.subject.name} answered no page:\n{answer.decode()}\n{self.log.read_text()}")
+                raise SystemExit(f"{self.subject.name} does not answer as the upstream does:\n{answer.decode()}\n{self.log.read_text()}")
             answer += part
 
     def hold(self, count):
