@@ -224,7 +224,7 @@ async fn a_fill_shared_by_many_has_the_trace_of_the_one_who_began_it() {
 }
 
 /// So many hits, whose ids begin with `prefix`.
-async fn hits(gateway: &Gateway, prefix: &str, number: usize) {
+async fn hits(gateway: &Gateway, prefix: &str, number: u32) {
     let mut connection = gateway.connect().await;
     for index in 0..number {
         let request_id = format!("{prefix}-{index}");
@@ -234,7 +234,7 @@ async fn hits(gateway: &Gateway, prefix: &str, number: usize) {
 }
 
 /// As many lines as neither the pipe nor the gateway has room for: far more than 1 MiB.
-const TOO_MANY: usize = 6000;
+const TOO_MANY: u32 = 6000;
 
 #[tokio::test]
 async fn while_nobody_reads_the_log_requests_are_answered_and_what_is_lost_is_counted() {
@@ -275,7 +275,8 @@ async fn while_nobody_reads_the_log_requests_are_answered_and_what_is_lost_is_co
         (0..unread.len()).collect::<Vec<_>>(),
         "the first ones"
     );
-    assert_eq!((unread.len() + dropped as usize), TOO_MANY);
+    let kept = u32::try_from(unread.len()).unwrap();
+    assert_eq!(f64::from(kept) + dropped, f64::from(TOO_MANY));
     assert_eq!(ids("command"), (0..COMMANDS).collect::<Vec<_>>());
     let place = |what: &dyn Fn(&Value) -> bool| lines.iter().position(what).unwrap();
     let told = place(&|line| line["message"] == "log lines were dropped");
