@@ -133,7 +133,7 @@ type Done = Result<(), Failed>;
 
 fn serve(path: &Path) -> Done {
     let (config, secrets, warnings) = load(path)?;
-    start_log(&config);
+    let _flushed_last = start_log(&config)?;
     for Warning {
         key,
         reason,
@@ -219,13 +219,13 @@ fn unknown_tenant(config: &Config, name: &str) -> Failed {
     ))
 }
 
-fn start_log(config: &Config) {
+fn start_log(config: &Config) -> io::Result<log::Flush> {
     let format = match config.log.format {
         LogFormat::Auto => log::Format::Auto,
         LogFormat::Json => log::Format::Json,
         LogFormat::Text => log::Format::Text,
     };
-    log::init(&config.log.level, format);
+    log::init(&config.log.level, format)
 }
 
 fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
@@ -246,6 +246,7 @@ fn asked_to_end() -> io::Result<impl Future<Output = ()>> {
         tokio::spawn(async move {
             signals.next().await;
             warn!("asked to end a second time");
+            log::flush();
             std::process::exit(1);
         });
     })

@@ -546,6 +546,8 @@ impl Metrics {
         if let Some(limit) = memory::limit() {
             self.families.memory_limit.set(value(limit));
         }
+        let log_lines_dropped = &self.families.log_lines_dropped;
+        log_lines_dropped.inc_by(log::dropped_lines().saturating_sub(log_lines_dropped.get()));
         self.families.breaker_open.set(snapshot.breaker_open.into());
         for (protocol, connections, calls) in &snapshot.protocols {
             let gauge = |family: &IntGaugeVec| family.with_label_values(&[protocol]);

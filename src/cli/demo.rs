@@ -18,7 +18,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Done {
-    log::init("info", log::Format::Auto);
+    let _flushed_last = log::init("info", log::Format::Auto)?;
     runtime(2)?.block_on(async {
         let address = beside(options.listen, 2);
         let vendor = (TcpListener::bind(address).await)

@@ -62,6 +62,7 @@ pub struct Families {
     pub keys_not_saved: IntCounter,
     pub state_store_failing: IntGauge,
     pub memory_limit: IntGauge,
+    pub log_lines_dropped: IntCounter,
     quota_limit: GaugeVec,
     quota_remaining: GaugeVec,
     quota_reset: GaugeVec,
@@ -313,6 +314,11 @@ impl Families {
                 &registry,
                 "memory_limit_bytes",
                 "The least of what its control groups and the machine let the process have.",
+            ),
+            log_lines_dropped: counter(
+                &registry,
+                "log_lines_dropped_total",
+                "Lines of the log that were not written: whoever reads them was too slow, or the disk is full.",
             ),
             retries: counter(
                 &registry,

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::support::client::post;
+use crate::support::gateway::Gateway;
 use crate::support::{Gate, connect, gateway, page, until, upstream};
 
 const QUERY: &str = "/package/queryOrder";
@@ -220,4 +221,108 @@ async fn a_fill_shared_by_many_has_the_trace_of_the_one_who_began_it() {
     let line = gateway.exchange_of("the-second").await;
     assert_ne!(line["result"], "miss"); // a hit, if the first was quicker than its fill was joined
     assert!(line["trace_id"].as_str().unwrap().starts_with("0000"));
+}
+
+/// So many hits, whose ids begin with `prefix`.
+async fn hits(gateway: &Gateway, prefix: &str, number: u32) {
+    let mut connection = gateway.connect().await;
+    for index in 0..number {
+        let request_id = format!("{prefix}-{index}");
+        let request = post(QUERY, &[("X-Request-Id", &request_id)], BODY.as_bytes());
+        assert_eq!(connection.exchange(&request).await.status, 200);
+    }
+}
+
+/// As many lines as neither the pipe nor the gateway has room for: far more than 1 MiB.
+const TOO_MANY: u32 = 6000;
+
+#[tokio::test]
+async fn while_nobody_reads_the_log_requests_are_answered_and_what_is_lost_is_counted() {
+    const COMMANDS: usize = 300;
+    let upstream = upstream().answers(page(1, 2, 105)).run().await;
+    let gateway = gateway(&upstream).run().await;
+    hits(&gateway, "read", 2).await;
+    assert_eq!(gateway.metric("log_lines_dropped_total", &[]).await, 0.0);
+
+    let unread = gateway.unread().await;
+    hits(&gateway, "unread", TOO_MANY).await;
+    let dropped = gateway.metric("log_lines_dropped_total", &[]).await;
+    assert!(dropped > 0.0);
+    let mut connection = gateway.connect().await;
+    for index in 0..COMMANDS {
+        let request_id = format!("command-{index}");
+        let headers = [("X-Request-Id", &*request_id)];
+        let command = post("/package/orderPackage", &headers, b"{}");
+        assert_eq!(connection.exchange(&command).await.status, 200);
+    }
+    let dropped_since = gateway.metric("log_lines_dropped_total", &[]).await - dropped;
+    assert_eq!(dropped_since, 0.0, "lines of commands have room");
+    drop(unread);
+
+    let last_command = format!("command-{}", COMMANDS - 1);
+    gateway.exchange_of(&last_command).await;
+    hits(&gateway, "read-again", 2).await;
+    gateway.exchange_of("read-again-1").await;
+    let lines = gateway.log();
+    let ids = |prefix: &str| -> Vec<usize> {
+        let ids = lines.iter().filter_map(|line| line["request_id"].as_str());
+        ids.filter_map(|id| id.strip_prefix(prefix)?.strip_prefix('-')?.parse().ok())
+            .collect()
+    };
+    let unread = ids("unread");
+    assert_eq!(
+        unread,
+        (0..unread.len()).collect::<Vec<_>>(),
+        "the first ones"
+    );
+    let kept = u32::try_from(unread.len()).unwrap();
+    assert_eq!(f64::from(kept) + dropped, f64::from(TOO_MANY));
+    assert_eq!(ids("command"), (0..COMMANDS).collect::<Vec<_>>());
+    let place = |what: &dyn Fn(&Value) -> bool| lines.iter().position(what).unwrap();
+    let told = place(&|line| line["message"] == "log lines were dropped");
+    assert_eq!(lines[told]["lines"].as_f64(), Some(dropped));
+    let last = place(&|line| line["request_id"] == *last_command);
+    let next = place(&|line| line["request_id"] == "read-again-0");
+    assert!(told < next && last < next, "{told} {last} {next}");
+}
+
+#[tokio::test]
+async fn whoever_does_not_read_the_log_does_not_keep_the_process_from_its_end() {
+    let upstream = upstream().answers(page(1, 2, 105)).run().await;
+    let mut gateway = gateway(&upstream).run().await;
+    let _unread = gateway.unread().await;
+    hits(&gateway, "unread", TOO_MANY).await;
+    gateway.signal("TERM");
+    assert_eq!(gateway.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_last_line_is_written_before_the_process_ends() {
+    let upstream = upstream().answers(page(1, 2, 105)).run().await;
+    let mut ended = gateway(&upstream).run().await;
+    hits(&ended, "a-hit", 200).await;
+    ended.signal("TERM");
+    assert_eq!(ended.exit().await.code(), Some(0));
+    until("the last line", async || {
+        let lines = ended.log();
+        lines
+            .last()
+            .is_some_and(|line| line["message"] == "drained")
+    })
+    .await;
+    ended.exchange_of("a-hit-199").await;
+
+    let running = gateway(&upstream).run().await;
+    let cannot_start = gateway(&upstream).set("server.listen", &format!("{:?}", running.address));
+    let config = cannot_start.write();
+    let mut command = cannot_start.command(&["serve", "--config", &config]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let output = String::from_utf8(output.stderr).unwrap();
+    let (lines, reason) = output.trim_end().rsplit_once('\n').unwrap();
+    assert!(reason.starts_with("server.listen = "), "{output}");
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["message"], "configuration", "{line}");
+    }
 }

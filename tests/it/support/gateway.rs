@@ -148,15 +148,18 @@ impl Builder {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(process.stderr.take().unwrap());
         let collected = lines.clone();
+        let reading = Arc::new(tokio::sync::Mutex::new(()));
+        let may_read = reading.clone();
         std::thread::spawn(move || {
-            stderr
-                .lines()
-                .map_while(Result::ok)
-                .for_each(|line| collected.lock().unwrap().push(line));
+            stderr.lines().map_while(Result::ok).for_each(|line| {
+                drop(may_read.blocking_lock());
+                collected.lock().unwrap().push(line);
+            });
         });
         let mut gateway = Gateway {
             process,
             lines,
+            reading,
             address: String::new(),
             admin: String::new(),
             config: Mutex::new(self.config),
@@ -171,6 +174,7 @@ impl Builder {
 pub struct Gateway {
     process: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    reading: Arc<tokio::sync::Mutex<()>>,
     pub address: String,
     pub admin: String,
     config: Mutex<toml::Table>,
@@ -230,6 +234,11 @@ impl Gateway {
             .iter()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
+    }
+
+    /// Nobody reads the log while this is held.
+    pub async fn unread(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.reading.clone().lock_owned().await
     }
 
     /// All that the process has written.
