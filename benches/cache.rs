@@ -1,16 +1,17 @@
-//! What does a query cost that memory answers, and what one that waits for somebody else's fill?
+//! What does a query cost that memory answers, and what one that waits for somebody else's fill? What does it cost to keep
+//! a page?
 //!
-//! `cargo bench --bench cache`: both are measured in one run, a thousand callers at a time, as their ratio is what counts:
-//! a waiter should cost about what a hit costs.
+//! `cargo bench --bench cache`. A hit and a waiter are measured a thousand callers at a time, as their ratio is what counts:
+//! a waiter should cost about what a hit costs. The parts of both are measured one by one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use futures::future::join_all;
+use futures::future::{FutureExt, join_all};
 use linksfield_gateway::gateway::cache::{
-    Cache, Filled, Found, Key, Lookup, Pages, Question, Scope, Sparing,
+    Cache, Filled, Found, Key, Lookup, Pages, Question, Scope, Sparing, Terms,
 };
 use linksfield_gateway::gateway::directives::Directives;
 use linksfield_gateway::gateway::error::Error;
@@ -21,6 +22,12 @@ use tokio::runtime::Builder;
 use tokio::time::Instant;
 
 const CALLERS: usize = 1000;
+
+/// Pages of one query.
+const PAGES: u64 = 53;
+
+/// Different queries in memory.
+const QUERIES: u64 = 10_000;
 
 const POLICY: Policy = Policy {
     fresh_for: Duration::from_secs(3600),
@@ -33,14 +40,22 @@ const POLICY: Policy = Policy {
     crawl_timeout: Duration::from_secs(300),
 };
 
+fn params(device: u64, page: u64) -> Params {
+    let body = format!(
+        r#"{{"device_id":"{device}","order_id":"","order_status":"","page_no":{page},"page_size":2}}"#
+    );
+    Params::parse(body.as_bytes()).expect("JSON")
+}
+
 struct Bench {
     cache: Cache,
     scope: Arc<Scope>,
+    language: Arc<str>,
     fills: AtomicU64,
 }
 
-/// A page of the size of the vendor's example.
-fn filled() -> Filled {
+/// A page of the size of the vendor's example, with orders of its own.
+fn filled(number: u64) -> Filled {
     Filled {
         page: Arc::new(Page {
             status: hyper::StatusCode::OK,
@@ -54,10 +69,10 @@ fn filled() -> Filled {
         }),
         not_stored: None,
         pages: Pages::One(Position {
-            number: 1,
-            total_count: 105,
-            total_pages: 53,
-            orders: vec![1, 2],
+            number,
+            total_count: 2 * PAGES,
+            total_pages: PAGES,
+            orders: vec![2 * number - 1, 2 * number],
         }),
         failure: None,
         sent_at: Instant::now(),
@@ -70,19 +85,24 @@ impl Bench {
         Self {
             cache: Cache::new(64 << 20),
             scope: Arc::new(Scope::new("https://x".into(), "P000270".into(), path)),
+            language: "zh-CN".into(),
             fills: AtomicU64::new(0),
         }
     }
 
+    fn key(&self, params: &Params) -> Key {
+        Key::new(self.scope.clone(), self.language.clone(), params)
+    }
+
     /// One caller, its body read into the normal form, as the gateway does it for each request.
     async fn ask(&self, device: u64) -> Result<Found, Arc<Error>> {
-        let body = format!(
-            r#"{{"device_id":"{device}","order_id":"","order_status":"","page_no":1,"page_size":2}}"#
-        );
-        let params = Params::parse(body.as_bytes()).expect("JSON");
+        self.look_up(&params(device, 1)).await
+    }
+
+    async fn look_up(&self, params: &Params) -> Result<Found, Arc<Error>> {
         let now = Instant::now();
         let question = Question {
-            key: Key::new(self.scope.clone(), "zh-CN".into(), &params),
+            key: self.key(params),
             policy: &POLICY,
             configuration: 0,
             sparing: Sparing::default(),
@@ -95,12 +115,24 @@ impl Bench {
             self.fills.fetch_add(1, Ordering::Relaxed);
             async {
                 tokio::task::yield_now().await; // by then all callers wait
-                Ok(filled())
+                Ok(filled(1))
             }
         };
         self.cache
             .get_or_fill(&question, Duration::default, fill)
             .await
+    }
+
+    /// Keeps a page as one that has come.
+    fn keep(&self, params: &Params, number: u64) {
+        let key = self.key(params);
+        let terms = Terms {
+            validity: key.begin(Instant::now()),
+            configuration: 0,
+            is_private: false,
+            is_forced: false,
+        };
+        self.cache.keep_page(&key, filled(number), terms, &POLICY);
     }
 
     /// A thousand callers of one query, all at once; how many were answered in this way?
@@ -140,5 +172,34 @@ fn callers(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, callers);
+fn parts(criterion: &mut Criterion) {
+    let bench = Bench::new();
+    let queries: Vec<_> = (0..QUERIES).map(|device| params(device, 1)).collect();
+    for query in &queries {
+        bench.keep(query, 1);
+    }
+    let mut next = queries.iter().cycle();
+    criterion.bench_function("a key and a hit", |run| {
+        run.iter(|| {
+            let query = next.next().expect("there are queries");
+            let found = bench.look_up(query).now_or_never();
+            let found = found.expect("a hit waits for nobody");
+            assert_eq!(found.expect("no failure").lookup, Lookup::Hit);
+        });
+    });
+
+    let pages: Vec<_> = (1..=PAGES)
+        .map(|number| (params(0, number), number))
+        .collect();
+    let mut next = pages.iter().cycle();
+    criterion.bench_function("a page that joins its snapshot", |run| {
+        run.iter(|| {
+            let (page, number) = next.next().expect("there are pages");
+            bench.keep(page, *number);
+        });
+    });
+    assert_eq!(bench.fills.load(Ordering::Relaxed), 0);
+}
+
+criterion_group!(benches, callers, parts);
 criterion_main!(benches);

@@ -1,28 +1,79 @@
--- What wrk asks: `wrk … URL -- hit` or `command`. 10,000 different queries one after the other, or an order as often.
+-- What wrk asks: `wrk … URL -- KIND [QUERIES]`.
+--
+-- hit: so many different queries (10,000) one after the other. spread: the same, each of another of 1,000 tenants. command: an
+-- order as often. churn: queries that are kept, queries that nobody asked before, orders, and connections that end.
 
-local requests, next_one = {}, 0
+local kinds, kind, requests, next_one = {}, nil, {}, 0
 
-function init(arguments)
-  local headers = {
+local function post(path, tenant, body, last)
+  return wrk.format("POST", path, {
     ["Content-Type"] = "application/json",
     ["Authorization"] = "Bearer token-of-the-benchmark",
-    ["x-linksfield-tenant"] = "acme",
-  }
-  for number = 0, 9999 do
-    local device = string.format("8986%016d", number)
-    if arguments[1] == "command" then
-      requests[number] = wrk.format("POST", "/package/orderPackage", headers, '{"device_id":"' .. device
-        .. '","package_code":"DP20190726001274","order_period":"1","auto_active":"1","remark":""}')
-    else
-      requests[number] = wrk.format("POST", "/package/queryOrder", headers, '{"device_id":"' .. device
-        .. '","order_id":"","order_status":"","order_type":"","page_no":1,"page_size":2}')
-    end
+    ["x-linksfield-tenant"] = tenant,
+    ["Connection"] = last and "close" or nil,
+  }, body)
+end
+
+local function device(number)
+  return string.format('"device_id":"8986%016d"', number)
+end
+
+local function query(number, tenant, last)
+  local body = "{" .. device(number) .. ',"order_id":"","order_status":"","order_type":"","page_no":1,"page_size":2}'
+  return post("/package/queryOrder", tenant, body, last)
+end
+
+local function order(number, tenant)
+  local body = "{" .. device(number) .. ',"package_code":"DP20190726001274","order_period":"1","auto_active":"1","remark":""}'
+  return post("/package/orderPackage", tenant, body)
+end
+
+local function in_turn()
+  next_one = (next_one + 1) % #requests
+  return requests[next_one + 1]
+end
+
+function kinds.hit(number)
+  return query(number, "acme")
+end
+
+function kinds.spread(number)
+  return query(number, string.format("tenant-%d", number % 1000))
+end
+
+function kinds.command(number)
+  return order(number, "acme")
+end
+
+-- Orders of globex take its queries out of the cache; those of acme stay.
+local function churn()
+  local dice = math.random(100)
+  if dice <= 55 then
+    return requests[math.random(1000)]
+  elseif dice <= 60 then
+    return query(math.random(1000), "acme", true)
+  elseif dice <= 90 then
+    next_one = next_one + 1
+    return query(next_one, dice <= 75 and "acme" or "globex")
+  end
+  return order(math.random(1000), "globex")
+end
+
+function init(arguments)
+  kind = arguments[1]
+  for number = 0, tonumber(arguments[2] or 10000) - 1 do
+    requests[number + 1] = (kinds[kind] or kinds.hit)(number)
+  end
+  if kind == "churn" then
+    next_one = os.time() * 100000 -- none of an earlier run
   end
 end
 
 function request()
-  next_one = (next_one + 1) % 10000
-  return requests[next_one]
+  if kind == "churn" then
+    return churn()
+  end
+  return in_turn()
 end
 
 function done(summary)

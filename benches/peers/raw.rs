@@ -2,9 +2,11 @@
 //! loader that keeps a rate. `benches/peers/run` starts them.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,25 +17,34 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
+use tokio::sync::Semaphore;
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
 /// As the gateway has it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The vendor's example, compact, without the line's end.
+/// The vendor's examples, compact, without the line's end: of a query, and of an order.
 static PAGE: &[u8] = include_bytes!("page.json").trim_ascii_end();
+static ORDER: &[u8] = include_bytes!("order.json").trim_ascii_end();
+
+const QUERY: &str = "/package/queryOrder";
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 #[derive(Parser)]
 enum Mode {
-    /// Read each body, answer the same page.
-    Serve { listen: SocketAddr },
+    /// Read each body; answer a query with the same page always, and all else as an order.
+    Serve {
+        listen: SocketAddr,
+        /// So many bytes, with blanks before the page.
+        #[arg(long, default_value_t = PAGE.len())]
+        size: usize,
+    },
     /// Read each body, send it on as it is over a connection that is kept.
     Pass {
         listen: SocketAddr,
@@ -43,7 +54,7 @@ enum Mode {
     Load(Load),
 }
 
-#[derive(Parser, Clone)]
+#[derive(Parser)]
 struct Load {
     server: SocketAddr,
     /// Requests a second.
@@ -63,32 +74,44 @@ struct Load {
 
 fn main() -> io::Result<()> {
     let mode = Mode::parse();
-    // The driver is asked after every 16 tasks, as the loader's never rest.
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .event_interval(if matches!(mode, Mode::Load(_)) {
-            16
-        } else {
-            61
-        })
-        .build()?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(LocalSet::new().run_until(async {
         match mode {
-            Mode::Serve { listen } => serve(listen, None).await,
-            Mode::Pass { listen, upstream } => serve(listen, Some(Pool::new(upstream))).await,
-            Mode::Load(load) => load.run().await,
+            Mode::Serve { listen, size } => serve(listen, Source::page(size)).await,
+            Mode::Pass { listen, upstream } => {
+                serve(listen, Source::Upstream(Pool::new(upstream))).await
+            }
+            Mode::Load(load) => {
+                load.run().await;
+                Ok(())
+            }
         }
     }))
 }
 
-async fn serve(listen: SocketAddr, pool: Option<Pool>) -> io::Result<()> {
+/// Where answers come from.
+#[derive(Clone)]
+enum Source {
+    Page(Bytes),
+    Upstream(Pool),
+}
+
+impl Source {
+    fn page(size: usize) -> Self {
+        let mut page = vec![b' '; size.saturating_sub(PAGE.len())];
+        page.extend_from_slice(PAGE);
+        Self::Page(page.into())
+    }
+}
+
+async fn serve(listen: SocketAddr, source: Source) -> io::Result<()> {
     let listener = TcpListener::bind(listen).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let pool = pool.clone();
+        let source = source.clone();
         spawn_local(async move {
-            let service = service_fn(|request| answer(request, pool.as_ref()));
+            let service = service_fn(|request| answer(request, &source));
             // It ends with the client, however it leaves.
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
@@ -99,30 +122,39 @@ async fn serve(listen: SocketAddr, pool: Option<Pool>) -> io::Result<()> {
 
 async fn answer(
     request: Request<Incoming>,
-    pool: Option<&Pool>,
+    source: &Source,
 ) -> hyper::Result<Response<Full<Bytes>>> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    if let Some(pool) = pool {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = head.method;
-        *request.uri_mut() = head.uri;
-        request.headers_mut().insert(CONTENT_TYPE, JSON);
-        return pool.send(request).await;
+    match source {
+        Source::Page(page) => {
+            let said = if head.uri.path() == QUERY {
+                page.clone()
+            } else {
+                Bytes::from_static(ORDER)
+            };
+            let mut response = Response::new(Full::new(said));
+            response.headers_mut().insert(CONTENT_TYPE, JSON);
+            Ok(response)
+        }
+        Source::Upstream(pool) => {
+            let mut request = Request::new(Full::new(body));
+            *request.method_mut() = head.method;
+            *request.uri_mut() = head.uri;
+            request.headers_mut().insert(CONTENT_TYPE, JSON);
+            pool.send(request).await
+        }
     }
-    let mut response = Response::new(Full::from(PAGE));
-    response.headers_mut().insert(CONTENT_TYPE, JSON);
-    Ok(response)
 }
 
 type Connection = SendRequest<Full<Bytes>>;
 
-/// Connections that are kept.
+/// Connections that are kept, and used in turn.
 #[derive(Clone)]
 struct Pool {
     server: SocketAddr,
     host: HeaderValue,
-    idle: Rc<RefCell<Vec<Connection>>>,
+    idle: Rc<RefCell<VecDeque<Connection>>>,
 }
 
 impl Pool {
@@ -149,7 +181,7 @@ impl Pool {
         mut request: Request<Full<Bytes>>,
     ) -> hyper::Result<Response<Full<Bytes>>> {
         request.headers_mut().insert(HOST, self.host.clone());
-        let idle = self.idle.borrow_mut().pop();
+        let idle = self.idle.borrow_mut().pop_front();
         let mut connection = match idle {
             Some(connection) => connection,
             None => self.connect().await?,
@@ -157,47 +189,45 @@ impl Pool {
         connection.ready().await?;
         let (head, body) = connection.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
-        self.idle.borrow_mut().push(connection);
+        self.idle.borrow_mut().push_back(connection);
         Ok(Response::from_parts(head, Full::new(body)))
     }
 }
 
 impl Load {
-    /// Each connection has a timetable of its own. A request is due by it, and late from then on, though it be sent later
-    /// because the connection is busy: so a server that stalls does not stop the clock.
-    async fn run(self) -> io::Result<()> {
+    /// Requests are due by a timetable, and late from then on, though they be sent later because all connections are busy: so
+    /// a server that stalls does not stop the clock.
+    async fn run(self) {
         let pool = Pool::new(self.server);
-        let mut idle = Vec::new();
         for _ in 0..self.connections {
-            idle.push(pool.connect().await.expect("a connection"));
+            let connection = pool.connect().await.expect("a connection");
+            pool.idle.borrow_mut().push_back(connection);
         }
-        *pool.idle.borrow_mut() = idle;
+        let free = Arc::new(Semaphore::new(self.connections as usize));
+        let taken = Rc::new(RefCell::new(Vec::new()));
         let start = Instant::now();
-        let tasks: Vec<_> = (0..self.connections)
-            .map(|number| spawn_local(self.clone().connection(pool.clone(), number, start)))
-            .collect();
-        let mut taken = Vec::new();
-        for task in tasks {
-            taken.extend(task.await.expect("no panic"));
-        }
-        taken.sort_unstable();
-        let at = |percent: usize| taken[(taken.len() - 1) * percent / 100].as_micros();
-        println!("{} {}", at(50), at(99));
-        Ok(())
-    }
-
-    async fn connection(self, pool: Pool, number: u32, start: Instant) -> Vec<Duration> {
-        let mut taken = Vec::new();
-        for request in (number..self.rate * self.seconds).step_by(self.connections as usize) {
+        for request in 0..self.rate * self.seconds {
             let due = start + Duration::from_secs(1) / self.rate * request;
             while Instant::now() < due {
                 yield_now().await; // a timer would be a millisecond late
             }
-            let response = pool.send(self.query(request % self.queries)).await;
-            assert!(response.expect("an answer").status().is_success());
-            taken.push(due.elapsed());
+            let permit = free.clone().acquire_owned().await;
+            let request = self.query(request % self.queries);
+            let (pool, taken) = (pool.clone(), taken.clone());
+            spawn_local(async move {
+                let response = pool.send(request).await.expect("an answer");
+                assert!(response.status().is_success());
+                taken.borrow_mut().push(due.elapsed());
+                drop(permit);
+            });
         }
-        taken
+        let all = free.acquire_many(self.connections).await;
+        all.expect("it is not closed").forget();
+        let mut taken = taken.borrow_mut();
+        assert_eq!(taken.len(), (self.rate * self.seconds) as usize);
+        taken.sort_unstable();
+        let at = |percent: usize| taken[(taken.len() - 1) * percent / 100].as_micros();
+        println!("{} {}", at(50), at(99));
     }
 
     /// The same as in `load.lua`.
@@ -207,7 +237,7 @@ impl Load {
         );
         let mut request = Request::new(Full::from(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = "/package/queryOrder".parse().expect("a path");
+        *request.uri_mut() = Uri::from_static(QUERY);
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
         headers.insert(AUTHORIZATION, self.authorization.clone());
