@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 GATEWAY = TARGET / "release/linksfield-gateway"
 RAW = TARGET / "release/examples/raw"
 CONFIG = HERE / "gateway.toml"
