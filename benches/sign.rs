@@ -12,19 +12,7 @@ use linksfield_gateway::gateway::sign::Signer;
 use linksfield_gateway::gateway::upstream::Shape;
 
 /// As it stands on the page: with spaces, empty parameters and the global fields.
-const REQUEST: &[u8] = br#"{
-    "access_code": "P000270",
-    "device_id": "",
-    "order_id": "",
-    "order_status": "",
-    "order_type": "",
-    "page_no": 1,
-    "page_size": 2,
-    "timestamp": "1643251754",
-    "version": "2.0",
-    "sign":"ZdFRHMM/ccYeb49Rys3wOCZXDpc="
-}"#;
-
+const REQUEST: &[u8] = include_bytes!("peers/request.json");
 const ANSWER: &[u8] = include_bytes!("peers/page.json").trim_ascii_end();
 
 fn benches(criterion: &mut Criterion) {

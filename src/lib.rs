@@ -28,7 +28,8 @@
 //!    of now, after the permit and anew for each attempt; then the bytes leave.
 //! 8. `gateway/upstream.rs` says what the answer means, by HTTP status and by the envelope's `code`. Only a success of
 //!    the expected shape is stored.
-//! 9. `gateway/error.rs` makes a failure a response. [`telemetry`] records the exchange: one log line, one histogram.
+//! 9. `gateway/error.rs` makes a failure a response. [`telemetry`] records the exchange: one histogram, and one log line, which
+//!    a thread of its own writes.
 //!
 //! ```text
 //! main → cli → config                 gateway → tenant → sign ─┐
@@ -49,7 +50,8 @@
 //! - Under an idempotency key one command is sent, until the key's window ends. With a state directory the key is on disk
 //!   before the first byte leaves, and what it may have done is in doubt after a restart, never forgotten. Neither key nor
 //!   parameters are kept, only hashes of them.
-//! - Whoever waits, waits with a deadline; whatever a peer can stretch has a bound in the configuration.
+//! - Whoever waits, waits with a deadline; whatever a peer can stretch has a bound in the configuration. No request waits for
+//!   whoever reads the log: lines that find no room are dropped and counted, those about commands last.
 //! - A page filled before an invalidation is never found after it: the generation stands in the entry and is compared
 //!   at every lookup.
 //! - Pages with one snapshot id do not contradict each other. (`docs/caching.md` has all that callers may rely on.)

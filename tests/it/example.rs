@@ -5,18 +5,7 @@ use serde_json::json;
 use crate::support::{gateway, upstream};
 
 /// The request of the vendor's page for `POST /package/queryOrder`, as it stands there, with its old signature.
-const VENDOR_REQUEST: &str = r#"{
-    "access_code": "P000270",
-    "device_id": "",
-    "order_id": "",
-    "order_status": "",
-    "order_type": "",
-    "page_no": 1,
-    "page_size": 2,
-    "timestamp": "1643251754",
-    "version": "2.0",
-    "sign":"ZdFRHMM/ccYeb49Rys3wOCZXDpc="
-}"#;
+const VENDOR_REQUEST: &str = include_str!("../../benches/peers/request.json");
 
 #[tokio::test]
 async fn the_vendors_own_example_goes_through_and_its_bare_twin_is_a_hit() {
