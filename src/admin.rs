@@ -21,8 +21,9 @@ use tracing::{error, warn};
 use crate::body::{Body, read_whole};
 use crate::config::{Config, Log};
 use crate::gateway::error::Error;
+use crate::gateway::head::Fields;
 use crate::gateway::tenant::bears;
-use crate::gateway::{Purge, head, wall_clock};
+use crate::gateway::{Purge, wall_clock};
 use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Service};
 use crate::telemetry::log;
@@ -86,7 +87,7 @@ impl Access {
 
     /// May whoever sent this head see requests? A web page could have the name of its own host point to this machine.
     fn shows_requests(&self, headers: &HeaderMap) -> bool {
-        let is_meant = matches!(self, Self::Token(_)) || head::is_own_host(headers);
+        let is_meant = matches!(self, Self::Token(_)) || Fields::of(headers).is_own_host();
         is_meant && self.refusal(headers.get(AUTHORIZATION)).is_none()
     }
 
@@ -275,13 +276,15 @@ impl Admin {
     async fn read(&self, request: Request<Incoming>) -> Result<(HeaderMap, Bytes), Response<Body>> {
         let (head, body) = request.into_parts();
         self.refusal(&head.headers).map_or(Ok(()), Err)?;
-        head::check_content(&head.headers, &body).map_err(|error| self.problem(&error))?;
+        Fields::of(&head.headers)
+            .check_content(&body)
+            .map_err(|error| self.problem(&error))?;
         Ok((head.headers, self.read_body(body).await?))
     }
 
     /// Refuses web pages, and whoever may not change anything or see a request.
     fn refusal(&self, headers: &HeaderMap) -> Option<Response<Body>> {
-        if let Err(error) = head::check_origin(headers) {
+        if let Err(error) = Fields::of(headers).check_origin() {
             return Some(self.problem(&error));
         }
         let current = self.parts.live.current();

@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_LANGUAGE, AUTHORIZATION, HeaderMap};
+use hyper::http::request;
 use hyper::{Request, Response};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -42,6 +42,7 @@ use self::call::{Errand, Timing};
 use self::crawl::{Crawl, CrawlPlaces};
 use self::directives::Directives;
 use self::error::{Error, Fault, Sent, X_REQUEST_ID};
+use self::head::Fields;
 use self::keys::{Key as CommandKey, Keys};
 use self::language::{Language, Languages};
 pub use self::operator::Purge;
@@ -255,10 +256,11 @@ impl Gateway {
     pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let metrics = self.0.metrics.clone();
         let mut exchange = metrics.exchange(); // recorded when dropped, even if the caller leaves
-        exchange.request_id =
-            head::request_id(request.headers()).unwrap_or_else(|| metrics.request_id());
-        exchange.trace = Trace::of(request.headers(), self.0.forward_traceparent);
-        let response = match self.answer(request, &mut exchange).await {
+        let (head, body) = request.into_parts();
+        let fields = Fields::of(&head.headers);
+        exchange.request_id = fields.request_id().unwrap_or_else(|| metrics.request_id());
+        exchange.trace = fields.trace(self.0.forward_traceparent);
+        let response = match self.answer(&head, &fields, body, &mut exchange).await {
             Ok(mut response) => {
                 let request_id = error::request_id_value(&exchange.request_id);
                 response.headers_mut().insert(X_REQUEST_ID, request_id);
@@ -277,23 +279,26 @@ impl Gateway {
 
     async fn answer(
         &self,
-        request: Request<Incoming>,
+        head: &request::Parts,
+        fields: &Fields<'_>,
+        body: Incoming,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
-        head::check(&request)?;
-        let target = self.0.routes.find(request.uri().path());
+        fields.check(&head.uri, head.version)?;
+        let target = self.0.routes.find(head.uri.path());
         let is_unlisted = match &target {
             Ok(target) => !target.route.is_listed,
             Err(error) => matches!(error, Error::UnlistedPath),
         };
-        let authorization = request.headers().get(AUTHORIZATION);
-        if is_unlisted && self.0.callers.authenticate(authorization).is_ok() {
+        if is_unlisted && self.0.callers.authenticate(fields.authorization()).is_ok() {
             self.0.metrics.unlisted_path(); // one of a stranger says nothing of our services
         }
         let target = target?;
         exchange.route = target.route.label;
-        let asked = self.asked(&target, request.headers(), exchange.started)?;
-        let (call, key) = self.read(target, request, asked.deadline, exchange).await?;
+        let asked = self.asked(&target, fields, exchange.started)?;
+        let (call, key) = self
+            .read(target, head, fields, body, asked.deadline, exchange)
+            .await?;
 
         match &call.target.route.clone().kind {
             Kind::Query(policy) => self.query(call, policy, &asked, exchange).await,
@@ -308,20 +313,20 @@ impl Gateway {
     fn asked(
         &self,
         target: &Target,
-        headers: &HeaderMap,
+        fields: &Fields<'_>,
         arrived_at: Instant,
     ) -> Result<Asked, Error> {
         let most = self.0.bounds.request_timeout;
-        let all_pages = head::all_pages(headers)?;
+        let all_pages = fields.all_pages()?;
         let most = match &target.route.kind {
             Kind::Query(policy) if all_pages && policy.pages => most.max(policy.crawl_timeout),
             _ if all_pages => return Err(head::no_pages()),
             _ => most,
         };
-        let named = head::request_timeout(headers)?;
+        let named = fields.timeout()?;
         let patience = named.map_or(most, |named| named.min(most));
         Ok(Asked {
-            directives: Directives::of(headers),
+            directives: fields.directives(),
             deadline: arrived_at + patience - patience / WAY_BACK,
             names_deadline: named.is_some(),
             all_pages,
@@ -332,23 +337,22 @@ impl Gateway {
     async fn read(
         &self,
         target: Target,
-        request: Request<Incoming>,
+        head: &request::Parts,
+        fields: &Fields<'_>,
+        body: Incoming,
         deadline: Instant,
         exchange: &mut Exchange<'_>,
     ) -> Result<(Call, Option<CommandKey>), Error> {
         let this = &*self.0;
         let is_query = matches!(target.route.kind, Kind::Query(_));
-        let caller = this
-            .callers
-            .authenticate(request.headers().get(AUTHORIZATION))?;
+        let caller = this.callers.authenticate(fields.authorization())?;
         if let Some(caller) = caller {
             exchange.caller = caller.label;
         }
-        target.check_method(request.method())?;
-        let (head, body) = request.into_parts();
-        head::check_content(&head.headers, &body)?;
+        target.check_method(&head.method)?;
+        fields.check_content(&body)?;
         let key = match &target.route.kind {
-            Kind::Command { requires_key, .. } => match head::idempotency_key(&head.headers)? {
+            Kind::Command { requires_key, .. } => match fields.idempotency_key()? {
                 None if *requires_key => return Err(Error::IdempotencyKeyRequired),
                 key => key,
             },
@@ -364,7 +368,7 @@ impl Gateway {
         let body = body
             .unwrap_or(Err(ReadError::Stalled))
             .map_err(|error| Error::of_body(error, max_body))?;
-        let mut call = self.understand(target, &head.headers, &body)?;
+        let mut call = self.understand(target, fields, &body)?;
         call.trace = exchange.trace;
         exchange.tenant = call.tenant.label;
         if let Some(caller) = caller {
@@ -385,15 +389,15 @@ impl Gateway {
     }
 
     /// What is asked, for which tenant, in which words.
-    fn understand(&self, target: Target, headers: &HeaderMap, body: &[u8]) -> Result<Call, Error> {
+    fn understand(&self, target: Target, fields: &Fields<'_>, body: &[u8]) -> Result<Call, Error> {
         let params =
             Params::parse(body).map_err(|reason| Error::InvalidJson(reason.to_string()))?;
         let tenant = self.0.tenants.identify(
-            head::tenant(headers),
+            fields.tenant(),
             params.access_code(),
             matches!(target.route.kind, Kind::Query(_)),
         )?;
-        let language = self.0.languages.choose(headers.get(ACCEPT_LANGUAGE));
+        let language = self.0.languages.choose(fields.accept_language());
         Ok(Call {
             target,
             tenant: tenant.clone(),

@@ -4,82 +4,272 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue,
-    ORIGIN, TRANSFER_ENCODING,
-};
-use hyper::{Request, Version};
+use hyper::header::{CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use hyper::http::uri::Authority;
+use hyper::{Uri, Version};
 
-use super::error::{Error, X_REQUEST_ID};
+use super::directives::Directives;
+use super::error::Error;
+use crate::telemetry::trace::{TRACEPARENT, Trace};
 
-/// Refuses what another server might read differently (RFC 9112, section 3.2), and every web page.
-pub fn check(request: &Request<Incoming>) -> Result<(), Error> {
-    let (uri, headers) = (request.uri(), request.headers());
-    if uri.scheme().is_some() || uri.authority().is_some() {
-        // The upstream is fixed by the configuration; nobody chooses another by a URL.
-        return Err(Error::MalformedRequest(
-            "send the path only (origin-form): this is no forward proxy",
-        ));
-    }
-    let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (None, _) if request.version() == Version::HTTP_11 => {
-            return Err(Error::MalformedRequest("HTTP/1.1 needs a Host header"));
-        }
-        (_, Some(_)) => return Err(Error::MalformedRequest("more than one Host header")),
-        (Some(host), None) if !is_authority(host) => {
-            return Err(Error::MalformedRequest("Host is no host name"));
-        }
-        _ => {}
-    }
-    let stands_twice = |name: &&HeaderName| headers.get_all(*name).iter().nth(1).is_some();
-    if headers.len() > headers.keys_len() && ONCE.iter().any(stands_twice) {
-        return Err(Error::MalformedRequest(
-            "a header that says who asks, or how, stands twice",
-        ));
-    }
-    // RFC 9112, section 6.1: hyper undoes chunked, and leaves whatever else was done to the body.
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-        return Err(Error::MalformedRequest(
-            "chunked is the only transfer coding that is understood",
-        ));
-    }
-    if uri.query().is_some() {
-        return Err(Error::InvalidPath(
-            "Linksfield reads no query string here: put the parameters into the JSON body",
-        ));
-    }
-    check_origin(headers)
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const X_LINKSFIELD_PAGES: &str = "x-linksfield-pages";
+const X_REQUEST_TIMEOUT: &str = "x-request-timeout";
+
+/// The header fields that say something to the gateway, each found once: a map of headers is searched anew for every name.
+#[derive(Debug)]
+pub struct Fields<'a> {
+    all: &'a HeaderMap,
+    accept_language: Field<'a>,
+    authorization: Field<'a>,
+    cache_control: Field<'a>,
+    content_encoding: Field<'a>,
+    content_type: Field<'a>,
+    host: Field<'a>,
+    idempotency_key: Field<'a>,
+    origin: Field<'a>,
+    pages: Field<'a>,
+    request_id: Field<'a>,
+    tenant: Field<'a>,
+    timeout: Field<'a>,
+    traceparent: Field<'a>,
+    transfer_encoding: Field<'a>,
 }
 
-/// Refuses every web page but our own.
-pub fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
-    match headers.get(ORIGIN) {
-        Some(origin) if !is_own(origin, headers.get(HOST)) => Err(Error::ForeignOrigin),
-        _ => Ok(()),
+/// A header field: its first line, and whether there are more.
+#[derive(Debug, Clone, Copy, Default)]
+struct Field<'a> {
+    first: Option<&'a HeaderValue>,
+    is_repeated: bool,
+}
+
+impl<'a> Fields<'a> {
+    /// Finds them.
+    pub fn of(headers: &'a HeaderMap) -> Self {
+        let none = Field::default();
+        let mut fields = Self {
+            all: headers,
+            accept_language: none,
+            authorization: none,
+            cache_control: none,
+            content_encoding: none,
+            content_type: none,
+            host: none,
+            idempotency_key: none,
+            origin: none,
+            pages: none,
+            request_id: none,
+            tenant: none,
+            timeout: none,
+            traceparent: none,
+            transfer_encoding: none,
+        };
+        for (name, value) in headers {
+            let field = match name.as_str() {
+                "accept-language" => &mut fields.accept_language,
+                "authorization" => &mut fields.authorization,
+                "cache-control" => &mut fields.cache_control,
+                "content-encoding" => &mut fields.content_encoding,
+                "content-type" => &mut fields.content_type,
+                "host" => &mut fields.host,
+                IDEMPOTENCY_KEY => &mut fields.idempotency_key,
+                "origin" => &mut fields.origin,
+                X_LINKSFIELD_PAGES => &mut fields.pages,
+                "x-request-id" => &mut fields.request_id,
+                "x-linksfield-tenant" => &mut fields.tenant,
+                X_REQUEST_TIMEOUT => &mut fields.timeout,
+                TRACEPARENT => &mut fields.traceparent,
+                "transfer-encoding" => &mut fields.transfer_encoding,
+                _ => continue,
+            };
+            field.is_repeated = field.first.is_some();
+            field.first.get_or_insert(value);
+        }
+        fields
+    }
+
+    /// Refuses what another server might read differently (RFC 9112, section 3.2), and every web page.
+    pub fn check(&self, uri: &Uri, version: Version) -> Result<(), Error> {
+        if uri.scheme().is_some() || uri.authority().is_some() {
+            // The upstream is fixed by the configuration; nobody chooses another by a URL.
+            return Err(Error::MalformedRequest(
+                "send the path only (origin-form): this is no forward proxy",
+            ));
+        }
+        match self.host.first {
+            None if version == Version::HTTP_11 => {
+                return Err(Error::MalformedRequest("HTTP/1.1 needs a Host header"));
+            }
+            _ if self.host.is_repeated => {
+                return Err(Error::MalformedRequest("more than one Host header"));
+            }
+            Some(host) if !is_authority(host) => {
+                return Err(Error::MalformedRequest("Host is no host name"));
+            }
+            _ => {}
+        }
+        // Of these the first would count, unseen by whoever checks the last.
+        let once = [
+            self.authorization,
+            self.idempotency_key,
+            self.pages,
+            self.tenant,
+            self.timeout,
+        ];
+        if once.iter().any(|field| field.is_repeated) {
+            return Err(Error::MalformedRequest(
+                "a header that says who asks, or how, stands twice",
+            ));
+        }
+        // RFC 9112, section 6.1: hyper undoes chunked, and leaves whatever else was done to the body.
+        if !self.every_coding_is("chunked", TRANSFER_ENCODING, self.transfer_encoding) {
+            return Err(Error::MalformedRequest(
+                "chunked is the only transfer coding that is understood",
+            ));
+        }
+        if uri.query().is_some() {
+            return Err(Error::InvalidPath(
+                "Linksfield reads no query string here: put the parameters into the JSON body",
+            ));
+        }
+        self.check_origin()
+    }
+
+    /// Refuses every web page but our own.
+    pub fn check_origin(&self) -> Result<(), Error> {
+        match self.origin.first {
+            Some(origin) if !is_own(origin, self.host.first) => Err(Error::ForeignOrigin),
+            _ => Ok(()),
+        }
+    }
+
+    /// Was the gateway asked by a name that no attacker's DNS can give to it?
+    pub fn is_own_host(&self) -> bool {
+        let host = self.host.first.and_then(|host| host.to_str().ok());
+        host.is_some_and(is_own_name)
+    }
+
+    /// Only JSON in UTF-8, not compressed; nothing at all is an empty set of parameters.
+    pub fn check_content(&self, body: &Incoming) -> Result<(), Error> {
+        let is_plain = self.every_coding_is("identity", CONTENT_ENCODING, self.content_encoding);
+        match (self.content_type.first, self.content_type.is_repeated) {
+            (Some(value), false) if is_plain && is_json(value) => Ok(()),
+            (None, _) if body.is_end_stream() => Ok(()),
+            _ => Err(Error::UnsupportedMediaType),
+        }
+    }
+
+    fn every_coding_is(&self, coding: &str, name: HeaderName, field: Field<'_>) -> bool {
+        let is_it = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(coding.as_bytes());
+        field.first.is_none_or(is_it)
+            && (!field.is_repeated || self.all.get_all(name).iter().all(is_it))
+    }
+
+    /// Who asks.
+    pub fn authorization(&self) -> Option<&'a HeaderValue> {
+        self.authorization.first
+    }
+
+    /// In which languages an answer is welcome.
+    pub fn accept_language(&self) -> Option<&'a HeaderValue> {
+        self.accept_language.first
+    }
+
+    /// The tenant, where the caller names one.
+    pub fn tenant(&self) -> Option<&'a HeaderValue> {
+        self.tenant.first
+    }
+
+    /// What the caller asks of the cache.
+    pub fn directives(&self) -> Directives {
+        match self.cache_control.first {
+            None => Directives::default(),
+            Some(_) => Directives::of(self.all),
+        }
+    }
+
+    /// The trace that the request belongs to; two are none.
+    pub fn trace(&self, forward: bool) -> Option<Trace> {
+        let parent = self
+            .traceparent
+            .first
+            .filter(|_| !self.traceparent.is_repeated)?;
+        Trace::of(parent, forward)
+    }
+
+    /// The caller's own id, if it is one that may stand in logs and headers.
+    pub fn request_id(&self) -> Option<String> {
+        let id = self.request_id.first?.to_str().ok()?;
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        ((1..=64).contains(&id.len()) && id.bytes().all(is_plain)).then(|| id.to_owned())
+    }
+
+    /// The key under which a command is sent once.
+    pub fn idempotency_key(&self) -> Result<Option<&'a str>, Error> {
+        let Some(key) = self.idempotency_key.first else {
+            return Ok(None);
+        };
+        let is_key = |key: &&str| {
+            (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        match key.to_str().ok().filter(is_key) {
+            Some(key) => Ok(Some(key)),
+            None => Err(Error::InvalidHeader {
+                name: IDEMPOTENCY_KEY,
+                expected: "1 to 255 visible ASCII characters, such as a UUID",
+            }),
+        }
+    }
+
+    /// Does the caller want all pages of a query as one document?
+    pub fn all_pages(&self) -> Result<bool, Error> {
+        match self.pages.first {
+            None => Ok(false),
+            Some(value) if value == "all" => Ok(true),
+            Some(_) => Err(Error::InvalidHeader {
+                name: X_LINKSFIELD_PAGES,
+                expected: "all, or leave it out",
+            }),
+        }
+    }
+
+    /// How long the caller waits: `800ms`, `2s`, or bare milliseconds.
+    pub fn timeout(&self) -> Result<Option<Duration>, Error> {
+        let Some(value) = self.timeout.first else {
+            return Ok(None);
+        };
+        let text = value.to_str().unwrap_or_default();
+        let (digits, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
+        match (digits.parse::<u64>(), unit) {
+            (Ok(number @ 1..), "ms" | "") => Ok(Some(Duration::from_millis(number))),
+            (Ok(number @ 1..), "s") => Ok(Some(Duration::from_secs(number))),
+            _ => Err(Error::InvalidHeader {
+                name: X_REQUEST_TIMEOUT,
+                expected: "a time greater than 0, as 800ms, 2s, or bare milliseconds",
+            }),
+        }
     }
 }
 
-// Names are read once, not for each request.
-static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-static X_LINKSFIELD_PAGES: HeaderName = HeaderName::from_static("x-linksfield-pages");
-static X_LINKSFIELD_TENANT: HeaderName = HeaderName::from_static("x-linksfield-tenant");
-static X_REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
-
-/// Of these the first would count, unseen by whoever checks the last.
-static ONCE: [&HeaderName; 5] = [
-    &AUTHORIZATION,
-    &IDEMPOTENCY_KEY,
-    &X_LINKSFIELD_PAGES,
-    &X_LINKSFIELD_TENANT,
-    &X_REQUEST_TIMEOUT,
-];
+/// All pages were asked for where there are none.
+pub fn no_pages() -> Error {
+    Error::InvalidHeader {
+        name: X_LINKSFIELD_PAGES,
+        expected: "only a query with pages = true has pages",
+    }
+}
 
 /// A host with or without a port, and no user (RFC 9110, section 7.2).
 fn is_authority(host: &HeaderValue) -> bool {
-    let is_user = host.as_bytes().contains(&b'@');
-    !is_user && hyper::http::uri::Authority::try_from(host.as_bytes()).is_ok()
+    let host = host.as_bytes();
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let (name, port) = host.split_at(host.iter().take_while(|byte| is_name(byte)).count());
+    let is_port =
+        |port: &[u8]| (1..=5).contains(&port.len()) && port.iter().all(u8::is_ascii_digit);
+    if !name.is_empty() && (port.is_empty() || port.strip_prefix(b":").is_some_and(is_port)) {
+        return true; // as nearly everybody writes it
+    }
+    !host.contains(&b'@') && Authority::try_from(host).is_ok()
 }
 
 /// Is this the origin of the gateway itself, by a name that no attacker's DNS can give to it?
@@ -95,32 +285,12 @@ fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
     is_own_name(authority)
 }
 
-/// Was the gateway asked by a name that no attacker's DNS can give to it?
-pub fn is_own_host(headers: &HeaderMap) -> bool {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    host.is_some_and(is_own_name)
-}
-
 fn is_own_name(authority: &str) -> bool {
     let name = match authority.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => authority,
     };
     name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
-}
-
-/// Only JSON in UTF-8, not compressed; nothing at all is an empty set of parameters.
-pub fn check_content(headers: &HeaderMap, body: &Incoming) -> Result<(), Error> {
-    let mut types = headers.get_all(CONTENT_TYPE).iter();
-    let is_plain = headers
-        .get_all(CONTENT_ENCODING)
-        .iter()
-        .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
-    match (types.next(), types.next()) {
-        (Some(value), None) if is_plain && is_json(value) => Ok(()),
-        (None, None) if body.is_end_stream() => Ok(()),
-        _ => Err(Error::UnsupportedMediaType),
-    }
 }
 
 fn is_json(content_type: &HeaderValue) -> bool {
@@ -147,76 +317,50 @@ fn is_json(content_type: &HeaderValue) -> bool {
         })
 }
 
-/// The caller's own id, if it is one that may stand in logs and headers.
-pub fn request_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get(&X_REQUEST_ID)?.to_str().ok()?;
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    ((1..=64).contains(&id.len()) && id.bytes().all(is_plain)).then(|| id.to_owned())
-}
-
-/// The key under which a command is sent once.
-pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
-    let Some(key) = headers.get(&IDEMPOTENCY_KEY) else {
-        return Ok(None);
-    };
-    let is_key = |key: &&str| {
-        (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    match key.to_str().ok().filter(is_key) {
-        Some(key) => Ok(Some(key)),
-        None => Err(Error::InvalidHeader {
-            name: IDEMPOTENCY_KEY.as_str(),
-            expected: "1 to 255 visible ASCII characters, such as a UUID",
-        }),
-    }
-}
-
-/// Does the caller want all pages of a query as one document?
-pub fn all_pages(headers: &HeaderMap) -> Result<bool, Error> {
-    match headers.get(&X_LINKSFIELD_PAGES) {
-        None => Ok(false),
-        Some(value) if value == "all" => Ok(true),
-        Some(_) => Err(Error::InvalidHeader {
-            name: X_LINKSFIELD_PAGES.as_str(),
-            expected: "all, or leave it out",
-        }),
-    }
-}
-
-/// All pages were asked for where there are none.
-pub fn no_pages() -> Error {
-    Error::InvalidHeader {
-        name: X_LINKSFIELD_PAGES.as_str(),
-        expected: "only a query with pages = true has pages",
-    }
-}
-
-/// The tenant, where the caller names one.
-pub fn tenant(headers: &HeaderMap) -> Option<&HeaderValue> {
-    headers.get(&X_LINKSFIELD_TENANT)
-}
-
-/// How long the caller waits: `800ms`, `2s`, or bare milliseconds.
-pub fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
-    let Some(value) = headers.get(&X_REQUEST_TIMEOUT) else {
-        return Ok(None);
-    };
-    let invalid = Error::InvalidHeader {
-        name: X_REQUEST_TIMEOUT.as_str(),
-        expected: "a time greater than 0, as 800ms, 2s, or bare milliseconds",
-    };
-    let text = value.to_str().unwrap_or_default();
-    let (digits, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
-    match (digits.parse::<u64>(), unit) {
-        (Ok(number @ 1..), "ms" | "") => Ok(Some(Duration::from_millis(number))),
-        (Ok(number @ 1..), "s") => Ok(Some(Duration::from_secs(number))),
-        _ => Err(invalid),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn headers<const N: usize>(lines: [(&str, &str); N]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let name: HeaderName = name.parse().unwrap();
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_or_without_a_port() {
+        let rows = [
+            ("localhost", true),
+            ("127.0.0.1:6180", true),
+            ("[::1]:6180", true),
+            ("linksfield-gateway.default.svc:6180", true),
+            ("a_b", true),
+            ("user@localhost", false),
+            ("a b", false),
+            ("", false),
+            ("a/b", false),
+            ("[::1", false),
+        ];
+        for (host, expected) in rows {
+            assert_eq!(
+                is_authority(&HeaderValue::from_static(host)),
+                expected,
+                "{host:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_traces_are_none() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let one = headers([("traceparent", parent)]);
+        assert!(Fields::of(&one).trace(false).is_some());
+        let two = headers([("traceparent", parent), ("traceparent", parent)]);
+        assert_eq!(Fields::of(&two).trace(false), None);
+    }
 
     #[test]
     fn a_timeout_is_read_as_written_or_refused() {
@@ -235,14 +379,12 @@ mod tests {
             ("99999999999999999999", None),
         ];
         for (text, millis) in rows {
-            let headers = HeaderMap::from_iter([(
-                "x-request-timeout".parse().unwrap(),
-                HeaderValue::from_static(text),
-            )]);
+            let headers = headers([("x-request-timeout", text)]);
             let expected = millis.map(|millis| Some(Duration::from_millis(millis)));
-            assert_eq!(request_timeout(&headers).ok(), expected, "{text:?}");
+            let timeout = Fields::of(&headers).timeout();
+            assert_eq!(timeout.ok(), expected, "{text:?}");
         }
-        assert_eq!(request_timeout(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(Fields::of(&HeaderMap::new()).timeout().unwrap(), None);
     }
 
     #[test]
@@ -292,11 +434,8 @@ mod tests {
     #[test]
     fn a_request_id_is_kept_if_it_is_short_and_plain() {
         let read = |id: &str| {
-            let headers = HeaderMap::from_iter([(
-                "x-request-id".parse().unwrap(),
-                HeaderValue::from_str(id).unwrap(),
-            )]);
-            request_id(&headers)
+            let headers = headers([("x-request-id", id)]);
+            Fields::of(&headers).request_id()
         };
         assert_eq!(read("a-B_9.z").as_deref(), Some("a-B_9.z"));
         assert!(read(&"x".repeat(64)).is_some());

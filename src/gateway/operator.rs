@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::cache::Named;
 use super::error::Error;
+use super::head::Fields;
 use super::route::Kind;
 use super::{Gateway, wall_clock};
 use crate::telemetry::Answers;
@@ -122,8 +123,9 @@ impl Gateway {
         let this = &*self.0;
         let now = Instant::now();
         let target = this.routes.find(path)?;
-        let asked = self.asked(&target, headers, now)?;
-        let mut call = self.understand(target, headers, body)?;
+        let fields = Fields::of(headers);
+        let asked = self.asked(&target, &fields, now)?;
+        let mut call = self.understand(target, &fields, body)?;
         let route = call.target.route.clone();
         let mut explanation = json!({
             "path": call.target.path.as_ref(),
