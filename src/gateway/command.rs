@@ -1,11 +1,15 @@
 //! How is a command sent once, whatever becomes of its caller, and however often it asks under one key?
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::Response;
-use tokio::sync::oneshot;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::cache::Named;
 use super::call::{Answered, Errand, Timing};
@@ -66,7 +70,7 @@ impl Gateway {
         }
     }
 
-    /// A command has a task of its own: called off while no byte has left, else run to its end, whoever still waits.
+    /// Called off while no byte has left, else driven to its end, whoever still waits.
     async fn send_command(
         &self,
         call: Call,
@@ -76,7 +80,6 @@ impl Gateway {
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
         let _unless_it_has_left = CancelOnDrop(progress.clone());
-        let (tell, told) = oneshot::channel();
         let timing = Timing::default();
         timing.begin();
         let errand = Errand {
@@ -88,16 +91,24 @@ impl Gateway {
             ends_at: None,
             max_idle: COMMAND_MAX_IDLE,
         };
-        let request_id = exchange.request_id.clone();
-        let command =
-            self.clone()
-                .run_command(call, key, errand, progress.clone(), request_id, tell);
-        self.0.commands.spawn(Box::pin(command)); // else it is copied from hand to hand until it runs
-        let told = timeout_at(deadline, told).await;
+        let course = Course {
+            request_id: exchange.request_id.clone(),
+            route: call.target.route.label,
+            tenant: call.tenant.label,
+            started: Instant::now(),
+            progress: progress.clone(),
+            _counted: self.0.commands.token(),
+        };
+        let command = self.clone().run_command(call, key, errand, course);
+        let mut command = Command {
+            run: Some(Box::pin(command)),
+            metrics: self.0.metrics.clone(),
+        };
+        let ended = timeout_at(deadline, &mut command).await;
         timing.tell(exchange);
-        let answered = match told {
-            Ok(Ok(result)) => result?,
-            Ok(Err(_)) => return Err(Error::Internal(progress.sent()).into()), // the command's task is gone
+        let answered = match ended {
+            Ok(Some(result)) => result?,
+            Ok(None) => return Err(Error::Internal(progress.sent()).into()), // it has panicked
             Err(_) if progress.cancel() => {
                 return Err(Error::Overloaded {
                     retry_after: Duration::ZERO,
@@ -123,35 +134,29 @@ impl Gateway {
         call: Call,
         key: Option<Run>,
         errand: Errand,
-        progress: Progress,
-        request_id: String,
-        tell: oneshot::Sender<Result<Answered, Arc<Error>>>,
-    ) {
+        course: Course,
+    ) -> Ended {
         let metrics = &self.0.metrics;
-        let started = Instant::now();
         let (this, target) = (&*self.0, &call.target);
+        let (progress, route, tenant) = (&course.progress, course.route, course.tenant);
         let reach = this
             .scopes
             .reach(&call.tenant, &target.route, &call.params, &this.latest);
-        let (route, tenant) = (call.target.route.label, call.tenant.label);
         let unless_it_ends = CutOff {
             metrics,
-            request_id: &request_id,
-            route,
-            tenant,
-            started,
-            progress: &progress,
+            course: &course,
         };
         let secret = call.tenant.signers.active(); // one that a query has proven, during a rotation
         let result = tokio::select! {
             () = progress.cancelled() => None, // no byte has left, and nobody waits
-            result = self.call(&call, &errand, secret, &progress, key.as_ref(), || reach.invalidate(None)) => Some(result),
+            result = self.call(&call, &errand, secret, progress, key.as_ref(), || reach.invalidate(None)) => Some(result),
         };
         let result = result.map(|result| result.map_err(Arc::new));
         if progress.sent() != Sent::No {
             reach.invalidate(Some(Instant::now()));
             metrics.invalidation("command");
         }
+        let request_id = &course.request_id;
         if let Some(key) = key {
             let ended = result.as_ref().map(|result| match result {
                 Ok(answered) => Ok(&answered.answer),
@@ -159,36 +164,96 @@ impl Gateway {
             });
             if let Err(error) = key.settle(ended, wall_clock()).await {
                 let sent = progress.sent().as_str();
-                metrics.key_not_saved(&request_id, route, tenant, sent, &error);
+                metrics.key_not_saved(request_id, route, tenant, sent, &error);
             }
         }
         if let Some(Err(error)) = &result
             && let Error::StateStoreUnavailable(cause) = &**error
         {
-            metrics.key_not_saved(&request_id, route, tenant, Sent::No.as_str(), cause);
+            metrics.key_not_saved(request_id, route, tenant, Sent::No.as_str(), cause);
         }
         std::mem::forget(unless_it_ends);
-        let Some(result) = result else { return };
-        if matches!(&result, Err(error) if error.sent() == Sent::Unknown) {
+        if matches!(&result, Some(Err(error)) if error.sent() == Sent::Unknown) {
             metrics.command_outcome_unknown(route, tenant);
         }
-        if let Err(result) = tell.send(result) {
-            let (outcome, vendor_code) = match &result {
-                Ok(answered) => (
-                    answered.answer.outcome.as_str(),
-                    answered.answer.vendor_code.as_deref(),
-                ),
-                Err(error) => (error.code(), None),
-            };
-            let duration = started.elapsed();
-            let end = CommandEnd {
-                sent: progress.sent().as_str(),
-                outcome,
-                vendor_code,
-                duration,
-            };
-            metrics.abandoned_command(&request_id, route, tenant, &end);
+        Ended { result, course }
+    }
+}
+
+/// A command under way. The request that waits for it drives it; once that has gone, it goes on as a task of its own.
+///
+/// (A task for every command would be one more to wake up, twice.)
+struct Command {
+    /// Until it has ended.
+    run: Option<Pin<Box<dyn Future<Output = Ended> + Send>>>,
+    metrics: Arc<Metrics>,
+}
+
+struct Ended {
+    /// None: it was called off.
+    result: Option<Result<Answered, Arc<Error>>>,
+    course: Course,
+}
+
+impl Future for Command {
+    /// None if it was called off or has panicked.
+    type Output = Option<Result<Answered, Arc<Error>>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let run = self.run.as_mut().expect("it has not ended yet");
+        let polled = catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(cx)));
+        let ended = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(ended)) => ended.result,
+            Err(_) => None, // the hook has told of it
+        };
+        self.run = None;
+        Poll::Ready(ended)
+    }
+}
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        let metrics = self.metrics.clone();
+        let to_the_end = async move {
+            let Ended { result, course } = run.await;
+            match result {
+                None => {}
+                Some(Ok(Answered { answer, .. })) => {
+                    let vendor_code = answer.vendor_code.as_deref();
+                    course.record(&metrics, answer.outcome.as_str(), vendor_code);
+                }
+                Some(Err(error)) => course.record(&metrics, error.code(), None),
+            }
+        };
+        // At the end of the process there is no task any more: what is dropped then is cut off.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(to_the_end);
         }
+    }
+}
+
+/// Whose command it is, for its own record where nobody hears of its end.
+struct Course {
+    request_id: String,
+    route: usize,
+    tenant: usize,
+    started: Instant,
+    progress: Progress,
+    /// The drain waits for it.
+    _counted: TaskTrackerToken,
+}
+
+impl Course {
+    fn record(&self, metrics: &Metrics, outcome: &'static str, vendor_code: Option<&str>) {
+        let end = CommandEnd {
+            sent: self.progress.sent().as_str(),
+            outcome,
+            vendor_code,
+            duration: self.started.elapsed(),
+        };
+        metrics.abandoned_command(&self.request_id, self.route, self.tenant, &end);
     }
 }
 
@@ -213,28 +278,17 @@ fn look_first(call: &Call) -> String {
 /// Records a command that is still under way when the process ends.
 struct CutOff<'a> {
     metrics: &'a Metrics,
-    request_id: &'a str,
-    route: usize,
-    tenant: usize,
-    started: Instant,
-    progress: &'a Progress,
+    course: &'a Course,
 }
 
 impl Drop for CutOff<'_> {
     fn drop(&mut self) {
-        let sent = self.progress.sent();
-        if sent != Sent::No {
+        let course = self.course;
+        if course.progress.sent() != Sent::No {
             self.metrics
-                .command_outcome_unknown(self.route, self.tenant);
+                .command_outcome_unknown(course.route, course.tenant);
         }
-        let end = CommandEnd {
-            sent: sent.as_str(),
-            outcome: "cut_off",
-            vendor_code: None,
-            duration: self.started.elapsed(),
-        };
-        self.metrics
-            .abandoned_command(self.request_id, self.route, self.tenant, &end);
+        course.record(self.metrics, "cut_off", None);
     }
 }
 
