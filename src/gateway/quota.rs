@@ -163,7 +163,8 @@ pub enum Throttled {
 
 /// What calls go through: one connection at most. A clone is the same one, for one more call.
 pub trait Shareable: Clone + Default + Send + 'static {
-    /// How many calls it is known to take at a time, now. Whatever that is, it takes one while it has none.
+    /// How many calls it is known to take at a time, now. Whatever that is, it takes one while it has none. Who makes it
+    /// more than one says so: [`Permit::slot_has_grown`].
     fn capacity(&self) -> usize;
 
     /// There are too many of its kind: what it holds is given up. No call goes through it.
@@ -197,6 +198,8 @@ struct State<T: Shareable> {
     slots: usize,
     /// Those that were too many. The vendor may not have seen them closed yet, so they are the first to come back.
     retired: Vec<T>,
+    /// Has a slot ever taken more than one call at a time? Else none is looked for that does.
+    is_sharing: bool,
     /// Is one of the calls a crawl's?
     is_crawling: bool,
     max_queue: usize,
@@ -273,6 +276,7 @@ impl<T: Shareable> Quota<T> {
             last: 0,
             slots: 0,
             retired: Vec::new(),
+            is_sharing: false,
             is_crawling: false,
             max_queue: limits.queue,
             rate: Rate::at_start(limits.per_second, Instant::now()),
@@ -409,6 +413,9 @@ impl<T: Shareable> State<T> {
     /// The place in `busy` of a slot that takes another call, the one with the fewest. Those that are too many since the
     /// limit was lowered take none: they are given up when their calls end.
     fn shared(&self, but: Option<u64>) -> Option<usize> {
+        if !self.is_sharing {
+            return None;
+        }
         let kept = self.busy.iter().take(self.slots).enumerate();
         kept.filter(|(_, busy)| busy.calls < busy.slot.capacity() && Some(busy.number) != but)
             .min_by_key(|(_, busy)| busy.calls)
@@ -752,6 +759,7 @@ impl<T: Shareable> Permit<T> {
     /// The slot takes more calls than it did: those that wait may have it too.
     pub fn slot_has_grown(&self) {
         let mut state = self.shared.lock();
+        state.is_sharing = true;
         self.shared.dispatch(&mut state, Instant::now());
     }
 

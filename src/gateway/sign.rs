@@ -61,36 +61,42 @@ impl Signer {
 
     /// The body for the wire: the parameters, the vendor's global fields, and last the signature over them.
     pub fn sign(&self, params: &Params, access_code: &str, now: SystemTime) -> Bytes {
-        self.signed(params, access_code, now).body
+        let (body, text) = self.unsigned(params, access_code, now);
+        let signature = self.signature(text.as_ref().unwrap_or(&body));
+        with_signature(body, &signature)
     }
 
     /// As [`sign`](Self::sign), with the text that was signed, for those who want to see it.
     pub fn signed(&self, params: &Params, access_code: &str, now: SystemTime) -> Signed {
+        let (body, text) = self.unsigned(params, access_code, now);
+        let text = text.unwrap_or_else(|| body.clone());
+        let body = with_signature(body, &self.signature(&text));
+        Signed { text, body }
+    }
+
+    /// The body without its signature, and the canonical text where it is another.
+    fn unsigned(
+        &self,
+        params: &Params,
+        access_code: &str,
+        now: SystemTime,
+    ) -> (String, Option<String>) {
         let timestamp = timestamp(now, self.form.timestamp).to_string();
         let timestamp = match self.form.timestamp_type {
             TimestampType::String => json_string(&timestamp),
             TimestampType::Number => timestamp,
         };
-        let mut body = params.merged(&[
+        let body = params.merged(&[
             ("access_code", &json_string(access_code)),
             ("timestamp", &timestamp),
             ("version", &self.version),
         ]);
-        let text = if self.text_is_wire {
-            body.clone()
-        } else {
-            let fields = parse_object(body.as_bytes()).expect("it was merged from an object");
-            canonical_text(&fields, &self.form)
-        };
-        let signature = self.signature(&text);
-        body.pop();
-        body.push_str(r#","sign":""#);
-        body.push_str(&signature);
-        body.push_str(r#""}"#);
-        Signed {
-            text,
-            body: body.into(),
+        if self.text_is_wire {
+            return (body, None);
         }
+        let fields = parse_object(body.as_bytes()).expect("it was merged from an object");
+        let text = canonical_text(&fields, &self.form);
+        (body, Some(text))
     }
 
     /// The signature over a canonical text.
@@ -99,6 +105,14 @@ impl Signer {
         mac.update(text.as_bytes());
         encode(&mac.finalize().into_bytes(), self.form.output)
     }
+}
+
+fn with_signature(mut body: String, signature: &str) -> Bytes {
+    body.pop();
+    for part in [r#","sign":""#, signature, r#""}"#] {
+        body.push_str(part);
+    }
+    body.into()
 }
 
 /// A signed request.

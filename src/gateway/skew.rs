@@ -43,6 +43,9 @@ impl Skew {
             recent.differences[next] = difference;
             recent.next = (next + 1) % REMEMBERED;
         }
+        if !recent.is_told && difference.abs() < WORTH_TELLING {
+            return None; // one more that is not apart takes no median there
+        }
         let median = recent.median()?;
         let is_apart = median.abs() >= WORTH_TELLING;
         let is_news = is_apart != recent.is_told;

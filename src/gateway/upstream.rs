@@ -58,7 +58,8 @@ pub struct Upstream {
     /// No other of the process has it.
     id: u64,
     base_url: BaseUrl,
-    host: HeaderValue,
+    /// Those of every request of HTTP/1.1.
+    headers: HeaderMap,
     tls: Option<(TlsConfig, ServerName<'static>)>,
     connect_timeout: Duration,
     max_answer: usize,
@@ -160,8 +161,9 @@ impl Upstream {
             .map(|name| (TlsConfig(tls_config(ca, config.http2)), name));
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            host: HeaderValue::from_str(base_url.authority())
-                .expect("an authority is visible ASCII"),
+            headers: headers(
+                HeaderValue::from_str(base_url.authority()).expect("an authority is visible ASCII"),
+            ),
             base_url,
             tls,
             connect_timeout: config.connect_timeout,
@@ -344,7 +346,6 @@ impl Upstream {
             traceparent,
             body,
         } = message;
-        let json = HeaderValue::from_static("application/json");
         let mut request = Request::new(Payload::from(body));
         *request.method_mut() = hyper::Method::POST;
         let (scheme, authority) = match protocol {
@@ -354,23 +355,30 @@ impl Upstream {
         let uri = [scheme, authority, self.base_url.path(), path].concat();
         *request.uri_mut() = uri.try_into().expect("checked when the route was found");
         let headers = request.headers_mut();
-        if protocol == Protocol::Http1 {
-            headers.insert(HOST, self.host.clone());
+        headers.clone_from(&self.headers);
+        if protocol == Protocol::Http2 {
+            headers.remove(HOST);
         }
-        headers.insert(CONTENT_TYPE, json.clone());
-        headers.insert(ACCEPT, json);
-        // An answer expanded here would need a bound of its own.
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(ACCEPT_LANGUAGE, language.header.clone());
         if let Some(traceparent) = traceparent {
             headers.insert(TRACEPARENT, traceparent);
         }
-        headers.insert(
-            USER_AGENT,
-            HeaderValue::from_static(concat!("linksfield-gateway/", env!("CARGO_PKG_VERSION"))),
-        );
         request
     }
+}
+
+/// What every request says.
+fn headers(host: HeaderValue) -> HeaderMap {
+    let json = HeaderValue::from_static("application/json");
+    let user_agent = concat!("linksfield-gateway/", env!("CARGO_PKG_VERSION"));
+    HeaderMap::from_iter([
+        (HOST, host),
+        (CONTENT_TYPE, json.clone()),
+        (ACCEPT, json),
+        // An answer expanded here would need a bound of its own.
+        (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
+        (USER_AGENT, HeaderValue::from_static(user_agent)),
+    ])
 }
 
 /// The first of these addresses that can be connected to: one after the other, as two at a time would be two connections.

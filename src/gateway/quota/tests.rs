@@ -860,6 +860,7 @@ async fn a_call_goes_over_to_another_slot_if_one_has_room() {
     let second = at_once(&quota).await.unwrap();
     assert!(first.change_slot().now_or_never().is_none());
     second.1.store(2, Ordering::Relaxed);
+    second.slot_has_grown();
     first.change_slot().now_or_never().unwrap();
     assert_eq!(*first, *second);
     let third = at_once(&quota).await.unwrap();
@@ -873,6 +874,7 @@ async fn a_lowered_limit_of_connections_holds_for_slots_that_take_many_calls() {
     let second = at_once(&quota).await.unwrap();
     for permit in [&first, &second] {
         permit.1.store(100, Ordering::Relaxed);
+        permit.slot_has_grown();
     }
     quota.change(&limits(1, None, 10));
     for _ in 0..5 {

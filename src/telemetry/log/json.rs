@@ -58,9 +58,10 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     fn begin(&mut self, field: &Field) {
-        self.line.push(b',');
-        write_text(self.line, field.name());
-        self.line.push(b':');
+        // Names are written in the code, none with anything to escape.
+        self.line.extend_from_slice(b",\"");
+        self.line.extend_from_slice(field.name().as_bytes());
+        self.line.extend_from_slice(b"\":");
     }
 
     fn write(&mut self, field: &Field, value: &(impl Serialize + ?Sized)) {
