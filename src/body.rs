@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -195,11 +195,16 @@ pub async fn read_prefix(
     patience: Duration,
 ) -> Result<Prefix, ReadError> {
     let mut read = Chunks::default();
-    while !body.is_end_stream() // mostly all of it came with its head
-        && let Some(frame) = timeout(patience, body.frame())
-            .await
-            .map_err(|_| ReadError::Stalled)?
-    {
+    while !body.is_end_stream() {
+        // Mostly all of it came with its head: a timer is set only where there is something to wait for.
+        let come = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        let frame = match come {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => timeout(patience, body.frame())
+                .await
+                .map_err(|_| ReadError::Stalled)?,
+        };
+        let Some(frame) = frame else { break };
         if read.push(frame?, cap) {
             return Ok(Prefix::Longer(read.join(), body));
         }

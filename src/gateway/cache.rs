@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use moka::policy::EvictionPolicy;
 use tokio::time::Instant;
 
@@ -47,7 +48,7 @@ pub struct Cache(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    entries: moka::sync::Cache<Key, Entry>,
+    entries: moka::sync::Cache<Key, Entry, RandomState>,
     evictions: Arc<AtomicU64>,
     state: Mutex<State>,
     next_flight: AtomicU64,
@@ -57,7 +58,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     /// More than one for a key where a caller would not wait for the one that ran. The one that began last is last.
-    flights: HashMap<Key, Vec<Flight>>,
+    flights: HashMap<Key, Vec<Flight>, RandomState>,
     series: Series,
 }
 
@@ -191,7 +192,7 @@ impl Cache {
                     evicted.fetch_add(1, Ordering::Relaxed);
                 }
             })
-            .build();
+            .build_with_hasher(RandomState::default());
         Self(Arc::new(Inner {
             entries,
             evictions,

@@ -17,8 +17,8 @@ use super::page::Page;
 use super::upstream::{Answer, Outcome, Shape};
 use crate::body::{Body, Held};
 
-/// As many as a page's answer has at most, hyper's own included.
-const HEADERS: usize = 11;
+/// As many as the answer of a page mostly has, its request id included.
+const HEADERS: usize = 6;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use hyper::Method;
 
 use super::error::Error;
@@ -18,7 +19,8 @@ use crate::telemetry::RouteKind;
 pub struct Routes {
     /// The base URL's own path, which a request may carry too.
     base_path: String,
-    by_path: HashMap<Arc<str>, Arc<Route>>,
+    /// Those that a request can name.
+    by_path: HashMap<Arc<str>, Arc<Route>, RandomState>,
     /// The policy of paths that are not configured; none if they are refused.
     unlisted: Option<Arc<Route>>,
 }
@@ -90,7 +92,7 @@ pub const UNLISTED: &str = "other";
 impl Routes {
     /// Reads the configured routes. The label of a route is its place in [`labels`](Self::labels).
     pub fn new(config: &Config) -> Self {
-        let mut by_path = HashMap::new();
+        let mut by_path = HashMap::default();
         for (label, (path, route)) in config.routes.iter().enumerate() {
             let kind = match route.kind {
                 ConfiguredKind::Query => Kind::Query(Policy {
@@ -178,24 +180,26 @@ impl Routes {
 
     /// Finds the route of a request's path. A path that begins with the base URL's own path has it removed once.
     pub fn find(&self, path: &str) -> Result<Target, Error> {
-        check_path(path)?;
         let below = path
             .strip_prefix(&self.base_path)
             .filter(|rest| rest.starts_with('/'))
             .unwrap_or(path);
-        match self.by_path.get_key_value(below) {
-            Some((_, route)) if matches!(route.kind, Kind::Refuse) => Err(Error::RouteRefused),
-            Some((path, route)) => Ok(Target {
-                route: route.clone(),
-                path: path.clone(),
-            }),
-            None => match &self.unlisted {
-                Some(route) => Ok(Target {
+        if let Some((path, route)) = self.by_path.get_key_value(below) {
+            return match route.kind {
+                Kind::Refuse => Err(Error::RouteRefused),
+                _ => Ok(Target {
                     route: route.clone(),
-                    path: below.into(),
+                    path: path.clone(),
                 }),
-                None => Err(Error::UnlistedPath),
-            },
+            };
+        }
+        check_path(path)?;
+        match &self.unlisted {
+            Some(route) => Ok(Target {
+                route: route.clone(),
+                path: below.into(),
+            }),
+            None => Err(Error::UnlistedPath),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Who asks: which caller, and which tenant's account is used?
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
@@ -139,8 +140,8 @@ impl Signers {
 /// All tenants.
 #[derive(Debug)]
 pub struct Tenants {
-    by_name: HashMap<Arc<str>, Arc<Tenant>>,
-    by_access_code: HashMap<Arc<str>, Arc<Tenant>>,
+    by_name: HashMap<Arc<str>, Arc<Tenant>, RandomState>,
+    by_access_code: HashMap<Arc<str>, Arc<Tenant>, RandomState>,
     default: Option<Arc<Tenant>>,
 }
 
@@ -157,8 +158,8 @@ impl Tenants {
         before: Option<(&Self, &Secrets)>,
     ) -> Result<Self, InvalidSecret> {
         let mut tenants = Self {
-            by_name: HashMap::new(),
-            by_access_code: HashMap::new(),
+            by_name: HashMap::default(),
+            by_access_code: HashMap::default(),
             default: None,
         };
         for (label, (name, settings)) in config.tenants.iter().enumerate() {
@@ -257,7 +258,8 @@ pub struct Caller {
     /// Its name in the configuration.
     pub name: Arc<str>,
     token: SecretString,
-    tenants: HashSet<String>,
+    /// Which it may ask for, by their labels.
+    tenants: Box<[bool]>,
     commands: bool,
 }
 
@@ -273,7 +275,11 @@ impl Callers {
                 label,
                 name: name.as_str().into(),
                 token: secrets.callers[name].clone(),
-                tenants: settings.tenants.iter().cloned().collect(),
+                tenants: config
+                    .tenants
+                    .keys()
+                    .map(|name| settings.tenants.contains(name))
+                    .collect(),
                 commands: settings.commands,
             };
         Self(config.callers.iter().enumerate().map(caller).collect())
@@ -314,7 +320,7 @@ impl Callers {
 impl Caller {
     /// May this caller do that with this tenant?
     pub fn authorize(&self, tenant: &Tenant, is_query: bool) -> Result<(), Error> {
-        if !self.tenants.contains(&*tenant.name) {
+        if !self.tenants[tenant.label] {
             return Err(Error::TenantForbidden(tenant.name.clone()));
         }
         if !is_query && !self.commands {

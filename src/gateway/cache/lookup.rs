@@ -1,6 +1,5 @@
 //! How was a query answered, and how is that told to the caller?
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,7 +151,8 @@ impl Found {
             }
         }
         if let Some(status) = self.failure.and_then(|failure| failure.status) {
-            let _ = write!(text, "; fwd-status={}", status.as_u16());
+            text.push_str("; fwd-status=");
+            text.push_str(status.as_str());
         }
         match self.lookup {
             Lookup::Coalesced => text.push_str("; collapsed"),
@@ -160,7 +160,8 @@ impl Found {
             _ => {}
         }
         if let Some(lifetime) = self.lifetime {
-            let _ = write!(text, "; ttl={}", lifetime.ttl());
+            text.push_str("; ttl=");
+            text.push_str(itoa::Buffer::new().format(lifetime.ttl()));
         }
         let not_stored = self.not_stored.map(NotStored::as_str);
         if let Some(detail) = self.failure.map(|failure| failure.reason).or(not_stored) {

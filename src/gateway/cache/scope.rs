@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
 use super::narrowing::Named;
@@ -33,7 +34,7 @@ struct Recent {
     /// By the generation that the last of each raised to: the oldest first.
     remembered: BTreeMap<u64, Invalidation>,
     /// The same by what they name.
-    generations: HashMap<Arc<Named>, u64>,
+    generations: HashMap<Arc<Named>, u64, RandomState>,
     /// The generation that the last one of those raised to that are not remembered any more.
     forgotten: u64,
     /// The latest settle time of those that are not remembered any more.

@@ -187,22 +187,17 @@ impl<'a> Reader<'a> {
     /// What stands between the quotes of a string, its escapes unread; has it any?
     fn raw_string(&mut self) -> Result<(&'a str, bool), Fault> {
         self.expect(b'"')?;
-        let (start, mut has_escapes) = (self.at, false);
+        let (start, mut end, mut has_escapes) = (self.at, self.at, false);
         loop {
-            let rest = self.text.as_bytes().get(self.at..).ok_or(Fault::Syntax)?;
-            let length = rest
-                .iter()
-                .position(|byte| is_special(*byte))
-                .ok_or(Fault::Syntax)?;
-            self.at += length;
-            match rest[length] {
-                b'"' => break,
-                b'\\' => (self.at, has_escapes) = (self.at + 2, true),
+            match self.text.as_bytes().get(end) {
+                Some(byte) if !is_special(*byte) => end += 1,
+                Some(b'"') => break,
+                Some(b'\\') => (end, has_escapes) = (end + 2, true),
                 _ => return Err(Fault::Syntax),
             }
         }
-        self.at += 1;
-        Ok((&self.text[start..self.at - 1], has_escapes))
+        self.at = end + 1;
+        Ok((&self.text[start..end], has_escapes))
     }
 
     fn number(&mut self) -> Result<&'a str, Fault> {
