@@ -311,7 +311,10 @@ impl<T: Shareable> Quota<T> {
     /// Waits for a permit until `until`, where the call is of use beyond the deadline of the one who began it. Whether that
     /// can be kept decides whether it may wait at all.
     pub async fn acquire_until(&self, ask: Ask<'_>, until: Instant) -> Result<Permit<T>, Error> {
-        let granted = self.0.enter(&ask)?;
+        let granted = match self.0.enter(&ask)? {
+            Entered::Granted(permit) => return Ok(permit),
+            Entered::Waits(granted) => granted,
+        };
         if let Ok(Ok(result)) = timeout_at(until, granted).await {
             return result;
         }
@@ -584,29 +587,38 @@ impl<T: Shareable> State<T> {
     }
 }
 
+/// What came of asking for a permit.
+enum Entered<T: Shareable> {
+    Granted(Permit<T>),
+    Waits(oneshot::Receiver<Result<Permit<T>, Error>>),
+}
+
 impl<T: Shareable> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // Nothing in here panics between two halves of a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place in the queue, where the permit or a refusal comes to; both may be there already.
-    fn enter(
-        self: &Arc<Self>,
-        ask: &Ask<'_>,
-    ) -> Result<oneshot::Receiver<Result<Permit<T>, Error>>, Error> {
+    /// Takes a permit, or a place in the queue, where the permit or a refusal comes to; both may be there already.
+    fn enter(self: &Arc<Self>, ask: &Ask<'_>) -> Result<Entered<T>, Error> {
         let (mut state, now) = (self.lock(), Instant::now());
         self.dispatch(&mut state, now); // who has left counts no more, and whoever can go is gone
         if let Some(error) = state.refusal(ask.class(), ask.is_listed, now) {
             return Err(error);
         }
-        if !state.has_room(ask, now) {
-            state.admit(ask, now)?;
+        if state.has_room(ask, now)
+            && let Some(slot) = state.take(None)
+        {
+            state.queue.begin(ask.tenant);
+            let permit = self.permit(&mut state, (ask.tenant, ask.class), slot, now);
+            state.dismiss(now); // the day may have ended with this call
+            return Ok(Entered::Granted(permit));
         }
+        state.admit(ask, now)?;
         let (sender, granted) = oneshot::channel();
         state.queue.push(ask, now, sender);
         self.dispatch(&mut state, now);
-        Ok(granted)
+        Ok(Entered::Waits(granted))
     }
 
     /// Grants what can be granted now, and sees to it that somebody looks again when a turn becomes free.
@@ -663,24 +675,36 @@ impl<T: Shareable> Shared<T> {
         now: Instant,
     ) {
         let (tenant, class, was_crawling) = (waiting.tenant, waiting.asked, state.is_crawling);
+        let mut permit = self.permit(state, (tenant, class), (number, slot), now);
+        permit.has_waited = waiting.since < now;
+        if let Err(Ok(mut permit)) = waiting.granted.send(Ok(permit)) {
+            permit.is_over = true; // its caller has gone
+            state.is_crawling = was_crawling;
+            state.take_back(number, tenant);
+        }
+    }
+
+    /// The permit of a call that is counted for its tenant, in a slot that has been taken.
+    fn permit(
+        self: &Arc<Self>,
+        state: &mut State<T>,
+        (tenant, class): (usize, Class),
+        (number, slot): (u64, T),
+        now: Instant,
+    ) -> Permit<T> {
         state.is_crawling |= class == Class::Crawl;
         state.day.grant();
-        let permit = Permit {
+        Permit {
             slot,
             number,
             is_over: false,
             tenant,
             class,
             granted_at: now,
-            has_waited: waiting.since < now,
+            has_waited: false,
             had_spare: state.rate.begin(now),
             counted: None,
             shared: self.clone(),
-        };
-        if let Err(Ok(mut permit)) = waiting.granted.send(Ok(permit)) {
-            permit.is_over = true; // its caller has gone
-            state.is_crawling = was_crawling;
-            state.take_back(number, tenant);
         }
     }
 

@@ -153,12 +153,18 @@ impl<G> Queue<G> {
             .filter(|(_, waiting)| self.lanes[waiting.tenant].room(now).is_ok())
             .min_by_key(|(_, waiting)| (self.start(waiting.tenant), waiting.order()))?;
         let waiting = self.waiting.remove(place);
-        let start = self.start(waiting.tenant);
-        let lane = &mut self.lanes[waiting.tenant];
+        self.begin(waiting.tenant);
+        Some(waiting)
+    }
+
+    /// Counts a call for its tenant.
+    pub fn begin(&mut self, tenant: usize) {
+        self.see(tenant);
+        let start = self.start(tenant);
+        let lane = &mut self.lanes[tenant];
         lane.tag = start + lane.stride;
         lane.window.begin();
         self.tag = start;
-        Some(waiting)
     }
 
     /// The tag that the tenant's next call begins with.

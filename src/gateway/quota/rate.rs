@@ -18,6 +18,9 @@ use tokio::time::Instant;
 /// What the vendor's limit of calls counts in.
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
+/// A turn may be free so much later than one second after the end of its call.
+const GRAIN: Duration = Duration::from_millis(1);
+
 /// The rate is lowered no further: one call in five seconds still finds out whether the vendor takes calls again.
 const LOWEST: f64 = 0.2;
 
@@ -38,7 +41,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, Default)]
 pub(super) struct Window {
     running: usize,
-    /// The others, the oldest first. Those that ended at the same time are one: at a start as many as the limit.
+    /// The others, the oldest first. Those that ended within [`GRAIN`] are one: else it is searched as large as memory is
+    /// slow where the limit is in the thousands.
     ended: VecDeque<Ended>,
     /// So many ended before them.
     forgotten: usize,
@@ -46,6 +50,9 @@ pub(super) struct Window {
 
 #[derive(Debug)]
 struct Ended {
+    /// When the first of them had.
+    since: Instant,
+    /// When the last of them had; from then on all of them count for their second.
     at: Instant,
     /// How many had ended then, in all.
     total: usize,
@@ -87,8 +94,12 @@ impl Window {
     fn add(&mut self, at: Instant, calls: usize) {
         let total = self.total() + calls;
         match self.ended.back_mut() {
-            Some(last) if last.at == at => last.total = total,
-            _ => self.ended.push_back(Ended { at, total }),
+            Some(last) if at < last.since + GRAIN => (last.at, last.total) = (at, total),
+            _ => self.ended.push_back(Ended {
+                since: at,
+                at,
+                total,
+            }),
         }
     }
 
