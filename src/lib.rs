@@ -19,8 +19,8 @@
 //!    fails, an old page may stand in. Pages of one query belong to a *snapshot*; all of them at once are fetched by a
 //!    *crawl* (`gateway/crawl.rs`).
 //!    A **command** (`gateway/command.rs`) that comes with an idempotency key asks `gateway/keys.rs` whether one was sent
-//!    under it. It goes on as a task of its own where its request has gone, and raises the *generation* of what it may
-//!    change: right before its first byte, and again after any outcome but "proven not sent".
+//!    under it. Its request drives it; where that has gone, it goes on as a task of its own. It raises the *generation* of
+//!    what it may change: right before its first byte, and again after any outcome but "proven not sent".
 //! 7. `gateway/call.rs` makes the call, and where a query fails and the budget allows, another one; nothing is
 //!    asked while the *breaker* is open. `gateway/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a
 //!    part of one, and no call is made that can no longer be answered in time by then; `gateway/upstream.rs` connects it; an

@@ -79,7 +79,6 @@ impl Gateway {
         deadline: Instant,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
-        let _unless_it_has_left = CancelOnDrop(progress.clone());
         let timing = Timing::default();
         timing.begin();
         let errand = Errand {
@@ -99,11 +98,12 @@ impl Gateway {
             progress: progress.clone(),
             _counted: self.0.commands.token(),
         };
-        let command = self.clone().run_command(call, key, errand, course);
+        let command = self.clone().run_command(call, course, key, errand);
         let mut command = Command {
             run: Some(Box::pin(command)),
             metrics: self.0.metrics.clone(),
         };
+        let _unless_it_has_left = CancelOnDrop(progress.clone()); // dropped before the command goes on as a task
         let ended = timeout_at(deadline, &mut command).await;
         timing.tell(exchange);
         let answered = match ended {
@@ -132,9 +132,9 @@ impl Gateway {
     async fn run_command(
         self,
         call: Call,
+        course: Course, // dropped after the key: the drain waits for that
         key: Option<Run>,
         errand: Errand,
-        course: Course,
     ) -> Ended {
         let metrics = &self.0.metrics;
         let (this, target) = (&*self.0, &call.target);
@@ -217,7 +217,8 @@ impl Drop for Command {
         let Some(run) = self.run.take() else { return };
         let metrics = self.metrics.clone();
         let to_the_end = async move {
-            let Ended { result, course } = run.await;
+            // In this order, as what is bound last is dropped first: the drain waits for the permit to be given back.
+            let Ended { course, result } = run.await;
             match result {
                 None => {}
                 Some(Ok(Answered { answer, .. })) => {
@@ -227,14 +228,15 @@ impl Drop for Command {
                 Some(Err(error)) => course.record(&metrics, error.code(), None),
             }
         };
-        // At the end of the process there is no task any more: what is dropped then is cut off.
+        // At the end of the process the runtime takes no task any more, and drops it; so it is outside of a runtime. Either
+        // way `CutOff` records it.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(to_the_end);
         }
     }
 }
 
-/// Whose command it is, for its own record where nobody hears of its end.
+/// What a command is recorded with when its caller has gone.
 struct Course {
     request_id: String,
     route: usize,
@@ -275,7 +277,7 @@ fn look_first(call: &Call) -> String {
     }
 }
 
-/// Records a command that is still under way when the process ends.
+/// Records a command that is still under way when the process ends, or that has panicked.
 struct CutOff<'a> {
     metrics: &'a Metrics,
     course: &'a Course,

@@ -208,7 +208,7 @@ impl Waiter {
         match timeout_at(deadline, self.0.wait_for(Option::is_some)).await {
             Err(_) => None,
             Ok(Ok(end)) => end.clone(),
-            Ok(Err(_)) => Some(End::CalledOff), // its task is gone; the key says how far it came
+            Ok(Err(_)) => Some(End::CalledOff), // it is gone without a word; the key says how far it came
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How far has an upstream call come, and may it still be called off?
 //!
-//! The task that makes the call and the caller who waits for it race: one wants to send, the other may leave. Both go
+//! Whoever makes the call and whoever gives it up race: one wants to send, the other may leave. Both go
 //! through one atomic state, so exactly one of [`Progress::begin`] and [`Progress::cancel`] succeeds.
 
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,7 +16,7 @@ const SENDING: u8 = 1;
 const ANSWERED: u8 = 2;
 const CANCELLED: u8 = 3;
 
-/// The state of one upstream call, shared by its task and by those who wait for it.
+/// The state of one upstream call, shared by the one who makes it and by those who wait for it.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<Inner>);
 

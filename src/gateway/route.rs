@@ -116,6 +116,9 @@ impl Routes {
                 ConfiguredKind::Refuse => Kind::Refuse,
             };
             let timeout = route.timeout;
+            if check_path(path).is_err() {
+                continue; // no request can name it
+            }
             by_path.insert(
                 Arc::from(path.as_str()),
                 Arc::new(Route {
@@ -246,9 +249,17 @@ mod tests {
     use super::*;
 
     fn routes(extra: &str) -> Routes {
+        configured(extra, "")
+    }
+
+    fn routes_with(more: &str) -> Routes {
+        configured("", more)
+    }
+
+    fn configured(before: &str, after: &str) -> Routes {
         let text = format!(
             r#"
-            {extra}
+            {before}
             [upstream]
             base_url = "http://127.0.0.1:1/cube/v4"
             [tenants.acme]
@@ -260,6 +271,7 @@ mod tests {
             kind = "command"
             [routes."/device/pauseService"]
             kind = "refuse"
+            {after}
             "#
         );
         Routes::new(&Config::parse(&text, "test", std::iter::empty()).unwrap().0)
@@ -281,6 +293,15 @@ mod tests {
             kind("/device/pauseService").unwrap_err().code(),
             "route_refused"
         );
+    }
+
+    #[test]
+    fn a_configured_path_that_could_be_read_in_two_ways_is_refused_all_the_same() {
+        for path in ["/package/orderPackage/", "/a%20b", "/a;x"] {
+            let routes = routes_with(&format!("[routes.{path:?}]\nkind = \"query\""));
+            let refused = routes.find(path).map(|_| ()).unwrap_err();
+            assert_eq!(refused.code(), "invalid_path", "{path}");
+        }
     }
 
     #[test]

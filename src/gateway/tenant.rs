@@ -258,7 +258,7 @@ pub struct Caller {
     /// Its name in the configuration.
     pub name: Arc<str>,
     token: SecretString,
-    /// Which it may ask for, by their labels.
+    /// Which it may ask for, by the labels of the same configuration.
     tenants: Box<[bool]>,
     commands: bool,
 }
@@ -320,7 +320,7 @@ impl Callers {
 impl Caller {
     /// May this caller do that with this tenant?
     pub fn authorize(&self, tenant: &Tenant, is_query: bool) -> Result<(), Error> {
-        if !self.tenants[tenant.label] {
+        if self.tenants.get(tenant.label) != Some(&true) {
             return Err(Error::TenantForbidden(tenant.name.clone()));
         }
         if !is_query && !self.commands {

@@ -58,7 +58,7 @@ pub struct Upstream {
     /// No other of the process has it.
     id: u64,
     base_url: BaseUrl,
-    /// Those of every request of HTTP/1.1.
+    /// Those that are the same in every request; with HTTP/2 `Host` is taken out.
     headers: HeaderMap,
     tls: Option<(TlsConfig, ServerName<'static>)>,
     connect_timeout: Duration,
@@ -367,7 +367,7 @@ impl Upstream {
     }
 }
 
-/// What every request says.
+/// The headers that are the same in every request of HTTP/1.1.
 fn headers(host: HeaderValue) -> HeaderMap {
     let json = HeaderValue::from_static("application/json");
     let user_agent = concat!("linksfield-gateway/", env!("CARGO_PKG_VERSION"));

@@ -450,7 +450,7 @@ impl RequestIds {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut id = String::with_capacity(self.process.len() + 16);
         id.push_str(&self.process);
-        let digits = number.max(1).ilog2() / 4; // after the first; by hand, as it is for each request
+        let digits = number.max(1).ilog2() / 4; // how many follow the first
         for place in (0..=digits).rev() {
             let digit = (number >> (place * 4)) & 0xf;
             id.push(char::from(b"0123456789abcdef"[digit as usize]));

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 /// What the vendor's limit of calls counts in.
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-/// A turn may be free so much later than one second after the end of its call.
+/// A turn may be free so much later than one second after the end of its call, and never earlier.
 const GRAIN: Duration = Duration::from_millis(1);
 
 /// The rate is lowered no further: one call in five seconds still finds out whether the vendor takes calls again.
@@ -41,8 +41,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, Default)]
 pub(super) struct Window {
     running: usize,
-    /// The others, the oldest first. Those that ended within [`GRAIN`] are one: else it is searched as large as memory is
-    /// slow where the limit is in the thousands.
+    /// The others, the oldest first. Those that ended within [`GRAIN`] of the first of them are one, which counts until the
+    /// second of the last is over. With a limit in the thousands the list would else be too long to be searched quickly.
     ended: VecDeque<Ended>,
     /// So many ended before them.
     forgotten: usize,
