@@ -37,7 +37,7 @@ pub use self::{
     faults::{Breaker, Retry},
     limits::{CRAWLS, Day, Limit, Limits, STREAMS},
     problem::{Problem, Problems, Warning},
-    route::{Idempotency, Kind, Route},
+    route::{Idempotency, Kind, Route, ambiguity},
     schema::dotted,
     secrets::{Ca, Secrets, TenantSecret, read_secret},
     signing::{

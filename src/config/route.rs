@@ -115,7 +115,24 @@ pub enum Idempotency {
     Required,
 }
 
-/// Why a path cannot be the path of a request, as the end of a sentence.
+/// Why a path is none of a request's that the gateway takes: only what reads the same everywhere, no escapes (an escaped
+/// slash or dot), no `;` (servlets cut there), no empty or dot segment, no slash at the end.
+pub fn ambiguity(path: &str) -> Option<&'static str> {
+    let plain = |byte| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/');
+    if !path.bytes().all(plain) {
+        return Some("a path holds letters, digits and -._~ only, with no percent-escapes");
+    }
+    let Some(segments) = path.strip_prefix('/') else {
+        return Some("a path starts with a slash");
+    };
+    let is_ambiguous = |segment| matches!(segment, "" | "." | "..");
+    segments
+        .split('/')
+        .any(is_ambiguous)
+        .then_some("a path has no empty segment and no dot segment")
+}
+
+/// Why a path cannot be that of the base URL, as the end of a sentence.
 pub(super) fn path_fault(path: &str) -> Option<&'static str> {
     if !path.starts_with('/') {
         return Some("does not begin with \"/\"");
@@ -149,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_that_no_request_can_have_is_found() {
+    fn a_path_that_no_base_url_can_have_is_found() {
         for path in ["/", "/package/queryOrder", "/a/b/", "/a%20b", "/..a"] {
             assert_eq!(path_fault(path), None, "{path}");
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Check, is_reported};
-use crate::config::{Kind, Route, route::path_fault, schema::dotted};
+use crate::config::{Kind, Route, ambiguity, schema::dotted};
 
 impl Check<'_> {
     pub(super) fn routes(&mut self) {
@@ -29,8 +29,8 @@ impl Check<'_> {
 
     fn route_path(&mut self, path: &str) {
         let key = dotted(&["routes", path]);
-        if let Some(fault) = path_fault(path) {
-            self.problem(&key, format!("the path {fault}"), "write it as it stands in the vendor's documentation, such as \"/package/queryOrder\"");
+        if let Some(rule) = ambiguity(path) {
+            self.problem(&key, format!("no request can name it: {rule}"), "write it as it stands in the vendor's documentation, such as \"/package/queryOrder\"");
         }
         let base = self.config.upstream.base_url.path();
         if !base.is_empty()

@@ -195,6 +195,21 @@ const RULES: &[(&str, &str, &str)] = &[
         "routes.\"/a/../b\"",
         "/package/queryOrder",
     ),
+    (
+        "[routes.'/a/b/']\nkind = 'query'",
+        "routes.\"/a/b/\"",
+        "documentation",
+    ),
+    (
+        "[routes.'/a%20b']\nkind = 'query'",
+        "routes.\"/a%20b\"",
+        "documentation",
+    ),
+    (
+        "[routes.'/a;x']\nkind = 'query'",
+        "routes.\"/a;x\"",
+        "documentation",
+    ),
     ("[routes.'/a']", "routes.\"/a\".kind", "query"),
     (
         "[routes.'/a']\nkind = 'query'\ninvalidates = []",
