@@ -60,9 +60,7 @@ fn filled(number: u64) -> Filled {
         page: Arc::new(Page {
             status: hyper::StatusCode::OK,
             content_type: None,
-            content_language: None,
-            content_encoding: None,
-            retry_after: None,
+            more_headers: Vec::new(),
             body: vec![b'x'; 1200].into(),
             fault: None,
             vendor_code: Some("0000".into()),

@@ -11,6 +11,7 @@ mod series;
 pub mod totals;
 pub mod trace;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -651,7 +652,7 @@ pub struct Exchange<'a> {
     /// Did the request reach Linksfield? None for a page from memory.
     pub sent: Option<&'static str>,
     /// The envelope's `code`.
-    pub vendor_code: Option<Box<str>>,
+    pub vendor_code: Option<Cow<'static, str>>,
     /// Was no call of Linksfield made for it?
     pub saved_a_call: bool,
     /// Is it the answer that an earlier command under the same key has got?

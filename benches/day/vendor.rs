@@ -290,9 +290,7 @@ pub fn page(status: u16, mut text: String, bytes: usize) -> Arc<Page> {
     Arc::new(Page {
         status: hyper::StatusCode::from_u16(status).expect("a status"),
         content_type: None,
-        content_language: None,
-        content_encoding: None,
-        retry_after: None,
+        more_headers: Vec::new(),
         body: text.into(),
         fault: None,
         vendor_code: None,

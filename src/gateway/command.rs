@@ -148,6 +148,7 @@ impl Gateway {
         };
         let secret = call.tenant.signers.active(); // one that a query has proven, during a rotation
         let result = tokio::select! {
+            biased;
             () = progress.cancelled() => None, // no byte has left, and nobody waits
             result = self.call(&call, &errand, secret, progress, key.as_ref(), || reach.invalidate(None)) => Some(result),
         };

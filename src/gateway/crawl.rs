@@ -141,7 +141,7 @@ impl Gateway {
                 {
                     position.clone()
                 }
-                (Some(NotStored::NoSuccess), _) if filled.page.content_encoding.is_none() => {
+                (Some(NotStored::NoSuccess), _) if !filled.page.is_encoded() => {
                     let pages = Pages::None; // a failure, as the vendor tells it
                     return Ok(Some(Filled { pages, ..filled }));
                 }
@@ -289,9 +289,7 @@ impl Crawl {
         let page = Page {
             body,
             content_type: first.page.content_type.clone(),
-            content_language: first.page.content_language.clone(),
-            content_encoding: None,
-            retry_after: None,
+            more_headers: first.page.more_headers.clone(),
             status: first.page.status,
             fault: None,
             vendor_code: first.page.vendor_code.clone(),
@@ -372,9 +370,7 @@ mod tests {
         let page = Page {
             body: body.into(),
             content_type: None,
-            content_language: None,
-            content_encoding: None,
-            retry_after: None,
+            more_headers: Vec::new(),
             status: StatusCode::OK,
             fault: None,
             vendor_code: Some("0000".into()),

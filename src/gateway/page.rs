@@ -1,8 +1,10 @@
 //! What is a page? An answer to a query as it is kept and served, and what it says about its place among others.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::HeaderValue;
+use hyper::header::{CONTENT_ENCODING, HeaderName, HeaderValue};
 
 use super::error::Fault;
 
@@ -13,18 +15,23 @@ pub struct Page {
     pub status: StatusCode,
     /// Its `Content-Type`, as it came.
     pub content_type: Option<HeaderValue>,
-    /// Its `Content-Language`, as it came.
-    pub content_language: Option<HeaderValue>,
-    /// Its `Content-Encoding`, if the vendor encoded it unasked. Such a page is not stored.
-    pub content_encoding: Option<HeaderValue>,
-    /// Its `Retry-After`, on a refusal of the vendor.
-    pub retry_after: Option<HeaderValue>,
+    /// What few have, as it came: its `Content-Language`; its `Content-Encoding`, if the vendor encoded it unasked (such a
+    /// page is not stored); its `Retry-After`, on a refusal of the vendor.
+    pub more_headers: Vec<(HeaderName, HeaderValue)>,
     /// Its bytes, as they came.
     pub body: Bytes,
     /// If it is no success, whose fault that is.
     pub fault: Option<Fault>,
     /// The envelope's `code`.
-    pub vendor_code: Option<Box<str>>,
+    pub vendor_code: Option<Cow<'static, str>>,
+}
+
+impl Page {
+    /// Is its body encoded?
+    pub fn is_encoded(&self) -> bool {
+        let mut headers = self.more_headers.iter();
+        headers.any(|(name, _)| *name == CONTENT_ENCODING)
+    }
 }
 
 /// What a paged answer says about itself.

@@ -30,7 +30,7 @@ pub enum Value<'a> {
     Bool(bool),
     /// The token as it stands in the text: `1.50`, `1e-7`, twenty digits.
     Number(&'a str),
-    /// The decoded text of a string.
+    /// The decoded text of a string; borrowed where it stands in a text as it is, without an escape.
     String(Cow<'a, str>),
     /// An array, in its order.
     Array(Vec<Value<'a>>),
@@ -38,7 +38,7 @@ pub enum Value<'a> {
     Object(Object<'a>),
 }
 
-/// The members of an object in the order of its text; no key stands twice.
+/// The members of an object in the order of its text; no key stands twice. Keys are borrowed as strings are.
 pub type Object<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 
 /// Why a body is no usable set of parameters. The text is for the caller and shows none of the body's values.

@@ -20,6 +20,9 @@ use crate::body::{Body, Held};
 /// As many as the answer of a page mostly has, its request id included.
 const HEADERS: usize = 6;
 
+/// The usual `Content-Type`s: a static value is shared without being counted.
+const JSON: [&str; 2] = ["application/json", "application/json;charset=UTF-8"];
+
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const X_LINKSFIELD_SNAPSHOT: HeaderName = HeaderName::from_static("x-linksfield-snapshot");
@@ -57,16 +60,20 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
         None
     };
     // Copies of their own: as they came, body and headers would keep the connection's whole read buffer in memory.
-    let header = |name| {
-        let value: &HeaderValue = answer.headers.get(name)?;
-        HeaderValue::from_bytes(value.as_bytes()).ok()
+    let header = |name: HeaderName| {
+        let value = answer.headers.get(&name)?.as_bytes();
+        let of_json = JSON.iter().find(|json| json.as_bytes() == value);
+        let value = match of_json {
+            Some(json) => HeaderValue::from_static(json),
+            None => HeaderValue::from_bytes(value).ok()?,
+        };
+        Some((name, value))
     };
+    let more_headers = [CONTENT_LANGUAGE, CONTENT_ENCODING, RETRY_AFTER];
     let page = Page {
         status: answer.status,
-        content_type: header(CONTENT_TYPE),
-        content_language: header(CONTENT_LANGUAGE),
-        content_encoding: header(CONTENT_ENCODING),
-        retry_after: header(RETRY_AFTER),
+        content_type: header(CONTENT_TYPE).map(|(_, value)| value),
+        more_headers: more_headers.into_iter().filter_map(header).collect(),
         body: if not_stored.is_none() {
             Bytes::copy_from_slice(&answer.body)
         } else {
@@ -105,19 +112,17 @@ pub fn of_page(found: &Found) -> Response<Body> {
     *response.status_mut() = page.status;
     let headers = response.headers_mut();
     headers.reserve(HEADERS); // at once: it grows by doubling
-    let kept = [
+    let told = [
         (CONTENT_TYPE, page.content_type.clone()),
-        (CONTENT_LANGUAGE, page.content_language.clone()),
-        (CONTENT_ENCODING, page.content_encoding.clone()),
-        (RETRY_AFTER, page.retry_after.clone()),
         (X_LINKSFIELD_SNAPSHOT, found.snapshot.clone()),
         (AGE, found.age_header()),
     ];
-    for (name, value) in kept {
+    for (name, value) in told {
         if let Some(value) = value {
             headers.insert(name, value);
         }
     }
+    headers.extend(page.more_headers.iter().cloned());
     headers.insert(CACHE_STATUS, found.cache_status());
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

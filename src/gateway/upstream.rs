@@ -8,6 +8,7 @@ mod answer;
 mod connection;
 mod traffic;
 
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -113,7 +114,7 @@ pub struct Answer {
     /// Is its body a JSON object with a `code`?
     pub is_envelope: bool,
     /// The envelope's `code`.
-    pub vendor_code: Option<Box<str>>,
+    pub vendor_code: Option<Cow<'static, str>>,
 }
 
 impl Answer {

@@ -695,9 +695,7 @@ fn page(fill: usize) -> Arc<Page> {
     Arc::new(Page {
         status: hyper::StatusCode::OK,
         content_type: None,
-        content_language: None,
-        content_encoding: None,
-        retry_after: None,
+        more_headers: Vec::new(),
         body: fill.to_string().into(),
         fault: None,
         vendor_code: None,

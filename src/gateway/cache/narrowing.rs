@@ -66,7 +66,7 @@ impl Named {
     /// One device, as a query for it would name it.
     pub fn device(iccid: &str) -> Self {
         Self([
-            Values::of(&Value::String(iccid.into())),
+            Values::of(&Value::String(iccid.to_owned().into())),
             Values::Absent,
             Values::Absent,
         ])

@@ -1,5 +1,7 @@
 //! What of an answer is kept, to be given again?
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -17,7 +19,7 @@ pub struct Kept {
     /// Its body.
     pub body: Bytes,
     /// The envelope's `code`.
-    pub vendor_code: Option<Box<str>>,
+    pub vendor_code: Option<Cow<'static, str>>,
 }
 
 impl Kept {

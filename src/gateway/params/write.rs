@@ -1,5 +1,7 @@
 //! How are values written? As compact JSON: non-ASCII raw, only `"`, `\` and controls escaped, numbers as they came.
 
+use std::borrow::Cow;
+
 use super::{Object, Value};
 
 /// Writes an object, its members in the order that they have.
@@ -9,7 +11,7 @@ pub fn write_object(out: &mut String, fields: &Object<'_>) {
         if index > 0 {
             out.push(',');
         }
-        write_string(out, key);
+        write_text(out, key);
         out.push(':');
         write_value(out, value);
     }
@@ -22,7 +24,7 @@ fn write_value(out: &mut String, value: &Value<'_>) {
         Value::Bool(true) => out.push_str("true"),
         Value::Bool(false) => out.push_str("false"),
         Value::Number(token) => out.push_str(token),
-        Value::String(text) => write_string(out, text),
+        Value::String(text) => write_text(out, text),
         Value::Array(items) => {
             out.push('[');
             for (index, item) in items.iter().enumerate() {
@@ -59,10 +61,26 @@ pub fn write_string(out: &mut String, text: &str) {
     if text.bytes().any(is_special) {
         write_string_with(out, text, |_| None);
     } else {
-        out.push('"');
-        out.push_str(text);
-        out.push('"');
+        write_plain(out, text);
     }
+}
+
+#[expect(
+    clippy::ptr_arg,
+    reason = "what is borrowed was looked through when it was read"
+)]
+fn write_text(out: &mut String, text: &Cow<'_, str>) {
+    match text {
+        Cow::Borrowed(plain) => write_plain(out, plain),
+        Cow::Owned(decoded) => write_string(out, decoded),
+    }
+}
+
+fn write_plain(out: &mut String, text: &str) {
+    debug_assert!(!text.bytes().any(is_special), "{text:?} needs escapes");
+    out.push('"');
+    out.push_str(text);
+    out.push('"');
 }
 
 /// Writes a JSON string. `escape` may ask for a character's own escape; without it only `"`, `\` and controls have one.

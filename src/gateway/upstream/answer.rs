@@ -58,7 +58,7 @@ pub struct Meaning {
     pub outcome: Outcome,
     /// Is it a JSON object with a `code`?
     pub is_envelope: bool,
-    pub vendor_code: Option<Box<str>>,
+    pub vendor_code: Option<Cow<'static, str>>,
 }
 
 impl Meaning {
@@ -67,7 +67,7 @@ impl Meaning {
         Self {
             outcome: classify(status, envelope.as_ref(), codes),
             is_envelope: envelope.is_some(),
-            vendor_code: envelope.map(|envelope| presentable(&envelope.code).into()),
+            vendor_code: envelope.map(|envelope| presentable(envelope.code)),
         }
     }
 }
@@ -86,10 +86,13 @@ impl Shape {
     }
 }
 
+/// The code of a success.
+const SUCCESS: &str = "0000";
+
 /// The vendor's envelope: `{"code": …, "data": …, "message": …, "success": …}`.
 #[derive(Debug, Deserialize)]
 struct Envelope<'a> {
-    /// `"0000"` is success; the vendor's table is not public.
+    /// [`SUCCESS`], or another; the vendor's table is not public.
     #[serde(borrow)]
     code: Cow<'a, str>,
     success: Option<bool>,
@@ -103,15 +106,18 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The code as it may stand in a log: it comes from outside.
-fn presentable(code: &str) -> &str {
-    let is_plain = code
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    if is_plain && code.len() <= 32 {
-        code
+/// The code as it may stand in a log: it comes from outside. That of a success, which most are, is shared.
+fn presentable(code: Cow<'_, str>) -> Cow<'static, str> {
+    let is_plain = |code: &str| {
+        let mut bytes = code.bytes();
+        bytes.all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    if code == SUCCESS {
+        Cow::Borrowed(SUCCESS)
+    } else if code.len() <= 32 && is_plain(&code) {
+        Cow::Owned(code.into_owned())
     } else {
-        "unprintable"
+        Cow::Borrowed("unprintable")
     }
 }
 
@@ -169,7 +175,7 @@ fn classify(status: StatusCode, envelope: Option<&Envelope<'_>>, codes: &Codes) 
         envelope.is_some_and(|envelope| list.iter().any(|code| **code == *envelope.code))
     };
     let succeeded =
-        envelope.is_some_and(|envelope| envelope.code == "0000" && envelope.success == Some(true));
+        envelope.is_some_and(|envelope| envelope.code == SUCCESS && envelope.success == Some(true));
     match status.as_u16() {
         401 | 403 => Outcome::BadSignature,
         429 => Outcome::Throttled,

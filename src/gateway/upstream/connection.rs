@@ -477,6 +477,7 @@ async fn until_given_up(given_up: CancellationToken, drive: impl Future<Output =
         sleep(LINGER).await;
     };
     tokio::select! {
+        biased;
         () = drive => {}
         () = too_long => {}
     }
@@ -666,7 +667,8 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(self.stream().poll_read(cx, buffer))?;
-        if buffer.filled().len() > before {
+        // Of HTTP/1.1 nobody wants to know.
+        if buffer.filled().len() > before && !self.heard.is_closed() {
             self.heard.send_replace(Instant::now());
         }
         Poll::Ready(Ok(()))
