@@ -165,6 +165,11 @@ class Running:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.subject.port + 10}{path}", timeout=20) as answer:
             return answer.read().decode()
 
+    def hits(self):
+        """A gateway's histogram of how long hits took, from its head to its answer."""
+        series = r'^linksfield_gateway_request_duration_seconds_bucket{result="hit",route="/package/queryOrder",le="(.+)"} (\d+)'
+        return {bound: int(count) for bound, count in re.findall(series, self.admin("/metrics"), re.MULTILINE)}
+
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.subject.port), timeout=20)
 
