@@ -1,0 +1,225 @@
+//! What is counted, and told, beside the exchanges? Calls of Linksfield and what they say, the configuration, and what is rare.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::{Metrics, log};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy)]
+pub struct CommandEnd<'a> {
+    /// Did it reach Linksfield?
+    pub sent: &'static str,
+    /// What the answer means, or the code of the failure.
+    pub outcome: &'static str,
+    /// The envelope's `code`.
+    pub vendor_code: Option<&'a str>,
+    /// From its beginning to its end.
+    pub duration: Duration,
+}
+
+impl Metrics {
+    /// The configuration's file was read, at this time in seconds since 1970, and could be used or not.
+    pub fn configuration_read(&self, usable: bool, at: f64) {
+        let families = &self.families;
+        families.config_reload_successful.set(usable.into());
+        if usable {
+            families.config_reload_success_timestamp.set(at);
+        }
+    }
+
+    /// The configuration in effect.
+    pub fn configuration_in_effect(&self, hash: &str) {
+        self.families.config_info.reset();
+        self.families.config_info.with_label_values(&[hash]).set(1);
+    }
+
+    /// So many of the secrets, tokens and files of certificates could not be used.
+    pub fn secrets_refused(&self, number: usize) {
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        self.families.secrets_refused.set(number);
+    }
+
+    /// A tenant's secrets were read, and could be used or not.
+    pub fn secret_read(&self, tenant: &str, usable: bool, at: f64) {
+        let families = &self.families;
+        let successful = families
+            .secret_reload_successful
+            .with_label_values(&[tenant]);
+        successful.set(usable.into());
+        if usable {
+            let timestamp = families
+                .secret_reload_success_timestamp
+                .with_label_values(&[tenant]);
+            timestamp.set(at);
+        }
+    }
+
+    /// A call of Linksfield has ended.
+    pub fn upstream_call(
+        &self,
+        route: usize,
+        tenant: usize,
+        outcome: &str,
+        reason: &str,
+        duration: Duration,
+    ) {
+        let (route, tenant) = (
+            self.labels.routes[route].as_str(),
+            self.labels.tenants[tenant].as_str(),
+        );
+        self.families
+            .upstream_requests
+            .with_label_values(&[route, tenant, outcome, reason])
+            .inc();
+        self.families
+            .upstream_duration
+            .with_label_values(&[route, outcome])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// What a call says about the vendor, as the breaker takes it.
+    pub fn upstream_ended(&self, end: &str) {
+        self.families.upstream_calls.with_label_values(&[end]).inc();
+    }
+
+    /// The vendor did not accept a tenant's signature.
+    pub fn bad_signature(&self, tenant: usize) {
+        let tenant = self.labels.tenants[tenant].as_str();
+        let family = &self.families.bad_signatures;
+        family.with_label_values(&[tenant]).inc();
+    }
+
+    /// The vendor answered with a `code` that the configuration does not know.
+    pub fn unknown_code(&self) {
+        self.families.unknown_codes.inc();
+    }
+
+    /// A path came that is not configured.
+    pub fn unlisted_path(&self) {
+        self.families.unlisted_paths.inc();
+    }
+
+    /// The vendor had too many calls, although by our count there was room.
+    pub fn foreign_throttle(&self) {
+        self.families.foreign_throttles.inc();
+    }
+
+    /// A query is asked again.
+    pub fn retried(&self) {
+        self.families.retries.inc();
+    }
+
+    /// A query was taken with the tenant's other secret, which is the active one from now on.
+    pub fn secret_switched(&self, tenant: usize, secret: &'static str) {
+        let tenant = self.labels.tenants[tenant].as_str();
+        let switches = self
+            .families
+            .secret_switches
+            .with_label_values(&[tenant, secret]);
+        switches.inc();
+        warn!(
+            tenant,
+            secret, "the signature was refused, the other secret is used from now on"
+        );
+    }
+
+    /// The vendor's clock is so many seconds ahead of ours.
+    pub fn clocks_differ(&self, seconds: f64) {
+        warn!(
+            seconds,
+            "the vendor's clock and ours have gone apart, or have come together again"
+        );
+    }
+
+    /// A command left, and what came of it is not known.
+    pub fn command_outcome_unknown(&self, route: usize, tenant: usize) {
+        let (route, tenant) = (
+            self.labels.routes[route].as_str(),
+            self.labels.tenants[tenant].as_str(),
+        );
+        self.families
+            .commands_unknown_outcome
+            .with_label_values(&[route, tenant])
+            .inc();
+    }
+
+    /// Something was refused before it was an exchange.
+    pub fn refused(&self, code: &str) {
+        self.families.errors.with_label_values(&[code, "no"]).inc();
+    }
+
+    /// Pages were made unfindable.
+    pub fn invalidation(&self, cause: &str) {
+        self.families
+            .invalidations
+            .with_label_values(&[cause])
+            .inc();
+    }
+
+    /// A command whose caller stopped waiting has ended: its own record, as nobody hears of it.
+    pub fn abandoned_command(
+        &self,
+        request_id: &str,
+        route: usize,
+        tenant: usize,
+        ended: &CommandEnd<'_>,
+    ) {
+        let (route, tenant) = (
+            self.labels.routes[route].as_str(),
+            self.labels.tenants[tenant].as_str(),
+        );
+        let CommandEnd {
+            sent,
+            outcome,
+            vendor_code,
+            duration,
+        } = *ended;
+        let duration = duration.as_secs_f64();
+        if sent == "unknown" {
+            let recent = &self.families.recent;
+            recent.add(request_id, (route, tenant), outcome, sent);
+            warn!(
+                target: log::COMMANDS,
+                request_id,
+                tenant,
+                route,
+                outcome,
+                vendor_code,
+                sent,
+                duration,
+                "command finished without its caller"
+            );
+        } else {
+            info!(
+                target: log::COMMANDS,
+                request_id,
+                tenant,
+                route,
+                outcome,
+                vendor_code,
+                sent,
+                duration,
+                "command finished without its caller"
+            );
+        }
+    }
+
+    /// What became of a command could not be saved under its key: a repeat after a restart will find it in doubt.
+    pub fn key_not_saved(
+        &self,
+        request_id: &str,
+        route: usize,
+        tenant: usize,
+        sent: &str,
+        error: &(dyn std::error::Error + 'static),
+    ) {
+        let (route, tenant) = (
+            self.labels.routes[route].as_str(),
+            self.labels.tenants[tenant].as_str(),
+        );
+        self.families.keys_not_saved.inc();
+        warn!(target: log::COMMANDS, request_id, tenant, route, sent, error, "idempotency key not saved");
+    }
+}

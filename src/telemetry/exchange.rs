@@ -1,0 +1,215 @@
+//! The record of one exchange: what is known of it, and how is that counted and written?
+
+use std::borrow::Cow;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter};
+use tokio::time::Instant;
+use tracing::field::display;
+use tracing::{info, warn};
+
+use super::trace::Trace;
+use super::{Metrics, Result, log};
+
+/// The record of one exchange: filled in by the gateway, written when dropped, even if the caller leaves.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    metrics: &'a Metrics,
+    /// When the head had come.
+    pub started: Instant,
+    /// The request's id.
+    pub request_id: String,
+    /// The trace that it belongs to.
+    pub trace: Option<Trace>,
+    /// Label of the route.
+    pub route: usize,
+    /// Label of the tenant.
+    pub tenant: usize,
+    /// Label of the caller.
+    pub caller: usize,
+    /// How it was answered.
+    pub result: Result,
+    /// The status of the answer; none if the caller left before it.
+    pub status: Option<u16>,
+    /// The code of a failure of ours.
+    pub error: Option<&'static str>,
+    /// Whose fault it is that it did not get what it asked for.
+    pub fault: Option<&'static str>,
+    /// Did the request reach Linksfield? None for a page from memory.
+    pub sent: Option<&'static str>,
+    /// The envelope's `code`.
+    pub vendor_code: Option<Cow<'static, str>>,
+    /// Was no call of Linksfield made for it?
+    pub saved_a_call: bool,
+    /// Is it the answer that an earlier command under the same key has got?
+    pub is_replay: bool,
+    /// The age of a page from memory.
+    pub age: Option<Duration>,
+    /// The time spent waiting for a permit.
+    pub queue: Option<Duration>,
+    /// The time that Linksfield took.
+    pub upstream: Option<Duration>,
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        let metrics = self.metrics;
+        let duration = self.started.elapsed().as_secs_f64();
+        metrics.families.requests_in_flight.dec();
+        metrics.request_handle(self).inc();
+        metrics.tenant_handle(self).inc();
+        metrics.request_duration_handle(self).observe(duration);
+        if self.is_replay {
+            metrics.families.idempotency_replays.inc();
+        }
+        if let Some(age) = self.age {
+            metrics.served_age_handle(self).observe(age.as_secs_f64());
+        }
+        if let Some(fault) = self.fault {
+            let family = &metrics.families.failed_requests;
+            family.with_label_values(&[fault]).inc();
+        }
+        if let Some(code) = self.error {
+            let sent = self.sent.unwrap_or("no");
+            let families = &metrics.families;
+            families.errors.with_label_values(&[code, sent]).inc();
+            let labels = &metrics.labels;
+            let names = (&*labels.routes[self.route], &*labels.tenants[self.tenant]);
+            families.recent.add(&self.request_id, names, code, sent);
+        } else if self.saved_a_call {
+            match self.result {
+                Result::Hit => metrics.families.saved_by_hit.inc(),
+                Result::Stale => metrics.families.saved_by_stale.inc(),
+                Result::Coalesced => metrics.families.saved_by_coalescing.inc(),
+                _ => {}
+            }
+        }
+        self.log(duration);
+    }
+}
+
+impl Exchange<'_> {
+    fn log(&self, duration: f64) {
+        let labels = &self.metrics.labels;
+        let (request_id, result, status) =
+            (self.request_id.as_str(), self.result.as_str(), self.status);
+        let (caller, tenant, route) = (
+            &*labels.callers[self.caller],
+            &*labels.tenants[self.tenant],
+            &*labels.routes[self.route],
+        );
+        let trace = self.trace.as_ref();
+        let trace_id = trace.map(|trace| display(trace.id()));
+        let parent_span_id = trace.map(|trace| display(trace.parent()));
+        let span_id = trace.and_then(Trace::span).map(display);
+        let replayed = self.is_replay.then_some(true);
+        let (vendor_code, error, sent) = (self.vendor_code.as_deref(), self.error, self.sent);
+        let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
+        let (queue, upstream, age) = (
+            seconds(self.queue),
+            seconds(self.upstream),
+            seconds(self.age),
+        );
+        macro_rules! line {
+            ($level:ident, $target:expr) => {
+                $level!(
+                    target: $target,
+                    request_id,
+                    trace_id,
+                    parent_span_id,
+                    span_id,
+                    caller,
+                    tenant,
+                    route,
+                    result,
+                    vendor_code,
+                    error,
+                    sent,
+                    replayed,
+                    status,
+                    duration,
+                    queue,
+                    upstream,
+                    age,
+                    "exchange finished"
+                )
+            };
+        }
+        match self.result {
+            Result::Command if sent == Some("unknown") => line!(warn, log::COMMANDS),
+            Result::Command => line!(info, log::COMMANDS),
+            _ => line!(info, module_path!()),
+        }
+    }
+}
+
+impl Metrics {
+    /// The record of an exchange that begins now.
+    pub fn exchange(&self) -> Exchange<'_> {
+        self.families.requests_in_flight.inc();
+        Exchange {
+            metrics: self,
+            started: Instant::now(),
+            request_id: String::new(),
+            trace: None,
+            route: self.labels.routes.len() - 1,
+            tenant: self.labels.tenants.len() - 1,
+            caller: self.labels.callers.len() - 1,
+            result: Result::Refused,
+            status: None,
+            error: None,
+            fault: None,
+            sent: None,
+            vendor_code: None,
+            saved_a_call: false,
+            is_replay: false,
+            age: None,
+            queue: None,
+            upstream: None,
+        }
+    }
+
+    fn request_duration_handle(&self, exchange: &Exchange<'_>) -> &Histogram {
+        let handle = exchange.route * Result::ALL.len() + exchange.result as usize;
+        self.request_duration_handles[handle].get_or_init(|| {
+            self.families.request_duration.with_label_values(&[
+                self.labels.routes[exchange.route].as_str(),
+                exchange.result.as_str(),
+            ])
+        })
+    }
+
+    fn served_age_handle(&self, exchange: &Exchange<'_>) -> &Histogram {
+        self.served_age[exchange.route].get_or_init(|| {
+            let route = self.labels.routes[exchange.route].as_str();
+            self.families.served_age.with_label_values(&[route])
+        })
+    }
+
+    fn tenant_handle(&self, exchange: &Exchange<'_>) -> &IntCounter {
+        let handle = exchange.tenant * Result::ALL.len() + exchange.result as usize;
+        self.tenant_handles[handle].get_or_init(|| {
+            self.families.tenant_requests.with_label_values(&[
+                self.labels.tenants[exchange.tenant].as_str(),
+                exchange.result.as_str(),
+            ])
+        })
+    }
+
+    fn request_handle(&self, exchange: &Exchange<'_>) -> &IntCounter {
+        let pair = exchange.caller * self.labels.tenants.len() + exchange.tenant;
+        let handles = self.request_handles[pair].get_or_init(|| {
+            let number = self.labels.routes.len() * Result::ALL.len();
+            (0..number).map(|_| OnceLock::new()).collect()
+        });
+        handles[exchange.route * Result::ALL.len() + exchange.result as usize].get_or_init(|| {
+            self.families.requests.with_label_values(&[
+                self.labels.routes[exchange.route].as_str(),
+                self.labels.tenants[exchange.tenant].as_str(),
+                self.labels.callers[exchange.caller].as_str(),
+                exchange.result.as_str(),
+            ])
+        })
+    }
+}
