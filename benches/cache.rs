@@ -60,7 +60,7 @@ fn filled(number: u64) -> Filled {
         page: Arc::new(Page {
             status: hyper::StatusCode::OK,
             content_type: None,
-            more_headers: Vec::new(),
+            more_headers: Box::default(),
             body: vec![b'x'; 1200].into(),
             fault: None,
             vendor_code: Some("0000".into()),

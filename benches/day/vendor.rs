@@ -290,7 +290,7 @@ pub fn page(status: u16, mut text: String, bytes: usize) -> Arc<Page> {
     Arc::new(Page {
         status: hyper::StatusCode::from_u16(status).expect("a status"),
         content_type: None,
-        more_headers: Vec::new(),
+        more_headers: Box::default(),
         body: text.into(),
         fault: None,
         vendor_code: None,

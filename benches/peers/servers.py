@@ -166,7 +166,7 @@ class Running:
             return answer.read().decode()
 
     def hits(self):
-        """A gateway's histogram of how long hits took, from its head to its answer."""
+        """A gateway's histogram of how long hits took, from their heads to their answers."""
         series = r'^linksfield_gateway_request_duration_seconds_bucket{result="hit",route="/package/queryOrder",le="(.+)"} (\d+)'
         return {bound: int(count) for bound, count in re.findall(series, self.admin("/metrics"), re.MULTILINE)}
 

@@ -370,7 +370,7 @@ mod tests {
         let page = Page {
             body: body.into(),
             content_type: None,
-            more_headers: Vec::new(),
+            more_headers: Box::default(),
             status: StatusCode::OK,
             fault: None,
             vendor_code: Some("0000".into()),

@@ -15,9 +15,9 @@ pub struct Page {
     pub status: StatusCode,
     /// Its `Content-Type`, as it came.
     pub content_type: Option<HeaderValue>,
-    /// What few have, as it came: its `Content-Language`; its `Content-Encoding`, if the vendor encoded it unasked (such a
-    /// page is not stored); its `Retry-After`, on a refusal of the vendor.
-    pub more_headers: Vec<(HeaderName, HeaderValue)>,
+    /// What it may have beside, as it came: its `Content-Language`; its `Content-Encoding`, if the vendor encoded it unasked
+    /// (such a page is not stored); its `Retry-After`, on a refusal of the vendor.
+    pub more_headers: Box<[(HeaderName, HeaderValue)]>,
     /// Its bytes, as they came.
     pub body: Bytes,
     /// If it is no success, whose fault that is.

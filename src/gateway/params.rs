@@ -30,7 +30,8 @@ pub enum Value<'a> {
     Bool(bool),
     /// The token as it stands in the text: `1.50`, `1e-7`, twenty digits.
     Number(&'a str),
-    /// The decoded text of a string; borrowed where it stands in a text as it is, without an escape.
+    /// The decoded text of a string; borrowed only where it stands in a JSON text as it is, without an escape, and so it is
+    /// written again.
     String(Cow<'a, str>),
     /// An array, in its order.
     Array(Vec<Value<'a>>),

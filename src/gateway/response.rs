@@ -60,20 +60,24 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
         None
     };
     // Copies of their own: as they came, body and headers would keep the connection's whole read buffer in memory.
-    let header = |name: HeaderName| {
-        let value = answer.headers.get(&name)?.as_bytes();
-        let of_json = JSON.iter().find(|json| json.as_bytes() == value);
-        let value = match of_json {
-            Some(json) => HeaderValue::from_static(json),
-            None => HeaderValue::from_bytes(value).ok()?,
-        };
-        Some((name, value))
+    let header = |name: &HeaderName| {
+        let value = answer.headers.get(name)?.as_bytes();
+        match JSON.iter().find(|json| json.as_bytes() == value) {
+            Some(json) => Some(HeaderValue::from_static(json)),
+            None => HeaderValue::from_bytes(value).ok(),
+        }
     };
-    let more_headers = [CONTENT_LANGUAGE, CONTENT_ENCODING, RETRY_AFTER];
+    let more_headers: &[HeaderName] = match answer.outcome {
+        Outcome::Success => &[CONTENT_LANGUAGE, CONTENT_ENCODING],
+        _ => &[CONTENT_LANGUAGE, CONTENT_ENCODING, RETRY_AFTER],
+    };
     let page = Page {
         status: answer.status,
-        content_type: header(CONTENT_TYPE).map(|(_, value)| value),
-        more_headers: more_headers.into_iter().filter_map(header).collect(),
+        content_type: header(&CONTENT_TYPE),
+        more_headers: more_headers
+            .iter()
+            .filter_map(|name| Some((name.clone(), header(name)?)))
+            .collect(),
         body: if not_stored.is_none() {
             Bytes::copy_from_slice(&answer.body)
         } else {
@@ -122,7 +126,9 @@ pub fn of_page(found: &Found) -> Response<Body> {
             headers.insert(name, value);
         }
     }
-    headers.extend(page.more_headers.iter().cloned());
+    for (name, value) in &page.more_headers {
+        headers.insert(name, value.clone());
+    }
     headers.insert(CACHE_STATUS, found.cache_status());
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

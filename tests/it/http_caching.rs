@@ -378,6 +378,7 @@ async fn what_comes_with_a_page_is_kept_as_the_suites_of_stored_headers_status_a
         ("interim-102, interim-103", page(1, 2, 105).fault(Fault::Interim), true),
         ("headers-store-Content-Type", page(1, 2, 105).header("Content-Type", "application/json;x=y"), true),
         ("headers-store-Content-Language", page(1, 2, 105).header("Content-Language", "zh-CN"), true),
+        ("headers-store-Retry-After", page(1, 2, 105).header("Retry-After", "7"), true),
         ("headers-store-Set-Cookie", page(1, 2, 105).header("Set-Cookie", "a=b"), true),
         ("cc-resp-no-store", page(1, 2, 105).header("Cache-Control", "no-store"), true),
         ("vary-star", page(1, 2, 105).header("Vary", "*"), true),
@@ -411,7 +412,9 @@ async fn what_comes_with_a_page_is_kept_as_the_suites_of_stored_headers_status_a
                 "{id}"
             );
         }
-        assert_eq!(reply.header("set-cookie"), None, "{id}");
+        for name in ["set-cookie", "retry-after"] {
+            assert_eq!(reply.header(name), None, "{id}");
+        }
         if is_kept {
             assert_eq!(reply.header("age"), Some("0"), "{id}: by our own clock");
         }

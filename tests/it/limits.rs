@@ -245,7 +245,9 @@ async fn a_vendor_that_throttles_is_left_alone_for_as_long_as_it_says() {
         .run()
         .await;
     let gateway = gateway(&upstream).run().await;
-    assert_eq!(gateway.page(1).await.status, 429);
+    let throttled = gateway.page(1).await;
+    let pause = throttled.header("retry-after");
+    assert_eq!((throttled.status, pause), (429, Some("30")));
     let refused = gateway.page(2).await; // it waits for 19 s
     assert_eq!(refused.problem(), (503, "overloaded".into(), "no".into()));
     let retry_after: u64 = refused.header("retry-after").unwrap().parse().unwrap();

@@ -695,7 +695,7 @@ fn page(fill: usize) -> Arc<Page> {
     Arc::new(Page {
         status: hyper::StatusCode::OK,
         content_type: None,
-        more_headers: Vec::new(),
+        more_headers: Box::default(),
         body: fill.to_string().into(),
         fault: None,
         vendor_code: None,

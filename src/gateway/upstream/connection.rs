@@ -478,8 +478,8 @@ async fn until_given_up(given_up: CancellationToken, drive: impl Future<Output =
     };
     tokio::select! {
         biased;
-        () = drive => {}
         () = too_long => {}
+        () = drive => {}
     }
 }
 
@@ -623,7 +623,7 @@ impl Socket {
         stream.take_error()?.map_or(Ok(()), Err)
     }
 
-    /// When the vendor was heard last.
+    /// When the vendor was heard last, from now on.
     pub(super) fn heard(&self) -> watch::Receiver<Instant> {
         self.heard.subscribe()
     }
