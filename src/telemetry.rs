@@ -256,7 +256,7 @@ impl Metrics {
 
     /// A fresh request id.
     pub fn request_id(&self) -> String {
-        self.families.request_ids.next()
+        self.families.request_ids.next().text()
     }
 
     /// How the queries were answered so far, whoever asked, by route and tenant.

@@ -559,7 +559,7 @@ impl Entry {
             lifetime: Some(Lifetime { fresh_for, age }),
             failure: None,
             not_stored: None,
-            snapshot: self.snapshot.id().cloned(),
+            snapshot: self.snapshot.id(),
             page: self.page,
         }
     }
@@ -582,10 +582,7 @@ impl Landed {
             lifetime,
             failure: None,
             not_stored: self.not_stored,
-            snapshot: self
-                .snapshot
-                .as_ref()
-                .and_then(|snapshot| snapshot.id().cloned()),
+            snapshot: self.snapshot.as_ref().and_then(|snapshot| snapshot.id()),
             page: self.page.clone(),
         }
     }

@@ -16,6 +16,7 @@ use super::keys::Kept;
 use super::page::Page;
 use super::upstream::{Answer, Outcome, Shape};
 use crate::body::{Body, Held};
+use crate::id::Id;
 
 /// As many as the answer of a page mostly has, its request id included.
 const HEADERS: usize = 6;
@@ -109,16 +110,27 @@ pub fn fault_of(outcome: Outcome) -> Option<Fault> {
     }
 }
 
+/// The bytes of a page, which keep it: a clone of them would count those who share them in memory that nothing else of a
+/// hit touches.
+struct Shown(Arc<Page>);
+
+impl AsRef<[u8]> for Shown {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.body
+    }
+}
+
 /// The answer to a query.
 pub fn of_page(found: &Found) -> Response<Body> {
     let page = &found.page;
-    let mut response = Response::new(Body::from(page.body.clone()));
+    let shown = Bytes::from_owner(Shown(page.clone()));
+    let mut response = Response::new(Body::from(shown));
     *response.status_mut() = page.status;
     let headers = response.headers_mut();
     headers.reserve(HEADERS); // at once: it grows by doubling
     let told = [
         (CONTENT_TYPE, page.content_type.clone()),
-        (X_LINKSFIELD_SNAPSHOT, found.snapshot.clone()),
+        (X_LINKSFIELD_SNAPSHOT, found.snapshot.map(Id::header)),
         (AGE, found.age_header()),
     ];
     for (name, value) in told {

@@ -1,7 +1,6 @@
 //! Which metrics are there? Their names, help texts, buckets and labels; registered once, whatever the configuration.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -12,6 +11,7 @@ use prometheus::{
 
 use super::recent::Recent;
 use super::{Constants, QuotaLevels};
+use crate::id::Ids;
 
 /// The revision the binary was built from; `build.rs` asks for it.
 pub const REVISION: &str = env!("LINKSFIELD_GATEWAY_REVISION");
@@ -80,7 +80,7 @@ pub struct Families {
     pub secrets_refused: IntGauge,
     pub secret_reload_successful: IntGaugeVec,
     pub secret_reload_success_timestamp: GaugeVec,
-    pub request_ids: Arc<RequestIds>,
+    pub request_ids: Arc<Ids>,
     pub recent: Arc<Recent>,
 }
 
@@ -386,7 +386,7 @@ impl Families {
                     &["tenant"],
                 ),
             ),
-            request_ids: Arc::new(RequestIds::new()),
+            request_ids: Arc::default(),
             recent: Arc::default(),
             request_duration,
             served_age,
@@ -426,36 +426,6 @@ impl Families {
         self.quota_rate
             .set(levels.allowed_rate.unwrap_or(f64::INFINITY));
         self.thrift_level.set(levels.thrift.into());
-    }
-}
-
-/// Ids for requests that bring none: unlike those of any other process, and in order within this one.
-#[derive(Debug)]
-pub struct RequestIds {
-    /// What the ids of this process begin with.
-    process: String,
-    next: AtomicU64,
-}
-
-impl RequestIds {
-    fn new() -> Self {
-        use std::hash::{BuildHasher, RandomState};
-        Self {
-            process: format!("{:016x}-", RandomState::new().hash_one(0)),
-            next: AtomicU64::new(1),
-        }
-    }
-
-    pub fn next(&self) -> String {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut id = String::with_capacity(self.process.len() + 16);
-        id.push_str(&self.process);
-        let digits = number.max(1).ilog2() / 4; // how many follow the first
-        for place in (0..=digits).rev() {
-            let digit = (number >> (place * 4)) & 0xf;
-            id.push(char::from(b"0123456789abcdef"[digit as usize]));
-        }
-        id
     }
 }
 

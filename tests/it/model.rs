@@ -528,10 +528,7 @@ impl World {
             key,
             from_memory: from_memory.then_some(looked),
             is_fresh: found.lookup == Lookup::Hit,
-            snapshot: found
-                .snapshot
-                .as_ref()
-                .map(|id| id.to_str().unwrap().to_owned()),
+            snapshot: found.snapshot.as_ref().map(|id| id.text()),
         });
     }
 

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::snapshot::Standing;
 use super::{Cache, Memory, Question};
+use crate::id::Id;
 
 /// What memory holds of the queries of one tenant and path.
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,10 +91,9 @@ impl Cache {
                 && self.0.state().serving(question, now).is_some(),
             page: self.0.entries.get(&question.key).map(|entry| {
                 let standing = entry.snapshot.standing(&question.key, question.policy, now);
-                let id = entry.snapshot.id().and_then(|id| id.to_str().ok());
                 Kept {
                     state: standing.as_str(),
-                    snapshot: id.map(str::to_owned),
+                    snapshot: entry.snapshot.id().map(Id::text),
                     age: entry.snapshot.age(now),
                     fresh_for: entry.snapshot.lifetime(question.policy),
                     bytes: entry.page.body.len(),

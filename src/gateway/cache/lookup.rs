@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use hyper::header::HeaderValue;
 
 use crate::gateway::page::Page;
+use crate::id::Id;
 
 /// How a query was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +106,7 @@ pub struct Found {
     /// Why the answer of a fill is not in memory.
     pub not_stored: Option<NotStored>,
     /// The value of `x-linksfield-snapshot`.
-    pub snapshot: Option<HeaderValue>,
+    pub snapshot: Option<Id>,
 }
 
 /// The freshness of a page in memory.

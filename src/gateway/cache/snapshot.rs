@@ -14,19 +14,19 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use hyper::header::HeaderValue;
 use tokio::time::Instant;
 
 use super::key::Key;
 use super::scope::Validity;
 use crate::gateway::page::{OrderId, Position};
 use crate::gateway::route::Policy;
+use crate::id::{Id, Ids};
 
 /// Pages that belong together.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The value of `x-linksfield-snapshot`; none for a query without pages.
-    id: Option<HeaderValue>,
+    id: Option<Id>,
     opened_at: Instant,
     /// How many nanoseconds the crawl took that brought its pages, if one did: freshness counts from the end of that.
     crawled_for: AtomicU64,
@@ -87,9 +87,7 @@ pub struct Series {
     current: HashMap<Key, Current>,
     /// So many make it worth to look for those whose pages are gone.
     sweep_at: usize,
-    /// No two snapshots have the same id, nor has one of another process.
-    ids: String,
-    next_id: u64,
+    ids: Ids,
 }
 
 #[derive(Debug)]
@@ -124,8 +122,7 @@ impl Default for Series {
         Self {
             current: HashMap::new(),
             sweep_at: 64,
-            ids: format!("{:016x}", RandomState::new().hash_one(0)),
-            next_id: 0,
+            ids: Ids::default(),
         }
     }
 }
@@ -197,11 +194,7 @@ impl Series {
 
     /// A snapshot that is nobody's current one. Only those of pages have an id.
     pub fn apart(&mut self, of_pages: bool, arrival: &Arrival<'_>) -> Arc<Snapshot> {
-        let id = of_pages.then(|| {
-            self.next_id += 1;
-            let id = format!("{}-{:x}", self.ids, self.next_id);
-            HeaderValue::from_str(&id).expect("made of hexadecimal digits")
-        });
+        let id = of_pages.then(|| self.ids.next());
         Arc::new(Snapshot::new(id, arrival))
     }
 
@@ -216,7 +209,7 @@ impl Series {
 
 impl Snapshot {
     /// A snapshot that these pages open, without them yet.
-    fn new(id: Option<HeaderValue>, arrival: &Arrival<'_>) -> Self {
+    fn new(id: Option<Id>, arrival: &Arrival<'_>) -> Self {
         let snapshot = Self {
             id,
             opened_at: arrival.sent_at,
@@ -232,8 +225,8 @@ impl Snapshot {
     }
 
     /// The value of `x-linksfield-snapshot`.
-    pub fn id(&self) -> Option<&HeaderValue> {
-        self.id.as_ref()
+    pub fn id(&self) -> Option<Id> {
+        self.id
     }
 
     /// The time since its oldest page's fill was sent.

@@ -1,0 +1,91 @@
+//! How is one thing told from all others? By a beginning that no other process has, and a count.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::header::HeaderValue;
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// Where ids come from.
+#[derive(Debug)]
+pub struct Ids {
+    process: [u8; 16],
+    next: AtomicU64,
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        let process = RandomState::new().hash_one(0);
+        let digit = |place| DIGITS[(process >> (place * 4) & 0xf) as usize];
+        Self {
+            process: std::array::from_fn(digit),
+            next: AtomicU64::new(1),
+        }
+    }
+}
+
+impl Ids {
+    /// One that nothing has yet.
+    pub fn next(&self) -> Id {
+        Id {
+            process: self.process,
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+}
+
+/// An id. It is small and on its own, so that having it touches no other memory; its text is made when somebody wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Id {
+    process: [u8; 16],
+    number: u64,
+}
+
+impl Id {
+    /// As text: sixteen hexadecimal digits, a hyphen, and the number's.
+    pub fn text(self) -> String {
+        self.write(&mut [0; 33]).to_owned()
+    }
+
+    /// The same as the value of a header.
+    pub fn header(self) -> HeaderValue {
+        let text = HeaderValue::from_str(self.write(&mut [0; 33]));
+        text.expect("digits and a hyphen are visible ASCII")
+    }
+
+    fn write(self, room: &mut [u8; 33]) -> &str {
+        let (process, number) = room.split_at_mut(16);
+        process.copy_from_slice(&self.process);
+        number[0] = b'-';
+        let digits = self.number.max(1).ilog2() as usize / 4 + 1;
+        for (place, digit) in number[1..=digits].iter_mut().rev().enumerate() {
+            *digit = DIGITS[(self.number >> (place * 4) & 0xf) as usize];
+        }
+        std::str::from_utf8(&room[..=16 + digits]).expect("digits and a hyphen are ASCII")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_its_process_and_its_number_in_hexadecimal() {
+        for number in [0, 1, 0xf, 0x10, 0xfe_dcba, u64::MAX] {
+            let process = *b"00c0ffee12345678";
+            let id = Id { process, number };
+            assert_eq!(id.text(), format!("00c0ffee12345678-{number:x}"));
+            assert_eq!(id.header(), id.text());
+        }
+    }
+
+    #[test]
+    fn no_two_ids_are_the_same() {
+        let (ids, of_another_process) = (Ids::default(), Ids::default());
+        let (first, second) = (ids.next(), ids.next());
+        assert_ne!(first, second);
+        assert_ne!(first, of_another_process.next());
+        assert!(first.text().len() == 18 && first.text() < second.text());
+    }
+}
