@@ -65,10 +65,7 @@ impl Metrics {
         reason: &str,
         duration: Duration,
     ) {
-        let (route, tenant) = (
-            self.labels.routes[route].as_str(),
-            self.labels.tenants[tenant].as_str(),
-        );
+        let (route, tenant) = self.names(route, tenant);
         self.families
             .upstream_requests
             .with_label_values(&[route, tenant, outcome, reason])
@@ -135,10 +132,7 @@ impl Metrics {
 
     /// A command left, and what came of it is not known.
     pub fn command_outcome_unknown(&self, route: usize, tenant: usize) {
-        let (route, tenant) = (
-            self.labels.routes[route].as_str(),
-            self.labels.tenants[tenant].as_str(),
-        );
+        let (route, tenant) = self.names(route, tenant);
         self.families
             .commands_unknown_outcome
             .with_label_values(&[route, tenant])
@@ -166,10 +160,7 @@ impl Metrics {
         tenant: usize,
         ended: &CommandEnd<'_>,
     ) {
-        let (route, tenant) = (
-            self.labels.routes[route].as_str(),
-            self.labels.tenants[tenant].as_str(),
-        );
+        let (route, tenant) = self.names(route, tenant);
         let CommandEnd {
             sent,
             outcome,
@@ -177,32 +168,27 @@ impl Metrics {
             duration,
         } = *ended;
         let duration = duration.as_secs_f64();
+        macro_rules! line {
+            ($level:ident) => {
+                $level!(
+                    target: log::COMMANDS,
+                    request_id,
+                    tenant,
+                    route,
+                    outcome,
+                    vendor_code,
+                    sent,
+                    duration,
+                    "command finished without its caller"
+                )
+            };
+        }
         if sent == "unknown" {
             let recent = &self.families.recent;
             recent.add(request_id, (route, tenant), outcome, sent);
-            warn!(
-                target: log::COMMANDS,
-                request_id,
-                tenant,
-                route,
-                outcome,
-                vendor_code,
-                sent,
-                duration,
-                "command finished without its caller"
-            );
+            line!(warn);
         } else {
-            info!(
-                target: log::COMMANDS,
-                request_id,
-                tenant,
-                route,
-                outcome,
-                vendor_code,
-                sent,
-                duration,
-                "command finished without its caller"
-            );
+            line!(info);
         }
     }
 
@@ -215,11 +201,13 @@ impl Metrics {
         sent: &str,
         error: &(dyn std::error::Error + 'static),
     ) {
-        let (route, tenant) = (
-            self.labels.routes[route].as_str(),
-            self.labels.tenants[tenant].as_str(),
-        );
+        let (route, tenant) = self.names(route, tenant);
         self.families.keys_not_saved.inc();
         warn!(target: log::COMMANDS, request_id, tenant, route, sent, error, "idempotency key not saved");
+    }
+
+    fn names(&self, route: usize, tenant: usize) -> (&str, &str) {
+        let labels = &self.labels;
+        (&labels.routes[route], &labels.tenants[tenant])
     }
 }
