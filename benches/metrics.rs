@@ -50,7 +50,7 @@ fn busy() -> Metrics {
 }
 
 fn exchange(metrics: &Metrics, route: usize, tenant: usize, caller: usize) {
-    let mut exchange = metrics.exchange();
+    let mut exchange = metrics.exchange(metrics.request_id());
     (exchange.route, exchange.tenant, exchange.caller) = (route, tenant, caller);
 }
 

@@ -255,15 +255,16 @@ impl Gateway {
     /// Answers a request; a failure is an answer too.
     pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let metrics = self.0.metrics.clone();
-        let mut exchange = metrics.exchange(); // recorded when dropped, even if the caller leaves
         let (head, body) = request.into_parts();
         let fields = Fields::of(&head.headers);
-        exchange.request_id = fields.request_id().unwrap_or_else(|| metrics.request_id());
+        let request_id = fields.request_id();
+        let request_id = request_id.unwrap_or_else(|| metrics.request_id());
+        let mut exchange = metrics.exchange(request_id); // recorded when dropped, even if the caller leaves
         exchange.trace = fields.trace(self.0.forward_traceparent);
         let response = match self.answer(&head, &fields, body, &mut exchange).await {
             Ok(mut response) => {
-                let request_id = error::request_id_value(&exchange.request_id);
-                response.headers_mut().insert(X_REQUEST_ID, request_id);
+                let headers = response.headers_mut();
+                headers.insert(X_REQUEST_ID, exchange.request_id.header());
                 response
             }
             Err(error) => {

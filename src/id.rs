@@ -66,6 +66,35 @@ impl Id {
     }
 }
 
+/// What a request is called in its answer and in all that is written of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The caller's own, if it is one that may stand in logs and headers.
+    pub fn of(value: &HeaderValue) -> Option<Self> {
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+        let id = value.as_bytes();
+        ((1..=64).contains(&id.len()) && id.iter().all(is_plain)).then(|| Self(value.clone()))
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().expect("it is plain ASCII")
+    }
+
+    /// The same as the value of a header.
+    pub fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+impl From<Id> for RequestId {
+    fn from(id: Id) -> Self {
+        Self(id.header())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +116,15 @@ mod tests {
         assert_ne!(first, second);
         assert_ne!(first, of_another_process.next());
         assert!(first.text().len() == 18 && first.text() < second.text());
+    }
+
+    #[test]
+    fn a_request_id_is_kept_if_it_is_short_and_plain() {
+        let read = |id: &str| RequestId::of(&HeaderValue::from_str(id).unwrap());
+        assert_eq!(read("a-B_9.z").unwrap().as_str(), "a-B_9.z");
+        assert!(read(&"x".repeat(64)).is_some());
+        for id in ["", "a b", "a\"b", "ü", &"x".repeat(65)] {
+            assert_eq!(read(id), None, "{id:?}");
+        }
     }
 }

@@ -23,6 +23,7 @@ pub use self::events::CommandEnd;
 pub use self::exchange::Exchange;
 use self::families::Families;
 pub use self::families::REVISION;
+use crate::id::RequestId;
 
 /// The names behind the labels, in the order of the configuration; the last of each is "other".
 #[derive(Debug)]
@@ -255,8 +256,8 @@ impl Metrics {
     }
 
     /// A fresh request id.
-    pub fn request_id(&self) -> String {
-        self.families.request_ids.next().text()
+    pub fn request_id(&self) -> RequestId {
+        self.families.request_ids.next().into()
     }
 
     /// How the queries were answered so far, whoever asked, by route and tenant.

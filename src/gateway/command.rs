@@ -21,6 +21,7 @@ use super::route::Kind;
 use super::upstream::COMMAND_MAX_IDLE;
 use super::{Call, Gateway, response, wall_clock};
 use crate::body::Body;
+use crate::id::RequestId;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
 
 impl Gateway {
@@ -157,7 +158,7 @@ impl Gateway {
             reach.invalidate(Some(Instant::now()));
             metrics.invalidation("command");
         }
-        let request_id = &course.request_id;
+        let request_id = course.request_id.as_str();
         if let Some(key) = key {
             let ended = result.as_ref().map(|result| match result {
                 Ok(answered) => Ok(&answered.answer),
@@ -239,7 +240,7 @@ impl Drop for Command {
 
 /// What a command is recorded with when its caller has gone.
 struct Course {
-    request_id: String,
+    request_id: RequestId,
     route: usize,
     tenant: usize,
     started: Instant,
@@ -256,7 +257,7 @@ impl Course {
             vendor_code,
             duration: self.started.elapsed(),
         };
-        metrics.abandoned_command(&self.request_id, self.route, self.tenant, &end);
+        metrics.abandoned_command(self.request_id.as_str(), self.route, self.tenant, &end);
     }
 }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::breaker::Open;
 use crate::body::{Body, ReadError};
+use crate::id::RequestId;
 use crate::state::WriteError;
 
 /// `Proxy-Status` (RFC 9209): which intermediary made the answer, and why.
@@ -518,7 +519,7 @@ impl Error {
     }
 
     /// The response: RFC 9457 `application/problem+json` and the vendor's envelope in one object.
-    pub fn to_response(&self, request_id: &str) -> Response<Body> {
+    pub fn to_response(&self, request_id: &RequestId) -> Response<Body> {
         let row = self.row();
         let detail = self.to_string();
         let problem = Problem {
@@ -530,7 +531,7 @@ impl Error {
             detail: &detail,
             data: None,
             success: false,
-            request_id,
+            request_id: request_id.as_str(),
             sent: row.sent.as_str(),
         };
         let body = serde_json::to_vec(&problem).expect("strings and numbers are always JSON");
@@ -542,7 +543,7 @@ impl Error {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(X_REQUEST_ID, request_id_value(request_id));
+        headers.insert(X_REQUEST_ID, request_id.header());
         let proxy_status = format!("linksfield-gateway; error={}", row.proxy_error);
         headers.insert(
             PROXY_STATUS,
@@ -576,11 +577,6 @@ impl Error {
         }
         response
     }
-}
-
-/// A request id as a header; ours and those kept of callers are visible ASCII.
-pub fn request_id_value(id: &str) -> HeaderValue {
-    HeaderValue::from_str(id).expect("checked when it was read, or made here")
 }
 
 /// The members of RFC 9457, section 3.1, then those of the vendor's envelope, then ours.
@@ -740,9 +736,13 @@ mod tests {
         assert_eq!(codes(), CODES.iter().copied().collect());
     }
 
+    fn id() -> RequestId {
+        RequestId::of(&HeaderValue::from_static("id")).unwrap()
+    }
+
     #[test]
     fn a_bug_of_ours_is_a_500_that_says_whether_the_request_left() {
-        let response = Error::Internal(Sent::Unknown).to_response("id");
+        let response = Error::Internal(Sent::Unknown).to_response(&id());
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(
             response.headers()[PROXY_STATUS],
@@ -756,7 +756,7 @@ mod tests {
             let error = Error::Overloaded {
                 retry_after: Duration::from_millis(millis),
             };
-            assert_eq!(error.to_response("id").headers()[RETRY_AFTER], expected);
+            assert_eq!(error.to_response(&id()).headers()[RETRY_AFTER], expected);
         }
     }
 }

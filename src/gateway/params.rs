@@ -9,7 +9,6 @@ mod write;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use self::read::Reader;
 pub use self::read::parse_object;
@@ -47,11 +46,11 @@ pub type Object<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 #[error("{0}")]
 pub struct InvalidParams(String);
 
-/// The parameters of one request in normal form. Cloning is cheap.
+/// The parameters of one request in normal form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
-    text: Arc<str>,
-    access_code: Option<Arc<str>>,
+    text: String,
+    access_code: Option<String>,
 }
 
 impl Params {
@@ -63,7 +62,7 @@ impl Params {
             parse_object(body)?
         };
         let access_code = match fields.iter().find(|(key, _)| key == "access_code") {
-            Some((_, Value::String(code))) if !code.is_empty() => Some(Arc::from(&**code)),
+            Some((_, Value::String(code))) if !code.is_empty() => Some(code.clone().into_owned()),
             None | Some((_, Value::Null | Value::String(_))) => None,
             Some(_) => return Err(InvalidParams("access_code must be a string".into())),
         };
@@ -71,14 +70,11 @@ impl Params {
         sort(&mut fields);
         let mut text = String::with_capacity(body.len() + 2);
         write_object(&mut text, &fields);
-        Ok(Self {
-            text: text.into(),
-            access_code,
-        })
+        Ok(Self { text, access_code })
     }
 
-    /// The parameters of a text that [`as_text`](Self::as_text) has given.
-    pub fn of_normal_form(text: Arc<str>) -> Self {
+    /// The parameters of a text that [`as_str`](Self::as_str) has given.
+    pub fn of_normal_form(text: String) -> Self {
         Self {
             text,
             access_code: None,
@@ -86,11 +82,6 @@ impl Params {
     }
 
     /// The normal form, a JSON object.
-    pub fn as_text(&self) -> &Arc<str> {
-        &self.text
-    }
-
-    /// The same.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -122,18 +113,17 @@ impl Params {
             .map(|(_, member)| member)
             .collect();
         Self {
-            text: format!("{{{}}}", others.join(",")).into(),
-            ..self.clone()
+            text: format!("{{{}}}", others.join(",")),
+            access_code: self.access_code.clone(),
         }
     }
 
     /// The same parameters with this one, whatever it was.
     #[must_use]
     pub fn with(&self, name: &str, number: u64) -> Self {
-        let text = self.merged(&[(name, &number.to_string())]).into();
         Self {
-            text,
-            ..self.clone()
+            text: self.merged(&[(name, &number.to_string())]),
+            access_code: self.access_code.clone(),
         }
     }
 

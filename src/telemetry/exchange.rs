@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::trace::Trace;
 use super::{Metrics, Result, log};
+use crate::id::RequestId;
 
 /// The record of one exchange: filled in by the gateway, written when dropped, even if the caller leaves.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub struct Exchange<'a> {
     /// When the head had come.
     pub started: Instant,
     /// The request's id.
-    pub request_id: String,
+    pub request_id: RequestId,
     /// The trace that it belongs to.
     pub trace: Option<Trace>,
     /// Label of the route.
@@ -76,7 +77,7 @@ impl Drop for Exchange<'_> {
             families.errors.with_label_values(&[code, sent]).inc();
             let labels = &metrics.labels;
             let names = (&*labels.routes[self.route], &*labels.tenants[self.tenant]);
-            families.recent.add(&self.request_id, names, code, sent);
+            families.recent.add(self.request_id.as_str(), names, code, sent);
         } else if self.saved_a_call {
             match self.result {
                 Result::Hit => metrics.families.saved_by_hit.inc(),
@@ -146,12 +147,12 @@ impl Exchange<'_> {
 
 impl Metrics {
     /// The record of an exchange that begins now.
-    pub fn exchange(&self) -> Exchange<'_> {
+    pub fn exchange(&self, request_id: RequestId) -> Exchange<'_> {
         self.families.requests_in_flight.inc();
         Exchange {
             metrics: self,
             started: Instant::now(),
-            request_id: String::new(),
+            request_id,
             trace: None,
             route: self.labels.routes.len() - 1,
             tenant: self.labels.tenants.len() - 1,

@@ -261,7 +261,7 @@ mod tests {
     fn what_a_reload_has_taken_away_ends() {
         let before = metrics(2, 1, 3, 2);
         before.upstream_call(0, 2, "success", "caller", std::time::Duration::ZERO);
-        let mut exchange = before.exchange();
+        let mut exchange = before.exchange(before.request_id());
         (exchange.route, exchange.tenant, exchange.caller) = (1, 1, 1);
         drop(exchange);
         let after = before.relabelled(labels(1, 1, 1, 0));

@@ -4,18 +4,23 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::narrowing::Named;
 use super::scope::{Invalidated, Scope, Validity};
 use crate::gateway::params::Params;
 
+/// The text of parameters, in the key itself if it is as short as queries mostly are: elsewhere in memory it would be one more
+/// place that no core has at hand when it is compared.
+type Text = SmallVec<[u8; 96]>;
+
 /// The key of a page.
 #[derive(Debug, Clone)]
 pub struct Key {
     scope: Arc<Scope>,
     language: Arc<str>,
-    params: Arc<str>,
+    params: Text,
     /// All pages of the query, as one document.
     is_whole: bool,
 }
@@ -26,7 +31,7 @@ impl Key {
         Self {
             scope,
             language,
-            params: params.as_text().clone(),
+            params: Text::from_slice(params.as_str().as_bytes()),
             is_whole: false,
         }
     }
@@ -54,11 +59,8 @@ impl Key {
     /// The key that all pages of its query have in common.
     #[must_use]
     pub fn of_all_pages(&self) -> Self {
-        Self {
-            params: self.params().without("page_no").as_text().clone(),
-            is_whole: false,
-            ..self.clone()
-        }
+        let params = self.params().without("page_no");
+        Self::new(self.scope.clone(), self.language.clone(), &params)
     }
 
     /// The validity of its page; see [`Scope::validity`].
@@ -82,12 +84,16 @@ impl Key {
     }
 
     fn params(&self) -> Params {
-        Params::of_normal_form(self.params.clone())
+        Params::of_normal_form(self.text().to_owned())
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.params).expect("it is that of parameters")
     }
 
     /// A scope is told by its place in memory, which no other has while one key of it is left: there is one scope for each
     /// base URL, access code and path under one configuration, and pages of an earlier one are not found.
-    fn parts(&self) -> (&str, &str, bool, *const Scope) {
+    fn parts(&self) -> (&[u8], &str, bool, *const Scope) {
         let scope = Arc::as_ptr(&self.scope);
         (&self.params, &self.language, self.is_whole, scope)
     }
@@ -97,9 +103,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (base_url, access_code, path) = self.scope.identity();
         let whole = if self.is_whole { " all pages" } else { "" };
-        let Self {
-            language, params, ..
-        } = self;
+        let (language, params) = (&self.language, self.text());
         write!(
             f,
             "{base_url}{path} {access_code} {language} {params}{whole}"

@@ -37,7 +37,8 @@ pub struct Snapshot {
     /// Nothing up to this generation touches it.
     generation: AtomicU64,
     ended: AtomicU8,
-    contents: Mutex<Contents>,
+    /// What no lookup needs stands apart.
+    contents: Box<Mutex<Contents>>,
 }
 
 const FOREVER: u64 = u64::MAX;
@@ -218,7 +219,7 @@ impl Snapshot {
             valid_for: AtomicU64::new(FOREVER),
             generation: AtomicU64::new(arrival.validity.generation),
             ended: AtomicU8::new(0),
-            contents: Mutex::default(),
+            contents: Box::default(),
         };
         snapshot.limit(arrival.validity);
         snapshot
