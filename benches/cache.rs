@@ -15,7 +15,7 @@ use linksfield_gateway::gateway::cache::{
 };
 use linksfield_gateway::gateway::directives::Directives;
 use linksfield_gateway::gateway::error::Error;
-use linksfield_gateway::gateway::page::{Page, Position};
+use linksfield_gateway::gateway::page::{Head, Page, Position};
 use linksfield_gateway::gateway::params::Params;
 use linksfield_gateway::gateway::route::Policy;
 use tokio::runtime::Builder;
@@ -58,12 +58,8 @@ struct Bench {
 fn filled(number: u64) -> Filled {
     Filled {
         page: Arc::new(Page {
-            status: hyper::StatusCode::OK,
-            content_type: None,
-            more_headers: Box::default(),
+            head: Head::of(hyper::StatusCode::OK).shared(),
             body: vec![b'x'; 1200].into(),
-            fault: None,
-            vendor_code: Some("0000".into()),
         }),
         not_stored: None,
         pages: Pages::One(Position {

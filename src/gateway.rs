@@ -474,8 +474,9 @@ impl Gateway {
             }
         })?;
 
-        exchange.vendor_code.clone_from(&found.page.vendor_code);
-        exchange.fault = found.page.fault.map(Fault::as_str);
+        let head = &found.page.head;
+        exchange.vendor_code.clone_from(&head.vendor_code);
+        exchange.fault = head.fault.map(Fault::as_str);
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
         if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
             exchange.age = Some(found.age);

@@ -559,7 +559,7 @@ fn wall(time: Duration) -> SystemTime {
 
 /// Is this a page, or an answer that tells of a failure?
 pub fn is_page(page: &Page) -> bool {
-    page.status == hyper::StatusCode::OK
+    page.head.status == hyper::StatusCode::OK
 }
 
 /// Did a call of the vendor answer this very request?

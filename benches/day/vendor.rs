@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use linksfield_gateway::gateway::page::{Page, Position};
+use linksfield_gateway::gateway::page::{Head, Page, Position};
 use linksfield_gateway::gateway::quota::Shareable;
 use tokio::time::{Instant, sleep};
 
@@ -287,13 +287,10 @@ impl State {
 /// An answer of this text and size.
 pub fn page(status: u16, mut text: String, bytes: usize) -> Arc<Page> {
     text.extend(std::iter::repeat_n(' ', bytes.saturating_sub(text.len())));
+    let status = hyper::StatusCode::from_u16(status).expect("a status");
     Arc::new(Page {
-        status: hyper::StatusCode::from_u16(status).expect("a status"),
-        content_type: None,
-        more_headers: Box::default(),
+        head: Head::of(status).shared(),
         body: text.into(),
-        fault: None,
-        vendor_code: None,
     })
 }
 

@@ -67,8 +67,9 @@ struct Entry {
     page: Arc<Page>,
     sent_at: Instant,
     snapshot: Arc<Snapshot>,
-    /// For how long moka must keep it: nothing may use it any more after that.
-    keep_for: Duration,
+    /// For how many seconds moka must keep it: nothing may use it any more after that. (As a `Duration` it would make moka's own
+    /// part of an entry longer than a line of memory.)
+    keep_for: u32,
 }
 
 /// What is not done where the budget is short, in the order in which it ends.
@@ -259,7 +260,7 @@ impl Cache {
                 None => return Ok(landed.found(lookup, because, question.policy, now)),
                 Some(reason) => Failure {
                     reason,
-                    status: Some(landed.page.status),
+                    status: Some(landed.page.head.status),
                 },
             },
             Some(Err(error)) if error.stays() => return Err(error.clone()),
@@ -651,11 +652,12 @@ impl Inner {
             state.series.apart(!positions.is_empty(), &arrival)
         };
         if landed.not_stored.is_none() {
-            let lifetime = snapshot.lifetime(policy);
+            let keep_for = snapshot.lifetime(policy) + policy.stale_for.max(policy.stale_if_error);
+            let keep_for = u32::try_from(keep_for.as_secs().saturating_add(1)).unwrap_or(u32::MAX);
             let entry = |page, sent_at| Entry {
                 page,
                 sent_at,
-                keep_for: lifetime + policy.stale_for.max(policy.stale_if_error),
+                keep_for,
                 snapshot: snapshot.clone(),
             };
             for page in pages {
@@ -713,7 +715,7 @@ impl moka::Expiry<Key, Entry> for UntilUnusable {
         entry: &Entry,
         _: std::time::Instant,
     ) -> Option<Duration> {
-        Some(entry.keep_for)
+        Some(Duration::from_secs(entry.keep_for.into()))
     }
 
     fn expire_after_update(

@@ -141,7 +141,7 @@ impl Gateway {
                 {
                     position.clone()
                 }
-                (Some(NotStored::NoSuccess), _) if !filled.page.is_encoded() => {
+                (Some(NotStored::NoSuccess), _) if !filled.page.head.is_encoded() => {
                     let pages = Pages::None; // a failure, as the vendor tells it
                     return Ok(Some(Filled { pages, ..filled }));
                 }
@@ -286,14 +286,8 @@ impl Crawl {
         let body = self.write(orders);
         let body = body.ok_or(invalid(InvalidAnswer::NotAPage))?;
         let first = &self.pages[0];
-        let page = Page {
-            body,
-            content_type: first.page.content_type.clone(),
-            more_headers: first.page.more_headers.clone(),
-            status: first.page.status,
-            fault: None,
-            vendor_code: first.page.vendor_code.clone(),
-        };
+        let head = first.page.head.clone();
+        let page = Page { head, body };
         Ok(Filled {
             page: Arc::new(page),
             not_stored: self.not_stored,
@@ -355,6 +349,7 @@ fn object<'m, 'a>(parent: &'m mut Object<'a>, key: &str) -> Option<&'m mut Objec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::page::Head;
 
     fn page(number: u64, orders: &[u64], total: u64) -> (Arc<Page>, Position) {
         let items: Vec<_> = orders
@@ -368,12 +363,8 @@ mod tests {
             items.join(",")
         );
         let page = Page {
+            head: Head::of(StatusCode::OK).shared(),
             body: body.into(),
-            content_type: None,
-            more_headers: Box::default(),
-            status: StatusCode::OK,
-            fault: None,
-            vendor_code: Some("0000".into()),
         };
         let position = Position {
             number,

@@ -13,16 +13,13 @@ use tokio::time::Instant;
 use super::cache::{Filled, Found, NotStored, Pages};
 use super::error::{Error, Fault, InvalidAnswer};
 use super::keys::Kept;
-use super::page::Page;
+use super::page::{Head, Page};
 use super::upstream::{Answer, Outcome, Shape};
 use crate::body::{Body, Held};
 use crate::id::Id;
 
 /// As many as the answer of a page mostly has, its request id included.
 const HEADERS: usize = 6;
-
-/// The usual `Content-Type`s: a static value is shared without being counted.
-const JSON: [&str; 2] = ["application/json", "application/json;charset=UTF-8"];
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -61,31 +58,29 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
         None
     };
     // Copies of their own: as they came, body and headers would keep the connection's whole read buffer in memory.
-    let header = |name: &HeaderName| {
-        let value = answer.headers.get(name)?.as_bytes();
-        match JSON.iter().find(|json| json.as_bytes() == value) {
-            Some(json) => Some(HeaderValue::from_static(json)),
-            None => HeaderValue::from_bytes(value).ok(),
-        }
-    };
+    let header =
+        |name: &HeaderName| HeaderValue::from_bytes(answer.headers.get(name)?.as_bytes()).ok();
     let more_headers: &[HeaderName] = match answer.outcome {
         Outcome::Success => &[CONTENT_LANGUAGE, CONTENT_ENCODING],
         _ => &[CONTENT_LANGUAGE, CONTENT_ENCODING, RETRY_AFTER],
     };
-    let page = Page {
+    let head = Head {
         status: answer.status,
         content_type: header(&CONTENT_TYPE),
         more_headers: more_headers
             .iter()
             .filter_map(|name| Some((name.clone(), header(name)?)))
             .collect(),
+        fault: fault_of(answer.outcome),
+        vendor_code: answer.vendor_code,
+    };
+    let page = Page {
+        head: head.shared(),
         body: if not_stored.is_none() {
             Bytes::copy_from_slice(&answer.body)
         } else {
             answer.body
         },
-        fault: fault_of(answer.outcome),
-        vendor_code: answer.vendor_code,
     };
     let failure = match answer.outcome {
         Outcome::Throttled | Outcome::Transient => Some(answer.outcome.as_str()),
@@ -122,14 +117,14 @@ impl AsRef<[u8]> for Shown {
 
 /// The answer to a query.
 pub fn of_page(found: &Found) -> Response<Body> {
-    let page = &found.page;
+    let (page, head) = (&found.page, &found.page.head);
     let shown = Bytes::from_owner(Shown(page.clone()));
     let mut response = Response::new(Body::from(shown));
-    *response.status_mut() = page.status;
+    *response.status_mut() = head.status;
     let headers = response.headers_mut();
     headers.reserve(HEADERS); // at once: it grows by doubling
     let told = [
-        (CONTENT_TYPE, page.content_type.clone()),
+        (CONTENT_TYPE, head.content_type.clone()),
         (X_LINKSFIELD_SNAPSHOT, found.snapshot.map(Id::header)),
         (AGE, found.age_header()),
     ];
@@ -138,7 +133,7 @@ pub fn of_page(found: &Found) -> Response<Body> {
             headers.insert(name, value);
         }
     }
-    for (name, value) in &page.more_headers {
+    for (name, value) in &head.more_headers {
         headers.insert(name, value.clone());
     }
     headers.insert(CACHE_STATUS, found.cache_status());

@@ -77,7 +77,9 @@ impl Drop for Exchange<'_> {
             families.errors.with_label_values(&[code, sent]).inc();
             let labels = &metrics.labels;
             let names = (&*labels.routes[self.route], &*labels.tenants[self.tenant]);
-            families.recent.add(self.request_id.as_str(), names, code, sent);
+            families
+                .recent
+                .add(self.request_id.as_str(), names, code, sent);
         } else if self.saved_a_call {
             match self.result {
                 Result::Hit => metrics.families.saved_by_hit.inc(),

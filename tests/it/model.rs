@@ -13,7 +13,7 @@ use linksfield_gateway::gateway::cache::{
 };
 use linksfield_gateway::gateway::directives::Directives;
 use linksfield_gateway::gateway::error::Error;
-use linksfield_gateway::gateway::page::{Page, Position};
+use linksfield_gateway::gateway::page::{Head, Page, Position};
 use linksfield_gateway::gateway::params::Params;
 use linksfield_gateway::gateway::progress::Progress;
 use linksfield_gateway::gateway::route::Policy;
@@ -690,12 +690,8 @@ fn agree(one: &Position, other: &Position) -> bool {
 /// An answer that names its fill.
 fn page(fill: usize) -> Arc<Page> {
     Arc::new(Page {
-        status: hyper::StatusCode::OK,
-        content_type: None,
-        more_headers: Box::default(),
+        head: Head::of(hyper::StatusCode::OK).shared(),
         body: fill.to_string().into(),
-        fault: None,
-        vendor_code: None,
     })
 }
 

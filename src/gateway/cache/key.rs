@@ -13,7 +13,7 @@ use crate::gateway::params::Params;
 
 /// The text of parameters, in the key itself if it is as short as queries mostly are: elsewhere in memory it would be one more
 /// place that no core has at hand when it is compared.
-type Text = SmallVec<[u8; 96]>;
+type Text = SmallVec<[u8; 72]>;
 
 /// The key of a page.
 #[derive(Debug, Clone)]
