@@ -13,7 +13,8 @@ use hyper::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
     HeaderName, HeaderValue, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::http::request;
+use hyper::{Method, Response, StatusCode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tracing::{error, warn};
@@ -121,12 +122,16 @@ impl Admin {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
+    async fn route(
+        &self,
+        head: &request::Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, Response<Body>> {
         let this = self.parts.live.current();
-        let is_read = matches!(*request.method(), Method::GET | Method::HEAD); // of a HEAD hyper sends no body
-        let is_post = request.method() == Method::POST;
-        match request.uri().path() {
-            "/" if is_read => Ok(self.page(&this, request.headers())),
+        let is_read = matches!(head.method, Method::GET | Method::HEAD); // of a HEAD hyper sends no body
+        let is_post = head.method == Method::POST;
+        match head.uri.path() {
+            "/" if is_read => Ok(self.page(&this, &head.headers)),
             "/metrics" if is_read => Ok(answer(
                 "text/plain; version=0.0.4; charset=utf-8",
                 this.metrics.render(&this.gateway.snapshot()),
@@ -139,10 +144,10 @@ impl Admin {
             )),
             "/cache" if is_read => Ok(document(&this.gateway.show_cache())),
             "/log-level" if is_read => Ok(levels(&this.config)),
-            "/log-level" if is_post => self.set_levels(request).await,
-            "/cache/purge" if is_post => self.purge(request).await,
-            "/explain" if is_post => self.explain(request).await,
-            "/reload" if is_post => self.reload(request).await,
+            "/log-level" if is_post => self.set_levels(&head.headers, body).await,
+            "/cache/purge" if is_post => self.purge(&head.headers, body).await,
+            "/explain" if is_post => self.explain(head, body).await,
+            "/reload" if is_post => self.reload(&head.headers, body).await,
             "/" | "/metrics" | "/livez" | "/readyz" | "/config" | "/cache" => {
                 Err(not_allowed("GET, HEAD"))
             }
@@ -186,10 +191,10 @@ impl Admin {
     /// Until the next time, or until `log.level` changes in the configuration's file.
     async fn set_levels(
         &self,
-        request: Request<Incoming>,
+        headers: &HeaderMap,
+        body: Incoming,
     ) -> Result<Response<Body>, Response<Body>> {
-        let (head, body) = request.into_parts();
-        self.refusal(&head.headers).map_or(Ok(()), Err)?;
+        self.refusal(headers).map_or(Ok(()), Err)?;
         let body = self.read_body(body).await?;
         let wanted = Log {
             level: String::from_utf8_lossy(&body).trim().to_owned(),
@@ -219,8 +224,12 @@ impl Admin {
         response
     }
 
-    async fn purge(&self, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
-        let (_, body) = self.read(request).await?;
+    async fn purge(
+        &self,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Response<Body>, Response<Body>> {
+        let body = self.read(headers, body).await?;
         let body = if body.is_empty() { b"{}" } else { &body[..] };
         let purged = serde_json::from_slice::<Purge>(body)
             .map_err(|error| error.to_string())
@@ -229,23 +238,30 @@ impl Admin {
         Ok(document(&json!({ "purged": purged })))
     }
 
-    async fn explain(&self, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
-        let query = request.uri().query().map(str::to_owned);
-        let path = match &query {
+    async fn explain(
+        &self,
+        head: &request::Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, Response<Body>> {
+        let path = match head.uri.query() {
             None => EXPLAINED_PATH,
             Some(query) => query.strip_prefix("path=").ok_or_else(|| {
                 let example = format!("name the path as /explain?path={EXPLAINED_PATH}\n");
                 refusal(StatusCode::BAD_REQUEST, example)
             })?,
         };
-        let (headers, body) = self.read(request).await?;
+        let body = self.read(&head.headers, body).await?;
         let gateway = &self.parts.live.current().gateway;
-        let explained = gateway.explain(path, &headers, &body);
+        let explained = gateway.explain(path, &head.headers, &body);
         Ok(document(&explained.map_err(|error| self.problem(&error))?))
     }
 
-    async fn reload(&self, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
-        self.read(request).await?;
+    async fn reload(
+        &self,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Response<Body>, Response<Body>> {
+        self.read(headers, body).await?;
         let Some(reloader) = self.parts.reloader.clone() else {
             let message =
                 "the configuration came from no file, so there is nothing to read again\n";
@@ -273,13 +289,12 @@ impl Admin {
     }
 
     /// What somebody who may change something or see a request has sent.
-    async fn read(&self, request: Request<Incoming>) -> Result<(HeaderMap, Bytes), Response<Body>> {
-        let (head, body) = request.into_parts();
-        self.refusal(&head.headers).map_or(Ok(()), Err)?;
-        Fields::of(&head.headers)
+    async fn read(&self, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Response<Body>> {
+        self.refusal(headers).map_or(Ok(()), Err)?;
+        Fields::of(headers)
             .check_content(&body)
             .map_err(|error| self.problem(&error))?;
-        Ok((head.headers, self.read_body(body).await?))
+        self.read_body(body).await
     }
 
     /// Refuses web pages, and whoever may not change anything or see a request.
@@ -302,8 +317,9 @@ impl Admin {
 }
 
 impl Service for Admin {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        self.route(request).await.unwrap_or_else(|refusal| refusal)
+    async fn answer(&self, head: &request::Parts, body: Incoming) -> Response<Body> {
+        let routed = self.route(head, body).await;
+        routed.unwrap_or_else(|refusal| refusal)
     }
 
     fn refuse_connection(&self) -> Response<Body> {

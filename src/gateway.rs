@@ -30,9 +30,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
+use hyper::Response;
 use hyper::body::Incoming;
 use hyper::http::request;
-use hyper::{Request, Response};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -253,15 +253,14 @@ impl Gateway {
     }
 
     /// Answers a request; a failure is an answer too.
-    pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
-        let metrics = self.0.metrics.clone();
-        let (head, body) = request.into_parts();
+    pub async fn handle(&self, head: &request::Parts, body: Incoming) -> Response<Body> {
+        let metrics = &self.0.metrics;
         let fields = Fields::of(&head.headers);
         let request_id = fields.request_id();
         let request_id = request_id.unwrap_or_else(|| metrics.request_id());
         let mut exchange = metrics.exchange(request_id); // recorded when dropped, even if the caller leaves
         exchange.trace = fields.trace(self.0.forward_traceparent);
-        let response = match self.answer(&head, &fields, body, &mut exchange).await {
+        let response = match self.answer(head, &fields, body, &mut exchange).await {
             Ok(mut response) => {
                 let headers = response.headers_mut();
                 headers.insert(X_REQUEST_ID, exchange.request_id.header());
@@ -447,12 +446,12 @@ impl Gateway {
         let question = self.question(&mut call, policy, asked, exchange.started);
         let asked_for = (call.target.route.label, call.tenant.label);
         let usual = || this.usual(asked_for, asked.all_pages);
-        let timing = Timing::default();
+        let mut timing = None; // a hit signs nothing
         let result = &mut exchange.result;
         *result = telemetry::Result::Coalesced; // unless memory answers, or this request begins a fill
         let fill = |progress, reason| {
             *result = telemetry::Result::Miss;
-            timing.begin(); // a hit signs nothing
+            let timing = timing.insert(Timing::begin());
             let longest = if asked.all_pages {
                 policy.crawl_timeout
             } else {
@@ -464,7 +463,9 @@ impl Gateway {
             self.clone().fill(call, errand, progress)
         };
         let found = this.cache.get_or_fill(&question, usual, fill).await;
-        timing.tell(exchange);
+        if let Some(timing) = timing {
+            timing.tell(exchange);
+        }
         if asked.directives.no_store {
             exchange.result = telemetry::Result::Bypass;
         }

@@ -45,16 +45,16 @@ pub struct Id {
 impl Id {
     /// As text: sixteen hexadecimal digits, a hyphen, and the number's.
     pub fn text(self) -> String {
-        self.write(&mut [0; 33]).to_owned()
+        String::from_utf8_lossy(self.write(&mut [0; 33])).into_owned()
     }
 
     /// The same as the value of a header.
     pub fn header(self) -> HeaderValue {
-        let text = HeaderValue::from_str(self.write(&mut [0; 33]));
+        let text = HeaderValue::from_bytes(self.write(&mut [0; 33]));
         text.expect("digits and a hyphen are visible ASCII")
     }
 
-    fn write(self, room: &mut [u8; 33]) -> &str {
+    fn write(self, room: &mut [u8; 33]) -> &[u8] {
         let (process, number) = room.split_at_mut(16);
         process.copy_from_slice(&self.process);
         number[0] = b'-';
@@ -62,7 +62,7 @@ impl Id {
         for (place, digit) in number[1..=digits].iter_mut().rev().enumerate() {
             *digit = DIGITS[(self.number >> (place * 4) & 0xf) as usize];
         }
-        std::str::from_utf8(&room[..=16 + digits]).expect("digits and a hyphen are ASCII")
+        &room[..=16 + digits]
     }
 }
 

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use hyper::Response;
 use hyper::body::Incoming;
-use hyper::{Request, Response};
+use hyper::http::request;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use sha1::{Digest as _, Sha1};
 use tokio::signal::unix::{SignalKind, signal};
@@ -71,8 +72,8 @@ impl Live {
 }
 
 impl Service for Live {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        self.current().gateway.handle(request).await
+    async fn answer(&self, head: &request::Parts, body: Incoming) -> Response<Body> {
+        self.current().gateway.handle(head, body).await
     }
 
     fn refuse_connection(&self) -> Response<Body> {

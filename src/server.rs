@@ -6,12 +6,14 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
+use hyper::http::request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -45,7 +47,11 @@ pub struct Limits {
 /// What answers the requests of a listener.
 pub trait Service: Clone + Send + Sync + 'static {
     /// Answers a request; a failure is an answer too.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+    fn answer(
+        &self,
+        head: &request::Parts,
+        body: Incoming,
+    ) -> impl Future<Output = Response<Body>> + Send;
 
     /// What a connection beyond the limit is told.
     fn refuse_connection(&self) -> Response<Body>;
@@ -60,19 +66,19 @@ pub trait Service: Clone + Send + Sync + 'static {
 /// The phases of an end that loses no request. Cloned into whatever has to know.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
-    announced: CancellationToken,
+    announced: Arc<AtomicBool>,
     closing: CancellationToken,
 }
 
 impl Drain {
     /// The end has been announced: readiness fails, answers carry `Connection: close`, connections are still accepted.
     pub fn announce(&self) {
-        self.announced.cancel();
+        self.announced.store(true, Ordering::Release);
     }
 
     /// Has the end been announced?
     pub fn is_announced(&self) -> bool {
-        self.announced.is_cancelled()
+        self.announced.load(Ordering::Acquire)
     }
 
     /// The listener closes, and each connection as soon as it is idle.
@@ -189,10 +195,11 @@ impl Server {
                 let ended = EndsAnswering(answering.clone());
                 let (service, drain) = (&service, &drain);
                 async move {
+                    let (head, body) = request.into_parts();
                     let mut response = if refuse {
                         service.refuse_connection()
                     } else {
-                        service.answer(request).await
+                        service.answer(&head, body).await
                     };
                     if drain.is_announced() || refuse {
                         response

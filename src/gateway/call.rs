@@ -73,31 +73,37 @@ impl Errand {
 }
 
 /// When a call began to wait for its permit and when it got it, for the record of who began it.
-#[derive(Debug, Clone, Default)]
-pub struct Timing(Arc<OnceLock<(Instant, OnceLock<Instant>)>>);
+#[derive(Debug, Clone)]
+pub struct Timing(Arc<Times>);
+
+#[derive(Debug)]
+struct Times {
+    begun: Instant,
+    granted: OnceLock<Instant>,
+}
 
 impl Timing {
-    pub fn begin(&self) {
-        let _ = self.0.set((Instant::now(), OnceLock::new()));
+    /// Of a call that begins now.
+    pub fn begin() -> Self {
+        Self(Arc::new(Times {
+            begun: Instant::now(),
+            granted: OnceLock::new(),
+        }))
     }
 
     fn granted(&self, at: Instant) {
-        if let Some((_, granted)) = self.0.get() {
-            let _ = granted.set(at);
-        }
+        let _ = self.0.granted.set(at);
     }
 
     fn granted_at(&self) -> Option<Instant> {
-        self.0.get()?.1.get().copied()
+        self.0.granted.get().copied()
     }
 
     /// Tells the record how the time was spent, as far as the call has come.
     pub fn tell(&self, exchange: &mut Exchange<'_>) {
-        if let Some((begun, granted)) = self.0.get() {
-            let (now, granted) = (Instant::now(), granted.get());
-            exchange.queue = Some(granted.copied().unwrap_or(now) - *begun);
-            exchange.upstream = granted.map(|granted| now - *granted);
-        }
+        let (now, granted) = (Instant::now(), self.granted_at());
+        exchange.queue = Some(granted.unwrap_or(now) - self.0.begun);
+        exchange.upstream = granted.map(|granted| now - granted);
     }
 }
 

@@ -80,8 +80,7 @@ impl Gateway {
         deadline: Instant,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
-        let timing = Timing::default();
-        timing.begin();
+        let timing = Timing::begin();
         let errand = Errand {
             timing: timing.clone(),
             class: Class::Command,
@@ -99,9 +98,9 @@ impl Gateway {
             progress: progress.clone(),
             _counted: self.0.commands.token(),
         };
-        let command = self.clone().run_command(call, course, key, errand);
+        let run = || self.clone().run_command(call, course, key, errand);
         let mut command = Command {
-            run: Some(Box::pin(command)),
+            run: Some(boxed(run)),
             metrics: self.0.metrics.clone(),
         };
         let _unless_it_has_left = CancelOnDrop(progress.clone()); // dropped before the command goes on as a task
@@ -153,7 +152,7 @@ impl Gateway {
             () = progress.cancelled() => None, // no byte has left, and nobody waits
             result = self.call(&call, &errand, secret, progress, key.as_ref(), || reach.invalidate(None)) => Some(result),
         };
-        let result = result.map(|result| result.map_err(Arc::new));
+        let result = result.map(|result| result.map(Box::new).map_err(Arc::new));
         if progress.sent() != Sent::No {
             reach.invalidate(Some(Instant::now()));
             metrics.invalidation("command");
@@ -182,6 +181,13 @@ impl Gateway {
     }
 }
 
+/// A future that has not begun, in a box. `Box::pin` copies all the room that it will ever need, here 4 KiB that no core has at
+/// hand; this one makes it in its place.
+fn boxed<F>(future: impl FnOnce() -> F) -> Pin<Box<F>> {
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, future()))
+}
+
 /// A command under way. The request that waits for it drives it; once that has gone, it goes on as a task of its own.
 ///
 /// (A task for every command would be one more to wake up, twice.)
@@ -192,14 +198,14 @@ struct Command {
 }
 
 struct Ended {
-    /// None: it was called off.
-    result: Option<Result<Answered, Arc<Error>>>,
+    /// None: it was called off. (Boxed, as it is handed on a few times.)
+    result: Option<Result<Box<Answered>, Arc<Error>>>,
     course: Course,
 }
 
 impl Future for Command {
     /// None if it was called off or has panicked.
-    type Output = Option<Result<Answered, Arc<Error>>>;
+    type Output = Option<Result<Box<Answered>, Arc<Error>>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let run = self.run.as_mut().expect("it has not ended yet");
@@ -223,7 +229,8 @@ impl Drop for Command {
             let Ended { course, result } = run.await;
             match result {
                 None => {}
-                Some(Ok(Answered { answer, .. })) => {
+                Some(Ok(answered)) => {
+                    let answer = &answered.answer;
                     let vendor_code = answer.vendor_code.as_deref();
                     course.record(&metrics, answer.outcome.as_str(), vendor_code);
                 }

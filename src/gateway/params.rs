@@ -17,6 +17,9 @@ pub use self::write::{Escape, write_object, write_string, write_string_with};
 /// The vendor's global fields, which the gateway sets itself. Those of a caller are replaced.
 pub const GLOBALS: [&str; 4] = ["access_code", "sign", "timestamp", "version"];
 
+/// Room for the signature that a request's text gets.
+const SIGNATURE: usize = 64;
+
 /// How deep arrays and objects may nest, the parameters' own object included.
 pub const MAX_DEPTH: usize = 32;
 
@@ -133,7 +136,8 @@ impl Params {
         let more = others
             .iter()
             .map(|(name, value)| name.len() + value.len() + 4);
-        let mut text = String::with_capacity(self.text.len() + more.sum::<usize>());
+        let size = self.text.len() + more.sum::<usize>() + SIGNATURE;
+        let mut text = String::with_capacity(size);
         let mut others = others.iter().peekable();
         text.push('{');
         // Every character that JSON escapes comes before those of a name, and so does the escape's backslash: the texts of

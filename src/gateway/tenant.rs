@@ -1,6 +1,7 @@
 //! Who asks: which caller, and which tenant's account is used?
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState as SipHash};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -258,6 +259,8 @@ pub struct Caller {
     /// Its name in the configuration.
     pub name: Arc<str>,
     token: SecretString,
+    /// Of its token.
+    hash: u64,
     /// Which it may ask for, by the labels of the same configuration.
     tenants: Box<[bool]>,
     commands: bool,
@@ -265,16 +268,22 @@ pub struct Caller {
 
 /// All callers; without any, everybody who reaches the listener may do everything.
 #[derive(Debug)]
-pub struct Callers(Vec<Caller>);
+pub struct Callers {
+    all: Vec<Caller>,
+    /// Its key is of this process alone: when two hashes are the same tells nothing about a token.
+    hasher: SipHash,
+}
 
 impl Callers {
     /// Reads the configured callers.
     pub fn new(config: &Config, secrets: &Secrets) -> Self {
+        let hasher = SipHash::new();
         let caller =
             |(label, (name, settings)): (usize, (&String, &crate::config::Caller))| Caller {
                 label,
                 name: name.as_str().into(),
                 token: secrets.callers[name].clone(),
+                hash: hasher.hash_one(secrets.callers[name].expose_secret().as_bytes()),
                 tenants: config
                     .tenants
                     .keys()
@@ -282,7 +291,10 @@ impl Callers {
                     .collect(),
                 commands: settings.commands,
             };
-        Self(config.callers.iter().enumerate().map(caller).collect())
+        Self {
+            all: config.callers.iter().enumerate().map(caller).collect(),
+            hasher,
+        }
     }
 
     /// The labels of all callers, that of the unknown ones last.
@@ -300,19 +312,17 @@ impl Callers {
         &self,
         authorization: Option<&HeaderValue>,
     ) -> Result<Option<&Caller>, Error> {
-        if self.0.is_empty() {
+        if self.all.is_empty() {
             return Ok(None);
         }
         let token = authorization
             .and_then(bearer)
             .ok_or(Error::Unauthenticated)?;
-        // Every token is compared, in constant time: the time taken tells nothing about any of them.
-        let mut found = None;
-        for caller in &self.0 {
-            if bool::from(caller.token.expose_secret().as_bytes().ct_eq(token)) {
-                found = Some(caller);
-            }
-        }
+        // Tokens are found by their hashes and compared in constant time: the time taken tells nothing about any of them.
+        let hash = self.hasher.hash_one(token);
+        let mut alike = self.all.iter().filter(|caller| caller.hash == hash);
+        let found =
+            alike.find(|caller| caller.token.expose_secret().as_bytes().ct_eq(token).into());
         found.map(Some).ok_or(Error::Unauthenticated)
     }
 }

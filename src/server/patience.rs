@@ -100,8 +100,8 @@ pub struct PatientStream {
 enum Phase {
     /// Nothing of the first request has been read.
     Accepted { at: Instant },
-    /// The head of a request is being read.
-    Head { since: Instant },
+    /// The head of a request is being read; since when, once there is more of it to wait for.
+    Head { since: Option<Instant> },
     /// A request is being answered; its body has a time of its own, and so has the gateway.
     Answering,
     /// An answer has been written, nothing of the next request has been read.
@@ -144,10 +144,8 @@ impl PatientStream {
 
     fn bytes_read(&mut self) {
         self.phase = match self.phase {
-            Phase::Accepted { at } => Phase::Head { since: at },
-            Phase::Idle { .. } => Phase::Head {
-                since: Instant::now(),
-            },
+            Phase::Accepted { at } => Phase::Head { since: Some(at) },
+            Phase::Idle { .. } => Phase::Head { since: None },
             phase => phase,
         };
     }
@@ -198,14 +196,14 @@ impl AsyncRead for PatientStream {
             }
             return Poll::Ready(read);
         }
-        let deadline = match this.phase {
+        let deadline = match &mut this.phase {
             Phase::Answering => {
                 this.answering.wait_as_reader(cx.waker());
                 return Poll::Pending;
             }
-            Phase::Head { since } => since + this.times.header,
-            Phase::Accepted { at } => at + this.times.header,
-            Phase::Idle { since } => since + this.times.idle,
+            Phase::Head { since } => *since.get_or_insert_with(Instant::now) + this.times.header,
+            Phase::Accepted { at } => *at + this.times.header,
+            Phase::Idle { since } => *since + this.times.idle,
         };
         let is_idle = !matches!(this.phase, Phase::Head { .. });
         if is_idle && this.draining.as_mut().poll(cx).is_ready() {
