@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     fn normal(body: &str) -> String {
-        Params::parse(body.as_bytes()).unwrap().text.to_string()
+        Params::parse(body.as_bytes()).unwrap().text
     }
 
     #[test]
