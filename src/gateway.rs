@@ -446,7 +446,7 @@ impl Gateway {
         let question = self.question(&mut call, policy, asked, exchange.started);
         let asked_for = (call.target.route.label, call.tenant.label);
         let usual = || this.usual(asked_for, asked.all_pages);
-        let mut timing = None; // a hit signs nothing
+        let mut timing = None; // of the fill, if this request begins one: a hit signs nothing
         let result = &mut exchange.result;
         *result = telemetry::Result::Coalesced; // unless memory answers, or this request begins a fill
         let fill = |progress, reason| {

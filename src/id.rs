@@ -1,4 +1,5 @@
-//! How is one thing told from all others? By a beginning that no other process has, and a count.
+//! How is one thing told from all others? By a beginning that no other process has, and a count; a request by what its caller
+//! calls it, if it does.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +46,8 @@ pub struct Id {
 impl Id {
     /// As text: sixteen hexadecimal digits, a hyphen, and the number's.
     pub fn text(self) -> String {
-        String::from_utf8_lossy(self.write(&mut [0; 33])).into_owned()
+        let text = std::str::from_utf8(self.write(&mut [0; 33])).map(str::to_owned);
+        text.expect("digits and a hyphen are ASCII")
     }
 
     /// The same as the value of a header.
@@ -75,7 +77,9 @@ impl RequestId {
     pub fn of(value: &HeaderValue) -> Option<Self> {
         let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
         let id = value.as_bytes();
-        ((1..=64).contains(&id.len()) && id.iter().all(is_plain)).then(|| Self(value.clone()))
+        let is_id = (1..=64).contains(&id.len()) && id.iter().all(is_plain);
+        // A copy: a command that goes on alone would keep the buffer that the head was read into.
+        is_id.then(|| Self(HeaderValue::from_bytes(id).expect("it is plain ASCII")))
     }
 
     /// Its text.

@@ -37,7 +37,7 @@
 //!        lib → admin → telemetry      gateway → quota, upstream
 //!                                     gateway → keys, call → state
 //! reload implements what server and admin serve; server knows none of them
-//! leaves: config, telemetry, body, id, state; error (imports body, state), progress (imports error's `Sent`)
+//! leaves: config, telemetry, body, id, state; error (imports body, id, state), progress (imports error's `Sent`)
 //! ```
 //!
 //! # Invariants

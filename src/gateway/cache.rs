@@ -653,7 +653,8 @@ impl Inner {
         };
         if landed.not_stored.is_none() {
             let keep_for = snapshot.lifetime(policy) + policy.stale_for.max(policy.stale_if_error);
-            let keep_for = u32::try_from(keep_for.as_secs().saturating_add(1)).unwrap_or(u32::MAX);
+            let rounded_up = keep_for.as_secs().saturating_add(1);
+            let keep_for = u32::try_from(rounded_up).unwrap_or(u32::MAX);
             let entry = |page, sent_at| Entry {
                 page,
                 sent_at,

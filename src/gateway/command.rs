@@ -181,8 +181,8 @@ impl Gateway {
     }
 }
 
-/// A future that has not begun, in a box. `Box::pin` copies all the room that it will ever need, here 4 KiB that no core has at
-/// hand; this one makes it in its place.
+/// A future that has not begun, in a box. `Box::pin` copies all the room that it will ever need, here 3.7 KiB that no core has at
+/// hand; this one, optimised, makes it in its place.
 fn boxed<F>(future: impl FnOnce() -> F) -> Pin<Box<F>> {
     let place = Box::new_uninit();
     Box::into_pin(Box::write(place, future()))
@@ -225,7 +225,7 @@ impl Drop for Command {
         let Some(run) = self.run.take() else { return };
         let metrics = self.metrics.clone();
         let to_the_end = async move {
-            // In this order, as what is bound last is dropped first: the drain waits for the permit to be given back.
+            // The drain waits for `course` to go, and that outlives what has been answered and its permit.
             let Ended { course, result } = run.await;
             match result {
                 None => {}

@@ -1,7 +1,7 @@
 //! What is a page? An answer to a query as it is kept and served, and what it says about its place among others.
 
 use std::borrow::Cow;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -27,23 +27,18 @@ pub struct Head {
     pub content_type: Option<HeaderValue>,
     /// What it may have beside, as it came: its `Content-Language`; its `Content-Encoding`, if the vendor encoded it unasked
     /// (such a page is not stored); its `Retry-After`, on a refusal of the vendor.
-    pub more_headers: Vec<(HeaderName, HeaderValue)>,
+    pub more_headers: Box<[(HeaderName, HeaderValue)]>,
     /// If it is no success, whose fault that is.
     pub fault: Option<Fault>,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
 }
 
-/// The heads of nearly all pages. Their values are static: they are shared without being counted.
-static USUAL: LazyLock<[Arc<Head>; 2]> = LazyLock::new(|| {
-    ["application/json", "application/json;charset=UTF-8"].map(|content_type| {
-        Arc::new(Head {
-            content_type: Some(HeaderValue::from_static(content_type)),
-            vendor_code: Some("0000".into()),
-            ..Head::of(StatusCode::OK)
-        })
-    })
-});
+/// The heads that pages in memory have: a few, as it is one vendor that answers.
+static KNOWN: Mutex<Vec<Weak<Head>>> = Mutex::new(Vec::new());
+
+/// So many are looked through at most.
+const MOST_KNOWN: usize = 16;
 
 impl Head {
     /// One that says nothing but its status.
@@ -51,16 +46,28 @@ impl Head {
         Self {
             status,
             content_type: None,
-            more_headers: Vec::new(),
+            more_headers: Box::default(),
             fault: None,
             vendor_code: None,
         }
     }
 
-    /// A usual one is all pages' together: of 10,000 of their own none is at hand when its page is asked for.
+    /// The same one for all pages that say the same: of 10,000 heads none would be at hand when its page is asked for.
     pub fn shared(self) -> Arc<Self> {
-        let usual = USUAL.iter().find(|usual| ***usual == self).cloned();
-        usual.unwrap_or_else(|| Arc::new(self))
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = known
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|head| **head == self);
+        if let Some(head) = same {
+            return head;
+        }
+        let head = Arc::new(self);
+        known.retain(|head| head.strong_count() > 0);
+        if known.len() < MOST_KNOWN {
+            known.push(Arc::downgrade(&head));
+        }
+        head
     }
 
     /// Does it say that the body is encoded?
@@ -85,3 +92,45 @@ pub struct Position {
 
 /// A hash of what tells one order from another: its code and its device, as one order may be of many devices.
 pub type OrderId = u64;
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::CONTENT_LANGUAGE;
+
+    use super::*;
+
+    #[test]
+    fn pages_that_say_the_same_have_one_head_and_no_others() {
+        let head = |language: &'static str, fault| Head {
+            more_headers: [(CONTENT_LANGUAGE, HeaderValue::from_static(language))].into(),
+            fault,
+            ..Head::of(StatusCode::OK)
+        };
+        let one = head("of-this-test", None).shared();
+        assert!(Arc::ptr_eq(&one, &head("of-this-test", None).shared()));
+        for other in [
+            head("of-this-test-too", None),
+            head("of-this-test", Some(Fault::Caller)),
+            Head {
+                status: StatusCode::ACCEPTED,
+                ..head("of-this-test", None)
+            },
+            Head::of(StatusCode::OK),
+        ] {
+            let shared = other.shared();
+            assert_ne!(*shared, *one);
+        }
+    }
+
+    #[test]
+    fn a_head_that_no_page_has_any_more_makes_room_for_another() {
+        let head = |number: usize| Head {
+            vendor_code: Some(format!("code-{number}-of-this-test").into()),
+            ..Head::of(StatusCode::OK)
+        };
+        for number in 0..10 * MOST_KNOWN {
+            let shared = head(number).shared();
+            assert!(Arc::ptr_eq(&shared, &head(number).shared()), "{number}");
+        }
+    }
+}

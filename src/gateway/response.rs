@@ -18,6 +18,9 @@ use super::upstream::{Answer, Outcome, Shape};
 use crate::body::{Body, Held};
 use crate::id::Id;
 
+/// The usual `Content-Type`s: a static value is shared without being counted.
+const JSON: [&str; 2] = ["application/json", "application/json;charset=UTF-8"];
+
 /// As many as the answer of a page mostly has, its request id included.
 const HEADERS: usize = 6;
 
@@ -58,8 +61,13 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
         None
     };
     // Copies of their own: as they came, body and headers would keep the connection's whole read buffer in memory.
-    let header =
-        |name: &HeaderName| HeaderValue::from_bytes(answer.headers.get(name)?.as_bytes()).ok();
+    let header = |name: &HeaderName| {
+        let value = answer.headers.get(name)?.as_bytes();
+        match JSON.iter().find(|json| json.as_bytes() == value) {
+            Some(json) => Some(HeaderValue::from_static(json)),
+            None => HeaderValue::from_bytes(value).ok(),
+        }
+    };
     let more_headers: &[HeaderName] = match answer.outcome {
         Outcome::Success => &[CONTENT_LANGUAGE, CONTENT_ENCODING],
         _ => &[CONTENT_LANGUAGE, CONTENT_ENCODING, RETRY_AFTER],

@@ -1,7 +1,7 @@
 //! Who asks: which caller, and which tenant's account is used?
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState as SipHash};
+use std::hash::{BuildHasher, RandomState as KeyedState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -270,14 +270,14 @@ pub struct Caller {
 #[derive(Debug)]
 pub struct Callers {
     all: Vec<Caller>,
-    /// Its key is of this process alone: when two hashes are the same tells nothing about a token.
-    hasher: SipHash,
+    /// Hashes tokens under a random key that nobody is told: nobody can look for tokens whose hashes agree.
+    hasher: KeyedState,
 }
 
 impl Callers {
     /// Reads the configured callers.
     pub fn new(config: &Config, secrets: &Secrets) -> Self {
-        let hasher = SipHash::new();
+        let hasher = KeyedState::new();
         let caller =
             |(label, (name, settings)): (usize, (&String, &crate::config::Caller))| Caller {
                 label,
@@ -354,4 +354,53 @@ fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
     scheme
         .eq_ignore_ascii_case(b"bearer ")
         .then(|| token.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn callers(tokens: &[String]) -> Callers {
+        let hasher = KeyedState::new();
+        let caller = |(label, token): (usize, &String)| Caller {
+            label,
+            name: "caller".into(),
+            token: token.as_str().into(),
+            hash: hasher.hash_one(token.as_bytes()),
+            tenants: Box::default(),
+            commands: false,
+        };
+        Callers {
+            all: tokens.iter().enumerate().map(caller).collect(),
+            hasher,
+        }
+    }
+
+    fn found(callers: &Callers, token: &str) -> Option<usize> {
+        let authorization = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+        let found = callers.authenticate(Some(&authorization)).ok()?;
+        found.map(|caller| caller.label)
+    }
+
+    #[test]
+    fn each_of_many_callers_is_found_by_its_own_token_and_by_no_other() {
+        let tokens: Vec<_> = (0..100)
+            .map(|number| format!("token-{number:03}"))
+            .collect();
+        let callers = callers(&tokens);
+        for (label, token) in tokens.iter().enumerate() {
+            assert_eq!(found(&callers, token), Some(label));
+        }
+        for token in ["token-100", "token-00", "token-0000", "Token-000", "x", ""] {
+            assert_eq!(found(&callers, token), None, "{token:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_whose_hash_is_that_of_another_is_still_compared() {
+        let mut callers = callers(&["the-first".to_owned(), "the-second".to_owned()]);
+        callers.all[0].hash = callers.all[1].hash;
+        assert_eq!(found(&callers, "the-second"), Some(1));
+        assert_eq!(found(&callers, "the-first"), None);
+    }
 }

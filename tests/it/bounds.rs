@@ -34,6 +34,29 @@ async fn a_client_that_sends_no_head_in_time_is_dropped() {
 }
 
 #[tokio::test]
+async fn a_head_that_comes_byte_by_byte_has_no_more_time_than_one_that_stays_away() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set("server.header_timeout", "\"300ms\"")
+        .run()
+        .await;
+    let first = gateway.connect().await;
+    let mut later = gateway.connect().await;
+    let request = post("/package/queryOrder", &[], BODY);
+    assert_eq!(later.exchange(&request).await.status, 200);
+    for mut connection in [first, later] {
+        let mut bytes = b"POST /package/queryOrder HTTP/1.1\r\nx-long: "
+            .iter()
+            .chain(std::iter::repeat(&b'x'));
+        until("the connection ends", async || {
+            let byte = bytes.next().expect("it repeats");
+            connection.try_send(&[*byte]).await.is_err()
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_closed() {
     let upstream = upstream().run().await;
     let gateway = gateway(&upstream)

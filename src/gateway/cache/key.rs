@@ -12,11 +12,11 @@ use super::scope::{Invalidated, Scope, Validity};
 use crate::gateway::params::Params;
 
 /// The text of parameters, in the key itself if it is as short as queries mostly are: elsewhere in memory it would be one more
-/// place that no core has at hand when it is compared.
+/// place that no core has at hand when it is compared. (With 72 bytes of it a key, counted, is two lines of memory.)
 type Text = SmallVec<[u8; 72]>;
 
 /// The key of a page.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Key {
     scope: Arc<Scope>,
     language: Arc<str>,
@@ -108,6 +108,12 @@ impl fmt::Display for Key {
             f,
             "{base_url}{path} {access_code} {language} {params}{whole}"
         )
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({self})")
     }
 }
 

@@ -51,7 +51,12 @@ pub fn post(path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
 
 impl Connection {
     pub async fn send(&mut self, bytes: &[u8]) {
-        self.0.get_mut().write_all(bytes).await.unwrap();
+        self.try_send(bytes).await.unwrap();
+    }
+
+    /// As [`send`](Self::send), where the connection may have ended.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.get_mut().write_all(bytes).await
     }
 
     pub async fn exchange(&mut self, request: &[u8]) -> Reply {
