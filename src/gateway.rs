@@ -18,6 +18,7 @@ pub mod skew;
 pub mod tenant;
 pub mod upstream;
 
+mod boxed;
 mod call;
 mod command;
 mod crawl;

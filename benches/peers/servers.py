@@ -13,7 +13,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
-GATEWAY = TARGET / "release/linksfield-gateway"
+HOST = re.search(r"^host: (.*)", subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout, re.MULTILINE)[1]
+GATEWAY = TARGET / HOST / "release/linksfield-gateway"  # as deploy/build makes it
+BY_CARGO = TARGET / "release/linksfield-gateway"
 RAW = TARGET / "release/examples/raw"
 CONFIG = HERE / "gateway.toml"
 TOKEN = "token-of-the-benchmark"
@@ -76,6 +78,7 @@ HITS = [
     raw("raw hyper server", 7182, "serve"),
     gateway("gateway"),
     gateway("gateway, a line each", "info"),
+    gateway("gateway, by cargo alone", binary=BY_CARGO),
     nginx("nginx with Lua", 7184, "nginx-lua.conf"),
     nginx("nginx with Lua, a line each", 7194, "nginx-lua.conf"),
     nginx("nginx proxy_cache, by raw body", 7185, "nginx-cache.conf"),
@@ -83,6 +86,7 @@ HITS = [
 COMMANDS = [
     raw("raw hyper pass-through, unsigned", 7183, "pass", "127.0.0.1:7180"),
     gateway("gateway, a line each"),  # lines of commands are written at every level
+    gateway("gateway, a line each, by cargo alone", binary=BY_CARGO),
     nginx("nginx with Lua", 7184, "nginx-lua.conf"),
     nginx("nginx with Lua, a line each", 7194, "nginx-lua.conf"),
     nginx("nginx, unsigned", 7185, "nginx-cache.conf"),
@@ -102,13 +106,19 @@ def missing(names):
     return problems
 
 
-def build(products=(["--bin", "linksfield-gateway"], ["--example", "raw"]), target=TARGET, profile=None):
+def build_all():
+    """The gateway as it is shipped, the gateway by cargo alone, and raw hyper."""
+    subprocess.run([ROOT / "deploy/build"], check=True)
+    # One after the other: what examples and tests need of the libraries (tokio's test clock) is no part of the gateway.
+    build(["--bin", "linksfield-gateway"])
+    build(["--example", "raw"])
+
+
+def build(product, target=TARGET, profile=None):
     """`profile` has settings of the release profile, in capitals."""
     environment = {f"CARGO_PROFILE_RELEASE_{key}": value for key, value in (profile or {}).items()}
-    # One after the other: what examples and tests need of the libraries (tokio's test clock) is no part of the gateway.
-    for product in products:
-        command = ["cargo", "build", "--locked", "--release", "--target-dir", target, *product]
-        subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=True)
+    command = ["cargo", "build", "--locked", "--release", "--target-dir", target, *product]
+    subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=True)
 
 
 class Running:

@@ -32,6 +32,7 @@ pub use self::narrowing::Named;
 pub use self::scope::Scope;
 pub use self::scope::Validity;
 use self::snapshot::{Arrival, Series, Snapshot, Standing};
+use super::boxed::boxed;
 use super::directives::Directives;
 use super::error::{Error, Sent};
 use super::page::{Page, Position};
@@ -322,7 +323,7 @@ impl Cache {
             flight: flight.id,
         };
         let fill = fill.take().expect("a fill is begun once");
-        let fill = fill(flight.progress.clone(), reason);
+        let fill = boxed(|| fill(flight.progress.clone(), reason));
         let policy = question.policy.clone();
         tokio::spawn(async move {
             let outcome = fill

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::boxed::boxed;
 use super::cache::Named;
 use super::call::{Answered, Errand, Timing};
 use super::error::{Error, Fault, Sent};
@@ -179,13 +180,6 @@ impl Gateway {
         }
         Ended { result, course }
     }
-}
-
-/// A future that has not begun, in a box. `Box::pin` copies all the room that it will ever need, here 3.7 KiB that no core has at
-/// hand; this one, optimised, makes it in its place.
-fn boxed<F>(future: impl FnOnce() -> F) -> Pin<Box<F>> {
-    let place = Box::new_uninit();
-    Box::into_pin(Box::write(place, future()))
 }
 
 /// A command under way. The request that waits for it drives it; once that has gone, it goes on as a task of its own.
