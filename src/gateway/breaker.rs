@@ -102,13 +102,13 @@ impl Breaker {
 
     /// Is anything asked at all? To be looked at before a call waits for its turn.
     pub fn check(&self) -> Result<(), Open> {
-        self.lock().may_pass(Instant::now()).map(|_| ())
+        self.lock().may_pass().map(|_| ())
     }
 
     /// One call, right before it is made.
     pub fn admit(&self) -> Result<Admission, Open> {
         let mut state = self.lock();
-        let is_probe = state.may_pass(Instant::now())?;
+        let is_probe = state.may_pass()?;
         state.is_probing |= is_probe;
         Ok(Admission {
             breaker: self.clone(),
@@ -128,11 +128,11 @@ impl Breaker {
 
 impl State {
     /// May a call be made, and would it be the one that sees whether the vendor is well again?
-    fn may_pass(&self, now: Instant) -> Result<bool, Open> {
+    fn may_pass(&self) -> Result<bool, Open> {
         let Some(opened_at) = self.opened_at else {
             return Ok(false);
         };
-        let left = (opened_at + self.settings.open_for).saturating_duration_since(now);
+        let left = (opened_at + self.settings.open_for).saturating_duration_since(Instant::now());
         if left.is_zero() && !self.is_probing {
             return Ok(true);
         }

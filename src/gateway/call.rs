@@ -219,8 +219,7 @@ impl Gateway {
         let deadline = granted_at + timeout.unwrap_or(this.bounds.exchange_timeout);
         let deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
         let (route, tenant) = (call.target.route.label, call.tenant.label);
-        let record = |outcome, since: Instant| {
-            let duration = since.elapsed();
+        let record = |outcome, duration| {
             this.metrics
                 .upstream_call(route, tenant, outcome, errand.reason, duration);
         };
@@ -276,7 +275,7 @@ impl Gateway {
                 Err(Failure::NotSent(_)) if anew < MOST_ANEW => anew += 1,
                 Err(Failure::Refused(error)) if anew < MOST_ANEW => {
                     anew += 1;
-                    record(error.code(), sent_at);
+                    record(error.code(), sent_at.elapsed());
                     drop((line, permit)); // the vendor may have counted this one: the next takes a turn of its own
                     let until = errand.patience.min(deadline);
                     is_saved = this.store.is_none();
@@ -295,8 +294,9 @@ impl Gateway {
             Err(error) => error.code(),
         };
         admission.end(self.told_by(result.as_ref().map(|(answer, ..)| answer), call));
-        this.paces[route].call.record(granted_at.elapsed());
-        record(outcome, granted_at);
+        let duration = granted_at.elapsed();
+        this.paces[route].call.record(duration);
+        record(outcome, duration);
         result.map(|(answer, sent_at, line, permit)| Answered {
             answer,
             sent_at,

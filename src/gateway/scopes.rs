@@ -82,7 +82,13 @@ impl Scopes {
 
     /// What a command may change: of the queries that its route names, those that show what it names; without such a
     /// list, and on a path that is not configured, every query of its tenant.
-    pub fn reach(&self, tenant: &Tenant, route: &Route, params: &Params, latest: &Latest) -> Reach {
+    pub fn reach(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        route: &Route,
+        params: &Params,
+        latest: &Latest,
+    ) -> Reach {
         let (listed, settle) = match &route.kind {
             Kind::Command {
                 invalidates,
@@ -103,6 +109,7 @@ impl Scopes {
                 .collect(),
             access_code: tenant.access_code.clone(),
             listed: listed.map(<[_]>::to_vec),
+            of: self.clone(),
             latest: latest.clone(),
             named: listed
                 .map_or_else(Named::nothing, |_| Named::of(params))
@@ -119,6 +126,8 @@ pub struct Reach {
     access_code: Arc<str>,
     /// None: every query.
     listed: Option<Vec<Arc<str>>>,
+    /// Those that it is made from.
+    of: Arc<Scopes>,
     latest: Latest,
     named: Arc<Named>,
     settle: Duration,
@@ -140,9 +149,11 @@ impl Reach {
         }
     }
 
-    /// What a configuration that came meanwhile has brought.
-    fn new_in<'a>(&'a self, latest: &'a Scopes) -> impl Iterator<Item = &'a Arc<Scope>> {
-        latest.all().filter(|scope| {
+    /// What a configuration that came meanwhile has brought. (Mostly there is none: all tenants' are not gone through.)
+    fn new_in<'a>(&'a self, latest: &'a Arc<Scopes>) -> impl Iterator<Item = &'a Arc<Scope>> {
+        let is_another = !Arc::ptr_eq(&self.of, latest);
+        let all = is_another.then(|| latest.all());
+        all.into_iter().flatten().filter(|scope| {
             let (_, access_code, path) = scope.identity();
             let is_listed = |paths: &Vec<Arc<str>>| paths.iter().any(|one| **one == *path);
             *self.access_code == *access_code

@@ -81,9 +81,9 @@ impl Scope {
         let named = named.into();
         let mut recent = self.recent();
         let raised_to = self.generation() + 1;
-        let mut ends = recent.take(&named);
+        let before = recent.generations.insert(named.clone(), raised_to);
+        let mut ends = before.map_or_else(Vec::new, |generation| recent.forget(generation));
         ends.extend(settles_at);
-        recent.generations.insert(named.clone(), raised_to);
         let settles_at = ends;
         let invalidation = Invalidation { named, settles_at };
         recent.remembered.insert(raised_to, invalidation);
@@ -166,10 +166,9 @@ impl Scope {
 }
 
 impl Recent {
-    /// Takes out what is remembered of this; the ends of its settle times that still count.
-    fn take(&mut self, named: &Named) -> Vec<Instant> {
-        let known = self.generations.get(named);
-        let Some(known) = known.and_then(|generation| self.remembered.remove(generation)) else {
+    /// Takes out the invalidation that raised to this generation; the ends of its settle times that still count.
+    fn forget(&mut self, generation: u64) -> Vec<Instant> {
+        let Some(known) = self.remembered.remove(&generation) else {
             return Vec::new();
         };
         let mut ends = known.settles_at;
