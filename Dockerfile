@@ -5,7 +5,7 @@
 # There are no CA certificates in it on purpose: Mozilla's roots are part of the binary, and upstream.ca_file names others.
 
 FROM docker.io/library/rust:1.95-slim-bookworm AS build
-# aws-lc-rs, the crypto of rustls, is partly C. The others are for the profile that the gateway is built with.
+# aws-lc-rs, the crypto of rustls, is partly C. Python and LLVM's tools make the profile that the gateway is built with.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends musl-tools python3 \
     && rm -rf /var/lib/apt/lists/* \
@@ -15,7 +15,7 @@ WORKDIR /src
 COPY . .
 ARG REVISION=unknown
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/src/target \
+    --mount=type=cache,target=/src/target,sharing=locked \
     target="$(uname -m)-unknown-linux-musl" \
     && LINKSFIELD_GATEWAY_REVISION="$REVISION" deploy/build "$target" \
     && install -D -t /out "target/$target/release/linksfield-gateway"

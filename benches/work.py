@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """A gateway at work, between callers and an upstream in Python: for what counts what it does, not for how long it takes.
 
-    work.py BINARY    gives it something of everything to do; deploy/build profiles it meanwhile
+    work.py BINARY    gives it hits, misses and orders to do, over plain HTTP/1; deploy/build profiles it meanwhile
 """
 
 import contextlib
+import functools
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +25,8 @@ TOKEN = "token-of-the-benchmark"
 PATHS = {"page": "/package/queryOrder", "order": "/package/orderPackage"}
 ANSWERS = {path: (HERE / f"peers/{what}.json").read_bytes().strip() for what, path in PATHS.items()}
 CALLERS = 8
-QUERIES = 1000  # of each
+QUERIES = 1000  # of each, all different
+ORDERS = 5  # as many as queries, so many times
 
 
 def read(connection):
@@ -37,7 +40,10 @@ def read(connection):
     head, _, body = text.partition(b"\r\n\r\n")
     length = int(re.search(rb"(?i)content-length: *(\d+)", head)[1])
     while len(body) < length:
-        body += connection.recv(65536)
+        part = connection.recv(65536)
+        if not part:
+            raise ConnectionError("the message is not whole")
+        body += part
     return head.split(b" ", 2)[1].decode(), body
 
 
@@ -95,7 +101,11 @@ class Gateway:
 
     def __exit__(self, failure, error, _):
         self.process.terminate()
-        ended = self.process.wait(60)
+        try:
+            ended = self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            ended = self.process.wait()
         self.lines.seek(0)
         self.log = self.lines.read()
         self.folder.cleanup()
@@ -103,11 +113,12 @@ class Gateway:
             raise SystemExit(f"the gateway failed: {error or ended}\n{self.log[-4000:]}")
 
     def connect(self):
+        patience = time.monotonic() + 60  # valgrind takes some
         while True:
             try:
                 return socket.create_connection(("127.0.0.1", self.port), timeout=60)
             except OSError:
-                if self.process.poll() is not None:
+                if self.process.poll() is not None or time.monotonic() > patience:
                     raise
                 time.sleep(0.1)
 
@@ -119,28 +130,39 @@ class Gateway:
             f"authorization: Bearer {TOKEN}\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         connection.sendall(head.encode() + body)
-        _, said = read(connection)
-        if said != ANSWERS[PATHS[what]]:
-            raise SystemExit(f"not what the upstream says: {said}")
+        if (answer := read(connection)) is None:
+            raise ConnectionError("there is no answer")
+        if answer[1] != ANSWERS[PATHS[what]]:
+            raise SystemExit(f"not what the upstream says: {answer}")
+
+    def results(self):
+        """How many of acme's requests ended how, by its metrics."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy of the environment's
+        with opener.open(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=60) as metrics:
+            series = r'^linksfield_gateway_tenant_requests_total{result="(\w+)",tenant="acme"} (\d+)$'
+            return [(result, int(number)) for result, number in re.findall(series, metrics.read().decode(), re.MULTILINE)]
 
 
-def work(gateway, caller):
-    """Queries that nobody has asked, each of them nine times more; then orders."""
+def work(gateway, what, times, caller):
     with gateway.connect() as connection:
-        for what, times in (("page", 10), ("order", 1)):
-            for number in range(times * QUERIES):
-                gateway.ask(connection, what, caller * QUERIES + number % QUERIES)
+        for number in range(times * QUERIES):
+            gateway.ask(connection, what, caller * QUERIES + number % QUERIES)
 
 
 def main():
+    """Queries that nobody has asked, each of them nine times more; then orders."""
     (binary,) = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so does the gateway
+    each = CALLERS * QUERIES
+    expected = {"miss": each, "hit": 9 * each, "command": ORDERS * each}
     for level in ("error", "info"):
         with Gateway(binary, level) as gateway, ThreadPoolExecutor(CALLERS) as callers:
-            list(callers.map(lambda caller: work(gateway, caller), range(CALLERS)))
-            with urllib.request.urlopen(f"http://127.0.0.1:{gateway.admin_port}/metrics", timeout=60) as metrics:
-                series = r'^linksfield_gateway_tenant_requests_total{result="(\w+)",tenant="acme"} ([1-9]\d*)$'
-                results = re.findall(series, metrics.read().decode(), re.MULTILINE)
-        print(f"log level {level}:", ", ".join(f"{number} × {result}" for result, number in results))
+            for what, times in (("page", 10), ("order", ORDERS)):
+                list(callers.map(functools.partial(work, gateway, what, times), range(CALLERS)))
+            did = {result: number for result, number in gateway.results() if number}
+        print(f"log level {level}: {did}")
+        if did != expected:
+            raise SystemExit(f"it should have been {expected}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 HOST = re.search(r"^host: (.*)", subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout, re.MULTILINE)[1]
-GATEWAY = TARGET / HOST / "release/linksfield-gateway"  # as deploy/build makes it
+GATEWAY = TARGET / HOST / "release/linksfield-gateway"  # by deploy/build
 BY_CARGO = TARGET / "release/linksfield-gateway"
 RAW = TARGET / "release/examples/raw"
 CONFIG = HERE / "gateway.toml"
@@ -93,7 +93,6 @@ COMMANDS = [
     Subject("HAProxy, unsigned", 7186, ["haproxy", "-f", HERE / "haproxy.cfg"]),
     Subject("Envoy, unsigned", 7187, ["envoy", "-c", HERE / "envoy.yaml", "--concurrency", "1", "--log-level", "error"]),
 ]
-SUBJECTS = HITS + COMMANDS
 
 
 def missing(names):
@@ -107,8 +106,8 @@ def missing(names):
 
 
 def build_all():
-    """The gateway as it is shipped, the gateway by cargo alone, and raw hyper."""
-    subprocess.run([ROOT / "deploy/build"], check=True)
+    """The gateway by deploy/build, the gateway by cargo alone, and raw hyper."""
+    subprocess.run([ROOT / "deploy/build", HOST], check=True)
     # One after the other: what examples and tests need of the libraries (tokio's test clock) is no part of the gateway.
     build(["--bin", "linksfield-gateway"])
     build(["--example", "raw"])
