@@ -36,6 +36,9 @@ const QUERY: &str = "/package/queryOrder";
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
+/// Longer than the loader takes for all that can be ready at once, tenths of a millisecond.
+const STOP: Duration = Duration::from_micros(500);
+
 #[derive(Parser)]
 enum Mode {
     /// Read each body; answer a query with the same page always, and all else as an order.
@@ -50,7 +53,8 @@ enum Mode {
         listen: SocketAddr,
         upstream: SocketAddr,
     },
-    /// Ask at a rate, whether or not answers have come; print the median and the 99th percentile in microseconds.
+    /// Ask at a rate, whether or not answers have come; print the median, the 99th percentile and how long the loader itself
+    /// was stopped, in microseconds.
     Load(Load),
 }
 
@@ -196,21 +200,32 @@ impl Pool {
 
 impl Load {
     /// Requests are due by a timetable, and late from then on, though they be sent later because all connections are busy: so
-    /// a server that stalls does not stop the clock.
+    /// a server that stalls does not stop the clock. The loader's own stops do: while it waits for a request to be due it looks
+    /// at the clock again and again, and when a look comes late, the loader was stopped, not the server.
     async fn run(self) {
         let pool = Pool::new(self.server);
+        let count = self.rate * self.seconds;
         for _ in 0..self.connections {
             let connection = pool.connect().await.expect("a connection");
             pool.idle.borrow_mut().push_back(connection);
         }
         let free = Arc::new(Semaphore::new(self.connections as usize));
-        let taken = Rc::new(RefCell::new(Vec::new()));
-        let start = Instant::now();
-        for request in 0..self.rate * self.seconds {
-            let due = start + Duration::from_secs(1) / self.rate * request;
-            while Instant::now() < due {
+        let taken = Rc::new(RefCell::new(Vec::with_capacity(count as usize)));
+        let mut start = Instant::now();
+        let mut stopped = Duration::ZERO;
+        for request in 0..count {
+            let after = Duration::from_secs(1) / self.rate * request;
+            let mut looked = Instant::now();
+            while looked < start + after {
                 yield_now().await; // a timer would be a millisecond late
+                let late = looked.elapsed();
+                looked += late;
+                if late > STOP {
+                    start += late;
+                    stopped += late;
+                }
             }
+            let due = start + after;
             let permit = free.clone().acquire_owned().await;
             let request = self.query(request % self.queries);
             let (pool, taken) = (pool.clone(), taken.clone());
@@ -224,10 +239,10 @@ impl Load {
         let all = free.acquire_many(self.connections).await;
         all.expect("it is not closed").forget();
         let mut taken = taken.borrow_mut();
-        assert_eq!(taken.len(), (self.rate * self.seconds) as usize);
+        assert_eq!(taken.len(), count as usize);
         taken.sort_unstable();
         let at = |percent: usize| taken[(taken.len() - 1) * percent / 100].as_micros();
-        println!("{} {}", at(50), at(99));
+        println!("{} {} {}", at(50), at(99), stopped.as_micros());
     }
 
     /// The same as in `load.lua`.
