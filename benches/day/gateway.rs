@@ -416,8 +416,7 @@ impl Gateway {
             }
             before();
             let sent_at = Instant::now();
-            permit.count(wall(self.time()));
-            self.spare(self.quota.thrift());
+            self.spare(permit.count(wall(self.time())));
             lock(&self.report).call(self.time(), errand.reason);
             let answer = self.vendor.answer(call.tenant, call.asked);
             if let Ok(said) = timeout_at(deadline, answer).await {
@@ -433,8 +432,9 @@ impl Gateway {
                 source: io::ErrorKind::ConnectionRefused.into(),
             })
         };
-        admission.end(end_of(result.as_ref().map(|(said, _)| said)));
-        self.record(0, granted_at.elapsed());
+        let ended_at = Instant::now();
+        admission.end(end_of(result.as_ref().map(|(said, _)| said)), ended_at);
+        self.record(0, ended_at - granted_at);
         result.map(|(said, sent_at)| (said, sent_at, permit))
     }
 

@@ -173,10 +173,9 @@ impl State {
 }
 
 impl Admission {
-    /// The call has ended.
-    pub fn end(mut self, end: End) {
+    /// The call has ended, now.
+    pub fn end(mut self, end: End, now: Instant) {
         let mut state = self.breaker.lock();
-        let now = Instant::now();
         match end {
             End::Success | End::Refused if self.is_probe => state.close(),
             End::Refused | End::Neither => {}
@@ -215,7 +214,10 @@ mod tests {
 
     fn calls(breaker: &Breaker, ends: &[End]) {
         for end in ends {
-            breaker.admit().expect("it is closed").end(*end);
+            breaker
+                .admit()
+                .expect("it is closed")
+                .end(*end, Instant::now());
         }
     }
 
@@ -260,18 +262,18 @@ mod tests {
         let breaker = breaker();
         let slow = breaker.admit().unwrap();
         calls(&breaker, &[End::Failure; 10]);
-        slow.end(End::Success); // it began before
+        slow.end(End::Success, Instant::now()); // it began before
         assert!(breaker.is_open());
         tokio::time::advance(SECOND * 5).await;
         let probe = breaker.admit().unwrap();
         assert!(breaker.admit().is_err() && breaker.check().is_err());
-        probe.end(End::Failure);
+        probe.end(End::Failure, Instant::now());
         assert!(breaker.admit().is_err(), "open for another while");
         tokio::time::advance(SECOND * 5).await;
         drop(breaker.admit().unwrap()); // its caller left: the next one sees
-        breaker.admit().unwrap().end(End::Neither);
+        breaker.admit().unwrap().end(End::Neither, Instant::now());
         assert!(breaker.is_open());
-        breaker.admit().unwrap().end(End::Refused);
+        breaker.admit().unwrap().end(End::Refused, Instant::now());
         assert!(!breaker.is_open(), "it answers");
         calls(&breaker, &[End::Failure; 9]);
         assert!(!breaker.is_open(), "it has forgotten what was before");

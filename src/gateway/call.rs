@@ -91,6 +91,11 @@ impl Timing {
         }))
     }
 
+    /// When it began.
+    pub fn begun(&self) -> Instant {
+        self.0.begun
+    }
+
     fn granted(&self, at: Instant) {
         let _ = self.0.granted.set(at);
     }
@@ -247,8 +252,7 @@ impl Gateway {
             }
             before();
             let (sent_at, signed_at) = (Instant::now(), wall_clock());
-            permit.count(signed_at);
-            this.sparing.set(this.quota.thrift());
+            this.sparing.set(permit.count(signed_at));
             let signer = call.tenant.signers.of(secret);
             let body = signer.sign(&call.params, &call.tenant.access_code, signed_at);
             let message = Message {
@@ -293,8 +297,10 @@ impl Gateway {
             Ok((answer, ..)) => answer.outcome.as_str(),
             Err(error) => error.code(),
         };
-        admission.end(self.told_by(result.as_ref().map(|(answer, ..)| answer), call));
-        let duration = granted_at.elapsed();
+        let ended_at = Instant::now();
+        let told = self.told_by(result.as_ref().map(|(answer, ..)| answer), call);
+        admission.end(told, ended_at);
+        let duration = ended_at - granted_at;
         this.paces[route].call.record(duration);
         record(outcome, duration);
         result.map(|(answer, sent_at, line, permit)| Answered {
@@ -325,16 +331,19 @@ impl Gateway {
             usual: usual(),
         };
         let permit = self.0.quota.acquire_until(ask, until).await?;
+        if !permit.has_waited() {
+            return Ok(permit);
+        }
         let awaited_until = progress.awaited_until().unwrap_or(errand.deadline);
         let in_time = errand.deadline.max(awaited_until);
         let excess = (Instant::now() + usual()).saturating_duration_since(in_time);
-        if permit.has_waited() && !excess.is_zero() {
-            permit.decline();
-            return Err(Error::Overloaded {
-                retry_after: excess,
-            });
+        if excess.is_zero() {
+            return Ok(permit);
         }
-        Ok(permit)
+        permit.decline();
+        Err(Error::Overloaded {
+            retry_after: excess,
+        })
     }
 
     /// The calls of the day are on disk before one more leaves, so that not even a crash begins a new day. Where that fails

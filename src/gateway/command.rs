@@ -95,7 +95,7 @@ impl Gateway {
             request_id: exchange.request_id.clone(),
             route: call.target.route.label,
             tenant: call.tenant.label,
-            started: Instant::now(),
+            started: timing.begun(),
             progress: progress.clone(),
             _counted: self.0.commands.token(),
         };

@@ -6,8 +6,8 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::error::Sent;
 
@@ -24,7 +24,7 @@ pub struct Progress(Arc<Inner>);
 struct Inner {
     state: AtomicU8,
     audience: Audience,
-    cancelled: CancellationToken,
+    cancelled: Notify,
 }
 
 impl Progress {
@@ -56,14 +56,17 @@ impl Progress {
     pub fn cancel(&self) -> bool {
         let cancelled = self.step(WAITING, CANCELLED);
         if cancelled {
-            self.0.cancelled.cancel();
+            self.0.cancelled.notify_waiters();
         }
         cancelled
     }
 
     /// Resolves once [`cancel`](Self::cancel) has succeeded.
     pub async fn cancelled(&self) {
-        self.0.cancelled.cancelled().await;
+        let told = self.0.cancelled.notified(); // of what happens from here on
+        if self.0.state.load(Ordering::Acquire) != CANCELLED {
+            told.await;
+        }
     }
 
     /// Somebody waits for the answer, as long as this is held and until that time at most.

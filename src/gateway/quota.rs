@@ -348,11 +348,6 @@ impl<T: Shareable> Quota<T> {
         level.map(|day| day.remaining_for_queries)
     }
 
-    /// How sparing the day demands to be.
-    pub fn thrift(&self) -> Thrift {
-        self.0.lock().day.thrift(Instant::now())
-    }
-
     /// What is left of the limits.
     pub fn levels(&self) -> Levels {
         let (state, now) = (self.0.lock(), Instant::now());
@@ -738,11 +733,14 @@ impl<T: Shareable> Shared<T> {
 }
 
 impl<T: Shareable> Permit<T> {
-    /// The first byte leaves: from now on the call counts for the day, once. `wall` is the time of the wall clock.
-    pub fn count(&mut self, wall: SystemTime) {
+    /// The first byte leaves: from now on the call counts for the day, once. `wall` is the time of the wall clock. How
+    /// sparing does the day demand to be now?
+    pub fn count(&mut self, wall: SystemTime) -> Thrift {
+        let (mut state, now) = (self.shared.lock(), Instant::now());
         if self.counted.is_none() {
-            self.counted = Some(self.shared.lock().day.count(Instant::now(), wall));
+            self.counted = Some(state.day.count(now, wall));
         }
+        state.day.thrift(now)
     }
 
     /// Had it to be waited for?

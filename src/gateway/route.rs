@@ -46,7 +46,7 @@ pub enum Kind {
     /// It may change something and cost money.
     Command {
         /// The query paths whose pages it may change; none: all of them.
-        invalidates: Option<Vec<Arc<str>>>,
+        invalidates: Option<Arc<[Arc<str>]>>,
         /// How long after it the vendor may still show the old state.
         settle: Duration,
         /// Must it have an idempotency key?

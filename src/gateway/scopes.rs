@@ -94,39 +94,42 @@ impl Scopes {
                 invalidates,
                 settle,
                 ..
-            } => (invalidates.as_deref(), *settle),
+            } => (invalidates.clone(), *settle),
             Kind::Query(_) | Kind::Refuse => (None, Duration::ZERO),
         };
-        let start = tenant.label * self.routes;
-        let scopes = self.by_tenant_and_route[start..start + self.routes]
-            .iter()
-            .flatten();
-        let is_reached = |path: &Arc<str>| listed.is_none_or(|paths| paths.contains(path));
+        let named = match listed {
+            Some(_) => Named::of(params),
+            None => Named::nothing(),
+        };
         Reach {
-            scopes: scopes
-                .filter(|scope| is_reached(scope.path()))
-                .cloned()
-                .collect(),
+            tenant: tenant.label,
             access_code: tenant.access_code.clone(),
-            listed: listed.map(<[_]>::to_vec),
+            listed,
             of: self.clone(),
             latest: latest.clone(),
-            named: listed
-                .map_or_else(Named::nothing, |_| Named::of(params))
-                .into(),
+            named: named.into(),
             settle,
         }
+    }
+
+    /// Those of one tenant, by its index.
+    fn of_tenant(&self, tenant: usize) -> impl Iterator<Item = &Arc<Scope>> {
+        let start = tenant * self.routes;
+        self.by_tenant_and_route[start..start + self.routes]
+            .iter()
+            .flatten()
     }
 }
 
 /// What a command may change.
 #[derive(Debug)]
 pub struct Reach {
-    scopes: Vec<Arc<Scope>>,
+    /// Its index in `of`.
+    tenant: usize,
     access_code: Arc<str>,
     /// None: every query.
-    listed: Option<Vec<Arc<str>>>,
-    /// Those that it is made from.
+    listed: Option<Arc<[Arc<str>]>>,
+    /// Those of the configuration that it began under.
     of: Arc<Scopes>,
     latest: Latest,
     named: Arc<Named>,
@@ -136,7 +139,7 @@ pub struct Reach {
 impl Reach {
     /// The query paths that it reaches.
     pub fn paths(&self) -> Vec<&str> {
-        self.scopes.iter().map(|scope| &**scope.path()).collect()
+        self.scopes().map(|scope| &**scope.path()).collect()
     }
 
     /// From now on nothing is found that was filled before. After an outcome, at `ended_at`, the vendor may show the old
@@ -144,7 +147,7 @@ impl Reach {
     pub fn invalidate(&self, ended_at: Option<Instant>) {
         let settles_at = ended_at.map(|ended_at| ended_at + self.settle);
         let latest = self.latest.load();
-        for scope in self.scopes.iter().chain(self.new_in(&latest)) {
+        for scope in self.scopes().chain(self.new_in(&latest)) {
             scope.invalidate(self.named.clone(), settles_at);
         }
     }
@@ -154,11 +157,20 @@ impl Reach {
         let is_another = !Arc::ptr_eq(&self.of, latest);
         let all = is_another.then(|| latest.all());
         all.into_iter().flatten().filter(|scope| {
-            let (_, access_code, path) = scope.identity();
-            let is_listed = |paths: &Vec<Arc<str>>| paths.iter().any(|one| **one == *path);
+            let (_, access_code, _) = scope.identity();
             *self.access_code == *access_code
-                && self.listed.as_ref().is_none_or(is_listed)
-                && !self.scopes.iter().any(|known| Arc::ptr_eq(known, scope))
+                && self.is_listed(scope.path())
+                && !self.scopes().any(|known| Arc::ptr_eq(known, scope))
         })
+    }
+
+    fn scopes(&self) -> impl Iterator<Item = &Arc<Scope>> {
+        let all = self.of.of_tenant(self.tenant);
+        all.filter(|scope| self.is_listed(scope.path()))
+    }
+
+    fn is_listed(&self, path: &Arc<str>) -> bool {
+        let listed = self.listed.as_ref();
+        listed.is_none_or(|paths| paths.contains(path))
     }
 }

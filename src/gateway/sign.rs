@@ -81,14 +81,19 @@ impl Signer {
         access_code: &str,
         now: SystemTime,
     ) -> (String, Option<String>) {
-        let timestamp = timestamp(now, self.form.timestamp).to_string();
-        let timestamp = match self.form.timestamp_type {
-            TimestampType::String => json_string(&timestamp),
-            TimestampType::Number => timestamp,
-        };
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(timestamp(now, self.form.timestamp));
+        let mut values = String::with_capacity(access_code.len() + digits.len() + 4);
+        params::write_string(&mut values, access_code);
+        let first = values.len();
+        match self.form.timestamp_type {
+            TimestampType::String => params::write_string(&mut values, digits),
+            TimestampType::Number => values.push_str(digits),
+        }
+        let (access_code, timestamp) = values.split_at(first);
         let body = params.merged(&[
-            ("access_code", &json_string(access_code)),
-            ("timestamp", &timestamp),
+            ("access_code", access_code),
+            ("timestamp", timestamp),
             ("version", &self.version),
         ]);
         if self.text_is_wire {

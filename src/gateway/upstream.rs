@@ -51,6 +51,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
+/// As many as a request has at most: the language, its length and the trace come to those that are always the same.
+const HEADERS: usize = 8;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// The way to Linksfield.
@@ -372,14 +375,16 @@ impl Upstream {
 fn headers(host: HeaderValue) -> HeaderMap {
     let json = HeaderValue::from_static("application/json");
     let user_agent = concat!("linksfield-gateway/", env!("CARGO_PKG_VERSION"));
-    HeaderMap::from_iter([
+    let mut headers = HeaderMap::with_capacity(HEADERS);
+    headers.extend([
         (HOST, host),
         (CONTENT_TYPE, json.clone()),
         (ACCEPT, json),
         // An answer expanded here would need a bound of its own.
         (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         (USER_AGENT, HeaderValue::from_static(user_agent)),
-    ])
+    ]);
+    headers
 }
 
 /// The first of these addresses that can be connected to: one after the other, as two at a time would be two connections.

@@ -4,6 +4,8 @@
 //! names tells nothing: an order may belong to any device. What cannot be compared beyond doubt counts as touched, as
 //! one call too many is better than a page too old.
 
+use smallvec::SmallVec;
+
 use crate::gateway::params::{Params, Value};
 
 /// The fields that narrow what a command changes and what a query shows.
@@ -28,7 +30,7 @@ enum Values {
     #[default]
     Absent,
     /// It names these, and nothing else: in order, each once.
-    These(Vec<String>),
+    These(SmallVec<[String; 1]>),
     /// It is there, and what it names cannot be told.
     Unclear,
 }
@@ -110,7 +112,11 @@ impl Values {
         if items.len() > MOST_VALUES {
             return Self::Unclear;
         }
-        let Some(mut identifiers) = items.iter().map(identifier).collect::<Option<Vec<_>>>() else {
+        let Some(mut identifiers) = items
+            .iter()
+            .map(identifier)
+            .collect::<Option<SmallVec<_>>>()
+        else {
             return Self::Unclear;
         };
         identifiers.sort_unstable();

@@ -85,9 +85,11 @@ impl Window {
     pub fn end(&mut self, now: Instant) {
         self.running -= 1;
         self.add(now, 1);
-        let old = self.ended.partition_point(|end| end.at + LONGEST <= now);
-        if let Some(last) = self.ended.drain(..old).next_back() {
-            self.forgotten = last.total;
+        while let Some(oldest) = self.ended.front()
+            && oldest.at + LONGEST <= now
+        {
+            self.forgotten = oldest.total;
+            self.ended.pop_front();
         }
     }
 

@@ -647,14 +647,18 @@ async fn the_days_history_outlives_a_restart() {
 #[tokio::test(start_paused = true)]
 async fn thrift_grows_as_the_budget_shrinks_and_refreshes_are_the_first_to_go() {
     let quota = of(&of_day(110, 0.09)); // 100 for queries
-    let mut course = vec![(0, quota.thrift())];
+    let mut course = vec![(0, quota.levels().thrift)];
     for calls in 1..=100 {
         call(&quota, Class::Query).await.unwrap();
-        if course.last().unwrap().1 != quota.thrift() {
-            course.push((calls, quota.thrift()));
+        if course.last().unwrap().1 != quota.levels().thrift {
+            course.push((calls, quota.levels().thrift));
         }
         let refresh = call_unused(&quota, Class::Refresh).await;
-        assert_eq!(refresh.is_ok(), quota.thrift() == Thrift::Normal, "{calls}");
+        assert_eq!(
+            refresh.is_ok(),
+            quota.levels().thrift == Thrift::Normal,
+            "{calls}"
+        );
     }
     let expected = [
         (0, Thrift::Normal),
@@ -686,9 +690,9 @@ async fn the_same_rest_is_plenty_at_the_end_of_a_fixed_day() {
     for _ in 0..85 {
         call(&quota, Class::Query).await.unwrap();
     }
-    assert_eq!(quota.thrift(), Thrift::LongerStale);
+    assert_eq!(quota.levels().thrift, Thrift::LongerStale);
     sleep(SECOND * 15 * 3600).await; // 15 % of the calls for 37.5 % of the day
-    assert_eq!(quota.thrift(), Thrift::Normal);
+    assert_eq!(quota.levels().thrift, Thrift::Normal);
     sleep(SECOND * 9 * 3600).await;
     assert_eq!(quota.left_for_queries(), Some(100));
 }

@@ -5,6 +5,7 @@
 //! the vendor has closed the last one's [`Socket`] too, be it one that was given up while it was being opened, so the
 //! vendor never sees more connections than there are slots.
 
+use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -25,9 +26,9 @@ use socket2::{Domain, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime;
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -120,7 +121,7 @@ enum Sender {
         idle_since: Instant,
         /// Has it carried an exchange before?
         reused: bool,
-        _driven_until: DropGuard,
+        _driven_until: Driven,
     },
     Http2 {
         mouth: Arc<Mouth>,
@@ -135,8 +136,11 @@ struct Mouth {
     /// As long as it takes any. There is no other handle: once this one is dropped, hyper hands back what it has not taken
     /// yet. (One that comes while hyper gives up would else wait for ever.)
     sender: StdMutex<Option<http2::SendRequest<Payload>>>,
-    _driven_until: DropGuard,
+    _driven_until: Driven,
 }
+
+/// A connection is driven until this is dropped, and a little while longer.
+type Driven = oneshot::Sender<Infallible>;
 
 impl Mouth {
     fn lock(&self) -> MutexGuard<'_, Option<http2::SendRequest<Payload>>> {
@@ -248,7 +252,8 @@ impl Place {
             } => {
                 *reused = true;
                 idle_since.elapsed() <= max_idle
-                    && matches!(timeout(LEFT_AFTER, sender.ready()).await, Ok(Ok(())))
+                    && (sender.is_ready()
+                        || matches!(timeout(LEFT_AFTER, sender.ready()).await, Ok(Ok(()))))
             }
             Sender::Http2 { mouth, heard } => {
                 if !mouth.is_open() {
@@ -400,8 +405,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let given_up = CancellationToken::new();
-    let driven_until = given_up.clone().drop_guard();
+    let (driven_until, given_up) = oneshot::channel();
     let counted = traffic.connection(Protocol::Http1);
     tokio::spawn(until_given_up(given_up, async {
         if let Ok(parts) = connection.without_shutdown().await {
@@ -448,10 +452,10 @@ where
         .handshake(TokioIo::new(stream))
         .await?;
     let capacity = Arc::new(AtomicUsize::new(capacity_of(&connection)));
-    let given_up = CancellationToken::new();
+    let (driven_until, given_up) = oneshot::channel();
     let mouth = Arc::new(Mouth {
         sender: StdMutex::new(Some(sender)),
-        _driven_until: given_up.clone().drop_guard(),
+        _driven_until: driven_until,
     });
     let drive = drive_http2(connection, capacity.clone(), Arc::downgrade(&mouth));
     tokio::spawn(async {
@@ -471,9 +475,9 @@ where
 }
 
 /// Drives a connection to its end. One that was given up has a little while for it.
-async fn until_given_up(given_up: CancellationToken, drive: impl Future<Output = ()>) {
+async fn until_given_up(given_up: oneshot::Receiver<Infallible>, drive: impl Future<Output = ()>) {
     let too_long = async {
-        given_up.cancelled().await;
+        let _ = given_up.await;
         sleep(LINGER).await;
     };
     tokio::select! {
