@@ -201,7 +201,8 @@ impl Pool {
 impl Load {
     /// Requests are due by a timetable, and late from then on, though they be sent later because all connections are busy: so
     /// a server that stalls does not stop the clock. The loader's own stops do: while it waits for a request to be due it looks
-    /// at the clock again and again, and when a look comes late, the loader was stopped, not the server.
+    /// at the clock again and again, and when a look comes late, the loader was stopped, and nothing was due meanwhile. (What is
+    /// under way then counts with the stop.)
     async fn run(self) {
         let pool = Pool::new(self.server);
         let count = self.rate * self.seconds;

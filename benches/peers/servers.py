@@ -103,7 +103,7 @@ def missing(names, with_latency):
     if len(os.sched_getaffinity(0)) < 2:
         problems.append("a second core: the load must not run where the server does")
     if with_latency and not may_go_first():
-        problems.append("the right to a real-time priority, for latency: run it as root (CAP_SYS_NICE)")
+        problems.append("the right to a real-time priority, for latency: CAP_SYS_NICE, as root has it (or name the other parts)")
     return problems
 
 
@@ -195,7 +195,7 @@ class Running:
 
     def go_first(self):
         """On its core, before all that has no real-time priority: where the load keeps the other core busy, the kernel's own
-        threads run on this one, and one that takes ten milliseconds is one request in a hundred of four seconds."""
+        threads run on this one, and forty milliseconds for them are one request in a hundred of four seconds."""
         for thread in os.listdir(f"/proc/{self.process.pid}/task"):
             os.sched_setscheduler(int(thread), os.SCHED_FIFO, os.sched_param(1))
 

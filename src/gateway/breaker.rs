@@ -173,7 +173,7 @@ impl State {
 }
 
 impl Admission {
-    /// The call has ended, now.
+    /// The call has ended; `now` is the present.
     pub fn end(mut self, end: End, now: Instant) {
         let mut state = self.breaker.lock();
         match end {

@@ -51,7 +51,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
-/// As many as a request has at most: the language, its length and the trace come to those that are always the same.
+/// As many as a request has at most, for which a copy of those that are always the same is not indexed anew: the language, the
+/// length and the trace come to them.
 const HEADERS: usize = 8;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
