@@ -269,6 +269,8 @@ impl Gateway {
             }
             Err(error) => {
                 exchange.error = Some(error.code());
+                exchange.cause = error.sources();
+                exchange.redirect_host = error.redirect_host().map(str::to_owned);
                 exchange.fault = Some(error.fault().as_str());
                 exchange.sent = Some(error.sent().as_str());
                 error.to_response(&exchange.request_id)
@@ -479,6 +481,10 @@ impl Gateway {
         let head = &found.page.head;
         exchange.vendor_code.clone_from(&head.vendor_code);
         exchange.fault = head.fault.map(Fault::as_str);
+        if let Some(error) = &found.stood_in_for {
+            exchange.cause = error.sources();
+            exchange.redirect_host = error.redirect_host().map(str::to_owned);
+        }
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
         if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
             exchange.age = Some(found.age);

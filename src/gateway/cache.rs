@@ -267,17 +267,15 @@ impl Cache {
             Some(Err(error)) if error.stays() => return Err(error.clone()),
             Some(Err(error)) => Failure {
                 reason: error.code(),
-                status: match **error {
-                    Error::UpstreamInvalidAnswer { status, .. } => Some(status),
-                    _ => None,
-                },
+                status: error.answer_status(),
             },
             None => Failure {
                 reason: too_late(&flight.progress).code(),
                 status: None,
             },
         };
-        if let Some(found) = self.0.stand_in(question, failure, now) {
+        if let Some(mut found) = self.0.stand_in(question, failure, now) {
+            found.stood_in_for = outcome.and_then(Result::err);
             return Ok(found);
         }
         match outcome {
@@ -560,6 +558,7 @@ impl Entry {
             is_crawled: false,
             lifetime: Some(Lifetime { fresh_for, age }),
             failure: None,
+            stood_in_for: None,
             not_stored: None,
             snapshot: self.snapshot.id(),
             page: self.page,
@@ -583,6 +582,7 @@ impl Landed {
             is_crawled: self.is_crawled,
             lifetime,
             failure: None,
+            stood_in_for: None,
             not_stored: self.not_stored,
             snapshot: self.snapshot.as_ref().and_then(|snapshot| snapshot.id()),
             page: self.page.clone(),

@@ -367,6 +367,7 @@ impl Gateway {
         let (metrics, end) = (&self.0.metrics, end_of(result, call));
         metrics.upstream_ended(end.as_str());
         match result {
+            Ok(answer) if answer.is_encoded() => metrics.encoded_answer(),
             Ok(answer) if answer.outcome == Outcome::BadSignature => {
                 metrics.bad_signature(call.tenant.label);
             }
@@ -445,7 +446,8 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
             Error::UpstreamUnreachable { .. }
             | Error::UpstreamConnectTimeout
             | Error::UpstreamTimeout(_)
-            | Error::UpstreamDisconnected { .. },
+            | Error::UpstreamDisconnected { .. }
+            | Error::UpstreamMalformedAnswer(_),
         ) => End::Failure,
         Err(_) => End::Neither,
     }
@@ -453,6 +455,5 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
 
 /// Not the vendor's words: a broken proxy's, say. What is larger than what is read, or compressed, may be.
 fn is_no_envelope(answer: &Answer) -> bool {
-    let is_encoded = answer.headers.contains_key(hyper::header::CONTENT_ENCODING);
-    !answer.is_envelope && answer.rest.is_none() && !is_encoded
+    !answer.is_envelope && answer.rest.is_none() && !answer.is_encoded()
 }

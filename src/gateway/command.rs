@@ -122,6 +122,9 @@ impl Gateway {
             .vendor_code
             .clone_from(&answered.answer.vendor_code);
         exchange.fault = response::fault_of(answered.answer.outcome).map(Fault::as_str);
+        exchange
+            .redirect_host
+            .clone_from(&answered.answer.redirect_host);
         exchange.sent = Some(Sent::Yes.as_str());
         Ok(response::of_command(
             answered.answer,
@@ -226,9 +229,12 @@ impl Drop for Command {
                 Some(Ok(answered)) => {
                     let answer = &answered.answer;
                     let vendor_code = answer.vendor_code.as_deref();
-                    course.record(&metrics, answer.outcome.as_str(), vendor_code);
+                    course.record(&metrics, answer.outcome.as_str(), vendor_code, None);
                 }
-                Some(Err(error)) => course.record(&metrics, error.code(), None),
+                Some(Err(error)) => {
+                    let cause = error.sources();
+                    course.record(&metrics, error.code(), None, cause.as_deref());
+                }
             }
         };
         // At the end of the process the runtime takes no task any more, and drops it; so it is outside of a runtime. Either
@@ -251,11 +257,18 @@ struct Course {
 }
 
 impl Course {
-    fn record(&self, metrics: &Metrics, outcome: &'static str, vendor_code: Option<&str>) {
+    fn record(
+        &self,
+        metrics: &Metrics,
+        outcome: &'static str,
+        vendor_code: Option<&str>,
+        cause: Option<&str>,
+    ) {
         let end = CommandEnd {
             sent: self.progress.sent().as_str(),
             outcome,
             vendor_code,
+            cause,
             duration: self.started.elapsed(),
         };
         metrics.abandoned_command(self.request_id.as_str(), self.route, self.tenant, &end);
@@ -293,7 +306,7 @@ impl Drop for CutOff<'_> {
             self.metrics
                 .command_outcome_unknown(course.route, course.tenant);
         }
-        course.record(self.metrics, "cut_off", None);
+        course.record(self.metrics, "cut_off", None, None);
     }
 }
 

@@ -15,6 +15,8 @@ pub struct CommandEnd<'a> {
     pub outcome: &'static str,
     /// The envelope's `code`.
     pub vendor_code: Option<&'a str>,
+    /// What the sources of the failure say.
+    pub cause: Option<&'a str>,
     /// From its beginning to its end.
     pub duration: Duration,
 }
@@ -93,6 +95,11 @@ impl Metrics {
         self.families.unknown_codes.inc();
     }
 
+    /// The vendor encoded an answer, which nobody had asked for.
+    pub fn encoded_answer(&self) {
+        self.families.encoded_answers.inc();
+    }
+
     /// A path came that is not configured.
     pub fn unlisted_path(&self) {
         self.families.unlisted_paths.inc();
@@ -165,6 +172,7 @@ impl Metrics {
             sent,
             outcome,
             vendor_code,
+            cause,
             duration,
         } = *ended;
         let duration = duration.as_secs_f64();
@@ -177,6 +185,7 @@ impl Metrics {
                     route,
                     outcome,
                     vendor_code,
+                    cause,
                     sent,
                     duration,
                     "command finished without its caller"

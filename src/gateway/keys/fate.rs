@@ -34,9 +34,12 @@ impl Fate {
         // One whose length was not told may have been cut, unless it has none, or is an envelope to its last brace.
         let has_end = answer.is_framed || answer.status == StatusCode::NO_CONTENT;
         let is_whole = answer.rest.is_none() && (has_end || answer.is_envelope);
+        // A refusal is clear by its status; in what is encoded there may be any code.
+        let is_refusal = answer.status.is_client_error() && !answer.is_encoded();
+        let is_clear = is_whole && (answer.is_readable || is_refusal);
         match answer.outcome {
             Outcome::Throttled | Outcome::BadSignature => Self::Free,
-            Outcome::Success | Outcome::CallerError | Outcome::Unknown if is_whole => {
+            Outcome::Success | Outcome::CallerError | Outcome::Unknown if is_clear => {
                 Self::Keep(Arc::new(Kept::of(answer)))
             }
             Outcome::Success | Outcome::CallerError | Outcome::Unknown | Outcome::Transient => {
@@ -82,15 +85,20 @@ mod tests {
 
     #[test]
     fn what_may_have_been_cut_is_not_given_again() {
-        for (status, is_envelope, is_framed, is_kept) in [
-            (200, false, true, true),
-            (200, false, false, false),
-            (200, true, false, true),
-            (204, false, false, true),
+        for (status, is_envelope, is_framed, is_readable, is_kept) in [
+            (200, false, true, true, true),
+            (200, false, false, true, false),
+            (200, true, false, true, true),
+            (204, false, false, true, true),
+            (200, false, true, false, false),
+            (302, false, true, false, false),
+            (404, false, true, false, true),
+            (404, false, false, false, false),
         ] {
             let answer = Answer {
                 is_framed,
                 is_envelope,
+                is_readable,
                 ..answer(status)
             };
             let fate = Fate::of(Some(Ok(&answer)));

@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use hyper::StatusCode;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::config::Codes;
@@ -59,6 +60,7 @@ pub struct Meaning {
     /// Is it a JSON object with a `code`?
     pub is_envelope: bool,
     pub vendor_code: Option<Cow<'static, str>>,
+    pub is_json: bool,
 }
 
 impl Meaning {
@@ -67,6 +69,7 @@ impl Meaning {
         Self {
             outcome: classify(status, envelope.as_ref(), codes),
             is_envelope: envelope.is_some(),
+            is_json: envelope.is_some() || is_json(body),
             vendor_code: envelope.map(|envelope| presentable(envelope.code)),
         }
     }
@@ -102,8 +105,17 @@ struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     fn read(body: &'a [u8]) -> Option<Self> {
-        serde_json::from_slice(body).ok()
+        read_json(body)
     }
+}
+
+/// RFC 8259, section 8.1: what is not UTF-8 is no JSON. (serde looks only at the strings that somebody reads.)
+fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+    serde_json::from_str(str::from_utf8(body).ok()?).ok()
+}
+
+fn is_json(body: &[u8]) -> bool {
+    read_json::<IgnoredAny>(body).is_some()
 }
 
 /// The code as it may stand in a log: it comes from outside. That of a success, which most are, is shared.
