@@ -51,6 +51,7 @@ use self::pace::Pace;
 use self::params::Params;
 use self::progress::Progress;
 use self::quota::{Class, Level, Quota, Thrift};
+use self::response::Expected;
 use self::retry::Retries;
 use self::route::{Kind, Policy, Routes, Target};
 use self::scopes::{Latest, Scopes};
@@ -512,7 +513,12 @@ impl Gateway {
             return crawled;
         }
         let answered = self.ask(&call, errand, &progress).await?;
-        response::to_filled(answered.answer, policy.pages, answered.sent_at)
+        let expected = if policy.pages {
+            Expected::PageOf(&call.params)
+        } else {
+            Expected::NoPages
+        };
+        response::to_filled(answered.answer, expected, answered.sent_at)
     }
 
     /// What a connection beyond the limit is told.

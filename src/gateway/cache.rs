@@ -140,6 +140,8 @@ pub enum Pages {
     One(Position),
     /// It is a document that is made of these, which were fetched one after the other, the first when it was sent.
     All(Vec<PageOfAll>),
+    /// It is a document that is made of pages of another size than was asked for, which nobody asks for.
+    AllOfAnotherSize,
 }
 
 /// A page that was fetched with all others of its query.
@@ -603,7 +605,7 @@ impl Inner {
         let mut landed = Landed {
             page: filled.page,
             sent_at: filled.sent_at,
-            is_crawled: matches!(filled.pages, Pages::All(_)),
+            is_crawled: matches!(filled.pages, Pages::All(_) | Pages::AllOfAnotherSize),
             snapshot: None,
             not_stored: filled.not_stored,
             failure: filled.failure,
@@ -613,7 +615,7 @@ impl Inner {
         }
         let now = Instant::now();
         let (positions, pages) = match filled.pages {
-            Pages::None => (Vec::new(), Vec::new()),
+            Pages::None | Pages::AllOfAnotherSize => (Vec::new(), Vec::new()),
             Pages::One(position) => (vec![position], Vec::new()),
             Pages::All(pages) => pages
                 .into_iter()
@@ -628,7 +630,7 @@ impl Inner {
         let arrival = Arrival {
             positions: &positions,
             sent_at: filled.sent_at,
-            crawled_for: (!pages.is_empty()).then(|| now - filled.sent_at),
+            crawled_for: landed.is_crawled.then(|| now - filled.sent_at),
             validity: validity.unwrap_or(terms.validity),
             is_forced: terms.is_forced,
             policy,
@@ -650,7 +652,8 @@ impl Inner {
             landed.not_stored = (!is_current).then_some(NotStored::Superseded);
             snapshot
         } else {
-            state.series.apart(!positions.is_empty(), &arrival)
+            let of_pages = landed.is_crawled || !positions.is_empty();
+            state.series.apart(of_pages, &arrival)
         };
         if landed.not_stored.is_none() {
             let keep_for = snapshot.lifetime(policy) + policy.stale_for.max(policy.stale_if_error);

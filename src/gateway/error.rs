@@ -426,7 +426,25 @@ pub enum InvalidAnswer {
     /// A success without the pages that were asked for.
     NotAPage,
     /// All pages, with another number of orders on them than their totals say.
-    Miscounted,
+    Miscounted {
+        /// The orders that came.
+        orders: u64,
+        /// `total_count`.
+        total: u64,
+        /// Those of the first page.
+        first: u64,
+        /// The `page_size` that was asked for, if it is a number.
+        size: Option<u64>,
+    },
+    /// One of pages of different sizes, which cannot be put together.
+    Uneven {
+        /// The orders of this page.
+        orders: u64,
+        /// Those of the first page.
+        first: u64,
+        /// The `page_size` that was asked for, if it is a number.
+        size: Option<u64>,
+    },
     /// Larger than `upstream.max_answer`.
     TooLarge,
 }
@@ -436,8 +454,30 @@ impl std::fmt::Display for InvalidAnswer {
         f.write_str(match self {
             Self::NotAnEnvelope => "not the vendor's envelope",
             Self::NotAPage => "not a page of orders",
-            Self::Miscounted => {
-                "one of pages that hold another number of orders than total_count says"
+            Self::Miscounted {
+                orders,
+                total,
+                first,
+                size,
+            } => {
+                write!(
+                    f,
+                    "one of pages that hold another number of orders ({orders}) than total_count says ({total}): \
+                     the first page has {first}"
+                )?;
+                return size.map_or(Ok(()), |size| {
+                    write!(f, ", and a page_size of {size} was asked for")
+                });
+            }
+            Self::Uneven {
+                orders,
+                first,
+                size,
+            } => {
+                write!(f, "one of pages of different sizes: the first page has {first}, a later one {orders}")?;
+                return size.map_or(Ok(()), |size| {
+                    write!(f, ", and a page_size of {size} was asked for")
+                });
             }
             Self::TooLarge => "larger than upstream.max_answer",
         })

@@ -15,6 +15,7 @@ use super::cache::{Filled, Found, NotStored, Pages};
 use super::error::{Error, Fault, InvalidAnswer};
 use super::keys::Kept;
 use super::page::{Head, Page};
+use super::params::Params;
 use super::upstream::{Answer, Outcome, Shape};
 use crate::body::{Body, Held};
 use crate::id::Id;
@@ -29,8 +30,23 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const X_LINKSFIELD_SNAPSHOT: HeaderName = HeaderName::from_static("x-linksfield-snapshot");
 
+/// Which pages a route's answers are.
+#[derive(Debug, Clone, Copy)]
+pub enum Expected<'a> {
+    /// None.
+    NoPages,
+    /// The one that these parameters ask for. Another one belongs to no snapshot.
+    PageOf(&'a Params),
+    /// Whatever page it is: who asked for it compares it.
+    AnyPage,
+}
+
 /// Only a success of the expected shape, whole beyond doubt, is kept. What is no envelope is not an answer to a query.
-pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled, Error> {
+pub fn to_filled(
+    answer: Answer,
+    expected: Expected<'_>,
+    sent_at: Instant,
+) -> Result<Filled, Error> {
     let invalid = |reason| {
         Err(Error::UpstreamInvalidAnswer {
             status: answer.status,
@@ -47,11 +63,13 @@ pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled
     if !answer.is_envelope && !is_encoded {
         return invalid(InvalidAnswer::NotAnEnvelope);
     }
-    let (has_shape, pages) = match answer.shape() {
-        Shape::Page(position) if pages => (true, Pages::One(position)),
-        Shape::Page(_) => (true, Pages::None),
-        Shape::Data => (!pages, Pages::None),
-        Shape::NoData => (false, Pages::None),
+    let (has_shape, pages) = match (answer.shape(), expected) {
+        (Shape::Page(position), Expected::PageOf(params)) if position.is_of(params) => {
+            (true, Pages::One(position))
+        }
+        (Shape::Page(position), Expected::AnyPage) => (true, Pages::One(position)),
+        (Shape::Page(_), _) | (Shape::Data, Expected::NoPages) => (true, Pages::None),
+        (Shape::Data | Shape::NoData, _) => (false, Pages::None),
     };
     let not_stored = if is_encoded {
         Some(NotStored::Encoded)

@@ -514,6 +514,30 @@ mod tests {
         assert!(deadline - Instant::now() <= Duration::from_secs(1));
     }
 
+    #[tokio::test]
+    async fn what_came_before_a_request_is_not_its_answer_though_the_runtime_has_not_noticed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let found = Slot::default().line(0, Duration::ZERO, false).await;
+        let opening = found.unwrap().unwrap_err();
+        let mut socket = opening.dial(address).unwrap();
+        socket.connected().await.unwrap();
+        let (mut vendor, _) = listener.accept().unwrap();
+        let connection = open_http1(socket, 0, Traffic::default()).await;
+        let mut line = opening.opened(connection.unwrap());
+        for _ in 0..10 {
+            tokio::task::yield_now().await; // its task waits for bytes, or for a request
+        }
+        let forged = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        std::io::Write::write_all(&mut vendor, forged).unwrap(); // this thread is the runtime's: it sees nothing of that yet
+        let progress = Progress::default();
+        progress.begin();
+        let request = Request::new(Payload::from(Bytes::from_static(b"{}")));
+        let answer = line.send(request, &progress).await;
+        assert!(answer.is_err(), "{answer:?}");
+        assert_eq!(progress.sent(), Sent::No);
+    }
+
     #[test]
     fn a_pause_is_told_in_seconds_or_by_a_date() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);

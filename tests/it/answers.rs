@@ -663,3 +663,167 @@ async fn a_redirect_is_not_handed_on_and_the_log_names_its_host() {
         assert_eq!(upstream.calls(), 2);
     }
 }
+
+/// A vendor that gives at most two orders a page, whatever it is asked for.
+fn capped(request: &Request, says_so: bool) -> Answer {
+    let asked = request.json();
+    let number = asked["page_no"].as_u64().unwrap_or(1);
+    let size = asked["page_size"].as_u64().unwrap_or(2);
+    let mut answer = page(number, size.min(2), 7);
+    if !says_so {
+        let text = String::from_utf8(answer.body).unwrap();
+        let told = format!(r#""page_size":{size}"#);
+        let text = text.replace(r#""page_size":2"#, &told);
+        let pages = format!(r#""total_pages":{}"#, 7_u64.div_ceil(size));
+        answer.body = text.replace(r#""total_pages":4"#, &pages).into();
+    }
+    answer
+}
+
+#[tokio::test]
+async fn a_page_of_another_number_or_size_is_handed_on_and_belongs_to_no_snapshot() {
+    let upstream = upstream()
+        .script(|request| match request.json()["device_id"].as_str() {
+            Some("moved") => page(2, 2, 7),
+            _ => capped(request, true),
+        })
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    #[rustfmt::skip]
+    let rows = [
+        (json!({"device_id": "A", "page_no": 1, "page_size": 2}), true),
+        (json!({"device_id": "A", "page_no": "1", "page_size": "2"}), true),
+        (json!({"device_id": "A", "page_no": 1, "page_size": 100}), false),
+        (json!({"device_id": "A", "page_no": "1", "page_size": "100"}), false),
+        (json!({"device_id": "moved", "page_no": 1, "page_size": 2}), false),
+        (json!({"device_id": "moved", "page_no": "1"}), false),
+        (json!({"device_id": "moved", "page_size": 2}), true),
+        (json!({"device_id": "A"}), true),
+    ];
+    for (asked, is_its_own) in rows {
+        let calls = upstream.calls();
+        for is_second in [false, true] {
+            let reply = gateway.query(&asked).await;
+            assert_eq!(reply.status, 200, "{asked}");
+            assert_eq!(is_hit(&reply), is_second, "{asked}: under its own key");
+            let snapshot = reply.header("x-linksfield-snapshot");
+            assert_eq!(snapshot.is_some(), is_its_own, "{asked}");
+        }
+        assert_eq!(upstream.calls(), calls + 1);
+    }
+
+    // It contradicts nobody, though its totals say otherwise.
+    let own = json!({"device_id": "A", "page_no": 2, "page_size": 2});
+    let before = gateway.query(&own).await;
+    assert_eq!(before.status, 200);
+    gateway
+        .query(&json!({"device_id": "A", "page_no": 9, "page_size": 2}))
+        .await;
+    assert!(is_hit(&gateway.query(&own).await));
+}
+
+#[tokio::test]
+async fn a_crawl_goes_by_the_size_that_was_used() {
+    for says_so in [true, false] {
+        let upstream = upstream()
+            .script(move |request| capped(request, says_so))
+            .run()
+            .await;
+        let gateway = gateway(&upstream).run().await;
+        let asked = json!({"device_id": "A", "page_size": 5}).to_string();
+        let whole = gateway.post(QUERY, &ALL, &asked).await;
+        assert_eq!(whole.status, 200, "{whole:?}");
+        let data = whole.json()["data"].clone();
+        assert_eq!(
+            (&data["package_order_num"], upstream.calls()),
+            (&json!(7), 4)
+        );
+        let codes: Vec<_> = (0..7).map(|order| format!("L{order:09}")).collect();
+        let orders = data["package_order"].as_array().unwrap();
+        let told: Vec<_> = orders.iter().map(|order| &order["orderCode"]).collect();
+        assert_eq!(told, codes.iter().collect::<Vec<_>>());
+        assert!(
+            is_hit(&gateway.post(QUERY, &ALL, &asked).await),
+            "the document is kept"
+        );
+        for number in 1..=4 {
+            let page = json!({"device_id": "A", "page_no": number, "page_size": 5});
+            assert!(
+                !is_hit(&gateway.query(&page).await),
+                "not as a page of that size"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_crawl_by_the_size_that_was_used_keeps_to_its_bounds() {
+    let upstream = upstream()
+        .script(|request| capped(request, true))
+        .run()
+        .await;
+    let gateway = gateway(&upstream)
+        .set("routes./package/queryOrder.max_pages", "3")
+        .run()
+        .await;
+    let reply = gateway.post(QUERY, &ALL, r#"{"page_size":5}"#).await;
+    assert_eq!(
+        reply.problem(),
+        (422, "too_many_pages".into(), "yes".into())
+    );
+    let detail = reply.json()["detail"].clone();
+    assert!(
+        detail.as_str().unwrap().contains("there are 4 pages"),
+        "{detail}"
+    );
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn pages_whose_sizes_do_not_fit_together_make_an_error_that_says_so() {
+    let first = |size, later: fn(u64) -> Answer| {
+        upstream().script(move |request| match request.json()["page_no"].as_u64() {
+            Some(1) => page(1, size, 7),
+            number => later(number.unwrap()),
+        })
+    };
+    let rows = [
+        (
+            "smaller",
+            first(3, |number| page(number, 2, 7)),
+            "the first page has 3, a later one 2",
+        ),
+        (
+            "larger",
+            first(2, |number| page(number, 3, 7)),
+            "the first page has 2, a later one 3",
+        ),
+        (
+            "no more",
+            first(2, |number| page(number + 10, 2, 7)),
+            "pages were read",
+        ),
+        (
+            "none",
+            upstream().script(|_| page(9, 2, 7)),
+            "pages were read",
+        ),
+        (
+            "an empty first page",
+            upstream().script(|_| {
+                let text = String::from_utf8(page(9, 2, 7).body).unwrap();
+                raw(200, text.replace("\"cur_page_no\":9", "\"cur_page_no\":1"))
+            }),
+            "orders (0) than total_count says (7): the first page has 0, and a page_size of 5 was asked for",
+        ),
+    ];
+    for (name, builder, expected) in rows {
+        let upstream = builder.run().await;
+        let gateway = gateway(&upstream).run().await;
+        let reply = gateway.post(QUERY, &ALL, r#"{"page_size":5}"#).await;
+        let detail = reply.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(expected), "{name}: {detail}");
+        assert!(upstream.calls() <= 4, "{name}");
+    }
+}

@@ -144,8 +144,7 @@ struct PagedData<'a> {
 #[derive(Deserialize)]
 struct PageNumbers {
     cur_page_no: u64,
-    #[serde(rename = "page_size")]
-    _page_size: u64,
+    page_size: u64,
     total_count: u64,
     total_pages: u64,
 }
@@ -164,6 +163,7 @@ impl PagedData<'_> {
         let orders = self.package_order.iter();
         Position {
             number: self.page.cur_page_no,
+            size: self.page.page_size,
             total_count: self.page.total_count,
             total_pages: self.page.total_pages,
             orders: orders.filter_map(|order| order_id(order)).collect(),
@@ -282,8 +282,8 @@ mod tests {
         let Shape::Page(position) = shape else {
             panic!("{shape:?}")
         };
-        let totals = (position.number, position.total_count, position.total_pages);
-        assert_eq!(totals, (2, 7, 4));
+        let totals = (position.total_count, position.total_pages);
+        assert_eq!((position.number, position.size, totals), (2, 2, (7, 4)));
         assert_eq!(position.orders.len(), 2, "those that can be told apart");
         assert_ne!(position.orders[0], position.orders[1]);
     }
