@@ -408,8 +408,7 @@ fn is_refused(error: &hyper::Error) -> bool {
 
 /// Is it certain that no byte of the request was written?
 fn is_spoilt(error: &hyper::Error) -> bool {
-    let mut causes = chain(error);
-    causes.any(|cause| cause.is::<Spoilt>())
+    chain(error).any(<dyn std::error::Error>::is::<Spoilt>)
 }
 
 /// Has something come that is no well-formed answer? (Not so a broken record of TLS, nor an answer that broke off.)
@@ -426,7 +425,8 @@ pub(super) fn is_malformed(error: &(dyn std::error::Error + 'static)) -> bool {
         let of_chunks = cause.downcast_ref::<io::Error>().is_some_and(|error| {
             let of_tls = error
                 .get_ref()
-                .is_some_and(|cause| cause.is::<rustls::Error>());
+                .and_then(|cause| cause.downcast_ref::<rustls::Error>())
+                .is_some();
             let of_system = error.raw_os_error().is_some();
             matches!(error.kind(), InvalidData | InvalidInput) && !of_tls && !of_system
         });

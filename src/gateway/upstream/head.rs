@@ -224,8 +224,8 @@ fn check_beginning(head: &[u8]) -> Result<(), Malformed> {
 
 fn end_of_head(held: &[u8], searched: usize) -> Option<usize> {
     let ends = |at: &usize| {
-        let head = &held[..*at];
-        head.ends_with(b"\n\n") || head.ends_with(b"\n\r\n")
+        let so_far = &held[..*at];
+        so_far.ends_with(b"\n\n") || so_far.ends_with(b"\n\r\n")
     };
     (searched + 1..=held.len()).find(ends)
 }
