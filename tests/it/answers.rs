@@ -14,14 +14,12 @@ const ALL: [(&str, &str); 1] = [("X-Linksfield-Pages", "all")];
 
 /// The page that was asked for, or the answer to an order.
 fn body_for(request: &Request) -> Vec<u8> {
-    let asked = request.json();
-    match request.path() {
-        "/cube/v4/package/orderPackage" => success(&json!({"order_id": "L1"})).body,
-        _ => {
-            let (number, size) = (asked["page_no"].as_u64(), asked["page_size"].as_u64());
-            page(number.unwrap_or(1), size.unwrap_or(2), 7).body
-        }
+    if request.path() == "/cube/v4/package/orderPackage" {
+        return success(&json!({"order_id": "L1"})).body;
     }
+    let asked = request.json();
+    let (number, size) = (asked["page_no"].as_u64(), asked["page_size"].as_u64());
+    page(number.unwrap_or(1), size.unwrap_or(2), 7).body
 }
 
 /// An upstream that answers with these bytes, and a gateway whose breaker stays closed.
@@ -271,7 +269,7 @@ async fn what_can_be_read_in_two_ways_is_an_error_that_says_why_and_ends_its_con
         .await;
     assert_eq!(
         failures,
-        2.0 * rows.len() as f64,
+        f64::from(2 * u32::try_from(rows.len()).unwrap()),
         "as the breaker counts them"
     );
 }
