@@ -214,6 +214,10 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
         let text = "Linksfield fails: nothing is asked now, or one call at a time. Old pages are served where they may be.";
         add(BAD, text.into());
     }
+    if snapshot.slots_held > 0 {
+        let text = "Connections held by calls that Linksfield does not end, though their time has passed: {}.";
+        add(WARN, text.replace("{}", &snapshot.slots_held.to_string()));
+    }
     if let Some(refusal) = refusal(shown) {
         let text = "The configuration or a secret was refused, and the last good one stays";
         add(BAD, format!("{text}: {refusal}"));

@@ -208,7 +208,8 @@ mod tests {
     #[test]
     fn each_brake_stops_what_it_names_and_nothing_else() {
         const ALL: [&str; 3] = ["/query", "/order", "/unlisted"];
-        let rows: [(fn(&mut Config), &str, &[&str]); 6] = [
+        type Row = (fn(&mut Config), &'static str, &'static [&'static str]);
+        let rows: [Row; 6] = [
             (|it| it.upstream.paused = true, "upstream_paused", &ALL),
             (
                 |it| it.server.commands = false,

@@ -235,7 +235,10 @@ impl Gateway {
                 return result;
             };
             drop(result); // and its permit
-            let pause = async { Ok(sleep_until(at).await) };
+            let pause = async {
+                sleep_until(at).await;
+                Ok(())
+            };
             this.brakes.unless_applied(&call.subject(), pause).await?;
             if !progress.is_awaited() {
                 return Err(called_off().into()); // nobody hears this

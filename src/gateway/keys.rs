@@ -268,12 +268,11 @@ impl Table {
     /// A key in doubt is so no more; its window goes on. None: it is free.
     fn resolve(&mut self, key: &Key, state: Option<State>) {
         let (id, fingerprint) = (key.id, key.fingerprint);
-        match state {
-            Some(state) => self.put(id, Entry { fingerprint, state }, None),
-            None => {
-                self.ends.retain(|(_, other)| *other != id); // else a command that claims it anew would be forgotten then
-                self.remove(&id);
-            }
+        if let Some(state) = state {
+            self.put(id, Entry { fingerprint, state }, None);
+        } else {
+            self.ends.retain(|(_, other)| *other != id); // else a command that claims it anew would be forgotten then
+            self.remove(&id);
         }
     }
 
