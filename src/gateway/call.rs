@@ -266,13 +266,14 @@ impl Gateway {
                 .exchange(&mut line, message, deadline, progress)
                 .await
             {
-                Ok(answer) => {
+                Ok(mut answer) => {
                     self.compare_clocks(&answer, signed_at, sent_at.elapsed());
                     if answer.outcome == Outcome::Throttled {
                         let retry_after = answer.retry_after(wall_clock());
                         if permit.throttled(retry_after) == Throttled::Foreign {
                             this.metrics.foreign_throttle();
                         }
+                        answer.come_again_in(permit.next_call_in());
                     }
                     break Ok((answer, sent_at, line, permit));
                 }

@@ -15,12 +15,12 @@ use super::boxed::boxed;
 use super::cache::Named;
 use super::call::{Answered, Errand, Timing};
 use super::error::{Error, Fault, Sent};
-use super::keys::{Claim, End, Key, Run};
+use super::keys::{Claim, End, Kept, Key, Run};
 use super::progress::Progress;
 use super::quota::Class;
 use super::route::Kind;
-use super::upstream::COMMAND_MAX_IDLE;
-use super::{Call, Gateway, response, wall_clock};
+use super::upstream::{Answer, COMMAND_MAX_IDLE};
+use super::{Call, Gateway, doubt, response, wall_clock};
 use crate::body::Body;
 use crate::id::RequestId;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
@@ -51,15 +51,17 @@ impl Gateway {
                 }
                 Claim::Known(kept) => Some(End::Answered(kept)),
                 Claim::InDoubt => Some(End::InDoubt),
-                Claim::Wait(waiter) => waiter.end(deadline).await,
+                Claim::Wait(mut waiter) => {
+                    let end = waiter.end(deadline).await;
+                    if end.is_none() {
+                        self.count_doubt(waiter.progress(), (exchange.route, exchange.tenant));
+                    }
+                    end
+                }
             };
             match end {
-                Some(End::Answered(kept)) => {
-                    exchange.is_replay = true;
-                    exchange.vendor_code.clone_from(&kept.vendor_code);
-                    exchange.sent = Some(Sent::Yes.as_str());
-                    return Ok(response::of_kept(&kept));
-                }
+                Some(End::Answered(kept)) => return Ok(replay(&kept, false, exchange)),
+                Some(End::Doubted(kept)) => return Ok(replay(&kept, true, exchange)),
                 Some(End::InDoubt) => {
                     let look_first = look_first(&call);
                     return Err(Error::CommandInDoubt { look_first }.into());
@@ -116,13 +118,18 @@ impl Gateway {
                 }
                 .into());
             }
-            Err(_) => return Err(Error::UpstreamTimeout(progress.sent()).into()),
+            Err(_) => {
+                self.count_doubt(&progress, (exchange.route, exchange.tenant));
+                return Err(Error::UpstreamTimeout(progress.sent()).into());
+            }
         };
-        exchange
-            .vendor_code
-            .clone_from(&answered.answer.vendor_code);
-        exchange.fault = response::fault_of(answered.answer.outcome).map(Fault::as_str);
+        let answer = &answered.answer;
+        let in_doubt = doubt::after_answer(answer);
+        let fault = response::fault_of(answer.outcome);
+        exchange.fault = fault_of(fault, in_doubt).map(Fault::as_str);
+        exchange.vendor_code.clone_from(&answer.vendor_code);
         exchange.sent = Some(Sent::Yes.as_str());
+        exchange.in_doubt = Some(in_doubt);
         Ok(response::of_command(
             answered.answer,
             answered.deadline,
@@ -159,11 +166,15 @@ impl Gateway {
             metrics.invalidation("command");
         }
         let request_id = course.request_id.as_str();
+        let ended = result.as_ref().map(|result| match result {
+            Ok(answered) => Ok(&answered.answer),
+            Err(error) => Err(error),
+        });
+        let in_doubt = ended.is_some_and(is_in_doubt);
+        if in_doubt {
+            self.count_doubt(progress, (route, tenant)); // before those are told who wait with the key
+        }
         if let Some(key) = key {
-            let ended = result.as_ref().map(|result| match result {
-                Ok(answered) => Ok(&answered.answer),
-                Err(error) => Err(error),
-            });
             if let Err(error) = key.settle(ended, wall_clock()).await {
                 let sent = progress.sent().as_str();
                 metrics.key_not_saved(request_id, route, tenant, sent, &error);
@@ -175,11 +186,44 @@ impl Gateway {
             metrics.key_not_saved(request_id, route, tenant, Sent::No.as_str(), cause);
         }
         std::mem::forget(unless_it_ends);
-        if matches!(&result, Some(Err(error)) if error.sent() == Sent::Unknown) {
-            metrics.command_outcome_unknown(route, tenant);
-        }
         Ended { result, course }
     }
+
+    /// A command is in doubt, whoever is told of it: counted once, however many are.
+    fn count_doubt(&self, progress: &Progress, of: (usize, usize)) {
+        count_doubt(&self.0.metrics, progress, of);
+    }
+}
+
+fn count_doubt(metrics: &Metrics, progress: &Progress, (route, tenant): (usize, usize)) {
+    if progress.is_first_doubt() {
+        metrics.command_in_doubt(route, tenant);
+    }
+}
+
+fn is_in_doubt(ended: Result<&Answer, &Arc<Error>>) -> bool {
+    match ended {
+        Ok(answer) => doubt::after_answer(answer),
+        Err(error) => doubt::after_error(error),
+    }
+}
+
+/// Whose fault it is that a command did not get what it asked for: one in doubt failed upstream, whatever its answer is.
+fn fault_of(answered: Option<Fault>, in_doubt: bool) -> Option<Fault> {
+    if in_doubt {
+        return Some(Fault::Upstream);
+    }
+    answered
+}
+
+/// The answer that an earlier command under the same key has got.
+fn replay(kept: &Kept, in_doubt: bool, exchange: &mut Exchange<'_>) -> Response<Body> {
+    exchange.is_replay = true;
+    exchange.vendor_code.clone_from(&kept.vendor_code);
+    exchange.fault = fault_of(None, in_doubt).map(Fault::as_str);
+    exchange.sent = Some(Sent::Yes.as_str());
+    exchange.in_doubt = Some(in_doubt);
+    response::of_kept(kept)
 }
 
 /// A command under way. The request that waits for it drives it; once that has gone, it goes on as a task of its own.
@@ -221,15 +265,16 @@ impl Drop for Command {
         let to_the_end = async move {
             // The drain waits for `course` to go, and that outlives what has been answered and its permit.
             let Ended { course, result } = run.await;
-            match result {
-                None => {}
+            let (outcome, vendor_code, in_doubt) = match &result {
+                None => return,
                 Some(Ok(answered)) => {
                     let answer = &answered.answer;
-                    let vendor_code = answer.vendor_code.as_deref();
-                    course.record(&metrics, answer.outcome.as_str(), vendor_code);
+                    let code = answer.vendor_code.as_deref();
+                    (answer.outcome.as_str(), code, is_in_doubt(Ok(answer)))
                 }
-                Some(Err(error)) => course.record(&metrics, error.code(), None),
-            }
+                Some(Err(error)) => (error.code(), None, is_in_doubt(Err(error))),
+            };
+            course.record(&metrics, outcome, vendor_code, in_doubt);
         };
         // At the end of the process the runtime takes no task any more, and drops it; so it is outside of a runtime. Either
         // way `CutOff` records it.
@@ -251,11 +296,18 @@ struct Course {
 }
 
 impl Course {
-    fn record(&self, metrics: &Metrics, outcome: &'static str, vendor_code: Option<&str>) {
+    fn record(
+        &self,
+        metrics: &Metrics,
+        outcome: &'static str,
+        vendor_code: Option<&str>,
+        in_doubt: bool,
+    ) {
         let end = CommandEnd {
             sent: self.progress.sent().as_str(),
             outcome,
             vendor_code,
+            in_doubt,
             duration: self.started.elapsed(),
         };
         metrics.abandoned_command(self.request_id.as_str(), self.route, self.tenant, &end);
@@ -289,11 +341,15 @@ struct CutOff<'a> {
 impl Drop for CutOff<'_> {
     fn drop(&mut self) {
         let course = self.course;
-        if course.progress.sent() != Sent::No {
-            self.metrics
-                .command_outcome_unknown(course.route, course.tenant);
+        let in_doubt = course.progress.sent() != Sent::No;
+        if in_doubt {
+            count_doubt(
+                self.metrics,
+                &course.progress,
+                (course.route, course.tenant),
+            );
         }
-        course.record(self.metrics, "cut_off", None);
+        course.record(self.metrics, "cut_off", None, in_doubt);
     }
 }
 
