@@ -54,7 +54,8 @@ impl Gateway {
                 Claim::Wait(mut waiter) => {
                     let end = waiter.end(deadline).await;
                     if end.is_none() {
-                        self.count_doubt(waiter.progress(), (exchange.route, exchange.tenant));
+                        let of = (exchange.route, exchange.tenant);
+                        count_doubt(&self.0.metrics, waiter.progress(), of);
                     }
                     end
                 }
@@ -119,14 +120,19 @@ impl Gateway {
                 .into());
             }
             Err(_) => {
-                self.count_doubt(&progress, (exchange.route, exchange.tenant));
+                let of = (exchange.route, exchange.tenant);
+                count_doubt(&self.0.metrics, &progress, of);
                 return Err(Error::UpstreamTimeout(progress.sent()).into());
             }
         };
         let answer = &answered.answer;
         let in_doubt = doubt::after_answer(answer);
-        let fault = response::fault_of(answer.outcome);
-        exchange.fault = fault_of(fault, in_doubt).map(Fault::as_str);
+        let fault = if in_doubt {
+            Some(Fault::Upstream) // whatever its answer is
+        } else {
+            response::fault_of(answer.outcome)
+        };
+        exchange.fault = fault.map(Fault::as_str);
         exchange.vendor_code.clone_from(&answer.vendor_code);
         exchange.sent = Some(Sent::Yes.as_str());
         exchange.in_doubt = Some(in_doubt);
@@ -172,13 +178,13 @@ impl Gateway {
         });
         let in_doubt = ended.is_some_and(is_in_doubt);
         if in_doubt {
-            self.count_doubt(progress, (route, tenant)); // before those are told who wait with the key
+            count_doubt(metrics, progress, (route, tenant)); // before those are told who wait with the key
         }
-        if let Some(key) = key {
-            if let Err(error) = key.settle(ended, wall_clock()).await {
-                let sent = progress.sent().as_str();
-                metrics.key_not_saved(request_id, route, tenant, sent, &error);
-            }
+        if let Some(key) = key
+            && let Err(error) = key.settle(ended, wall_clock()).await
+        {
+            let sent = progress.sent().as_str();
+            metrics.key_not_saved(request_id, route, tenant, sent, &error);
         }
         if let Some(Err(error)) = &result
             && let Error::StateStoreUnavailable(cause) = &**error
@@ -188,13 +194,9 @@ impl Gateway {
         std::mem::forget(unless_it_ends);
         Ended { result, course }
     }
-
-    /// A command is in doubt, whoever is told of it: counted once, however many are.
-    fn count_doubt(&self, progress: &Progress, of: (usize, usize)) {
-        count_doubt(&self.0.metrics, progress, of);
-    }
 }
 
+/// Counts a command that is in doubt: once, however many are told.
 fn count_doubt(metrics: &Metrics, progress: &Progress, (route, tenant): (usize, usize)) {
     if progress.is_first_doubt() {
         metrics.command_in_doubt(route, tenant);
@@ -208,19 +210,11 @@ fn is_in_doubt(ended: Result<&Answer, &Arc<Error>>) -> bool {
     }
 }
 
-/// Whose fault it is that a command did not get what it asked for: one in doubt failed upstream, whatever its answer is.
-fn fault_of(answered: Option<Fault>, in_doubt: bool) -> Option<Fault> {
-    if in_doubt {
-        return Some(Fault::Upstream);
-    }
-    answered
-}
-
 /// The answer that an earlier command under the same key has got.
 fn replay(kept: &Kept, in_doubt: bool, exchange: &mut Exchange<'_>) -> Response<Body> {
     exchange.is_replay = true;
     exchange.vendor_code.clone_from(&kept.vendor_code);
-    exchange.fault = fault_of(None, in_doubt).map(Fault::as_str);
+    exchange.fault = in_doubt.then_some(Fault::Upstream.as_str());
     exchange.sent = Some(Sent::Yes.as_str());
     exchange.in_doubt = Some(in_doubt);
     response::of_kept(kept)

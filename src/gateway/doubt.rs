@@ -33,9 +33,8 @@ pub fn after_error(error: &Error) -> bool {
 /// 2xx says that something was done: a redirect would have to be followed, and a command is not sent a second time.
 fn is_clear(answer: &Answer) -> bool {
     match answer.status.as_u16() {
-        204 => true, // it has no body
+        204 | 400..=499 => true, // 204 has no body
         200..=299 => is_readable(answer) && !may_be_cut(answer),
-        400..=499 => true,
         _ => false,
     }
 }

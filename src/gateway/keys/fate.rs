@@ -26,8 +26,8 @@ impl Fate {
     pub(super) fn of(ended: Ended<'_>) -> Self {
         let answer = match ended {
             None => return Self::Free,
-            Some(Err(error)) if doubt::after_error(error) => return Self::Doubt,
-            Some(Err(_)) => return Self::Free,
+            Some(Err(error)) if !doubt::after_error(error) => return Self::Free,
+            Some(Err(_)) => return Self::Doubt,
             Some(Ok(answer)) => answer,
         };
         match answer.outcome {
@@ -76,14 +76,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_have_been_cut_is_not_given_again() {
-        for (status, is_envelope, is_framed, is_kept) in [
-            (200, false, true, true),
-            (200, false, false, false),
-            (200, true, false, true),
-            (204, false, false, true),
+    fn what_may_have_been_cut_or_cannot_be_read_is_not_given_again() {
+        for (status, body, is_envelope, is_framed, is_kept) in [
+            (200, "[]", false, true, true),
+            (200, "[]", false, false, false),
+            (200, "{}", true, false, true),
+            (200, "[", false, true, false),
+            (204, "", false, false, true),
+            (404, "<html>", false, false, true),
         ] {
             let answer = Answer {
+                body: body.into(),
                 is_framed,
                 is_envelope,
                 ..answer(status)
