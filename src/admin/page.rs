@@ -229,7 +229,7 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
         add(BAD, text.replace("{}", &in_doubt.to_string()));
     }
     if totals.commands_unknown > 0 {
-        let text = "Commands that left and whose answers never came, since the start: {}.";
+        let text = "Commands that were in doubt, with a key or without, since the start: {}.";
         add(WARN, text.replace("{}", &grouped(totals.commands_unknown)));
     }
     match snapshot.quota.thrift {
@@ -403,7 +403,7 @@ fn in_doubt(totals: &Totals, snapshot: &Snapshot) -> Card {
         value: keys.in_doubt.to_string(),
         lines: vec![
             format!(
-                "unknown outcome since the start: {}",
+                "in doubt since the start: {}",
                 grouped(totals.commands_unknown)
             ),
             format!("keys: {} running, {} kept", keys.running, keys.kept),

@@ -882,6 +882,13 @@ impl<T: Shareable> Permit<T> {
         self.shared.dispatch(&mut state, Instant::now());
     }
 
+    /// How long until the next call may begin, about: the second's turn, and the pause that the vendor wants.
+    pub fn next_call_in(&self) -> Duration {
+        let state = self.shared.lock();
+        let pace = state.pace.unwrap_or_default();
+        state.rate.wait(Instant::now(), 1, pace)
+    }
+
     /// The vendor has refused this call as one too many, and may have said when it takes one again.
     pub fn throttled(&self, retry_after: Option<Duration>) -> Throttled {
         let (mut state, now) = (self.shared.lock(), Instant::now());

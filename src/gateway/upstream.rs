@@ -137,6 +137,15 @@ impl Answer {
         pause(self.headers.get(RETRY_AFTER)?.to_str().ok()?, now)
     }
 
+    /// Where HTTP says "too many requests" and not when to come again, it says this: in whole seconds, 1 at least.
+    pub fn come_again_in(&mut self, wait: Duration) {
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            let entry = self.headers.entry(RETRY_AFTER);
+            entry.or_insert_with(|| HeaderValue::from(seconds.max(1)));
+        }
+    }
+
     /// What its envelope holds.
     pub fn shape(&self) -> Shape {
         Shape::of(&self.body)
