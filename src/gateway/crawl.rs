@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::{Filled, Key, NotStored, PageOfAll, Pages, Terms};
+use super::call::Unanswered;
 use super::error::{Error, InvalidAnswer, Sent};
 use super::page::{OrderId, Page, Position};
 use super::params::{Object, Params, Value, parse_object, write_object};
@@ -97,12 +98,14 @@ impl Gateway {
         errand: &Errand,
         progress: &Progress,
     ) -> Result<Filled, Error> {
-        let place = self.0.crawls.take(call.tenant.label);
-        let Ok(Some(_place)) = timeout_at(errand.patience, place).await else {
-            return Err(Error::Overloaded {
+        let place = async {
+            let place = self.0.crawls.take(call.tenant.label);
+            let place = timeout_at(errand.patience, place).await;
+            place.ok().flatten().ok_or(Error::Overloaded {
                 retry_after: Duration::from_secs(1),
-            });
+            })
         };
+        let _place = self.0.brakes.unless_applied(&call.subject(), place).await?;
         if let Some(pages) = self.0.cache.total_pages(&self.whole_key(call), policy) {
             self.may_crawl(pages, 0, policy)?; // before the first call, where that is known
         }
@@ -146,9 +149,26 @@ impl Gateway {
                 is_private: false,
                 is_forced: false,
             };
-            let answered = self.ask(&call, errand.clone(), progress).await?;
-            let filled = response::to_filled(answered.answer, Expected::AnyPage, answered.sent_at)?;
-            drop(answered.permit);
+            let answered = match self.ask(&call, errand.clone(), progress).await {
+                Ok(answered) => answered,
+                Err(Unanswered { error, later }) => {
+                    let is_another_size = crawl.cut.is_some_and(|cut| cut.is_another_size);
+                    if let Some(later) = later.filter(|_| !is_another_size) {
+                        let (number, policy) = (crawl.pages.len() as u64 + 1, policy.clone());
+                        let (cache, page_key) = (self.0.cache.clone(), key.page(number));
+                        let filled = later.filled(Expected::PageOf(call.params), progress.clone());
+                        tokio::spawn(async move {
+                            if let Ok(filled) = filled.await {
+                                cache.keep_page(&page_key, filled, terms, &policy);
+                            }
+                        });
+                    }
+                    return Err(error);
+                }
+            };
+            let expected = Expected::AnyPage;
+            let filled = response::to_filled(answered.answer, &expected, answered.sent_at)?;
+            drop((answered.line, answered.permit));
             let orders = orders_of(&filled.page).map(|orders| orders.len() as u64);
             let (position, orders) = match (filled.not_stored, &filled.pages, orders) {
                 (None | Some(NotStored::Unframed), Pages::One(position), Some(orders)) => {

@@ -31,22 +31,18 @@ const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-re
 const X_LINKSFIELD_SNAPSHOT: HeaderName = HeaderName::from_static("x-linksfield-snapshot");
 
 /// Which pages a route's answers are.
-#[derive(Debug, Clone, Copy)]
-pub enum Expected<'a> {
+#[derive(Debug)]
+pub enum Expected {
     /// None.
     NoPages,
     /// The one that these parameters ask for. Another one belongs to no snapshot.
-    PageOf(&'a Params),
+    PageOf(Params),
     /// Whatever page it is: who asked for it compares it.
     AnyPage,
 }
 
 /// Only a success of the expected shape, whole beyond doubt, is kept. What is no envelope is not an answer to a query.
-pub fn to_filled(
-    answer: Answer,
-    expected: Expected<'_>,
-    sent_at: Instant,
-) -> Result<Filled, Error> {
+pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Instant) -> Result<Filled, Error> {
     let invalid = |reason| {
         Err(Error::UpstreamInvalidAnswer {
             status: answer.status,

@@ -17,6 +17,8 @@ pub struct CommandEnd<'a> {
     pub vendor_code: Option<&'a str>,
     /// What the sources of the failure say.
     pub cause: Option<&'a str>,
+    /// May it have been carried out without anybody knowing?
+    pub in_doubt: bool,
     /// From its beginning to its end.
     pub duration: Duration,
 }
@@ -137,8 +139,8 @@ impl Metrics {
         );
     }
 
-    /// A command left, and what came of it is not known.
-    pub fn command_outcome_unknown(&self, route: usize, tenant: usize) {
+    /// A command left, and may have been carried out without anybody knowing.
+    pub fn command_in_doubt(&self, route: usize, tenant: usize) {
         let (route, tenant) = self.names(route, tenant);
         self.families
             .commands_unknown_outcome
@@ -173,6 +175,7 @@ impl Metrics {
             outcome,
             vendor_code,
             cause,
+            in_doubt,
             duration,
         } = *ended;
         let duration = duration.as_secs_f64();
@@ -187,18 +190,53 @@ impl Metrics {
                     vendor_code,
                     cause,
                     sent,
+                    in_doubt,
                     duration,
                     "command finished without its caller"
                 )
             };
         }
-        if sent == "unknown" {
+        if in_doubt {
             let recent = &self.families.recent;
             recent.add(request_id, (route, tenant), outcome, sent);
             line!(warn);
         } else {
             line!(info);
         }
+    }
+
+    /// A command in doubt was answered after all.
+    pub fn late_answer(
+        &self,
+        request_id: &str,
+        route: usize,
+        tenant: usize,
+        ended: &CommandEnd<'_>,
+    ) {
+        let (route, tenant) = self.names(route, tenant);
+        let family = &self.families.commands_answered_late;
+        family.with_label_values(&[route, tenant]).inc();
+        let CommandEnd {
+            sent,
+            outcome,
+            vendor_code,
+            in_doubt,
+            duration,
+            ..
+        } = *ended;
+        let duration = duration.as_secs_f64();
+        info!(
+            target: log::COMMANDS,
+            request_id,
+            tenant,
+            route,
+            outcome,
+            vendor_code,
+            sent,
+            in_doubt,
+            duration,
+            "command answered after its time"
+        );
     }
 
     /// What became of a command could not be saved under its key: a repeat after a restart will find it in doubt.

@@ -533,7 +533,7 @@ async fn what_a_balancer_says_by_its_status_is_told_as_that() {
     #[rustfmt::skip]
     let rows = [
         (html(429).header("Retry-After", "7"), 429, Some("upstream_throttled"), Some("7"), "neither"),
-        (html(429), 429, Some("upstream_throttled"), None, "neither"),
+        (html(429), 429, Some("upstream_throttled"), Some("1"), "neither"), // when the gateway asks again
         (html(429).header("Retry-After", "soon"), 429, Some("upstream_throttled"), None, "neither"),
         (html(503).header("Retry-After", "7"), 503, Some("upstream_unavailable"), Some("7"), "failure"),
         (html(503), 502, Some("upstream_invalid_answer"), None, "failure"),
@@ -758,7 +758,7 @@ async fn a_crawl_goes_by_the_size_that_was_used() {
 #[tokio::test]
 async fn a_crawl_by_the_size_that_was_used_keeps_to_its_bounds() {
     let upstream = upstream()
-        .script(|request| capped(request, true))
+        .script(|request| capped(request, false))
         .run()
         .await;
     let gateway = gateway(&upstream)

@@ -71,12 +71,14 @@ async fn what_a_repeat_gets_follows_from_what_the_vendor_answered() {
         (raw(404, "<html>"), Repeat::Same),
         (failure("4711"), Repeat::Same),
         (raw(200, "no envelope"), Repeat::InDoubt),
+        (raw(200, "[]"), Repeat::Same),
         (raw(204, ""), Repeat::Same),
         (raw(429, ""), Repeat::Sent),
         (failure("2002"), Repeat::Sent),
         (raw(401, failure("4711").body), Repeat::Sent),
         (failure("1001"), Repeat::Sent),
         (failure("3003"), Repeat::InDoubt),
+        (raw(200, "no JSON"), Repeat::InDoubt),
         (raw(500, failure("4711").body), Repeat::InDoubt),
         (raw(503, "").header("Retry-After", "1"), Repeat::InDoubt),
         (
@@ -161,7 +163,7 @@ async fn what_a_repeat_gets_follows_from_what_the_vendor_answered() {
             assert_eq!(keys(&gateway, state).await, f64::from(expected));
         }
         assert_eq!(keys(&gateway, "running").await, 0.0);
-        assert_eq!(gateway.metric("idempotency_replays_total", &[]).await, 7.0);
+        assert_eq!(gateway.metric("idempotency_replays_total", &[]).await, 8.0);
         assert!(!gateway.output().contains(ICCID));
         if !with_store {
             continue;
