@@ -73,6 +73,7 @@ fn snapshot() -> Snapshot {
         keys: Keys::default(),
         state_store_failing: false,
         breaker_open: false,
+        episodes: Vec::new(),
         clock_skew: None,
         protocols: Vec::new(),
         certificate_expires_at: None,

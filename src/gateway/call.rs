@@ -12,6 +12,7 @@ use super::error::Error;
 use super::progress::Progress;
 use super::quota::{Ask, Class, Permit, Throttled};
 use super::tenant::Which;
+use super::unclassified::{self, Asked, News, Said};
 use super::upstream::{Answer, Failure, Line, Message, Outcome, QUERY_MAX_IDLE, Slot};
 use super::{Call, Gateway, keys, wall_clock};
 use crate::telemetry::Exchange;
@@ -215,21 +216,23 @@ impl Gateway {
     ) -> Result<Answered, Error> {
         let this = &*self.0;
         self.check_brake()?;
+        let (route, tenant) = (call.target.route.label, call.tenant.label);
         this.breaker.check()?; // who would be refused then does not wait for its turn
+        this.usual_answers.check((route, tenant))?;
         let mut permit = self.permit(call, errand, progress, errand.patience).await?;
         let admission = this.breaker.admit()?;
+        let usual = this.usual_answers.admit((route, tenant))?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
         let timeout = call.target.route.timeout;
         let deadline = granted_at + timeout.unwrap_or(this.bounds.exchange_timeout);
         let deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
-        let (route, tenant) = (call.target.route.label, call.tenant.label);
         let record = |outcome, duration| {
             this.metrics
                 .upstream_call(route, tenant, outcome, errand.reason, duration);
         };
         let (mut anew, mut is_saved) = (0, this.store.is_none());
-        let result = loop {
+        let mut result = loop {
             let max_idle = errand.max_idle;
             let mut line = match self.connect(&mut permit, max_idle, deadline).await {
                 Ok(line) => line,
@@ -299,6 +302,8 @@ impl Gateway {
             Err(error) => error.code(),
         };
         let ended_at = Instant::now();
+        let answer = result.as_mut().map(|(answer, ..)| answer);
+        self.compare_with_usual(usual, answer, call, ended_at);
         let told = self.told_by(result.as_ref().map(|(answer, ..)| answer), call);
         admission.end(told, ended_at);
         let duration = ended_at - granted_at;
@@ -366,7 +371,12 @@ impl Gateway {
     /// What the end of a call says about the vendor, counted.
     fn told_by(&self, result: Result<&Answer, &Error>, call: &Call) -> End {
         let (metrics, end) = (&self.0.metrics, end_of(result, call));
-        metrics.upstream_ended(end.as_str());
+        // The usual answer of one route and tenant closes nothing to the others.
+        let counted = match result {
+            Ok(answer) if answer.is_usual_failure => End::Failure,
+            _ => end,
+        };
+        metrics.upstream_ended(counted.as_str());
         match result {
             Ok(answer) if answer.outcome == Outcome::BadSignature => {
                 metrics.bad_signature(call.tenant.label);
@@ -377,6 +387,32 @@ impl Gateway {
             _ => {}
         }
         end
+    }
+
+    /// Is an answer that nothing classifies the usual one of its route and tenant now? It says so of itself from then on.
+    fn compare_with_usual(
+        &self,
+        usual: unclassified::Admission<'_>,
+        mut result: Result<&mut Answer, &mut Error>,
+        call: &Call,
+        now: Instant,
+    ) {
+        let told = result.as_deref().map_err(|error| &**error);
+        let said = Said::of(told.ok(), end_of(told, call));
+        let asked = Asked::new(call.params.as_str(), call.caller.as_deref());
+        let verdict = usual.end(said, asked, now);
+        if let Ok(answer) = &mut result {
+            answer.is_usual_failure = verdict.is_failure;
+        }
+        let (metrics, of) = (
+            &self.0.metrics,
+            (call.target.route.label, call.tenant.label),
+        );
+        match verdict.news {
+            Some(News::Begins(answer)) => metrics.episode_begins(of, &answer.to_string()),
+            Some(News::Ends) => metrics.episode_ends(of),
+            None => {}
+        }
     }
 
     /// What the call goes through: its slot's connection, or another's while others keep it from using that one: whichever

@@ -130,7 +130,7 @@ impl Gateway {
         let fault = if in_doubt {
             Some(Fault::Upstream) // whatever its answer is
         } else {
-            response::fault_of(answer.outcome)
+            response::fault_of(answer)
         };
         exchange.fault = fault.map(Fault::as_str);
         exchange.vendor_code.clone_from(&answer.vendor_code);

@@ -119,6 +119,8 @@ pub struct Answer {
     pub is_envelope: bool,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
+    /// Nothing classifies it, and it is the usual one now: the vendor fails. (`gateway/unclassified.rs` says so.)
+    pub is_usual_failure: bool,
 }
 
 impl Answer {
@@ -350,6 +352,7 @@ impl Upstream {
             outcome,
             is_envelope,
             vendor_code,
+            is_usual_failure: false,
         })
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Metrics, log};
+use super::{Episode, Metrics, log};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +93,38 @@ impl Metrics {
     /// The vendor answered with a `code` that the configuration does not know.
     pub fn unknown_code(&self) {
         self.families.unknown_codes.inc();
+    }
+
+    /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the usual one there.
+    pub fn episode_begins(&self, (route, tenant): (usize, usize), answer: &str) {
+        let (route, tenant) = self.names(route, tenant);
+        let remedy = "tell the vendor; if it is no failure, put the code into the list of upstream.codes that says what it means";
+        warn!(
+            tenant,
+            route,
+            answer,
+            remedy,
+            "an unclassified answer is the usual one, and is taken for a failure of the vendor"
+        );
+    }
+
+    /// Something else was answered there.
+    pub fn episode_ends(&self, (route, tenant): (usize, usize)) {
+        let (route, tenant) = self.names(route, tenant);
+        info!(
+            tenant,
+            route, "the unclassified answer is the usual one no more"
+        );
+    }
+
+    /// Where an answer that nothing classifies is the usual one, for a person to read.
+    pub fn episode(&self, route: usize, tenant: usize, answer: String) -> Episode {
+        let (route, tenant) = self.names(route, tenant);
+        Episode {
+            route: route.to_owned(),
+            tenant: tenant.to_owned(),
+            answer,
+        }
     }
 
     /// A path came that is not configured.

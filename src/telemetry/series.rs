@@ -244,6 +244,7 @@ mod tests {
             keys: Keys::default(),
             state_store_failing: false,
             breaker_open: false,
+            episodes: Vec::new(),
             clock_skew: None,
             protocols: ["http/1.1", "h2"].map(|name| (name, 0, 0)).into(),
             certificate_expires_at: None,

@@ -35,3 +35,4 @@ mod snapshots;
 mod support;
 mod tenants;
 mod tls;
+mod unclassified;

@@ -96,6 +96,7 @@ pub(super) mod tests {
             outcome: Outcome::Success,
             is_envelope: true,
             vendor_code: Some("0000".into()),
+            is_usual_failure: false,
         }
     }
 
