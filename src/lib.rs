@@ -22,7 +22,8 @@
 //!    under it. Its request drives it; where that has gone, it goes on as a task of its own. It raises the *generation* of
 //!    what it may change: right before its first byte, and again after any outcome but "proven not sent".
 //! 7. `gateway/call.rs` makes the call, and where a query fails and the budget allows, another one; nothing is
-//!    asked while the *breaker* is open. `gateway/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a
+//!    asked while the *breaker* is open, or against a *brake* (`gateway/brakes.rs`), which is looked at once more as the
+//!    first byte leaves. `gateway/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a
 //!    part of one, and no call is made that can no longer be answered in time by then; `gateway/upstream.rs` connects it; an
 //!    idempotency key, and how many calls the day has seen, are written to [`state`]; `gateway/sign.rs` signs with the time
 //!    of now, after the permit and anew for each attempt; then the bytes leave.
@@ -55,9 +56,12 @@
 //! - A page filled before an invalidation is never found after it: the generation stands in the entry and is compared
 //!   at every lookup.
 //! - Pages with one snapshot id do not contradict each other. (`docs/caching.md` has all that callers may rely on.)
-//! - A request is answered under one configuration from its head to its answer (`reload.rs` swaps them whole).
+//! - A request is answered under one configuration from its head to its answer (`reload.rs` swaps them whole). The brakes
+//!   alone are live: once a reload has answered, no first byte leaves against them, and who waits is dismissed.
 //! - The limits of the vendor hold within this process, and only there. A connection counts until the vendor has closed it,
-//!   however it was given up; with a state directory a call of the day is on disk before it leaves.
+//!   however it was given up (for `upstream.hold` at most: a server that works at a request may not notice that its peer has
+//!   gone); an exchange whose time has passed is read to its end meanwhile, so that a late answer fills the cache or settles
+//!   the doubt about a command. With a state directory a call of the day is on disk before it leaves.
 //!
 //! # Lexicon
 //!
@@ -93,6 +97,7 @@ use tracing::{info, warn};
 
 use crate::admin::{Access, Admin};
 use crate::config::{Config, Secrets};
+use crate::gateway::brakes::Brakes;
 use crate::gateway::keys::Keys;
 use crate::gateway::quota::{self, History, Quota};
 use crate::gateway::route::Routes;
@@ -157,10 +162,13 @@ impl Build<'_> {
         let metrics = Arc::new(Metrics::new(self.labels()));
         metrics.take_effect(&self.constants());
         let ca = self.secrets.ca.as_ref();
-        let upstream = Upstream::new(&self.config.upstream, ca, Traffic::default());
+        let brakes = Brakes::new(self.config);
+        let traffic = Traffic::default();
+        let upstream = Upstream::new(&self.config.upstream, ca, brakes.clone(), traffic);
         let quota = Quota::new(&quota_limits(self.config), wall_clock(), history);
         let tenants = Tenants::new(self.config, self.secrets)?;
-        let parts = self.parts(tenants, upstream.into(), quota, (keys, store), &metrics);
+        let vendor = (upstream.into(), brakes, quota);
+        let parts = self.parts(tenants, vendor, (keys, store), &metrics);
         Ok(self.current(Gateway::new(self.config, parts), metrics))
     }
 
@@ -176,7 +184,8 @@ impl Build<'_> {
             upstream // its TLS sessions and connections
         } else {
             let traffic = upstream.traffic().clone(); // connections of before are open still
-            Upstream::new(&config.upstream, secrets.ca.as_ref(), traffic).into()
+            let brakes = before.gateway.brakes();
+            Upstream::new(&config.upstream, secrets.ca.as_ref(), brakes, traffic).into()
         };
         let before_it = (before.gateway.tenants(), built_from.secrets);
         let tenants = Tenants::following(config, secrets, Some(before_it))?;
@@ -185,15 +194,15 @@ impl Build<'_> {
             (before.gateway.keys(), before.gateway.store()),
         );
         quota.change(&quota_limits(config)); // nothing below can fail
-        let parts = self.parts(tenants, upstream, quota, kept, &metrics);
+        let vendor = (upstream, before.gateway.brakes(), quota);
+        let parts = self.parts(tenants, vendor, kept, &metrics);
         Ok(self.current(before.gateway.successor(config, parts), metrics))
     }
 
     fn parts(
         &self,
         tenants: Tenants,
-        upstream: Arc<Upstream>,
-        quota: Quota<Slot>,
+        (upstream, brakes, quota): (Arc<Upstream>, Brakes, Quota<Slot>),
         (keys, store): (Keys, Option<Store>),
         metrics: &Arc<Metrics>,
     ) -> gateway::Parts {
@@ -201,6 +210,7 @@ impl Build<'_> {
             tenants,
             callers: Callers::new(self.config, self.secrets),
             upstream,
+            brakes,
             quota,
             keys,
             store,

@@ -132,6 +132,8 @@ pub struct Snapshot {
     pub keys: Keys,
     /// Did the last write to the directory of state fail?
     pub state_store_failing: bool,
+    /// Connections that were given up, and that the vendor has not ended.
+    pub slots_held: usize,
     /// Is the vendor not asked now, or by one call at a time?
     pub breaker_open: bool,
     /// Where an answer that nothing classifies is the usual one: there, too, it is not asked, or by one call at a time.
@@ -333,6 +335,9 @@ impl Metrics {
         }
         let log_lines_dropped = &self.families.log_lines_dropped;
         log_lines_dropped.inc_by(log::dropped_lines().saturating_sub(log_lines_dropped.get()));
+        self.families
+            .slots_held
+            .set(value(snapshot.slots_held as u64));
         let is_open = snapshot.breaker_open || !snapshot.episodes.is_empty();
         self.families.breaker_open.set(is_open.into());
         for (protocol, connections, calls) in &snapshot.protocols {

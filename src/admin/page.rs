@@ -221,6 +221,10 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
         );
         add(BAD, text);
     }
+    if snapshot.slots_held > 0 {
+        let text = "Connections held by calls that Linksfield does not end, though their time has passed: {}.";
+        add(WARN, text.replace("{}", &snapshot.slots_held.to_string()));
+    }
     if let Some(refusal) = refusal(shown) {
         let text = "The configuration or a secret was refused, and the last good one stays";
         add(BAD, format!("{text}: {refusal}"));

@@ -273,13 +273,19 @@ impl Usual {
         .collect()
     }
 
+    /// Is this what the queries of this tenant get now? Then a command answered so, even too late to be waited for, has met
+    /// the vendor's failure.
+    pub fn is_usual_of_queries(&self, tenant: usize, answer: &Answer) -> bool {
+        Meaning::of(answer).is_some_and(|meaning| self.has_query_with(tenant, &meaning))
+    }
+
     fn scope(&self, (route, tenant): At) -> MutexGuard<'_, State> {
         let scope = &self.scopes[tenant * self.routes + route];
         scope.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does a query of this tenant get nothing but this now?
-    fn is_usual_of_queries(&self, tenant: usize, meaning: &Meaning) -> bool {
+    /// Is a query of this tenant in an episode of this meaning?
+    fn has_query_with(&self, tenant: usize, meaning: &Meaning) -> bool {
         (0..self.routes)
             .filter(|route| self.queries[*route])
             .any(|route| {
@@ -364,7 +370,7 @@ impl Admission<'_> {
         let has_evidence = is_query
             || meaning
                 .as_ref()
-                .is_some_and(|meaning| usual.is_usual_of_queries(tenant, meaning));
+                .is_some_and(|meaning| usual.has_query_with(tenant, meaning));
         let is_trial = std::mem::take(&mut self.is_trial);
         let mut state = usual.scope(self.at);
         state.has_succeeded |= said == Said::Success;
