@@ -344,10 +344,8 @@ impl Gateway {
         };
         let ended_at = Instant::now();
         let answer = result.as_mut().map(|(answer, ..)| answer);
-        let answer = answer.map_err(|unanswered| &mut unanswered.error);
-        self.compare_with_usual(usual, answer, call, ended_at);
-        let answer = result.as_ref().map(|(answer, ..)| answer);
-        let told = self.told_by(answer.map_err(|unanswered| &unanswered.error), call);
+        let answer = answer.map_err(|unanswered| &unanswered.error);
+        let told = self.told_by(answer, usual, call, ended_at);
         admission.end(told, ended_at);
         if is_stuck {
             this.breaker.trip(ended_at);
@@ -465,51 +463,43 @@ impl Gateway {
         }
     }
 
-    /// What the end of a call says about the vendor, counted.
-    fn told_by(&self, result: Result<&Answer, &Error>, call: &Call) -> End {
-        let (metrics, end) = (&self.0.metrics, end_of(result, call));
-        // The usual answer of one route and tenant closes nothing to the others.
-        let counted = match result {
-            Ok(answer) if answer.is_usual_failure => End::Failure,
-            _ => end,
+    /// What the end of a call says about the vendor, counted. An answer that nothing classifies says of itself from then on
+    /// whether it is the usual one of its route and tenant.
+    fn told_by(
+        &self,
+        result: Result<&mut Answer, &Error>,
+        usual: unclassified::Admission<'_>,
+        call: &Call,
+        now: Instant,
+    ) -> End {
+        let told = result.as_deref().map_err(|error| *error);
+        let (metrics, end) = (&self.0.metrics, end_of(told, call));
+        let (route, tenant) = (call.target.route.label, call.tenant.label);
+        let asked = Asked {
+            params: call.params.as_str(),
+            caller: call.caller.as_deref(),
+        };
+        let verdict = usual.end(&Said::of(told.ok(), end), asked, now);
+        match verdict.news {
+            Some(News::Begins(answer)) => metrics.episode_begins(route, tenant, &answer),
+            Some(News::Ends) => metrics.episode_ends(route, tenant),
+            None => {}
+        }
+        // To the breaker of all it is none: that is not closed to others by what one route and tenant get.
+        let counted = if verdict.is_failure {
+            End::Failure
+        } else {
+            end
         };
         metrics.upstream_ended(counted.as_str());
-        match result {
-            Ok(answer) if answer.outcome == Outcome::BadSignature => {
-                metrics.bad_signature(call.tenant.label);
-            }
-            Ok(answer) if answer.outcome == Outcome::Unknown && !is_no_envelope(answer) => {
-                metrics.unknown_code();
-            }
+        let Ok(answer) = result else { return end };
+        answer.is_usual_failure = verdict.is_failure;
+        match answer.outcome {
+            Outcome::BadSignature => metrics.bad_signature(tenant),
+            Outcome::Unknown if !is_no_envelope(answer) => metrics.unknown_code(),
             _ => {}
         }
         end
-    }
-
-    /// Is an answer that nothing classifies the usual one of its route and tenant now? It says so of itself from then on.
-    fn compare_with_usual(
-        &self,
-        usual: unclassified::Admission<'_>,
-        mut result: Result<&mut Answer, &mut Error>,
-        call: &Call,
-        now: Instant,
-    ) {
-        let told = result.as_deref().map_err(|error| &**error);
-        let said = Said::of(told.ok(), end_of(told, call));
-        let asked = Asked::new(call.params.as_str(), call.caller.as_deref());
-        let verdict = usual.end(said, asked, now);
-        if let Ok(answer) = &mut result {
-            answer.is_usual_failure = verdict.is_failure;
-        }
-        let (metrics, of) = (
-            &self.0.metrics,
-            (call.target.route.label, call.tenant.label),
-        );
-        match verdict.news {
-            Some(News::Begins(answer)) => metrics.episode_begins(of, &answer.to_string()),
-            Some(News::Ends) => metrics.episode_ends(of),
-            None => {}
-        }
     }
 
     /// What the call goes through: its slot's connection, or another's while others keep it from using that one: whichever

@@ -90,6 +90,13 @@ pub enum Said {
 }
 
 impl Said {
+    fn meaning(&self) -> Option<&Meaning> {
+        match self {
+            Self::Unclassified(meaning) => Some(meaning),
+            _ => None,
+        }
+    }
+
     /// `end` is what the end of the call says of the vendor.
     pub fn of(answer: Option<&Answer>, end: End) -> Self {
         if let Some(meaning) = answer.and_then(Meaning::of) {
@@ -104,26 +111,19 @@ impl Said {
     }
 }
 
-/// What was asked, and by whom; as hashes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
-    question: u64,
-    caller: u64,
+/// What was asked, in normal form, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The parameters.
+    pub params: &'a str,
+    /// Where callers are configured.
+    pub caller: Option<&'a str>,
 }
 
-impl Asked {
-    /// `params` in normal form.
-    pub fn new(params: &str, caller: Option<&str>) -> Self {
-        let hash = |value: &dyn Fn(&mut DefaultHasher)| {
-            let mut hasher = DefaultHasher::new();
-            value(&mut hasher);
-            hasher.finish()
-        };
-        Self {
-            question: hash(&|hasher| params.hash(hasher)),
-            caller: hash(&|hasher| caller.hash(hasher)),
-        }
-    }
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A route and a tenant, by their labels.
@@ -161,7 +161,9 @@ struct State {
 #[derive(Debug)]
 struct Remembered {
     at: Instant,
-    asked: Asked,
+    /// What was asked, and by whom; as hashes.
+    question: u64,
+    caller: u64,
     meaning: Option<Meaning>,
 }
 
@@ -242,16 +244,13 @@ impl Usual {
 
     /// Is anything asked there at all? To be looked at before a call waits for its turn.
     pub fn check(&self, at: At) -> Result<(), Open> {
-        let state = self.scope(at);
-        state
-            .may_pass(Instant::now(), self.settings.open_for)
-            .map(|_| ())
+        self.scope(at).may_pass(self.settings.open_for).map(|_| ())
     }
 
     /// One call, right before it is made.
     pub fn admit(&self, at: At) -> Result<Admission<'_>, Open> {
         let mut state = self.scope(at);
-        let is_trial = state.may_pass(Instant::now(), self.settings.open_for)?;
+        let is_trial = state.may_pass(self.settings.open_for)?;
         if let Some(episode) = &mut state.episode {
             episode.is_trying = true;
         }
@@ -298,11 +297,11 @@ impl Usual {
 
 impl State {
     /// May a call be made, and would it be the one that sees whether the vendor answers otherwise again?
-    fn may_pass(&self, now: Instant, open_for: Duration) -> Result<bool, Open> {
+    fn may_pass(&self, open_for: Duration) -> Result<bool, Open> {
         let Some(episode) = &self.episode else {
             return Ok(false);
         };
-        let left = (episode.since + open_for).saturating_duration_since(now);
+        let left = (episode.since + open_for).saturating_duration_since(Instant::now());
         if left.is_zero() && !episode.is_trying {
             return Ok(true);
         }
@@ -310,10 +309,18 @@ impl State {
         Err(Open { retry_after })
     }
 
-    fn remember(&mut self, answer: Remembered, settings: Settings) {
-        let (now, caller) = (answer.at, answer.asked.caller);
+    fn remember(&mut self, said: &Said, asked: Asked<'_>, now: Instant, settings: Settings) {
+        if matches!(said, Said::Nothing | Said::Failure) {
+            return;
+        }
+        let caller = hash(asked.caller);
         self.has_other_callers |= *self.first_caller.get_or_insert(caller) != caller;
-        self.answers.push_back(answer);
+        self.answers.push_back(Remembered {
+            at: now,
+            question: hash(asked.params),
+            caller,
+            meaning: said.meaning().cloned(),
+        });
         let most = settings.most();
         while let Some(oldest) = self.answers.front()
             && (self.answers.len() > most || oldest.at + settings.window < now)
@@ -330,12 +337,38 @@ impl State {
         }
         let alike = self.answers.iter();
         let alike = alike.filter(|answer| answer.meaning.as_ref() == Some(meaning));
-        let asked = || alike.clone().map(|answer| answer.asked);
-        let questions: BTreeSet<_> = asked().map(|asked| asked.question).collect();
-        let callers: BTreeSet<_> = asked().map(|asked| asked.caller).collect();
-        asked().count() * 10 >= most * TENTHS
+        let questions: BTreeSet<_> = alike.clone().map(|answer| answer.question).collect();
+        let callers: BTreeSet<_> = alike.clone().map(|answer| answer.caller).collect();
+        alike.count() * 10 >= most * TENTHS
             && questions.len() >= QUESTIONS
             && (!self.has_other_callers || callers.len() > 1)
+    }
+
+    /// A call has ended during an episode: does that go on?
+    fn go_on(&mut self, said: &Said, has_evidence: bool, is_trial: bool, now: Instant) -> Verdict {
+        let Some(episode) = &mut self.episode else {
+            return Verdict::NOTHING;
+        };
+        episode.is_trying &= !is_trial;
+        let is_same = has_evidence && said.meaning() == Some(&episode.meaning);
+        if is_trial && (is_same || *said == Said::Failure) {
+            episode.since = now;
+        }
+        let is_otherwise = !is_same && !matches!(said, Said::Nothing | Said::Failure);
+        if is_trial && is_otherwise {
+            self.episode = None;
+            self.answers.clear();
+            return Verdict {
+                is_failure: false,
+                news: Some(News::Ends),
+            };
+        }
+        // Any other one began before the episode did.
+        if is_same {
+            Verdict::FAILURE
+        } else {
+            Verdict::NOTHING
+        }
     }
 
     fn begin(&mut self, meaning: Meaning, now: Instant) -> Verdict {
@@ -359,63 +392,28 @@ impl Settings {
 
 impl Admission<'_> {
     /// The call has ended; `now` is the present.
-    pub fn end(mut self, said: Said, asked: Asked, now: Instant) -> Verdict {
+    pub fn end(mut self, said: &Said, asked: Asked<'_>, now: Instant) -> Verdict {
         let ((route, tenant), usual) = (self.at, self.usual);
         let is_query = usual.queries[route];
-        let meaning = match &said {
-            Said::Unclassified(meaning) => Some(meaning.clone()),
-            _ => None,
-        };
         // Commands look at queries, and queries at no other scope: no two locks are ever waited for in a circle.
         let has_evidence = is_query
-            || meaning
-                .as_ref()
+            || said
+                .meaning()
                 .is_some_and(|meaning| usual.has_query_with(tenant, meaning));
         let is_trial = std::mem::take(&mut self.is_trial);
         let mut state = usual.scope(self.at);
-        state.has_succeeded |= said == Said::Success;
-        if let Some(episode) = &mut state.episode {
-            episode.is_trying &= !is_trial;
-            let is_same = has_evidence && meaning.as_ref() == Some(&episode.meaning);
-            let goes_on = match said {
-                Said::Nothing => return Verdict::NOTHING,
-                Said::Failure => true,
-                Said::Success | Said::Refusal | Said::Unclassified(_) => is_same,
-            };
-            if is_trial && goes_on {
-                episode.since = now;
-            }
-            if goes_on || !is_trial {
-                return if is_same {
-                    Verdict::FAILURE
-                } else {
-                    Verdict::NOTHING // it began before the episode did
-                };
-            }
-            state.episode = None;
-            state.answers.clear();
-            return Verdict {
-                is_failure: false,
-                news: Some(News::Ends),
-            };
-        }
-        if matches!(said, Said::Nothing | Said::Failure) {
-            return Verdict::NOTHING;
+        state.has_succeeded |= *said == Said::Success;
+        if state.episode.is_some() {
+            return state.go_on(said, has_evidence, is_trial, now);
         }
         if is_query {
-            let meaning = meaning.clone();
-            let answer = Remembered {
-                at: now,
-                asked,
-                meaning,
-            };
-            state.remember(answer, usual.settings);
+            state.remember(said, asked, now, usual.settings);
         }
-        match meaning {
+        match said.meaning() {
             Some(meaning)
-                if has_evidence && (!is_query || state.is_usual(&meaning, usual.settings)) =>
+                if has_evidence && (!is_query || state.is_usual(meaning, usual.settings)) =>
             {
-                state.begin(meaning, now)
+                state.begin(meaning.clone(), now)
             }
             _ => Verdict::NOTHING,
         }
@@ -437,6 +435,10 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const ASKED: Asked<'_> = Asked {
+        params: "1",
+        caller: None,
+    };
     const SETTINGS: Settings = Settings {
         answers: 20,
         window: Duration::from_secs(300),
@@ -463,8 +465,9 @@ mod tests {
 
     fn end(usual: &Usual, at: At, said: &Said, question: usize, caller: Option<&str>) -> Verdict {
         let admission = usual.admit(at).expect("it is closed");
-        let asked = Asked::new(&question.to_string(), caller);
-        admission.end(said.clone(), asked, Instant::now())
+        let params = &question.to_string();
+        let asked = Asked { params, caller };
+        admission.end(said, asked, Instant::now())
     }
 
     /// Each to a question of its own.
@@ -563,7 +566,7 @@ mod tests {
             let usual = begin();
             let under_way = usual.admit((QUERY, 0)).unwrap();
             end(&usual, (QUERY, 0), &code("4711"), 99, None);
-            let verdict = under_way.end(Said::Success, Asked::new("1", None), Instant::now());
+            let verdict = under_way.end(&Said::Success, ASKED, Instant::now());
             assert_eq!(verdict, Verdict::NOTHING, "it began before");
             assert_eq!(usual.check((QUERY, 0)).unwrap_err().retry_after, SECOND * 5);
             tokio::time::advance(SECOND * 5).await;
@@ -571,7 +574,7 @@ mod tests {
             assert!(usual.admit((QUERY, 0)).is_err(), "one at a time");
             drop(trial); // its caller left: the next one tries
             let trial = usual.admit((QUERY, 0)).unwrap();
-            trial.end(Said::Nothing, Asked::new("1", None), Instant::now());
+            trial.end(&Said::Nothing, ASKED, Instant::now());
             let verdict = end(&usual, (QUERY, 0), &said, 1, None);
             let is_same = said == code("4711");
             let news = ends.then_some(News::Ends);

@@ -1,5 +1,6 @@
 //! What is counted, and told, beside the exchanges? Calls of Linksfield and what they say, the configuration, and what is rare.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -96,20 +97,20 @@ impl Metrics {
     }
 
     /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the usual one there.
-    pub fn episode_begins(&self, (route, tenant): (usize, usize), answer: &str) {
+    pub fn episode_begins(&self, route: usize, tenant: usize, answer: &dyn Display) {
         let (route, tenant) = self.names(route, tenant);
         let remedy = "tell the vendor; if it is no failure, put the code into the list of upstream.codes that says what it means";
         warn!(
             tenant,
             route,
-            answer,
+            %answer,
             remedy,
             "an unclassified answer is the usual one, and is taken for a failure of the vendor"
         );
     }
 
     /// Something else was answered there.
-    pub fn episode_ends(&self, (route, tenant): (usize, usize)) {
+    pub fn episode_ends(&self, route: usize, tenant: usize) {
         let (route, tenant) = self.names(route, tenant);
         info!(
             tenant,
