@@ -81,7 +81,8 @@ impl Brakes {
         );
     }
 
-    /// Held while a connection moves on: from its look at the brakes until the bytes are with the system.
+    /// Held while a connection moves on: from its look at the brakes until the bytes are with the system. (With HTTP/2 hyper
+    /// writes them in the next step of another task.)
     pub fn leave(&self) -> RwLockReadGuard<'_, ()> {
         self.0
             .leaving
