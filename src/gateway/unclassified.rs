@@ -211,6 +211,12 @@ impl Verdict {
         is_failure: true,
         news: None,
     };
+
+    /// A command only follows, and has an end of its own told in the log already.
+    fn told_of(self, is_query: bool) -> Self {
+        let news = self.news.filter(|_| is_query);
+        Self { news, ..self }
+    }
 }
 
 impl Usual {
@@ -264,12 +270,8 @@ impl Usual {
     /// Where an episode is, and of what.
     pub fn episodes(&self) -> Vec<(At, Meaning)> {
         let all = (0..self.scopes.len()).map(|place| (place % self.routes, place / self.routes));
-        all.filter_map(|at| {
-            let state = self.scope(at);
-            let episode = state.episode.as_ref()?;
-            Some((at, episode.meaning.clone()))
-        })
-        .collect()
+        let of = |at| Some((at, self.scope(at).meaning_now(self.settings)?.clone()));
+        all.filter_map(of).collect()
     }
 
     /// Is this what the queries of this tenant get now? Then a command answered so, even too late to be waited for, has met
@@ -285,17 +287,31 @@ impl Usual {
 
     /// Is a query of this tenant in an episode of this meaning?
     fn has_query_with(&self, tenant: usize, meaning: &Meaning) -> bool {
-        (0..self.routes)
-            .filter(|route| self.queries[*route])
-            .any(|route| {
-                let state = self.scope((route, tenant));
-                let episode = state.episode.as_ref();
-                episode.is_some_and(|episode| episode.meaning == *meaning)
-            })
+        let mut queries = (0..self.routes).filter(|route| self.queries[*route]);
+        queries.any(|route| {
+            let state = self.scope((route, tenant));
+            state.meaning_now(self.settings) == Some(meaning)
+        })
+    }
+
+    /// An episode of a query has ended: so have those of the commands that followed it.
+    fn release_commands(&self, tenant: usize) {
+        for route in (0..self.routes).filter(|route| !self.queries[*route]) {
+            let mut state = self.scope((route, tenant));
+            let is_over = |episode: &mut Episode| !self.has_query_with(tenant, &episode.meaning);
+            state.episode.take_if(is_over);
+        }
     }
 }
 
 impl State {
+    /// What is usual, if that was seen of late: where nobody asks any more, nothing is.
+    fn meaning_now(&self, settings: Settings) -> Option<&Meaning> {
+        let episode = self.episode.as_ref()?;
+        let lasts = settings.window.max(settings.open_for);
+        (episode.since.elapsed() <= lasts).then_some(&episode.meaning)
+    }
+
     /// May a call be made, and would it be the one that sees whether the vendor answers otherwise again?
     fn may_pass(&self, open_for: Duration) -> Result<bool, Open> {
         let Some(episode) = &self.episode else {
@@ -404,7 +420,12 @@ impl Admission<'_> {
         let mut state = usual.scope(self.at);
         state.has_succeeded |= *said == Said::Success;
         if state.episode.is_some() {
-            return state.go_on(said, has_evidence, is_trial, now);
+            let verdict = state.go_on(said, has_evidence, is_trial, now);
+            drop(state);
+            if is_query && verdict.news == Some(News::Ends) {
+                usual.release_commands(tenant);
+            }
+            return verdict.told_of(is_query);
         }
         if is_query {
             state.remember(said, asked, now, usual.settings);
@@ -413,7 +434,7 @@ impl Admission<'_> {
             Some(meaning)
                 if has_evidence && (!is_query || state.is_usual(meaning, usual.settings)) =>
             {
-                state.begin(meaning.clone(), now)
+                state.begin(meaning.clone(), now).told_of(is_query)
             }
             _ => Verdict::NOTHING,
         }
@@ -606,11 +627,28 @@ mod tests {
 
         tokio::time::advance(SECOND * 5).await;
         assert!(end(&usual, (COMMAND, 0), &code("4711"), 1, None).is_failure);
+        assert_eq!(usual.episodes().len(), 2);
         tokio::time::advance(SECOND * 5).await;
         end(&usual, (QUERY, 0), &Said::Success, 1, None);
+        assert!(
+            usual.episodes().is_empty(),
+            "though nobody has ordered since"
+        );
         let alone = end(&usual, (COMMAND, 0), &code("4711"), 1, None);
-        assert_eq!(alone.news, Some(News::Ends), "its own matter again");
-        assert!(!alone.is_failure && usual.episodes().is_empty());
+        assert_eq!(alone, Verdict::NOTHING, "its own matter again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nobody_asks_any_more_nothing_is_usual_and_the_next_call_tries() {
+        let usual = usual(None);
+        answers(&usual, (QUERY, 0), &Said::Success, 1);
+        answers(&usual, (QUERY, 0), &code("4711"), 19);
+        tokio::time::advance(SECOND * 300).await;
+        assert_eq!(usual.episodes().len(), 1);
+        tokio::time::advance(SECOND).await;
+        assert_eq!(usual.episodes(), []);
+        assert!(end(&usual, (QUERY, 0), &code("4711"), 1, None).is_failure);
+        assert_eq!(usual.episodes().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
