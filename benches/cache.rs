@@ -64,6 +64,7 @@ fn filled(number: u64) -> Filled {
         not_stored: None,
         pages: Pages::One(Position {
             number,
+            size: 2,
             total_count: 2 * PAGES,
             total_pages: PAGES,
             orders: vec![2 * number - 1, 2 * number],

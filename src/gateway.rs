@@ -55,6 +55,7 @@ use self::pace::Pace;
 use self::params::Params;
 use self::progress::Progress;
 use self::quota::{Class, Level, Quota, Thrift};
+use self::response::Expected;
 use self::retry::Retries;
 use self::route::{Kind, Policy, Routes, Target};
 use self::scopes::{Latest, Scopes};
@@ -297,6 +298,8 @@ impl Gateway {
             }
             Err(error) => {
                 exchange.error = Some(error.code());
+                exchange.cause = error.sources();
+                exchange.redirect_host = error.redirect_host().map(str::to_owned);
                 exchange.fault = Some(error.fault().as_str());
                 exchange.sent = Some(error.sent().as_str());
                 let mut response = error.to_response(&exchange.request_id);
@@ -512,6 +515,10 @@ impl Gateway {
         let head = &found.page.head;
         exchange.vendor_code.clone_from(&head.vendor_code);
         exchange.fault = head.fault.map(Fault::as_str);
+        if let Some(error) = &found.stood_in_for {
+            exchange.cause = error.sources();
+            exchange.redirect_host = error.redirect_host().map(str::to_owned);
+        }
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
         if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
             exchange.age = Some(found.age);
@@ -538,14 +545,20 @@ impl Gateway {
                 .record(started.elapsed());
             return crawled.into();
         }
-        let pages = policy.pages;
+        let expected = || {
+            if policy.pages {
+                Expected::PageOf(call.params.clone())
+            } else {
+                Expected::NoPages
+            }
+        };
         match self.ask(&call, errand, &progress).await {
             Ok(Answered {
                 answer, sent_at, ..
-            }) => response::to_filled(answer, pages, sent_at).into(),
+            }) => response::to_filled(answer, &expected(), sent_at).into(),
             Err(Unanswered { error, later }) => Fetched {
                 outcome: Err(error),
-                later: later.map(|later| later.filled(pages, progress)),
+                later: later.map(|later| later.filled(expected(), progress)),
             },
         }
     }

@@ -12,12 +12,13 @@ use super::cache::{LaterFilled, Reason};
 use super::error::{Error, Fault};
 use super::progress::Progress;
 use super::quota::{Ask, Class, Permit, Throttled};
+use super::response::{self, Expected};
 use super::tenant::Which;
 use super::unclassified::{self, Asked, News, Said};
 use super::upstream::{
     Answer, Exchanged, Failure, Late, Line, Message, Outcome, QUERY_MAX_IDLE, Slot,
 };
-use super::{Call, Gateway, keys, response, wall_clock};
+use super::{Call, Gateway, keys, wall_clock};
 use crate::telemetry::Exchange;
 use crate::telemetry::trace::Trace;
 
@@ -159,12 +160,12 @@ impl Later {
     }
 
     /// What it is to a query.
-    pub fn filled(self, pages: bool, progress: Progress) -> LaterFilled {
+    pub fn filled(self, expected: Expected, progress: Progress) -> LaterFilled {
         Box::pin(async move {
             let Some((answer, sent_at)) = self.answer().await else {
                 return Err(Error::UpstreamTimeout(progress.sent()));
             };
-            response::to_filled(answer, pages, sent_at)
+            response::to_filled(answer, &expected, sent_at)
         })
     }
 }
@@ -495,6 +496,7 @@ impl Gateway {
         let Ok(answer) = result else { return end };
         answer.is_usual_failure = verdict.is_failure;
         match answer.outcome {
+            _ if answer.is_encoded() => metrics.encoded_answer(),
             Outcome::BadSignature => metrics.bad_signature(tenant),
             Outcome::Unknown if !is_no_envelope(answer) => metrics.unknown_code(),
             _ => {}
@@ -576,7 +578,8 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
             Error::UpstreamUnreachable { .. }
             | Error::UpstreamConnectTimeout
             | Error::UpstreamTimeout(_)
-            | Error::UpstreamDisconnected { .. },
+            | Error::UpstreamDisconnected { .. }
+            | Error::UpstreamMalformedAnswer(_),
         ) => End::Failure,
         Err(_) => End::Neither,
     }
@@ -584,6 +587,5 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
 
 /// Not the vendor's words: a broken proxy's, say. What is larger than what is read, or compressed, may be.
 fn is_no_envelope(answer: &Answer) -> bool {
-    let is_encoded = answer.headers.contains_key(hyper::header::CONTENT_ENCODING);
-    !answer.is_envelope && answer.rest.is_none() && !is_encoded
+    !answer.is_envelope && answer.rest.is_none() && !answer.is_encoded()
 }

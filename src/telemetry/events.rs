@@ -16,6 +16,8 @@ pub struct CommandEnd<'a> {
     pub outcome: &'static str,
     /// The envelope's `code`.
     pub vendor_code: Option<&'a str>,
+    /// What the sources of the failure say.
+    pub cause: Option<&'a str>,
     /// May it have been carried out without anybody knowing?
     pub in_doubt: bool,
     /// From its beginning to its end.
@@ -128,6 +130,11 @@ impl Metrics {
         }
     }
 
+    /// The vendor encoded an answer, which nobody had asked for.
+    pub fn encoded_answer(&self) {
+        self.families.encoded_answers.inc();
+    }
+
     /// A path came that is not configured.
     pub fn unlisted_path(&self) {
         self.families.unlisted_paths.inc();
@@ -200,6 +207,7 @@ impl Metrics {
             sent,
             outcome,
             vendor_code,
+            cause,
             in_doubt,
             duration,
         } = *ended;
@@ -213,6 +221,7 @@ impl Metrics {
                     route,
                     outcome,
                     vendor_code,
+                    cause,
                     sent,
                     in_doubt,
                     duration,
@@ -246,6 +255,7 @@ impl Metrics {
             vendor_code,
             in_doubt,
             duration,
+            ..
         } = *ended;
         let duration = duration.as_secs_f64();
         info!(
