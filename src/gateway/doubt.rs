@@ -17,8 +17,7 @@ pub fn after_answer(answer: &Answer) -> bool {
     match answer.outcome {
         // Refused before anything was done.
         Outcome::Throttled | Outcome::BadSignature => false,
-        Outcome::Transient => true,
-        _ if answer.is_usual_failure => true,
+        Outcome::Transient | Outcome::Usual => true,
         Outcome::Success | Outcome::CallerError | Outcome::Unknown => {
             answer.rest.is_some() || !is_clear(answer)
         }
