@@ -296,6 +296,8 @@ DOUBTS = {
     "not-json": answer(200, b"<html>"),
     "not-utf-8": answer(200, OK.replace(b"ok", b"\xff")),
     "redirect": answer(302, b"", "Location: https://elsewhere/"),
+    "upgrade": b"HTTP/1.1 101 Answer\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "broken-head": answer(200, OK).replace(b"Content-Length:", b"Content-Length :"),
     "caller-gone": answer(502, b""),
     "caller-gave-up": answer(200, OK),
 }

@@ -464,8 +464,8 @@ impl Gateway {
         }
     }
 
-    /// What the end of a call says about the vendor, counted. An answer that nothing classifies says of itself from then on
-    /// whether it is the usual one of its route and tenant.
+    /// What the end of a call says about the vendor, counted. An answer that nothing classifies has another outcome from then
+    /// on where it is the usual one of its route and tenant.
     fn told_by(
         &self,
         result: Result<&mut Answer, &Error>,
@@ -494,12 +494,14 @@ impl Gateway {
         };
         metrics.upstream_ended(counted.as_str());
         let Ok(answer) = result else { return end };
-        answer.is_usual_failure = verdict.is_failure;
         match answer.outcome {
             _ if answer.is_encoded() => metrics.encoded_answer(),
             Outcome::BadSignature => metrics.bad_signature(tenant),
             Outcome::Unknown if !is_no_envelope(answer) => metrics.unknown_code(),
             _ => {}
+        }
+        if verdict.is_failure {
+            answer.outcome = Outcome::Usual;
         }
         end
     }
@@ -572,7 +574,10 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
             }
             // Of a server in between: of the vendor itself it says nothing.
             Outcome::CallerError if is_no_envelope(answer) => End::Neither,
-            Outcome::CallerError | Outcome::BadSignature | Outcome::Unknown => End::Refused,
+            // To all routes it says no more, and it is not asked again.
+            Outcome::CallerError | Outcome::BadSignature | Outcome::Unknown | Outcome::Usual => {
+                End::Refused
+            }
         },
         Err(
             Error::UpstreamUnreachable { .. }

@@ -19,7 +19,7 @@ use super::keys::{Claim, End, Kept, Key, Run};
 use super::progress::Progress;
 use super::quota::Class;
 use super::route::Kind;
-use super::upstream::{Answer, COMMAND_MAX_IDLE};
+use super::upstream::{Answer, COMMAND_MAX_IDLE, Outcome};
 use super::{Call, Gateway, doubt, keys, response, wall_clock};
 use crate::body::Body;
 use crate::id::RequestId;
@@ -130,7 +130,7 @@ impl Gateway {
         let fault = if in_doubt {
             Some(Fault::Upstream) // whatever its answer is
         } else {
-            response::fault_of(answer)
+            response::fault_of(answer.outcome)
         };
         exchange.fault = fault.map(Fault::as_str);
         exchange.vendor_code.clone_from(&answer.vendor_code);
@@ -217,7 +217,9 @@ impl Gateway {
         };
         let (this, call) = (&*self.0, &command.call);
         let (route, tenant) = (call.target.route.label, call.tenant.label);
-        answer.is_usual_failure = this.usual_answers.is_usual_of_queries(tenant, &answer);
+        if this.usual_answers.is_usual_of_queries(tenant, &answer) {
+            answer.outcome = Outcome::Usual;
+        }
         let target = &call.target.route;
         let reach = this
             .scopes
