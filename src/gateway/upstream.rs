@@ -5,6 +5,7 @@
 //! nothing of a caller's head goes upstream.
 
 mod answer;
+mod chunks;
 mod coding;
 mod connection;
 mod head;

@@ -109,6 +109,35 @@ async fn an_odd_line_in_a_header_that_nobody_reads_loses_nothing() {
     assert_eq!(upstream.connections_opened(), 1, "it goes on");
 }
 
+#[tokio::test]
+async fn odd_trailers_lose_nothing_either() {
+    let many = "X: a\r\n".repeat(150);
+    for trailers in [
+        "",
+        "X: a\r\n",
+        "X : a\r\n b\r\n",
+        "nonsense\r\n",
+        "X: a\u{1}\r\n",
+        &many,
+    ] {
+        let trailers = trailers.to_owned();
+        let (upstream, gateway) = answering(move |request| {
+            let body = String::from_utf8(body_for(request)).unwrap();
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n";
+            let length = body.len();
+            wire(format!("{head}\r\n{length:x}\r\n{body}\r\n0\r\n{trailers}\r\n"))
+        })
+        .await;
+        for number in 1..=3 {
+            assert_eq!(gateway.page(number).await.status, 200);
+            assert!(is_hit(&gateway.page(number).await));
+        }
+        assert_eq!(keyed(&gateway, "one").await.status, 200);
+        assert!(is_replay(&keyed(&gateway, "one").await));
+        assert_eq!(upstream.connections_opened(), 1, "it goes on");
+    }
+}
+
 /// Heads and bodies that are no HTTP, or can be read in more than one way.
 fn malformed() -> Vec<(&'static str, Vec<u8>)> {
     let body = success(&json!({"order_id": "L1"})).body;
