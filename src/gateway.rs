@@ -18,6 +18,7 @@ pub mod route;
 pub mod sign;
 pub mod skew;
 pub mod tenant;
+pub mod unclassified;
 pub mod upstream;
 
 mod boxed;
@@ -60,12 +61,16 @@ use self::route::{Kind, Policy, Routes, Target};
 use self::scopes::{Latest, Scopes};
 use self::skew::Skew;
 use self::tenant::{Callers, Tenant, Tenants};
+use self::unclassified::Usual;
 use self::upstream::{Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
 use crate::config::Config;
 use crate::state::Store;
 use crate::telemetry::trace::Trace;
-use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, Snapshot};
+use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, RouteKind, Snapshot};
+
+/// What is usual is seen over so many windows of the breaker: it is asked for less often than all routes together.
+const WINDOWS: u32 = 10;
 
 /// One in so many parts of a caller's time is kept for the way back.
 const WAY_BACK: u32 = 20;
@@ -89,6 +94,7 @@ struct Stations {
     upstream: Arc<Upstream>,
     brakes: Brakes,
     breaker: Breaker,
+    usual_answers: Usual,
     retries: Retries,
     skew: Skew,
     sparing: Thriftiness,
@@ -235,6 +241,7 @@ impl Gateway {
             latest,
             brakes: parts.brakes,
             breaker: of_breaker(config, before),
+            usual_answers: of_usual_answers(config, &parts.tenants, before),
             retries: of_retries(config, before),
             skew: before.map_or_else(Skew::default, |before| before.skew.clone()),
             sparing: before.map_or_else(Thriftiness::default, |before| before.sparing.clone()),
@@ -639,6 +646,16 @@ impl Gateway {
         }
     }
 
+    /// Where an answer that nothing classifies is the usual one, in words.
+    fn episodes(&self) -> Vec<telemetry::Episode> {
+        let all = self.0.usual_answers.episodes().into_iter();
+        all.map(|((route, tenant), answer)| {
+            let answer = answer.to_string();
+            self.0.metrics.episode(route, tenant, answer)
+        })
+        .collect()
+    }
+
     /// The values of now, for the metrics.
     pub fn snapshot(&self) -> Snapshot {
         let cache = self.0.cache.statistics();
@@ -658,6 +675,7 @@ impl Gateway {
             state_store_failing: self.0.keys.store_is_failing(),
             slots_held: self.0.quota.slots_held(),
             breaker_open: self.0.breaker.is_open(),
+            episodes: self.episodes(),
             clock_skew: self.0.skew.seconds(),
             protocols: self.0.upstream.traffic().levels().into(),
             certificate_expires_at: self.0.upstream.certificate_expires_at(),
@@ -700,6 +718,29 @@ fn of_breaker(config: &Config, before: Option<&Stations>) -> Breaker {
             before.breaker.clone()
         }
     }
+}
+
+/// What is usual of each route and tenant. Of another vendor nothing is known.
+fn of_usual_answers(config: &Config, tenants: &Tenants, before: Option<&Stations>) -> Usual {
+    let breaker = &config.upstream.breaker;
+    let settings = unclassified::Settings {
+        answers: breaker.min_calls.get() as usize,
+        window: breaker.window.saturating_mul(WINDOWS),
+        open_for: breaker.open_for,
+    };
+    let is_query = |kind: &RouteKind| *kind == RouteKind::Query;
+    let kinds = Routes::kinds(config);
+    let paths = Routes::labels(config).into_iter();
+    let routes: Vec<_> = paths.zip(kinds.iter().map(is_query)).collect();
+    let base_url = config.upstream.base_url.to_string();
+    let mut accounts: Vec<_> = tenants.iter().collect();
+    accounts.sort_by_key(|tenant| tenant.label);
+    let accounts: Vec<_> = accounts
+        .iter()
+        .map(|tenant| format!("{base_url} {}", tenant.access_code))
+        .collect();
+    let before = before.map(|before| &before.usual_answers);
+    Usual::new(settings, &routes, &accounts, before)
 }
 
 fn of_retries(config: &Config, before: Option<&Stations>) -> Retries {

@@ -130,7 +130,7 @@ impl Gateway {
         let fault = if in_doubt {
             Some(Fault::Upstream) // whatever its answer is
         } else {
-            response::fault_of(answer.outcome)
+            response::fault_of(answer)
         };
         exchange.fault = fault.map(Fault::as_str);
         exchange.vendor_code.clone_from(&answer.vendor_code);
@@ -212,11 +212,12 @@ impl Gateway {
 
     /// The vendor still has a command whose time has passed: what it says after all settles the doubt.
     async fn settle_late(self, command: Unsettled, later: Later) {
-        let Some((answer, _)) = later.answer().await else {
+        let Some((mut answer, _)) = later.answer().await else {
             return;
         };
         let (this, call) = (&*self.0, &command.call);
         let (route, tenant) = (call.target.route.label, call.tenant.label);
+        answer.is_usual_failure = this.usual_answers.is_usual_of_queries(tenant, &answer);
         let target = &call.target.route;
         let reach = this
             .scopes

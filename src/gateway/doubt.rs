@@ -1,7 +1,8 @@
 //! May a command have been carried out without anybody knowing? One rule, which its key, the headers of its answer, the
 //! log and the counter follow.
 //!
-//! In doubt is a command that left and whose end is 5xx, 408, a transient code, a cut, a timeout, too large or unreadable.
+//! In doubt is a command that left and whose end is 5xx, 408, a transient code, a cut, a timeout, too large or unreadable; or
+//! an unclassified answer while that is the usual one (`gateway/unclassified.rs`).
 //! Each of these may stand between a caller and an order that was carried out: a repeat may buy a second time.
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -17,6 +18,7 @@ pub fn after_answer(answer: &Answer) -> bool {
         // Refused before anything was done.
         Outcome::Throttled | Outcome::BadSignature => false,
         Outcome::Transient => true,
+        _ if answer.is_usual_failure => true,
         Outcome::Success | Outcome::CallerError | Outcome::Unknown => {
             answer.rest.is_some() || !is_clear(answer)
         }

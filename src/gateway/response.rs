@@ -103,7 +103,7 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Instant) -> Resul
             .iter()
             .flat_map(|name| all(name).map(|value| (name.clone(), value)))
             .collect(),
-        fault: fault_of(answer.outcome),
+        fault: fault_of(&answer),
         vendor_code: answer.vendor_code,
     };
     let page = Page {
@@ -116,6 +116,7 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Instant) -> Resul
     };
     let failure = match answer.outcome {
         Outcome::Throttled | Outcome::Transient => Some(answer.outcome.as_str()),
+        outcome if answer.is_usual_failure => Some(outcome.as_str()),
         Outcome::Success | Outcome::CallerError | Outcome::BadSignature | Outcome::Unknown => None,
     };
     Ok(Filled {
@@ -151,9 +152,10 @@ fn error_of(answer: &Answer) -> Option<Error> {
 }
 
 /// Whose fault it is that an answer of the vendor is no success.
-pub fn fault_of(outcome: Outcome) -> Option<Fault> {
-    match outcome {
+pub fn fault_of(answer: &Answer) -> Option<Fault> {
+    match answer.outcome {
         Outcome::Success => None,
+        _ if answer.is_usual_failure => Some(Fault::Upstream),
         Outcome::CallerError | Outcome::Unknown => Some(Fault::Caller),
         Outcome::BadSignature => Some(Fault::Gateway),
         Outcome::Throttled | Outcome::Transient => Some(Fault::Upstream),

@@ -1,10 +1,11 @@
 //! What is counted, and told, beside the exchanges? Calls of Linksfield and what they say, the configuration, and what is rare.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Metrics, log};
+use super::{Episode, Metrics, log};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +101,38 @@ impl Metrics {
     /// The vendor encoded an answer, which nobody had asked for.
     pub fn encoded_answer(&self) {
         self.families.encoded_answers.inc();
+    }
+
+    /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the usual one there.
+    pub fn episode_begins(&self, route: usize, tenant: usize, answer: &dyn Display) {
+        let (route, tenant) = self.names(route, tenant);
+        let remedy = "tell the vendor; if it is no failure, put the code into the list of upstream.codes that says what it means";
+        warn!(
+            tenant,
+            route,
+            %answer,
+            remedy,
+            "an unclassified answer is the usual one, and is taken for a failure of the vendor"
+        );
+    }
+
+    /// Something else was answered there.
+    pub fn episode_ends(&self, route: usize, tenant: usize) {
+        let (route, tenant) = self.names(route, tenant);
+        info!(
+            tenant,
+            route, "the unclassified answer is the usual one no more"
+        );
+    }
+
+    /// Where an answer that nothing classifies is the usual one, for a person to read.
+    pub fn episode(&self, route: usize, tenant: usize, answer: String) -> Episode {
+        let (route, tenant) = self.names(route, tenant);
+        Episode {
+            route: route.to_owned(),
+            tenant: tenant.to_owned(),
+            answer,
+        }
     }
 
     /// A path came that is not configured.

@@ -37,3 +37,4 @@ mod snapshots;
 mod support;
 mod tenants;
 mod tls;
+mod unclassified;

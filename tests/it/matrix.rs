@@ -15,6 +15,8 @@ use crate::tls::certificate_with;
 enum Failure {
     /// It answers like this.
     Answers(Answer),
+    /// It has answered everything like this, for so long that it is the usual answer.
+    Usually(Answer),
     /// Nobody listens.
     Refused,
     /// Its side resets each connection before it reads a request.
@@ -54,6 +56,10 @@ fn failures() -> Vec<(&'static str, Failure)> {
             "business error (200, another code)",
             answers(200, refusal()),
         ),
+        (
+            "an unknown code to everything",
+            Failure::Usually(failure("4711")),
+        ),
         ("not JSON", answers(200, b"<html>".to_vec())),
         ("oversized", Failure::Answers(oversized)),
         ("delimited by close", fault(Fault::CloseDelimited)),
@@ -86,7 +92,11 @@ impl Case {
         let (failing, answer) = (fails.clone(), failure.clone());
         let upstream = upstream()
             .script(move |_| match &answer {
-                Failure::Answers(answer) if failing.load(Ordering::SeqCst) => answer.clone(),
+                Failure::Answers(answer) | Failure::Usually(answer)
+                    if failing.load(Ordering::SeqCst) =>
+                {
+                    answer.clone()
+                }
                 _ => page(1, 2, 105),
             })
             .run()
@@ -103,6 +113,7 @@ impl Case {
             .set("upstream.connect_timeout", "\"10s\"")
             .set("upstream.max_answer", "\"64KiB\"")
             .set("upstream.codes.transient", "[\"3003\"]")
+            .set("upstream.breaker.open_for", "\"1h\"")
             .run()
             .await;
         Self {
@@ -123,13 +134,21 @@ impl Case {
     }
 
     async fn fail(mut self) -> Self {
-        self.calls = self.upstream.calls();
+        if matches!(self.failure, Failure::Usually(_)) {
+            self.gateway.page(50).await; // a success
+        }
         self.fails.store(true, Ordering::SeqCst);
         match self.failure {
             Failure::Answers(_) => {}
+            Failure::Usually(_) => {
+                for number in 51..=70 {
+                    self.gateway.page(number).await;
+                }
+            }
             Failure::Refused => self.upstream.stop().await,
             Failure::Resets => self.upstream.reset_connections(),
         }
+        self.calls = self.upstream.calls();
         self
     }
 
