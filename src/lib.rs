@@ -27,7 +27,8 @@
 //!    part of one, and no call is made that can no longer be answered in time by then; `gateway/upstream.rs` connects it; an
 //!    idempotency key, and how many calls the day has seen, are written to [`state`]; `gateway/sign.rs` signs with the time
 //!    of now, after the permit and anew for each attempt; then the bytes leave.
-//! 8. `gateway/upstream.rs` says what the answer means, by HTTP status and by the envelope's `code`. Only a success of
+//! 8. Of HTTP/1.1, `gateway/upstream/head.rs` looks at each head before hyper does: what is odd where nobody needs it is
+//!    forgiven, what frames the body never is. `gateway/upstream.rs` says what the answer means, by HTTP status and by the envelope's `code`. Only a success of
 //!    the expected shape is stored. An answer that nothing classifies is passed on, until it is the usual one
 //!    (`gateway/unclassified.rs`). Whether a command may have been carried out without anybody knowing has one rule
 //!    (`gateway/doubt.rs`).
