@@ -471,7 +471,7 @@ impl Gateway {
             exchange.result = telemetry::Result::Bypass;
         }
         let found = found.inspect_err(|error| {
-            if matches!(**error, Error::NotCached) {
+            if matches!(**error, Error::NotCached | Error::RefreshRefused) {
                 exchange.result = telemetry::Result::Refused;
             }
         })?;

@@ -228,7 +228,7 @@ impl Cache {
                 return Ok(found);
             }
             _ if question.directives.only_if_cached => return Err(Error::NotCached.into()),
-            Memory::Nothing(Forwarded::Request) if question.sparing.no_forced => {
+            Memory::Nothing(because) if self.0.spares(question, because, now) => {
                 return Err(Error::RefreshRefused.into());
             }
             Memory::StandsIn(found) => {
@@ -500,6 +500,20 @@ impl Inner {
             Use::Refused => Memory::Nothing(Forwarded::Stale),
             Use::None => Memory::Nothing(Forwarded::Miss),
         }
+    }
+
+    /// Would a call be spent, against the day's thrift, on a page that memory has fresh? `because` is why memory does not
+    /// answer: with `no-store` it was not even asked.
+    fn spares(&self, question: &Question<'_>, because: Forwarded, now: Instant) -> bool {
+        question.sparing.no_forced
+            && match because {
+                Forwarded::Request => true,
+                Forwarded::Bypass => self.entries.get(&question.key).is_some_and(|entry| {
+                    let standing = entry.snapshot.standing(&question.key, question.policy, now);
+                    standing == Standing::Fresh
+                }),
+                Forwarded::Miss | Forwarded::Stale => false,
+            }
     }
 
     /// Keeps an entry, unless there is one that was asked for later. Only under the lock of the state.

@@ -33,4 +33,5 @@ mod sign;
 mod snapshots;
 mod support;
 mod tenants;
+mod thrift;
 mod tls;

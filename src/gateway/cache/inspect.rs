@@ -64,6 +64,10 @@ impl Cache {
     pub fn explain(&self, question: &Question<'_>, usual: Duration) -> Explanation {
         let now = Instant::now();
         let (result, reason) = match self.0.look(question, now) {
+            Memory::Nothing(because) if self.0.spares(question, because, now) => (
+                "refused",
+                "a fresh page is in memory, and so near its end the day's budget fetches none again",
+            ),
             _ if question.directives.no_store => ("bypass", "Cache-Control says no-store"),
             Memory::Answers(_) => ("hit", "a fresh page is in memory"),
             Memory::AnswersStale(_) => (
