@@ -51,13 +51,14 @@
 //!   before the first byte leaves, and what it may have done is in doubt after a restart, never forgotten. Neither key nor
 //!   parameters are kept, only hashes of them.
 //! - Whoever waits, waits with a deadline; whatever a peer can stretch has a bound in the configuration. No request waits for
-//!   whoever reads the log: lines that find no room are dropped and counted, those about commands last.
+//!   whoever reads the log: lines that find no room are dropped and counted, those about commands last. None waits for the
+//!   state disk for more than a second: a call goes on without it, a keyed command is refused.
 //! - A page filled before an invalidation is never found after it: the generation stands in the entry and is compared
 //!   at every lookup.
 //! - Pages with one snapshot id do not contradict each other. (`docs/caching.md` has all that callers may rely on.)
 //! - A request is answered under one configuration from its head to its answer (`reload.rs` swaps them whole).
 //! - The limits of the vendor hold within this process, and only there. A connection counts until the vendor has closed it,
-//!   however it was given up; with a state directory a call of the day is on disk before it leaves.
+//!   however it was given up; with a state directory a call of the day is on disk before it leaves, unless the disk hangs.
 //!
 //! # Lexicon
 //!
@@ -102,7 +103,7 @@ use crate::gateway::upstream::{Slot, Traffic, Upstream};
 use crate::gateway::{Gateway, wall_clock};
 use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Limits, Times, serve};
-use crate::state::{Saved, Store};
+use crate::state::{Hangs, Saved, Store, WriteError};
 use crate::telemetry::{Constants, Labels, Metrics};
 
 /// Connections that may ask for metrics and probes at a time.
@@ -378,7 +379,7 @@ impl Instance {
         }
         if let (Some(store), Some(saving)) = (self.store, saving) {
             saving.abort();
-            if let Err(error) = store.save_calls(quota.history().minutes).await {
+            if let Err(error) = store.save_calls(move || quota.history().minutes).await {
                 warn!(%error, "the calls of the day could not be saved");
             }
         }
@@ -389,24 +390,39 @@ impl Instance {
 }
 
 /// Saves the calls of the day while they change: each is saved before it leaves, and here when the last ones of a minute
-/// have ended. Tells where that fails.
+/// have ended. Tells where that fails, and when the disk begins to hang and no longer does.
 async fn keep_saving(store: Store, quota: Quota<Slot>) {
     let (mut saved, mut has_failed) = (History::default(), false);
+    let mut told = Hangs::default();
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        told = tell_of_hangs(told, store.count_hangs());
         let history = quota.history();
         if history == saved {
             continue;
         }
-        match store.save_calls(history.minutes.clone()).await {
+        let latest = quota.clone();
+        match store.save_calls(move || latest.history().minutes).await {
             Ok(()) => (saved, has_failed) = (history, false),
-            Err(_) if has_failed => {} // told already
+            Err(WriteError::Late) => {} // told as a hang
+            Err(_) if has_failed => {}  // told already
             Err(error) => {
                 warn!(%error, "the calls of the day could not be saved");
                 has_failed = true;
             }
         }
     }
+}
+
+fn tell_of_hangs(told: Hangs, hangs: Hangs) -> Hangs {
+    if hangs.begun > told.begun {
+        warn!("server.state_dir hangs: keyed commands are refused, calls are counted in memory");
+    }
+    if hangs.ended > told.ended {
+        let seconds = hangs.lasted.as_secs_f64();
+        info!(seconds, "server.state_dir hangs no more");
+    }
+    hangs
 }
 
 /// The admin listener gets a thread of its own: it answers while the gateway's threads are busy, and costs them nothing.

@@ -1,9 +1,12 @@
 //! What must survive a restart? Idempotency keys and the history of calls, in one file that one process has.
 //!
-//! The rules are elsewhere: plain values go in and come out. A write has reached the disk once it is awaited, writes
-//! are carried out in the order in which they were asked for, and one that was begun is finished, whoever waits for it.
+//! The rules are elsewhere: plain values go in and come out. A write that has succeeded has reached the disk. A thread of
+//! its own (`state/writer.rs`) carries them out in the order in which they were asked for; nobody waits for it for more
+//! than a second.
 
 #![expect(clippy::result_large_err, reason = "the library's error is what it is")]
+
+mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -11,13 +14,13 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Builder, Database, DatabaseError, ReadableTable, TableDefinition};
-use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
+
+pub use self::writer::Hangs;
+use self::writer::{Work, Writer};
 
 /// The file's name in `server.state_dir`.
 pub const FILE: &str = "state.redb";
@@ -117,22 +120,19 @@ pub enum OpenError {
 }
 
 /// Why something was not written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum WriteError {
     /// The library's words.
     #[error("{0}")]
     Failed(Box<str>),
     /// The disk takes too long.
-    #[error("it takes too long")]
+    #[error("the disk takes too long")]
     Late,
 }
 
 /// The open store. Cloning is cheap.
 #[derive(Clone)]
-pub struct Store {
-    database: Arc<Mutex<Database>>,
-    is_failing: Arc<AtomicBool>,
-}
+pub struct Store(Writer);
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -155,6 +155,7 @@ impl Store {
     /// Opens the store in `folder`, made where it is missing, and reads all that it holds.
     pub async fn open(folder: &Path, now: SystemTime) -> Result<(Self, Saved), OpenError> {
         let (folder, path) = (folder.to_owned(), folder.join(FILE));
+        let file = path.clone();
         // Of a damaged file the library does not only complain; it panics in places.
         let opened = spawn_blocking(move || open(&folder, now)).await;
         let (database, saved) = opened.unwrap_or_else(|_| {
@@ -163,52 +164,64 @@ impl Store {
                 reason: "it cannot be read".into(),
             })
         })?;
-        let store = Self {
-            database: Arc::new(Mutex::new(database)),
-            is_failing: Arc::default(),
-        };
-        Ok((store, saved))
+        let writer = Writer::start(move |work| carry_out(&database, work));
+        let writer = writer.map_err(|source| OpenError::Unusable { path: file, source })?;
+        Ok((Self(writer), saved))
     }
 
-    /// Carries out all changes of keys, or none. What they are is asked when it is their turn.
+    /// Carries out all changes of keys, or none. What they are is asked when it is their turn; whoever stops waiting
+    /// before that has asked for nothing.
     pub async fn write_keys(
         &self,
         changes: impl FnOnce() -> Vec<Change> + Send + 'static,
     ) -> Result<(), WriteError> {
-        self.write(move |database| write_keys(database, &changes()))
-            .await
+        self.0.write(Work::Keys(Box::new(changes))).await
     }
 
-    /// Saves how many calls each minute had; of other minutes nothing is known any more.
-    pub async fn save_calls(&self, calls: BTreeMap<u64, u32>) -> Result<(), WriteError> {
-        self.write(move |database| write_calls(database, &calls))
-            .await
+    /// The same, without waiting.
+    pub fn write_keys_later(&self, changes: impl FnOnce() -> Vec<Change> + Send + 'static) {
+        self.0.write_later(Work::Keys(Box::new(changes)));
     }
 
-    /// Did the last write fail?
-    pub fn is_failing(&self) -> bool {
-        self.is_failing.load(Ordering::Relaxed)
-    }
-
-    async fn write(
+    /// Saves how many calls each minute had; of other minutes nothing is known any more. How many is asked when it is its
+    /// turn, so that what several ask for is one write. While the disk hangs nobody waits.
+    pub async fn save_calls(
         &self,
-        work: impl FnOnce(&Database) -> Result<(), redb::Error> + Send + 'static,
+        calls: impl FnOnce() -> BTreeMap<u64, u32> + Send + 'static,
     ) -> Result<(), WriteError> {
-        // The turn goes with the work: whoever stops waiting does not let the next write overtake this one.
-        let turn = self.database.clone().lock_owned().await;
-        let is_failing = self.is_failing.clone();
-        let done = spawn_blocking(move || {
-            // Of some faults of a disk the library does not only complain; it panics.
-            let done = catch_unwind(AssertUnwindSafe(|| work(&turn)));
-            is_failing.store(!matches!(done, Ok(Ok(()))), Ordering::Relaxed);
-            done
-        })
-        .await;
-        match done {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(error))) => Err(WriteError::Failed(error.to_string().into())),
-            Ok(Err(_)) | Err(_) => Err(WriteError::Failed("the library failed".into())),
+        let calls = Work::Calls(Box::new(calls));
+        if self.hangs() {
+            self.0.write_later(calls);
+            return Err(WriteError::Late);
         }
+        self.0.write(calls).await
+    }
+
+    /// Has a write been under way for too long? Then nothing that must be on disk can be, until that ends.
+    pub fn hangs(&self) -> bool {
+        self.0.hangs()
+    }
+
+    /// How often it has hung.
+    pub fn count_hangs(&self) -> Hangs {
+        self.0.count_hangs()
+    }
+
+    /// Does a write hang, or has the last one failed?
+    pub fn is_failing(&self) -> bool {
+        self.0.is_failing()
+    }
+}
+
+fn carry_out(database: &Database, work: Work) -> Result<(), WriteError> {
+    // Of some faults of a disk the library does not only complain; it panics.
+    let written = catch_unwind(AssertUnwindSafe(|| match work {
+        Work::Keys(changes) => write_keys(database, &changes()),
+        Work::Calls(calls) => write_calls(database, &calls()),
+    }));
+    match written {
+        Ok(written) => written.map_err(|error| WriteError::Failed(error.to_string().into())),
+        Err(_) => Err(WriteError::Failed("the library failed".into())),
     }
 }
 
@@ -421,8 +434,14 @@ mod tests {
             Change::Remove([5; 32]),
         ];
         store.write_keys(|| changes).await.unwrap();
-        store.save_calls([(10, 1), (11, 2)].into()).await.unwrap();
-        store.save_calls([(11, 3), (12, 4)].into()).await.unwrap();
+        store
+            .save_calls(|| [(10, 1), (11, 2)].into())
+            .await
+            .unwrap();
+        store
+            .save_calls(|| [(11, 3), (12, 4)].into())
+            .await
+            .unwrap();
         drop(store);
 
         let (_store, saved) = Store::open(&path, UNIX_EPOCH).await.unwrap();

@@ -216,13 +216,14 @@ impl Gateway {
         let this = &*self.0;
         self.check_brake()?;
         this.breaker.check()?; // who would be refused then does not wait for its turn
+        key.map_or(Ok(()), keys::Run::check_store)?;
         let mut permit = self.permit(call, errand, progress, errand.patience).await?;
         let admission = this.breaker.admit()?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
         let timeout = call.target.route.timeout;
         let deadline = granted_at + timeout.unwrap_or(this.bounds.exchange_timeout);
-        let deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
+        let mut deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
         let (route, tenant) = (call.target.route.label, call.tenant.label);
         let record = |outcome, duration| {
             this.metrics
@@ -236,12 +237,13 @@ impl Gateway {
                 Err(error) => break Err(error),
             };
             if let Some(key) = key.filter(|key| !key.is_durable()) {
-                key.make_durable(wall_clock(), deadline).await?;
-                continue; // that took its time: is the connection still one that may be used?
+                // The disk's time is not taken from Linksfield's.
+                deadline += key.make_durable(wall_clock(), deadline).await?;
+                continue; // is the connection still one that may be used?
             }
             if !is_saved {
                 permit.count(wall_clock());
-                self.save_calls(deadline).await;
+                deadline += self.save_calls(deadline).await;
                 is_saved = true;
                 continue;
             }
@@ -347,12 +349,15 @@ impl Gateway {
     }
 
     /// The calls of the day are on disk before one more leaves, so that not even a crash begins a new day. Where that fails
-    /// the call is made all the same: [`keep_saving`](crate::keep_saving) tells of it.
-    async fn save_calls(&self, deadline: Instant) {
+    /// the call is made all the same: [`keep_saving`](crate::keep_saving) tells of it. Tells how long it took.
+    async fn save_calls(&self, deadline: Instant) -> Duration {
+        let began = Instant::now();
         if let Some(store) = &self.0.store {
-            let calls = self.0.quota.history().minutes;
-            let _ = timeout_at(deadline, store.save_calls(calls)).await;
+            let quota = self.0.quota.clone();
+            let saved = store.save_calls(move || quota.history().minutes);
+            let _ = timeout_at(deadline, saved).await;
         }
+        began.elapsed()
     }
 
     fn check_brake(&self) -> Result<(), Error> {

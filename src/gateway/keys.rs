@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use self::fate::Fate;
 pub use self::fate::{End, Ended};
@@ -28,9 +28,6 @@ use super::progress::Progress;
 use crate::config;
 use crate::state::{Change, KeyId, Record, State as Saved, Store, WriteError};
 use crate::telemetry::Keys as Census;
-
-/// How long an answer waits to be on disk; the disk that takes longer is as good as none.
-const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All keys.
 #[derive(Debug, Clone)]
@@ -144,7 +141,7 @@ impl Keys {
         table.census
     }
 
-    /// Did the last write to the store fail? False without one.
+    /// Does a write to the store hang, or did the last one fail? False without one.
     pub fn store_is_failing(&self) -> bool {
         self.0.store.as_ref().is_some_and(Store::is_failing)
     }
@@ -233,6 +230,21 @@ impl Shared {
         };
         store.write_keys(changes).await
     }
+
+    /// The store shall not have this key, whatever was asked of it before.
+    fn take_back(&self, id: KeyId) {
+        if let Some(store) = &self.store {
+            store.write_keys_later(move || vec![Change::Remove(id)]);
+        }
+    }
+
+    /// Nothing can be saved as long as a write hangs.
+    fn check_store(&self) -> Result<(), Error> {
+        if self.store.as_ref().is_some_and(Store::hangs) {
+            return Err(Error::StateStoreUnavailable(WriteError::Late));
+        }
+        Ok(())
+    }
 }
 
 impl Table {
@@ -295,8 +307,19 @@ impl Run {
         self.shared.store.is_none() || self.is_durable.load(Ordering::Acquire)
     }
 
-    /// Sees to it that a restart finds the key. No byte may leave before.
-    pub async fn make_durable(&self, now: SystemTime, deadline: Instant) -> Result<(), Error> {
+    /// Could it be there soon? Who would be refused then does not wait for its turn.
+    pub fn check_store(&self) -> Result<(), Error> {
+        self.shared.check_store()
+    }
+
+    /// Sees to it that a restart finds the key; tells how long that took. No byte may leave before.
+    pub async fn make_durable(
+        &self,
+        now: SystemTime,
+        deadline: Instant,
+    ) -> Result<Duration, Error> {
+        self.check_store()?;
+        let began = Instant::now();
         self.is_written.store(true, Ordering::Release);
         let saved = self.shared.save(self.change(Saved::Running, now));
         let saved = timeout_at(deadline, saved).await;
@@ -304,23 +327,19 @@ impl Run {
             .unwrap_or(Err(WriteError::Late))
             .map_err(Error::StateStoreUnavailable)?;
         self.is_durable.store(true, Ordering::Release);
-        Ok(())
+        Ok(began.elapsed())
     }
 
     /// The command has ended. What is kept is on disk before anybody is told; what cannot be saved is in doubt.
     pub async fn settle(mut self, ended: Ended<'_>, now: SystemTime) -> Result<(), WriteError> {
         let fate = Fate::of(ended);
-        let change = match &fate {
-            Fate::Keep(kept) => Some(self.change(Saved::Kept(kept.save()), now)),
-            Fate::Doubt => Some(self.change(Saved::InDoubt, now)),
-            Fate::Free if *self.is_written.get_mut() => Some(Change::Remove(self.key.id)),
-            Fate::Free => None, // the usual case of a command that never got its turn
-        };
-        let saved = match change {
-            None => Ok(()),
-            Some(change) => timeout(SAVE_TIMEOUT, self.shared.save(change))
-                .await
-                .unwrap_or(Err(WriteError::Late)),
+        let saved = match &fate {
+            Fate::Keep(kept) => {
+                let change = self.change(Saved::Kept(kept.save()), now);
+                self.shared.save(change).await
+            }
+            Fate::Doubt => self.shared.save(self.change(Saved::InDoubt, now)).await,
+            Fate::Free => Ok(()), // nobody waits until the store has forgotten it
         };
         let end = End::of(&fate, ended);
         let state = match fate {
@@ -337,6 +356,9 @@ impl Run {
     fn settle_as(&mut self, state: Option<State>) {
         self.is_settled = true;
         let (id, fingerprint) = (self.key.id, self.key.fingerprint);
+        if state.is_none() && *self.is_written.get_mut() {
+            self.shared.take_back(id); // first: who claims the key anew writes it after that
+        }
         let mut table = self.shared.table();
         match state {
             None => table.remove(&id),
@@ -464,7 +486,7 @@ mod tests {
         assert_eq!(keys.0.table().bytes, 0);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn after_a_restart_a_key_has_what_is_left_of_its_window_and_one_that_ran_is_in_doubt() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path(), std::time::UNIX_EPOCH)
@@ -504,6 +526,7 @@ mod tests {
         assert!(matches!(claim("kept"), Claim::Known(kept) if *kept == Kept::of(&answer(200))));
         assert!(matches!(claim("running"), Claim::InDoubt));
         assert!(matches!(claim("lost"), Claim::Run(_)), "24 h have passed");
+        tokio::time::pause();
         tokio::time::advance(HOUR).await;
         assert_eq!(keys.census(), census(0, 0, 0));
     }

@@ -31,6 +31,7 @@ mod reload;
 mod secrets;
 mod sign;
 mod snapshots;
+mod state_disk;
 mod support;
 mod tenants;
 mod thrift;
