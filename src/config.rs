@@ -233,6 +233,9 @@ pub struct Upstream {
     /// One exchange with the vendor, retries included.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    /// HTTP/1.1: how long a connection that was given up keeps its slot, until the vendor has ended it.
+    #[serde(with = "humantime_serde")]
+    pub hold: Duration,
     /// Certificates (PEM) to trust instead of the bundled roots.
     #[serde(serialize_with = "show::or_unset")]
     pub ca_file: Option<PathBuf>,
@@ -263,6 +266,7 @@ impl Default for Upstream {
             languages: vec!["zh-CN".to_owned(), "en-US".to_owned()],
             connect_timeout: Duration::from_secs(2),
             timeout: Duration::from_secs(15),
+            hold: Duration::from_secs(120),
             ca_file: None,
             max_answer: ByteSize::mib(8),
             http2: false,

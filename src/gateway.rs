@@ -1,5 +1,6 @@
 //! The way of a request: the only file that knows the order of the stations, reads the clock and keeps the record.
 
+pub mod brakes;
 pub mod breaker;
 pub mod cache;
 pub mod directives;
@@ -37,9 +38,10 @@ use hyper::http::request;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use self::brakes::{Brakes, Subject};
 use self::breaker::Breaker;
-use self::cache::{Cache, Filled, Key, Lookup, Question, Sparing};
-use self::call::{Errand, Timing};
+use self::cache::{Cache, Fetched, Key, Lookup, Question, Sparing};
+use self::call::{Answered, Errand, Timing, Unanswered};
 use self::crawl::{Crawl, CrawlPlaces};
 use self::directives::Directives;
 use self::error::{Error, Fault, Sent, X_REQUEST_ID};
@@ -83,6 +85,7 @@ struct Stations {
     cache: Cache,
     quota: Quota<Slot>,
     upstream: Arc<Upstream>,
+    brakes: Brakes,
     breaker: Breaker,
     retries: Retries,
     skew: Skew,
@@ -91,10 +94,6 @@ struct Stations {
     /// How long the calls of each route take, and the crawls of its pages.
     paces: Vec<Arc<Paces>>,
     bounds: Bounds,
-    /// The brake of all calls.
-    is_paused: bool,
-    /// The brake of all commands is not on.
-    takes_commands: bool,
     forward_traceparent: bool,
     metrics: Arc<Metrics>,
     keys: Keys,
@@ -116,6 +115,8 @@ struct Bounds {
     body_timeout: Duration,
     max_body: usize,
     exchange_timeout: Duration,
+    /// How long a slot stays taken by an exchange whose time has passed.
+    hold: Duration,
     /// Of all pages of a query together.
     max_document: usize,
 }
@@ -129,6 +130,8 @@ pub struct Parts {
     pub callers: Callers,
     /// The way to Linksfield.
     pub upstream: Arc<Upstream>,
+    /// What is switched off.
+    pub brakes: Brakes,
     /// The vendor's limits.
     pub quota: Quota<Slot>,
     /// The idempotency keys of commands.
@@ -144,9 +147,23 @@ pub struct Parts {
 struct Call {
     target: Target,
     tenant: Arc<Tenant>,
+    /// Where callers are configured.
+    caller: Option<Arc<str>>,
     params: Params,
     language: Arc<Language>,
     trace: Option<Trace>,
+}
+
+impl Call {
+    /// What brakes look at.
+    fn subject(&self) -> Subject {
+        Subject {
+            is_command: !matches!(self.target.route.kind, Kind::Query(_)),
+            path: self.target.path.clone(),
+            tenant: self.tenant.name.clone(),
+            caller: self.caller.clone(),
+        }
+    }
 }
 
 /// What a request's head says about its answer.
@@ -214,6 +231,7 @@ impl Gateway {
             configuration: before.map_or(0, |before| before.configuration + 1),
             scopes,
             latest,
+            brakes: parts.brakes,
             breaker: of_breaker(config, before),
             retries: of_retries(config, before),
             skew: before.map_or_else(Skew::default, |before| before.skew.clone()),
@@ -241,10 +259,9 @@ impl Gateway {
                 body_timeout: config.server.body_timeout,
                 max_body: bytes(config.server.max_body),
                 exchange_timeout: config.upstream.timeout,
+                hold: config.upstream.hold,
                 max_document: bytes(config.upstream.max_answer),
             },
-            is_paused: config.upstream.paused,
-            takes_commands: config.server.commands,
             forward_traceparent: config.upstream.forward_traceparent,
             metrics: parts.metrics,
             keys: parts.keys,
@@ -371,15 +388,13 @@ impl Gateway {
             .map_err(|error| Error::of_body(error, max_body))?;
         let mut call = self.understand(target, fields, &body)?;
         call.trace = exchange.trace;
+        call.caller = caller.map(|caller| caller.name.clone());
         exchange.tenant = call.tenant.label;
         if let Some(caller) = caller {
-            caller.authorize(&call.tenant, is_query)?;
+            caller.authorize(&call.tenant)?;
         }
-        if !is_query && !this.takes_commands {
-            return Err(Error::AllCommandsDisabled);
-        }
-        if !is_query && !call.tenant.commands {
-            return Err(Error::CommandsDisabled(call.tenant.name.clone()));
+        if !is_query {
+            this.brakes.refuse(&call.subject())?;
         }
         let caller = caller.map(|caller| &*caller.name);
         let key = key.map(|key| {
@@ -402,6 +417,7 @@ impl Gateway {
         Ok(Call {
             target,
             tenant: tenant.clone(),
+            caller: None,
             params,
             language: language.clone(),
             trace: None,
@@ -493,7 +509,7 @@ impl Gateway {
     }
 
     /// Owned arguments: a fill outlives the request that began it.
-    async fn fill(self, call: Call, errand: Errand, progress: Progress) -> Result<Filled, Error> {
+    async fn fill(self, call: Call, errand: Errand, progress: Progress) -> Fetched {
         let Kind::Query(policy) = &call.target.route.kind else {
             unreachable!("only queries are filled")
         };
@@ -503,10 +519,18 @@ impl Gateway {
             self.0.paces[call.target.route.label]
                 .crawl
                 .record(started.elapsed());
-            return crawled;
+            return crawled.into();
         }
-        let answered = self.ask(&call, errand, &progress).await?;
-        response::to_filled(answered.answer, policy.pages, answered.sent_at)
+        let pages = policy.pages;
+        match self.ask(&call, errand, &progress).await {
+            Ok(Answered {
+                answer, sent_at, ..
+            }) => response::to_filled(answer, pages, sent_at).into(),
+            Err(Unanswered { error, later }) => Fetched {
+                outcome: Err(error),
+                later: later.map(|later| later.filled(pages, progress)),
+            },
+        }
     }
 
     /// What a connection beyond the limit is told.
@@ -537,6 +561,11 @@ impl Gateway {
     /// Its share of the vendor's limits.
     pub fn quota(&self) -> Quota<Slot> {
         self.0.quota.clone()
+    }
+
+    /// What is switched off, of this configuration and of those that follow it.
+    pub fn brakes(&self) -> Brakes {
+        self.0.brakes.clone()
     }
 
     /// What survives a restart, if anything does.
@@ -604,6 +633,7 @@ impl Gateway {
             quota: self.quota_levels(),
             keys: self.0.keys.census(),
             state_store_failing: self.0.keys.store_is_failing(),
+            slots_held: self.0.quota.slots_held(),
             breaker_open: self.0.breaker.is_open(),
             clock_skew: self.0.skew.seconds(),
             protocols: self.0.upstream.traffic().levels().into(),

@@ -94,6 +94,7 @@ use tracing::{info, warn};
 
 use crate::admin::{Access, Admin};
 use crate::config::{Config, Secrets};
+use crate::gateway::brakes::Brakes;
 use crate::gateway::keys::Keys;
 use crate::gateway::quota::{self, History, Quota};
 use crate::gateway::route::Routes;
@@ -158,10 +159,13 @@ impl Build<'_> {
         let metrics = Arc::new(Metrics::new(self.labels()));
         metrics.take_effect(&self.constants());
         let ca = self.secrets.ca.as_ref();
-        let upstream = Upstream::new(&self.config.upstream, ca, Traffic::default());
+        let brakes = Brakes::new(self.config);
+        let traffic = Traffic::default();
+        let upstream = Upstream::new(&self.config.upstream, ca, brakes.clone(), traffic);
         let quota = Quota::new(&quota_limits(self.config), wall_clock(), history);
         let tenants = Tenants::new(self.config, self.secrets)?;
-        let parts = self.parts(tenants, upstream.into(), quota, (keys, store), &metrics);
+        let vendor = (upstream.into(), brakes, quota);
+        let parts = self.parts(tenants, vendor, (keys, store), &metrics);
         Ok(self.current(Gateway::new(self.config, parts), metrics))
     }
 
@@ -177,7 +181,8 @@ impl Build<'_> {
             upstream // its TLS sessions and connections
         } else {
             let traffic = upstream.traffic().clone(); // connections of before are open still
-            Upstream::new(&config.upstream, secrets.ca.as_ref(), traffic).into()
+            let brakes = before.gateway.brakes();
+            Upstream::new(&config.upstream, secrets.ca.as_ref(), brakes, traffic).into()
         };
         let before_it = (before.gateway.tenants(), built_from.secrets);
         let tenants = Tenants::following(config, secrets, Some(before_it))?;
@@ -186,15 +191,15 @@ impl Build<'_> {
             (before.gateway.keys(), before.gateway.store()),
         );
         quota.change(&quota_limits(config)); // nothing below can fail
-        let parts = self.parts(tenants, upstream, quota, kept, &metrics);
+        let vendor = (upstream, before.gateway.brakes(), quota);
+        let parts = self.parts(tenants, vendor, kept, &metrics);
         Ok(self.current(before.gateway.successor(config, parts), metrics))
     }
 
     fn parts(
         &self,
         tenants: Tenants,
-        upstream: Arc<Upstream>,
-        quota: Quota<Slot>,
+        (upstream, brakes, quota): (Arc<Upstream>, Brakes, Quota<Slot>),
         (keys, store): (Keys, Option<Store>),
         metrics: &Arc<Metrics>,
     ) -> gateway::Parts {
@@ -202,6 +207,7 @@ impl Build<'_> {
             tenants,
             callers: Callers::new(self.config, self.secrets),
             upstream,
+            brakes,
             quota,
             keys,
             store,

@@ -218,6 +218,7 @@ impl Reloader {
             let successor = current.gateway.clone();
             let metrics = current.metrics.clone();
             self.0.live.0.store(Arc::new(current));
+            successor.brakes().apply(&config); // for what has begun under the one before
             metrics.take_effect(&build.constants());
             if !is_same_config {
                 before.gateway.supersede(&successor);

@@ -132,6 +132,8 @@ pub struct Snapshot {
     pub keys: Keys,
     /// Did the last write to the directory of state fail?
     pub state_store_failing: bool,
+    /// Connections that were given up, and that the vendor has not ended.
+    pub slots_held: usize,
     /// Is the vendor not asked now, or by one call at a time?
     pub breaker_open: bool,
     /// By how many seconds the vendor's clock is ahead of ours; none before the first answer.
@@ -320,6 +322,9 @@ impl Metrics {
         }
         let log_lines_dropped = &self.families.log_lines_dropped;
         log_lines_dropped.inc_by(log::dropped_lines().saturating_sub(log_lines_dropped.get()));
+        self.families
+            .slots_held
+            .set(value(snapshot.slots_held as u64));
         self.families.breaker_open.set(snapshot.breaker_open.into());
         for (protocol, connections, calls) in &snapshot.protocols {
             let gauge = |family: &IntGaugeVec| family.with_label_values(&[protocol]);

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use secrecy::SecretString;
@@ -9,13 +10,15 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Done, Failed, load, print, runtime, unknown_tenant, wall_clock};
+use crate::gateway::brakes::Brakes;
+use crate::gateway::error::Error;
 use crate::gateway::language::Languages;
 use crate::gateway::params::Params;
 use crate::gateway::progress::Progress;
 use crate::gateway::sign::Signer;
 use crate::gateway::tenant::Tenants;
 use crate::gateway::upstream::{
-    Answer, Failure, Message, Outcome, Protocol, Shape, Slot, Traffic, Upstream,
+    Answer, Exchanged, Failure, Message, Outcome, Protocol, Shape, Slot, Traffic, Upstream,
 };
 
 /// A query that costs nothing, and whose smallest answer is small.
@@ -45,7 +48,10 @@ pub(super) fn run(options: &Options) -> Done {
     let tenant = tenants
         .named(&options.tenant)
         .ok_or_else(|| unknown_tenant(&config, &options.tenant))?;
-    let upstream = Upstream::new(&config.upstream, secrets.ca.as_ref(), Traffic::default());
+    let ca = secrets.ca.as_ref();
+    let brakes = Brakes::new(&config);
+    let upstream = Upstream::new(&config.upstream, ca, brakes, Traffic::default());
+    let upstream = Arc::new(upstream);
     let signer = if options.wrong_signature {
         Signer::new(&SecretString::from("00"), &config.signing)?
     } else {
@@ -62,7 +68,8 @@ pub(super) fn run(options: &Options) -> Done {
             unreachable!("nobody else uses this slot")
         };
         let connected = upstream.connect(opening, deadline).await;
-        let mut line = connected.map_err(Failure::Failed)?;
+        let line = connected.map_err(Failure::Failed)?;
+        let protocol = line.protocol();
         let (progress, sent_at) = (Progress::default(), Instant::now());
         progress.begin();
         let body = signer.sign(&params, &tenant.access_code, wall_clock());
@@ -71,11 +78,17 @@ pub(super) fn run(options: &Options) -> Done {
             language: languages.choose(None),
             traceparent: None,
             body,
+            subject: None,
         };
-        let answer = upstream
-            .exchange(&mut line, message, deadline, &progress)
-            .await?;
-        Ok((answer, sent_at.elapsed(), line.protocol()))
+        let exchanged = upstream.exchange(line, message, deadline, &progress).await;
+        match exchanged {
+            Exchanged::Answered(answer, _) => Ok((answer, sent_at.elapsed(), protocol)),
+            Exchanged::Failed(failure) => Err(failure),
+            Exchanged::Late(_) => {
+                let error = Error::UpstreamTimeout(progress.sent());
+                Err(Failure::Failed(error))
+            }
+        }
     });
     let (answer, duration, protocol) = asked.map_err(|failure| match failure {
         Failure::Failed(error) | Failure::NotSent(error) | Failure::Refused(error) => {

@@ -62,6 +62,8 @@ struct State {
     /// Of those so many failed.
     failures: usize,
     opened_at: Option<Instant>,
+    /// It was opened as no call could be made: the first that can be sees.
+    is_tripped: bool,
     is_probing: bool,
 }
 
@@ -91,6 +93,7 @@ impl Breaker {
             recent: VecDeque::new(),
             failures: 0,
             opened_at: None,
+            is_tripped: false,
             is_probing: false,
         })))
     }
@@ -116,6 +119,13 @@ impl Breaker {
         })
     }
 
+    /// Every slot is held by a call that the vendor has not ended: the first one that can be made sees whether it is well.
+    pub fn trip(&self, now: Instant) {
+        let mut state = self.lock();
+        state.opened_at.get_or_insert(now);
+        state.is_tripped = true;
+    }
+
     /// Is nothing asked now, or one call at a time?
     pub fn is_open(&self) -> bool {
         self.lock().opened_at.is_some()
@@ -132,7 +142,12 @@ impl State {
         let Some(opened_at) = self.opened_at else {
             return Ok(false);
         };
-        let left = (opened_at + self.settings.open_for).saturating_duration_since(Instant::now());
+        let open_for = if self.is_tripped {
+            Duration::ZERO
+        } else {
+            self.settings.open_for
+        };
+        let left = (opened_at + open_for).saturating_duration_since(Instant::now());
         if left.is_zero() && !self.is_probing {
             return Ok(true);
         }
@@ -166,6 +181,7 @@ impl State {
 
     fn close(&mut self) {
         self.opened_at = None;
+        self.is_tripped = false;
         self.in_a_row = 0;
         self.recent.clear();
         self.failures = 0;
@@ -179,7 +195,9 @@ impl Admission {
         match end {
             End::Success | End::Refused if self.is_probe => state.close(),
             End::Refused | End::Neither => {}
-            End::Failure if self.is_probe => state.opened_at = Some(now),
+            End::Failure if self.is_probe => {
+                (state.opened_at, state.is_tripped) = (Some(now), false);
+            }
             End::Success | End::Failure => state.count(end == End::Failure, now),
         }
         state.is_probing &= !self.is_probe;

@@ -15,6 +15,7 @@ mod scope;
 mod snapshot;
 
 use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +25,7 @@ use moka::policy::EvictionPolicy;
 use tokio::time::Instant;
 
 pub use self::flight::Terms;
-use self::flight::{Flight, Landed};
+use self::flight::{Flight, Landed, Outcome, Teller};
 pub use self::inspect::{Explanation, Kept, Share};
 pub use self::key::Key;
 pub use self::lookup::{Failure, Forwarded, Found, Lifetime, Lookup, NotStored};
@@ -131,6 +132,24 @@ pub struct Filled {
     pub sent_at: Instant,
 }
 
+/// What came of a fill in the time for it, and what may come after that.
+pub struct Fetched {
+    /// For those who wait.
+    pub outcome: Result<Filled, Error>,
+    /// Where the vendor still works at it: for memory, and for those who ask meanwhile.
+    pub later: Option<LaterFilled>,
+}
+
+/// What a fill brings when the time for it has passed.
+pub type LaterFilled = Pin<Box<dyn Future<Output = Result<Filled, Error>> + Send>>;
+
+impl From<Result<Filled, Error>> for Fetched {
+    fn from(outcome: Result<Filled, Error>) -> Self {
+        let later = None;
+        Self { outcome, later }
+    }
+}
+
 /// The pages of an answer.
 #[derive(Debug)]
 pub enum Pages {
@@ -216,7 +235,7 @@ impl Cache {
         fill: impl FnOnce(Progress, Reason) -> F,
     ) -> Result<Found, Arc<Error>>
     where
-        F: Future<Output = Result<Filled, Error>> + Send + 'static,
+        F: Future<Output: Into<Fetched> + Send> + Send + 'static,
     {
         let now = Instant::now(); // the body came in between, at its caller's pace
         let (because, patience) = match self.0.look(question, now) {
@@ -295,7 +314,7 @@ impl Cache {
         fill: &mut Option<impl FnOnce(Progress, Reason) -> F>,
     ) -> Boarded
     where
-        F: Future<Output = Result<Filled, Error>> + Send + 'static,
+        F: Future<Output: Into<Fetched> + Send> + Send + 'static,
     {
         let (key, now) = (&question.key, Instant::now());
         let mut state = self.0.state();
@@ -320,18 +339,21 @@ impl Cache {
         let landing = Landing {
             cache: self.0.clone(),
             key: key.clone(),
-            flight: flight.id,
+            flight: flight.clone(),
+            teller,
+            policy: question.policy.clone(),
         };
         let fill = fill.take().expect("a fill is begun once");
         let fill = boxed(|| fill(flight.progress.clone(), reason));
-        let policy = question.policy.clone();
         tokio::spawn(async move {
-            let outcome = fill
-                .await
-                .map(|filled| landing.cache.land(&landing.key, filled, terms, &policy))
-                .map_err(Arc::new);
-            drop(landing); // first the page can be found, then the fill cannot be joined, then those who wait hear of it
-            teller.send_replace(Some(outcome));
+            let Fetched { outcome, later } = fill.await.into();
+            match later {
+                None => landing.end(outcome),
+                Some(later) => {
+                    let landing = landing.go_on(outcome);
+                    landing.end(later.await);
+                }
+            }
         });
         Boarded::Began(flight)
     }
@@ -608,7 +630,45 @@ impl Landed {
 struct Landing {
     cache: Arc<Inner>,
     key: Key,
-    flight: u64,
+    flight: Flight,
+    teller: Teller,
+    policy: Policy,
+}
+
+impl Landing {
+    /// The fill has ended.
+    fn end(self, outcome: Result<Filled, Error>) {
+        let outcome = self.land(outcome);
+        // First the page can be found, then the fill cannot be joined, then those who wait hear of it.
+        let teller = self.teller.clone();
+        drop(self);
+        teller.send_replace(Some(outcome));
+    }
+
+    /// Those who wait hear this; who asks from now on waits for what comes after it.
+    fn go_on(mut self, outcome: Result<Filled, Error>) -> Self {
+        let outcome = self.land(outcome);
+        let id = self.cache.next_flight.fetch_add(1, Ordering::Relaxed);
+        let (flight, teller) = self.flight.going_on(id);
+        let mut state = self.cache.state();
+        let running = state.flights.get_mut(&self.key).into_iter().flatten();
+        for running in running.filter(|running| running.id == self.flight.id) {
+            *running = flight.clone();
+        }
+        drop(state);
+        self.flight = flight;
+        std::mem::replace(&mut self.teller, teller).send_replace(Some(outcome));
+        self
+    }
+
+    fn land(&self, outcome: Result<Filled, Error>) -> Outcome {
+        outcome
+            .map(|filled| {
+                let terms = self.flight.terms;
+                self.cache.land(&self.key, filled, terms, &self.policy)
+            })
+            .map_err(Arc::new)
+    }
 }
 
 impl Inner {
@@ -693,7 +753,7 @@ impl Drop for Landing {
     fn drop(&mut self) {
         let mut state = self.cache.state();
         if let Some(running) = state.flights.get_mut(&self.key) {
-            running.retain(|flight| flight.id != self.flight);
+            running.retain(|flight| flight.id != self.flight.id);
             if running.is_empty() {
                 state.flights.remove(&self.key);
             }

@@ -4,16 +4,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::breaker::End;
-use super::cache::Reason;
-use super::error::Error;
+use super::breaker::{End, Open};
+use super::cache::{LaterFilled, Reason};
+use super::error::{Error, Fault};
 use super::progress::Progress;
 use super::quota::{Ask, Class, Permit, Throttled};
 use super::tenant::Which;
-use super::upstream::{Answer, Failure, Line, Message, Outcome, QUERY_MAX_IDLE, Slot};
-use super::{Call, Gateway, keys, wall_clock};
+use super::upstream::{
+    Answer, Exchanged, Failure, Late, Line, Message, Outcome, QUERY_MAX_IDLE, Slot,
+};
+use super::{Call, Gateway, keys, response, wall_clock};
 use crate::telemetry::Exchange;
 use crate::telemetry::trace::Trace;
 
@@ -123,6 +126,48 @@ pub struct Answered {
     pub permit: Permit<Slot>,
 }
 
+/// A call that was not answered, or not in time.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// Why.
+    pub error: Error,
+    /// What may come after all, where the vendor still has the request.
+    pub later: Option<Later>,
+}
+
+impl From<Error> for Unanswered {
+    fn from(error: Error) -> Self {
+        Self { error, later: None }
+    }
+}
+
+impl From<Open> for Unanswered {
+    fn from(open: Open) -> Self {
+        Error::from(open).into()
+    }
+}
+
+/// The answer that may still come when the time for it has passed.
+#[derive(Debug)]
+pub struct Later(oneshot::Receiver<(Answer, Instant)>);
+
+impl Later {
+    /// The answer, and when its request was sent; none if the vendor has ended the connection, or was waited for no longer.
+    pub async fn answer(self) -> Option<(Answer, Instant)> {
+        self.0.await.ok()
+    }
+
+    /// What it is to a query.
+    pub fn filled(self, pages: bool, progress: Progress) -> LaterFilled {
+        Box::pin(async move {
+            let Some((answer, sent_at)) = self.answer().await else {
+                return Err(Error::UpstreamTimeout(progress.sent()));
+            };
+            response::to_filled(answer, pages, sent_at)
+        })
+    }
+}
+
 impl Gateway {
     /// Asks a query: again where the vendor fails, as long as somebody waits, the budget allows it and there is time; and
     /// once with the tenant's other secret where the signature is refused.
@@ -131,7 +176,7 @@ impl Gateway {
         call: &Call,
         mut errand: Errand,
         progress: &Progress,
-    ) -> Result<Answered, Error> {
+    ) -> Result<Answered, Unanswered> {
         let this = &*self.0;
         let signers = &call.tenant.signers;
         let (mut secret, mut is_other) = (signers.active(), false);
@@ -166,8 +211,10 @@ impl Gateway {
                 _ => {}
             }
             let answer = result.as_ref().map(|answered| &answered.answer);
-            let end = end_of(answer, call);
-            if end != End::Failure || !progress.is_awaited() {
+            let end = end_of(answer.map_err(|unanswered| &unanswered.error), call);
+            // The vendor still works at an attempt that is held: another one beside it would only take one more slot.
+            let is_held = answer.is_err_and(|unanswered| unanswered.later.is_some());
+            if end != End::Failure || is_held || !progress.is_awaited() {
                 return result;
             }
             failures += 1;
@@ -188,11 +235,10 @@ impl Gateway {
                 return result;
             };
             drop(result); // and its permit
-            sleep_until(at).await;
+            let pause = async { Ok(sleep_until(at).await) };
+            this.brakes.unless_applied(&call.subject(), pause).await?;
             if !progress.is_awaited() {
-                return Err(Error::Overloaded {
-                    retry_after: Duration::ZERO,
-                }); // nobody hears this
+                return Err(called_off().into()); // nobody hears this
             }
             this.metrics.retried();
             errand.reason = "retry";
@@ -212,12 +258,14 @@ impl Gateway {
         progress: &Progress,
         key: Option<&keys::Run>,
         before: impl Fn(),
-    ) -> Result<Answered, Error> {
+    ) -> Result<Answered, Unanswered> {
         let this = &*self.0;
-        self.check_brake()?;
-        this.breaker.check()?; // who would be refused then does not wait for its turn
+        let (brakes, subject) = (&this.brakes, call.subject());
+        brakes.check(&subject)?; // who would be refused then does not wait for its turn
+        this.breaker.check()?;
         key.map_or(Ok(()), keys::Run::check_store)?;
-        let mut permit = self.permit(call, errand, progress, errand.patience).await?;
+        let permit = self.permit(call, errand, progress, errand.patience);
+        let mut permit = brakes.unless_applied(&subject, permit).await?;
         let admission = this.breaker.admit()?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
@@ -229,79 +277,74 @@ impl Gateway {
             this.metrics
                 .upstream_call(route, tenant, outcome, errand.reason, duration);
         };
-        let (mut anew, mut is_saved) = (0, this.store.is_none());
+        let (mut anew, mut is_saved, mut is_stuck) = (0, this.store.is_none(), false);
         let result = loop {
-            let max_idle = errand.max_idle;
-            let mut line = match self.connect(&mut permit, max_idle, deadline).await {
+            let saving = (key, &mut is_saved);
+            let ready = self.ready(&mut permit, errand.max_idle, saving, &mut deadline);
+            let line = match brakes.unless_applied(&subject, ready).await {
                 Ok(line) => line,
-                Err(error) => break Err(error),
+                Err(error) if error.fault() == Fault::Upstream => break Err(error.into()),
+                Err(error) => return Err(error.into()), // no call was made, and it says nothing of the vendor
             };
-            if let Some(key) = key.filter(|key| !key.is_durable()) {
-                // The disk's time is not taken from Linksfield's.
-                deadline += key.make_durable(wall_clock(), deadline).await?;
-                continue; // is the connection still one that may be used?
-            }
-            if !is_saved {
-                permit.count(wall_clock());
-                deadline += self.save_calls(deadline).await;
-                is_saved = true;
-                continue;
-            }
             if !progress.begin() {
-                return Err(Error::Overloaded {
-                    retry_after: Duration::ZERO,
-                }); // called off; nobody hears this
+                return Err(called_off().into()); // nobody hears this
             }
             before();
             let (sent_at, signed_at) = (Instant::now(), wall_clock());
             this.sparing.set(permit.count(signed_at));
             let signer = call.tenant.signers.of(secret);
-            let body = signer.sign(&call.params, &call.tenant.access_code, signed_at);
             let message = Message {
                 path: &call.target.path,
                 language: &call.language,
                 traceparent: call.trace.as_ref().and_then(Trace::header),
-                body,
+                body: signer.sign(&call.params, &call.tenant.access_code, signed_at),
+                subject: Some(subject.clone()),
             };
             match this
                 .upstream
-                .exchange(&mut line, message, deadline, progress)
+                .exchange(line, message, deadline, progress)
                 .await
             {
-                Ok(answer) => {
+                Exchanged::Answered(answer, line) => {
                     self.compare_clocks(&answer, signed_at, sent_at.elapsed());
-                    if answer.outcome == Outcome::Throttled {
-                        let retry_after = answer.retry_after(wall_clock());
-                        if permit.throttled(retry_after) == Throttled::Foreign {
-                            this.metrics.foreign_throttle();
-                        }
-                    }
+                    self.slow_down(&answer, &permit);
                     break Ok((answer, sent_at, line, permit));
                 }
-                Err(Failure::NotSent(_)) if anew < MOST_ANEW => anew += 1,
-                Err(Failure::Refused(error)) if anew < MOST_ANEW => {
+                Exchanged::Late(late) => {
+                    is_stuck = permit.hold();
+                    let later = Some(self.hold(late, permit, sent_at));
+                    let error = Error::UpstreamTimeout(progress.sent());
+                    break Err(Unanswered { error, later });
+                }
+                Exchanged::Failed(Failure::NotSent(_)) if anew < MOST_ANEW => anew += 1,
+                Exchanged::Failed(Failure::Refused(error)) if anew < MOST_ANEW => {
                     anew += 1;
                     record(error.code(), sent_at.elapsed());
-                    drop((line, permit)); // the vendor may have counted this one: the next takes a turn of its own
+                    drop(permit); // the vendor may have counted this one: the next takes a turn of its own
                     let until = errand.patience.min(deadline);
                     is_saved = this.store.is_none();
-                    permit = match self.permit(call, errand, progress, until).await {
+                    let another = self.permit(call, errand, progress, until);
+                    permit = match brakes.unless_applied(&subject, another).await {
                         Ok(permit) => permit,
-                        Err(error) => break Err(error),
+                        Err(error) => break Err(error.into()),
                     };
                 }
-                Err(Failure::NotSent(error) | Failure::Refused(error) | Failure::Failed(error)) => {
-                    break Err(error);
-                }
+                Exchanged::Failed(
+                    Failure::NotSent(error) | Failure::Refused(error) | Failure::Failed(error),
+                ) => break Err(error.into()),
             }
         };
         let outcome = match &result {
             Ok((answer, ..)) => answer.outcome.as_str(),
-            Err(error) => error.code(),
+            Err(unanswered) => unanswered.error.code(),
         };
         let ended_at = Instant::now();
-        let told = self.told_by(result.as_ref().map(|(answer, ..)| answer), call);
+        let answer = result.as_ref().map(|(answer, ..)| answer);
+        let told = self.told_by(answer.map_err(|unanswered| &unanswered.error), call);
         admission.end(told, ended_at);
+        if is_stuck {
+            this.breaker.trip(ended_at);
+        }
         let duration = ended_at - granted_at;
         this.paces[route].call.record(duration);
         record(outcome, duration);
@@ -312,6 +355,58 @@ impl Gateway {
             line,
             permit,
         })
+    }
+
+    /// What the call goes through, with all on disk that must be there before its first byte. The disk's time is not taken
+    /// from Linksfield's: the deadline is that much later.
+    async fn ready(
+        &self,
+        permit: &mut Permit<Slot>,
+        max_idle: Duration,
+        (key, is_saved): (Option<&keys::Run>, &mut bool),
+        deadline: &mut Instant,
+    ) -> Result<Line, Error> {
+        loop {
+            // A disk takes its time: whether the connection may still be used is looked at after it.
+            let line = self.connect(permit, max_idle, *deadline).await?;
+            if let Some(key) = key.filter(|key| !key.is_durable()) {
+                *deadline += key.make_durable(wall_clock(), *deadline).await?;
+            } else if !*is_saved {
+                permit.count(wall_clock());
+                *deadline += self.save_calls(*deadline).await;
+                *is_saved = true;
+            } else {
+                return Ok(line);
+            }
+        }
+    }
+
+    /// The time for the exchange has passed, and the vendor has the request: it may go on working at it, whatever becomes of
+    /// the connection, so the slot stays taken until it has ended it. What it says meanwhile is of use all the same.
+    fn hold(&self, late: Late, permit: Permit<Slot>, sent_at: Instant) -> Later {
+        let (tell, later) = oneshot::channel();
+        let (gateway, at_most) = (self.clone(), self.0.bounds.hold);
+        tokio::spawn(async move {
+            let Ok((line, Ok(answer))) = timeout(at_most, late).await else {
+                return;
+            };
+            if answer.rest.is_none() {
+                gateway.slow_down(&answer, &permit);
+                drop((line, permit));
+                let _ = tell.send((answer, sent_at));
+            }
+        });
+        Later(later)
+    }
+
+    /// The vendor has had too many calls, if that is its answer.
+    fn slow_down(&self, answer: &Answer, permit: &Permit<Slot>) {
+        if answer.outcome == Outcome::Throttled {
+            let retry_after = answer.retry_after(wall_clock());
+            if permit.throttled(retry_after) == Throttled::Foreign {
+                self.0.metrics.foreign_throttle();
+            }
+        }
     }
 
     /// The right to make the call, for which it waits until `until`; refused if the call can no longer be answered in time
@@ -332,7 +427,12 @@ impl Gateway {
             deadline: errand.deadline,
             usual: usual(),
         };
-        let permit = self.0.quota.acquire_until(ask, until).await?;
+        let permit = self.0.quota.acquire_until(ask, until).await;
+        let permit = permit.inspect_err(|error| {
+            if matches!(error, Error::BreakerOpen { .. }) {
+                self.0.breaker.trip(Instant::now()); // every slot is held
+            }
+        })?;
         if !permit.has_waited() {
             return Ok(permit);
         }
@@ -358,13 +458,6 @@ impl Gateway {
             let _ = timeout_at(deadline, saved).await;
         }
         began.elapsed()
-    }
-
-    fn check_brake(&self) -> Result<(), Error> {
-        if self.0.is_paused {
-            return Err(Error::UpstreamPaused);
-        }
-        Ok(())
     }
 
     /// What the end of a call says about the vendor, counted.
@@ -427,6 +520,13 @@ impl Gateway {
         if let Some(seconds) = news {
             self.0.metrics.clocks_differ(seconds);
         }
+    }
+}
+
+/// Of a call that its caller has called off.
+pub(super) fn called_off() -> Error {
+    Error::Overloaded {
+        retry_after: Duration::ZERO,
     }
 }
 

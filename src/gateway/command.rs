@@ -13,14 +13,14 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::boxed::boxed;
 use super::cache::Named;
-use super::call::{Answered, Errand, Timing};
+use super::call::{Answered, Errand, Later, Timing, Unanswered};
 use super::error::{Error, Fault, Sent};
 use super::keys::{Claim, End, Key, Run};
 use super::progress::Progress;
 use super::quota::Class;
 use super::route::Kind;
 use super::upstream::COMMAND_MAX_IDLE;
-use super::{Call, Gateway, response, wall_clock};
+use super::{Call, Gateway, keys, response, wall_clock};
 use crate::body::Body;
 use crate::id::RequestId;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
@@ -153,12 +153,17 @@ impl Gateway {
             () = progress.cancelled() => None, // no byte has left, and nobody waits
             result = self.call(&call, &errand, secret, progress, key.as_ref(), || reach.invalidate(None)) => Some(result),
         };
-        let result = result.map(|result| result.map(Box::new).map_err(Arc::new));
+        let (result, later) = match result {
+            None => (None, None),
+            Some(Ok(answered)) => (Some(Ok(Box::new(answered))), None),
+            Some(Err(Unanswered { error, later })) => (Some(Err(Arc::new(error))), later),
+        };
         if progress.sent() != Sent::No {
             reach.invalidate(Some(Instant::now()));
             metrics.invalidation("command");
         }
         let request_id = course.request_id.as_str();
+        let unsettled = key.as_ref().map(Run::unsettled);
         if let Some(key) = key {
             let ended = result.as_ref().map(|result| match result {
                 Ok(answered) => Ok(&answered.answer),
@@ -178,8 +183,55 @@ impl Gateway {
         if matches!(&result, Some(Err(error)) if error.sent() == Sent::Unknown) {
             metrics.command_outcome_unknown(route, tenant);
         }
+        if let Some(later) = later {
+            let late = Unsettled {
+                request_id: course.request_id.clone(),
+                started: course.started,
+                call: call.clone(),
+                key: unsettled,
+            };
+            tokio::spawn(self.clone().settle_late(late, later)); // the drain does not wait for it
+        }
         Ended { result, course }
     }
+
+    /// The vendor still has a command whose time has passed: what it says after all settles the doubt.
+    async fn settle_late(self, command: Unsettled, later: Later) {
+        let Some((answer, _)) = later.answer().await else {
+            return;
+        };
+        let (this, call) = (&*self.0, &command.call);
+        let (route, tenant) = (call.target.route.label, call.tenant.label);
+        let target = &call.target.route;
+        let reach = this
+            .scopes
+            .reach(&call.tenant, target, &call.params, &this.latest);
+        reach.invalidate(Some(Instant::now()));
+        this.metrics.invalidation("command");
+        let request_id = command.request_id.as_str();
+        if let Some(key) = command.key
+            && let Err(error) = key.settle(&answer, wall_clock()).await
+        {
+            let sent = Sent::Yes.as_str();
+            this.metrics
+                .key_not_saved(request_id, route, tenant, sent, &error);
+        }
+        let end = CommandEnd {
+            sent: Sent::Yes.as_str(),
+            outcome: answer.outcome.as_str(),
+            vendor_code: answer.vendor_code.as_deref(),
+            duration: command.started.elapsed(),
+        };
+        this.metrics.late_answer(request_id, route, tenant, &end);
+    }
+}
+
+/// A command whose answer has not come in time.
+struct Unsettled {
+    request_id: RequestId,
+    started: Instant,
+    call: Call,
+    key: Option<keys::Unsettled>,
 }
 
 /// A command under way. The request that waits for it drives it; once that has gone, it goes on as a task of its own.

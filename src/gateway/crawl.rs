@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::{Filled, Key, NotStored, PageOfAll, Pages, Terms};
+use super::call::Unanswered;
 use super::error::{Error, InvalidAnswer, Sent};
 use super::page::{OrderId, Page, Position};
 use super::params::{Object, Params, Value, parse_object, write_object};
@@ -83,12 +84,14 @@ impl Gateway {
         errand: &Errand,
         progress: &Progress,
     ) -> Result<Filled, Error> {
-        let place = self.0.crawls.take(call.tenant.label);
-        let Ok(Some(_place)) = timeout_at(errand.patience, place).await else {
-            return Err(Error::Overloaded {
+        let place = async {
+            let place = self.0.crawls.take(call.tenant.label);
+            let place = timeout_at(errand.patience, place).await;
+            place.ok().flatten().ok_or(Error::Overloaded {
                 retry_after: Duration::from_secs(1),
-            });
+            })
         };
+        let _place = self.0.brakes.unless_applied(&call.subject(), place).await?;
         if let Some(pages) = self.0.cache.total_pages(&self.whole_key(call), policy) {
             self.may_crawl(pages, 0, policy)?; // before the first call, where that is known
         }
@@ -132,9 +135,24 @@ impl Gateway {
                 is_private: false,
                 is_forced: false,
             };
-            let answered = self.ask(&call, errand.clone(), progress).await?;
+            let answered = match self.ask(&call, errand.clone(), progress).await {
+                Ok(answered) => answered,
+                Err(Unanswered { error, later }) => {
+                    if let Some(later) = later {
+                        let (number, policy) = (crawl.pages.len() as u64 + 1, policy.clone());
+                        let (cache, page_key) = (self.0.cache.clone(), key.page(number));
+                        let filled = later.filled(true, progress.clone());
+                        tokio::spawn(async move {
+                            if let Ok(filled) = filled.await {
+                                cache.keep_page(&page_key, filled, terms, &policy);
+                            }
+                        });
+                    }
+                    return Err(error);
+                }
+            };
             let filled = response::to_filled(answered.answer, true, answered.sent_at)?;
-            drop(answered.permit);
+            drop((answered.line, answered.permit));
             let position = match (filled.not_stored, &filled.pages) {
                 (None | Some(NotStored::Unframed), Pages::One(position))
                     if orders_of(&filled.page).is_some() =>

@@ -502,7 +502,7 @@ impl Error {
     pub fn stays(&self) -> bool {
         matches!(
             self.cause(),
-            Self::TooManyPages { .. } | Self::DocumentTooLarge { .. }
+            Self::TooManyPages { .. } | Self::DocumentTooLarge { .. } | Self::RouteRefused
         )
     }
 

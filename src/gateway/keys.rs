@@ -25,6 +25,7 @@ pub use self::kept::Kept;
 use super::error::{Error, Sent};
 use super::params::Params;
 use super::progress::Progress;
+use super::upstream::Answer;
 use crate::config;
 use crate::state::{Change, KeyId, Record, State as Saved, Store, WriteError};
 use crate::telemetry::Keys as Census;
@@ -172,6 +173,17 @@ impl Key {
     }
 }
 
+impl Key {
+    fn change(&self, state: Saved, now: SystemTime) -> Change {
+        let record = Record {
+            since: since_1970(now),
+            fingerprint: self.fingerprint,
+            state,
+        };
+        Change::Put(self.id, record)
+    }
+}
+
 /// Each part with its length: no two lists have one hash.
 fn hash(parts: &[&str]) -> [u8; 32] {
     let mut hasher = Sha256::new();
@@ -256,6 +268,25 @@ impl Table {
         }
         self.ends.extend(end.map(|end| (end, id)));
         self.entries.insert(id, entry);
+    }
+
+    fn is_in_doubt(&self, key: &Key) -> bool {
+        let entry = self.entries.get(&key.id);
+        entry.is_some_and(|entry| {
+            entry.fingerprint == key.fingerprint && matches!(entry.state, State::InDoubt)
+        })
+    }
+
+    /// A key in doubt is so no more; its window goes on. None: it is free.
+    fn resolve(&mut self, key: &Key, state: Option<State>) {
+        let (id, fingerprint) = (key.id, key.fingerprint);
+        match state {
+            Some(state) => self.put(id, Entry { fingerprint, state }, None),
+            None => {
+                self.ends.retain(|(_, other)| *other != id); // else a command that claims it anew would be forgotten then
+                self.remove(&id);
+            }
+        }
     }
 
     /// Of a key that runs, or that is taken out of `ends` by the caller.
@@ -370,12 +401,45 @@ impl Run {
     }
 
     fn change(&self, state: Saved, now: SystemTime) -> Change {
-        let record = Record {
-            since: since_1970(now),
-            fingerprint: self.key.fingerprint,
-            state,
+        self.key.change(state, now)
+    }
+
+    /// The same key, for an answer that comes once the command has been [settled](Self::settle) in doubt.
+    pub fn unsettled(&self) -> Unsettled {
+        Unsettled {
+            shared: self.shared.clone(),
+            key: self.key.clone(),
+        }
+    }
+}
+
+/// A key whose command is in doubt, as its answer has not come in time.
+#[derive(Debug)]
+pub struct Unsettled {
+    shared: Arc<Shared>,
+    key: Key,
+}
+
+impl Unsettled {
+    /// The answer has come after all. What is kept is on disk before anybody is told.
+    pub async fn settle(self, answer: &Answer, now: SystemTime) -> Result<(), WriteError> {
+        let (state, change) = match Fate::of(Some(Ok(answer))) {
+            Fate::Keep(kept) => {
+                let change = self.key.change(Saved::Kept(kept.save()), now);
+                (Some(State::Kept(kept)), change)
+            }
+            Fate::Free => (None, Change::Remove(self.key.id)),
+            Fate::Doubt => return Ok(()),
         };
-        Change::Put(self.key.id, record)
+        if !self.shared.table().is_in_doubt(&self.key) {
+            return Ok(());
+        }
+        self.shared.save(change).await?;
+        let mut table = self.shared.table();
+        if table.is_in_doubt(&self.key) {
+            table.resolve(&self.key, state);
+        }
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use self::day::{Counted, Day};
 pub use self::day::{DayLevel, History, Thrift};
@@ -25,6 +25,12 @@ use super::progress::Progress;
 
 /// A new duration's part in the mean is one in so many.
 const PACE_MEMORY: u32 = 8;
+
+/// Most connections that are given up are closed for the vendor too within this time. One that is not is told of as held.
+const CLOSES_WITHIN: Duration = Duration::from_secs(2);
+
+/// When every slot is held, nobody knows until when: callers look again after so long.
+const HELD_RETRY: Duration = Duration::from_secs(5);
 
 /// A deadline that no call has.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -169,6 +175,16 @@ pub trait Shareable: Clone + Default + Send + 'static {
 
     /// There are too many of its kind: what it holds is given up. No call goes through it.
     fn retire(&self);
+
+    /// May a call go through it now, or does the vendor still see a connection of it that was given up?
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Waits until the vendor sees none any more.
+    fn ready(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// The vendor's limits, as slots of type `T`.
@@ -198,6 +214,11 @@ struct State<T: Shareable> {
     slots: usize,
     /// Those that were too many. The vendor may not have seen them closed yet, so they are the first to come back.
     retired: Vec<T>,
+    /// Slots that nobody may use until the vendor has closed their connections, and those of them that somebody waits for.
+    closing: usize,
+    unwatched: Vec<T>,
+    /// Slots that are held: by an exchange whose time has passed, or by a connection that the vendor does not close.
+    held: usize,
     /// Has a slot ever taken more than one call at a time? Else none is looked for that does.
     is_sharing: bool,
     /// Is one of the calls a crawl's?
@@ -262,6 +283,7 @@ pub struct Permit<T: Shareable> {
     /// Had the second's limit room for another call beside it?
     had_spare: bool,
     counted: Option<Counted>,
+    is_held: bool,
     shared: Arc<Shared<T>>,
 }
 
@@ -276,6 +298,9 @@ impl<T: Shareable> Quota<T> {
             last: 0,
             slots: 0,
             retired: Vec::new(),
+            closing: 0,
+            unwatched: Vec::new(),
+            held: 0,
             is_sharing: false,
             is_crawling: false,
             max_queue: limits.queue,
@@ -371,6 +396,11 @@ impl<T: Shareable> Quota<T> {
         }
     }
 
+    /// How many slots are held by connections that were given up, and that the vendor has not ended.
+    pub fn slots_held(&self) -> usize {
+        self.0.lock().held
+    }
+
     /// The calls of the last 24 hours, for a store to keep.
     pub fn history(&self) -> History {
         self.0.lock().day.history(Instant::now())
@@ -396,16 +426,35 @@ impl<T: Shareable> Quota<T> {
 impl<T: Shareable> State<T> {
     fn resize(&mut self, slots: u32) {
         self.slots = usize::try_from(slots).unwrap_or(usize::MAX);
-        let idle = self.slots.saturating_sub(self.busy.len());
+        let idle = self.slots.saturating_sub(self.busy.len() + self.closing);
         let surplus = self.free.len().saturating_sub(idle);
         for slot in self.free.drain(..surplus) {
             // those that have been idle longest
             slot.retire();
             self.retired.push(slot);
         }
-        let missing = idle.saturating_sub(self.free.len());
-        let back = (0..missing).map(|_| self.retired.pop().unwrap_or_default());
-        self.free.splice(..0, back.collect::<Vec<_>>());
+        for _ in self.free.len()..idle {
+            let slot = self.retired.pop().unwrap_or_default();
+            self.set_free(slot);
+        }
+    }
+
+    /// No call goes through this slot. One whose connection is alive is used first.
+    fn set_free(&mut self, slot: T) {
+        if self.free.len() + self.busy.len() + self.closing >= self.slots {
+            slot.retire();
+            self.retired.push(slot);
+        } else if !slot.is_ready() {
+            self.closing += 1;
+            self.unwatched.push(slot);
+        } else {
+            self.free.push(slot);
+        }
+    }
+
+    /// Can no call be made, as the vendor has not ended what every slot was given up for?
+    fn is_stuck(&self) -> bool {
+        self.held >= self.slots
     }
 
     /// The place in `busy` of a slot that takes another call, the one with the fewest. Those that are too many since the
@@ -448,12 +497,7 @@ impl<T: Shareable> State<T> {
         self.busy[place].calls -= 1;
         if self.busy[place].calls == 0 {
             let slot = self.busy.remove(place).slot;
-            if self.free.len() + self.busy.len() < self.slots {
-                self.free.push(slot);
-            } else {
-                slot.retire();
-                self.retired.push(slot);
-            }
+            self.set_free(slot);
         }
     }
 
@@ -487,8 +531,12 @@ impl<T: Shareable> State<T> {
             && !(self.is_crawling && ask.class == Class::Crawl)
     }
 
-    /// Why the day's budget refuses a call, if it does.
+    /// Why a call is refused, if it is: no slot will be free soon, or the day's budget has ended.
     fn refusal(&self, class: Class, is_listed: bool, now: Instant) -> Option<Error> {
+        if self.is_stuck() {
+            let retry_after = HELD_RETRY;
+            return Some(Error::BreakerOpen { retry_after });
+        }
         let has_reserve = class == Class::Command && is_listed;
         match class {
             Class::Refresh => self.day.refusal_of_refresh(now),
@@ -551,6 +599,7 @@ impl<T: Shareable> State<T> {
         let commands_end = self.day.refusal(now, true).is_some();
         let refreshes_end = self.day.refusal_of_refresh(now).is_some();
         let pause = self.rate.paused_until(now);
+        let is_stuck = self.is_stuck();
         let out = self.queue.remove(|waiting| {
             let is_spent = match waiting.class() {
                 Class::Refresh => refreshes_end,
@@ -558,6 +607,7 @@ impl<T: Shareable> State<T> {
                 _ => queries_end,
             };
             is_spent
+                || is_stuck
                 || waiting.granted.is_closed()
                 || pause.is_some_and(|until| waiting.deadline < until + waiting.usual)
         });
@@ -631,6 +681,9 @@ impl<T: Shareable> Shared<T> {
             self.grant(state, waiting, (number, slot), now);
             state.dismiss(now); // the day may have ended with this call
         }
+        for slot in std::mem::take(&mut state.unwatched) {
+            tokio::spawn(self.clone().reclaim(slot));
+        }
         if let Some(at) = state.next_look(now)
             && state.alarm.is_none_or(|set| at < set)
         {
@@ -699,6 +752,7 @@ impl<T: Shareable> Shared<T> {
             has_waited: false,
             had_spare: state.rate.begin(now),
             counted: None,
+            is_held: false,
             shared: self.clone(),
         }
     }
@@ -712,8 +766,27 @@ impl<T: Shareable> Shared<T> {
         self.dispatch(&mut state, Instant::now());
     }
 
+    /// Waits until a slot can be used again.
+    async fn reclaim(self: Arc<Self>, slot: T) {
+        let is_held = timeout(CLOSES_WITHIN, slot.ready()).await.is_err();
+        if is_held {
+            {
+                let mut state = self.lock();
+                state.held += 1;
+                self.dispatch(&mut state, Instant::now());
+            }
+            slot.ready().await;
+        }
+        let mut state = self.lock();
+        state.closing -= 1;
+        state.held -= usize::from(is_held);
+        state.set_free(slot);
+        self.dispatch(&mut state, Instant::now());
+    }
+
     fn give_back(self: &Arc<Self>, permit: &Permit<T>) {
         let (mut state, now) = (self.lock(), Instant::now());
+        state.held -= usize::from(permit.is_held);
         state.put_back(permit.number);
         state.is_crawling &= permit.class != Class::Crawl;
         state.rate.end(now);
@@ -722,12 +795,12 @@ impl<T: Shareable> Shared<T> {
             Some(counted) => state.day.end(counted, now),
             None => state.day.release(),
         }
-        let held = now - permit.granted_at;
-        state.pace = Some(
-            state
-                .pace
-                .map_or(held, |pace| (pace * (PACE_MEMORY - 1) + held) / PACE_MEMORY),
-        );
+        if !permit.is_held {
+            let kept = now - permit.granted_at;
+            let pace = state.pace;
+            let mean = |pace| (pace * (PACE_MEMORY - 1) + kept) / PACE_MEMORY;
+            state.pace = Some(pace.map_or(kept, mean));
+        }
         self.dispatch(&mut state, now);
     }
 }
@@ -746,6 +819,21 @@ impl<T: Shareable> Permit<T> {
     /// Had it to be waited for?
     pub fn has_waited(&self) -> bool {
         self.has_waited
+    }
+
+    /// The time for the call has passed, and the vendor has not ended it: its slot stays taken. True if now every slot is
+    /// held, so that no call can be made.
+    pub fn hold(&mut self) -> bool {
+        let mut state = self.shared.lock();
+        state.held += usize::from(!self.is_held);
+        self.is_held = true;
+        if self.class == Class::Crawl {
+            state.is_crawling = false; // nobody waits for it any more
+            self.class = Class::Query;
+        }
+        let is_stuck = state.is_stuck();
+        self.shared.dispatch(&mut state, Instant::now());
+        is_stuck
     }
 
     /// No call is made after all: the turn is the next one's.

@@ -29,8 +29,6 @@ pub struct Tenant {
     pub access_code: Arc<str>,
     /// Sign with its secrets.
     pub signers: Signers,
-    /// May commands be sent for it?
-    pub commands: bool,
 }
 
 /// The signers of a tenant: one, or during a rotation two, of which one is active.
@@ -173,7 +171,6 @@ impl Tenants {
                     &config.signing,
                     before.and_then(|(tenants, secrets)| tenants.active_secret(name, secrets)),
                 )?,
-                commands: settings.commands,
             });
             if settings.default {
                 tenants.default = Some(tenant.clone());
@@ -263,7 +260,6 @@ pub struct Caller {
     hash: u64,
     /// Which it may ask for, by the labels of the same configuration.
     tenants: Box<[bool]>,
-    commands: bool,
 }
 
 /// All callers; without any, everybody who reaches the listener may do everything.
@@ -289,7 +285,6 @@ impl Callers {
                     .keys()
                     .map(|name| settings.tenants.contains(name))
                     .collect(),
-                commands: settings.commands,
             };
         Self {
             all: config.callers.iter().enumerate().map(caller).collect(),
@@ -328,13 +323,10 @@ impl Callers {
 }
 
 impl Caller {
-    /// May this caller do that with this tenant?
-    pub fn authorize(&self, tenant: &Tenant, is_query: bool) -> Result<(), Error> {
+    /// May this caller use this tenant?
+    pub fn authorize(&self, tenant: &Tenant) -> Result<(), Error> {
         if self.tenants.get(tenant.label) != Some(&true) {
             return Err(Error::TenantForbidden(tenant.name.clone()));
-        }
-        if !is_query && !self.commands {
-            return Err(Error::CommandsForbidden);
         }
         Ok(())
     }
@@ -368,7 +360,6 @@ mod tests {
             token: token.as_str().into(),
             hash: hasher.hash_one(token.as_bytes()),
             tenants: Box::default(),
-            commands: false,
         };
         Callers {
             all: tokens.iter().enumerate().map(caller).collect(),

@@ -9,10 +9,13 @@ mod connection;
 mod traffic;
 
 use std::borrow::Cow;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -30,9 +33,11 @@ use tokio_rustls::TlsConnector;
 
 use self::answer::Meaning;
 pub use self::answer::{Outcome, Shape};
-use self::connection::{Connection, Payload, Socket, open_http1, open_http2};
+use self::connection::{Connection, Farewell, Payload, Socket, open_http1, open_http2};
 pub use self::connection::{Line, Opening, Slot};
 pub use self::traffic::{Protocol, Traffic};
+use super::boxed::boxed;
+use super::brakes::{Brakes, Subject};
 use super::error::{Error, Sent, Unreachable};
 use super::language::Language;
 use super::progress::Progress;
@@ -68,11 +73,14 @@ pub struct Upstream {
     tls: Option<(TlsConfig, ServerName<'static>)>,
     connect_timeout: Duration,
     max_answer: usize,
+    /// How connections are closed.
+    farewell: Farewell,
     codes: Codes,
     /// Of the certificate that was shown last, in seconds since 1970; 0 before the first one.
     certificate_expires_at: AtomicI64,
     /// The address that was connected to last.
     last_reached: ArcSwapOption<SocketAddr>,
+    brakes: Brakes,
     traffic: Traffic,
 }
 
@@ -96,6 +104,8 @@ pub struct Message<'a> {
     pub traceparent: Option<HeaderValue>,
     /// Signed.
     pub body: Bytes,
+    /// Who sends what, for the brakes; none if none is to stop it.
+    pub subject: Option<Subject>,
 }
 
 /// An answer of Linksfield, with the headers that are passed on.
@@ -156,11 +166,45 @@ pub enum Failure {
     Failed(Error),
 }
 
+/// What came of a message.
+#[derive(Debug)]
+pub enum Exchanged {
+    /// An answer, whose rest may come through the line.
+    Answered(Answer, Line),
+    /// None.
+    Failed(Failure),
+    /// None in time, by HTTP/1.1; the vendor has the request.
+    Late(Late),
+}
+
+/// An exchange that goes on although its time has passed. Dropping it closes the connection.
+pub struct Late(Pin<Box<dyn Future<Output = (Line, Result<Answer, Failure>)> + Send>>);
+
+impl std::fmt::Debug for Late {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Late")
+    }
+}
+
+impl Future for Late {
+    type Output = (Line, Result<Answer, Failure>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
 impl Upstream {
     /// Builds the client. The TLS configuration is built once: sessions are resumed through it. What it opens counts among
-    /// `traffic`.
-    pub fn new(config: &config::Upstream, ca: Option<&Ca>, traffic: Traffic) -> Self {
+    /// `traffic`, and what it sends obeys `brakes`.
+    pub fn new(
+        config: &config::Upstream,
+        ca: Option<&Ca>,
+        brakes: Brakes,
+        traffic: Traffic,
+    ) -> Self {
         let base_url = config.base_url.clone();
+        let max_answer = usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX);
         let tls = base_url
             .server_name()
             .map(|name| (TlsConfig(tls_config(ca, config.http2)), name));
@@ -175,8 +219,13 @@ impl Upstream {
             codes: config.codes.clone(),
             certificate_expires_at: AtomicI64::new(0),
             last_reached: ArcSwapOption::empty(),
+            brakes,
             traffic,
-            max_answer: usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX),
+            max_answer,
+            farewell: Farewell {
+                hold: config.hold,
+                most: max_answer,
+            },
         }
     }
 
@@ -203,7 +252,7 @@ impl Upstream {
     async fn open(&self, opening: &Opening, deadline: Instant) -> Result<Connection, Error> {
         let socket = self.dial(opening, deadline).await?;
         let opened = match &self.tls {
-            None => open_http1(socket, self.id, self.traffic.clone()).await,
+            None => open_http1(socket, self.id, self.brakes.clone(), self.traffic.clone()).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(config.0.clone());
                 let heard = socket.heard();
@@ -216,10 +265,11 @@ impl Upstream {
                 if let Some(at) = shown.and_then(|chain| expiry(chain.first()?)) {
                     self.certificate_expires_at.store(at, Ordering::Relaxed);
                 }
+                let (brakes, traffic) = (self.brakes.clone(), self.traffic.clone());
                 if session.alpn_protocol() == Some(HTTP2) {
-                    open_http2(stream, self.id, heard, self.traffic.clone()).await
+                    open_http2(stream, self.id, brakes, heard, traffic).await
                 } else {
-                    open_http1(stream, self.id, self.traffic.clone()).await
+                    open_http1(stream, self.id, brakes, traffic).await
                 }
             }
         };
@@ -253,7 +303,7 @@ impl Upstream {
         let mut addresses: Vec<_> = addresses.collect();
         let last_reached = self.last_reached.load();
         addresses.sort_by_key(|address| Some(address) != last_reached.as_deref());
-        let (socket, address) = reach(&addresses, opening, deadline).await?;
+        let (socket, address) = reach(&addresses, opening, self.farewell, deadline).await?;
         self.last_reached.store(Some(Arc::new(address)));
         Ok(socket)
     }
@@ -262,38 +312,65 @@ impl Upstream {
     ///
     /// The caller has claimed `progress`; here it learns whether the claim was used and whether an answer began.
     pub async fn exchange(
-        &self,
-        line: &mut Line,
+        self: &Arc<Self>,
+        line: Line,
         message: Message<'_>,
         deadline: Instant,
         progress: &Progress,
-    ) -> Result<Answer, Failure> {
+    ) -> Exchanged {
+        let is_shared = line.is_shared();
         let request = self.request(line.protocol(), message);
         let body = request.body().handle();
-        let answered = timeout_at(deadline, self.attempt(line, request, progress)).await;
-        let answer = answered.unwrap_or_else(|_| {
-            if body.take_back() {
-                progress.not_sent();
+        let attempt = || self.clone().attempt(line, request, progress.clone());
+        let mut attempt: Late = Late(boxed(attempt));
+        let stopped = async {
+            if is_shared {
+                body.stopped().await; // it may have to wait in its connection until the vendor takes one more
+            } else {
+                pending().await
             }
-            Err(Failure::Failed(Error::UpstreamTimeout(progress.sent())))
-        });
-        match &answer {
-            Ok(answer) if answer.rest.is_none() => line.finished(),
-            Ok(_) => {} // the rest is read later; a connection given back before its end is not usable
-            Err(_) => line.failed(),
+        };
+        tokio::select! {
+            biased;
+            ended = timeout_at(deadline, &mut attempt) => match ended {
+                Ok((line, Ok(answer))) => return Exchanged::Answered(answer, line),
+                Ok((_, Err(failure))) => return Exchanged::Failed(failure),
+                Err(_) => {}
+            },
+            () = stopped => {
+                progress.not_sent();
+                let source = io::Error::other("a brake was applied");
+                let sent = progress.sent();
+                return Exchanged::Failed(Failure::Refused(Error::UpstreamDisconnected { sent, source }));
+            }
         }
-        answer
+        if body.take_back() {
+            progress.not_sent();
+        } else if !is_shared {
+            return Exchanged::Late(attempt);
+        }
+        // A stream of HTTP/2 is reset when its attempt is dropped, and the vendor takes another one for it.
+        Exchanged::Failed(Failure::Failed(Error::UpstreamTimeout(progress.sent())))
     }
 
     async fn attempt(
-        &self,
-        line: &mut Line,
+        self: Arc<Self>,
+        mut line: Line,
         request: Request<Payload>,
-        progress: &Progress,
-    ) -> Result<Answer, Failure> {
-        let response = line.send(request, progress).await?;
-        progress.answered();
-        self.read(response).await.map_err(Failure::Failed)
+        progress: Progress,
+    ) -> (Line, Result<Answer, Failure>) {
+        let answer = match line.send(request, &progress).await {
+            Ok(response) => {
+                progress.answered();
+                self.read(response).await.map_err(Failure::Failed)
+            }
+            Err(failure) => Err(failure),
+        };
+        match &answer {
+            Ok(answer) => line.finished(answer.rest.is_none()),
+            Err(_) => line.failed(),
+        }
+        (line, answer)
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Answer, Error> {
@@ -350,8 +427,10 @@ impl Upstream {
             language,
             traceparent,
             body,
+            subject,
         } = message;
-        let mut request = Request::new(Payload::from(body));
+        let subject = subject.map(|subject| (self.brakes.clone(), subject));
+        let mut request = Request::new(Payload::new(body, subject));
         *request.method_mut() = hyper::Method::POST;
         let (scheme, authority) = match protocol {
             Protocol::Http1 => ("", ""),
@@ -393,6 +472,7 @@ fn headers(host: HeaderValue) -> HeaderMap {
 async fn reach(
     addresses: &[SocketAddr],
     opening: &Opening,
+    farewell: Farewell,
     deadline: Instant,
 ) -> Result<(Socket, SocketAddr), Error> {
     let failed = |reason, source| Error::UpstreamUnreachable { reason, source };
@@ -401,7 +481,7 @@ async fn reach(
         let time = deadline.saturating_duration_since(Instant::now());
         let time = time / u32::try_from(left).unwrap_or(u32::MAX);
         let connect = async {
-            let mut socket = opening.dial(*address)?;
+            let mut socket = opening.dial(*address, farewell)?;
             socket.connected().await?;
             Ok(socket)
         };
@@ -467,7 +547,11 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(2);
         let found = Slot::default().line(0, Duration::ZERO, false).await;
         let opening = found.unwrap().unwrap_err();
-        let reached = reach(&[swallows, address], &opening, deadline).await;
+        let farewell = Farewell {
+            hold: Duration::ZERO,
+            most: 0,
+        };
+        let reached = reach(&[swallows, address], &opening, farewell, deadline).await;
         let (_, reached) = reached.unwrap();
         assert_eq!(reached, address);
         assert!(deadline - Instant::now() <= Duration::from_secs(1));

@@ -192,6 +192,37 @@ impl Metrics {
         }
     }
 
+    /// A command in doubt was answered after all.
+    pub fn late_answer(
+        &self,
+        request_id: &str,
+        route: usize,
+        tenant: usize,
+        ended: &CommandEnd<'_>,
+    ) {
+        let (route, tenant) = self.names(route, tenant);
+        let family = &self.families.commands_answered_late;
+        family.with_label_values(&[route, tenant]).inc();
+        let CommandEnd {
+            sent,
+            outcome,
+            vendor_code,
+            duration,
+        } = *ended;
+        let duration = duration.as_secs_f64();
+        info!(
+            target: log::COMMANDS,
+            request_id,
+            tenant,
+            route,
+            outcome,
+            vendor_code,
+            sent,
+            duration,
+            "command answered after its time"
+        );
+    }
+
     /// What became of a command could not be saved under its key: a repeat after a restart will find it in doubt.
     pub fn key_not_saved(
         &self,

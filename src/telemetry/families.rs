@@ -45,6 +45,7 @@ pub struct Families {
     pub upstream_connections: IntGaugeVec,
     pub upstream_in_flight: IntGaugeVec,
     pub commands_unknown_outcome: IntCounterVec,
+    pub commands_answered_late: IntCounterVec,
     pub invalidations: IntCounterVec,
     pub requests_in_flight: IntGauge,
     pub connections: IntGauge,
@@ -70,6 +71,7 @@ pub struct Families {
     thrift_level: IntGauge,
     pub foreign_throttles: IntCounter,
     pub retries: IntCounter,
+    pub slots_held: IntGauge,
     pub breaker_open: IntGauge,
     pub clock_skew: Gauge,
     pub certificate_expiry: IntGauge,
@@ -201,6 +203,12 @@ impl Families {
                 "Commands that left and whose answer never came.",
                 &["route", "tenant"],
             ),
+            commands_answered_late: counters(
+                &registry,
+                "commands_answered_late_total",
+                "Commands whose answer came when its time had passed, over a connection that was held.",
+                &["route", "tenant"],
+            ),
             invalidations: counters(
                 &registry,
                 "invalidations_total",
@@ -323,6 +331,11 @@ impl Families {
                 &registry,
                 "upstream_retries_total",
                 "Queries that were asked again because the vendor failed.",
+            ),
+            slots_held: gauge(
+                &registry,
+                "upstream_slots_held",
+                "Connections that were given up, and that the vendor has not ended; no call goes through their slots.",
             ),
             breaker_open: gauge(
                 &registry,

@@ -90,8 +90,11 @@ impl Metrics {
             RouteKind::Command => {
                 let (_, tenants) = labels.tenants.split_last().expect("the last is other");
                 for tenant in tenants {
-                    let family = &families.commands_unknown_outcome;
-                    family.with_label_values(&[route, tenant]);
+                    let series = [route, tenant.as_str()];
+                    let unknown = &families.commands_unknown_outcome;
+                    unknown.with_label_values(&series);
+                    let late = &families.commands_answered_late;
+                    late.with_label_values(&series);
                 }
             }
             RouteKind::Refuse => {}
@@ -115,6 +118,7 @@ impl Metrics {
         labels.end_others(&families.upstream_requests);
         labels.end_others(&families.upstream_duration);
         labels.end_others(&families.commands_unknown_outcome);
+        labels.end_others(&families.commands_answered_late);
         labels.end_others(&families.bad_signatures);
         labels.end_others(&families.secret_switches);
         labels.end_others(&families.secret_reload_successful);
@@ -243,6 +247,7 @@ mod tests {
             },
             keys: Keys::default(),
             state_store_failing: false,
+            slots_held: 0,
             breaker_open: false,
             clock_skew: None,
             protocols: ["http/1.1", "h2"].map(|name| (name, 0, 0)).into(),

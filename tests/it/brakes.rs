@@ -1,9 +1,13 @@
 //! The brakes that docs/runbook.md opens with, in its own lines.
 
+use std::sync::Arc;
+
+use futures::future::join_all;
 use serde_json::json;
 
+use crate::support::answer::raw;
 use crate::support::gateway::Gateway;
-use crate::support::{SECRET, gateway, success, upstream};
+use crate::support::{Gate, SECRET, failure, gateway, page, success, until, upstream};
 
 const RUNBOOK: &str = include_str!("../../docs/runbook.md");
 
@@ -155,4 +159,226 @@ async fn pages_are_dropped() {
     assert_eq!(reply.json()["purged"], 1);
     gateway.page(1).await;
     assert_eq!(upstream.calls(), 2);
+}
+
+const TOKEN: &str = "a-token-of-a-shop";
+const BEARER: (&str, &str) = ("Authorization", "Bearer a-token-of-a-shop");
+
+#[tokio::test]
+async fn once_a_reload_has_answered_no_order_that_waits_is_sent() {
+    const LISTED: &str = "/package/orderPackage";
+    let rows = [
+        ("server.commands", "false", LISTED, "commands_disabled"),
+        (
+            "tenants.acme.commands",
+            "false",
+            LISTED,
+            "commands_disabled",
+        ),
+        (
+            "callers.shop.commands",
+            "false",
+            LISTED,
+            "commands_forbidden",
+        ),
+        (
+            "routes./package/orderPackage.kind",
+            "\"refuse\"",
+            LISTED,
+            "route_refused",
+        ),
+        (
+            "server.unlisted_paths",
+            "\"refuse\"",
+            "/not/configured",
+            "unlisted_path",
+        ),
+        ("upstream.paused", "true", LISTED, "upstream_paused"),
+    ];
+    for (key, value, path, code) in rows {
+        let gate = Gate::new();
+        let upstream = upstream()
+            .answers(success(&json!({})).behind(&gate))
+            .run()
+            .await;
+        let gateway = gateway(&upstream)
+            .caller("shop", TOKEN, &["acme"], true)
+            .set("routes./package/orderPackage.invalidates", "[]")
+            .run()
+            .await;
+        let orders = join_all((0..16).map(|number| {
+            let id = format!("order-{number}");
+            let (gateway, key) = (&gateway, format!("key-{}", number / 2 * 2));
+            async move {
+                // Some have a key, and some wait for another one under the same key.
+                let headers = [BEARER, ("x-request-id", &id), ("idempotency-key", &key)];
+                let headers = if number < 8 {
+                    &headers[..]
+                } else {
+                    &headers[..2]
+                };
+                gateway.post(path, headers, ORDER).await
+            }
+        }));
+        let brake = async {
+            for _ in 0..3 {
+                gate.arrived().await;
+            }
+            until("all that came wait or are under way", async || {
+                gateway.metric("requests_in_flight", &[]).await == 16.0
+                    && gateway.metric("queue_length", &[]).await >= 8.0
+            })
+            .await;
+            gateway.rewrite(key, value);
+            assert_eq!(gateway.reload().await.status, 200, "{key}");
+            assert_eq!(upstream.calls(), 3, "{key}");
+            until("those that waited have gone", async || {
+                gateway.metric("queue_length", &[]).await == 0.0
+            })
+            .await;
+            gate.open();
+        };
+        let (replies, ()) = tokio::join!(orders, brake);
+        assert_eq!(upstream.calls(), 3, "{key}");
+        let (taken, refused): (Vec<_>, Vec<_>) =
+            replies.iter().partition(|reply| reply.status == 200);
+        assert!((3..=6).contains(&taken.len()), "{key}: {}", taken.len());
+        for reply in refused {
+            let (_, told, sent) = reply.problem();
+            assert_eq!((&*told, &*sent), (code, "no"), "{key}");
+        }
+        assert_eq!(
+            gateway.metric("commands_unknown_outcome_total", &[]).await,
+            0.0
+        );
+        gateway.rewrite(key, if value == "false" { "true" } else { "false" });
+    }
+}
+
+#[tokio::test]
+async fn a_crawl_asks_for_no_further_page_once_calls_are_paused() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = upstream()
+        .script(move |request| {
+            let number = request.json()["page_no"].as_u64().unwrap();
+            let answer = page(number, 2, 105);
+            if number == 3 {
+                answer.behind(&held)
+            } else {
+                answer
+            }
+        })
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let all = [("x-linksfield-pages", "all")];
+    let crawl = gateway.post("/package/queryOrder", &all, r#"{"page_size":2}"#);
+    let brake = async {
+        gate.arrived().await;
+        gateway.rewrite("upstream.paused", "true");
+        assert_eq!(gateway.reload().await.status, 200);
+        gate.open();
+    };
+    let (reply, ()) = tokio::join!(crawl, brake);
+    assert_eq!(
+        (reply.status, reply.problem().1),
+        (503, "upstream_paused".into())
+    );
+    assert_eq!(upstream.calls(), 3);
+}
+
+#[tokio::test]
+async fn a_query_that_waits_gets_its_old_page_once_calls_are_paused_and_not_if_its_route_is_refused()
+ {
+    for (key, value, status, told) in [
+        ("upstream.paused", "true", 200, "upstream_paused"),
+        (
+            "routes./package/queryOrder.kind",
+            "\"refuse\"",
+            403,
+            "route_refused",
+        ),
+    ] {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let upstream = upstream()
+            .script(move |request| {
+                let number = request.json()["page_no"].as_u64().unwrap();
+                let answer = page(number, 2, 105);
+                if number == 1 {
+                    answer
+                } else {
+                    answer.behind(&held)
+                }
+            })
+            .run()
+            .await;
+        let gateway = gateway(&upstream)
+            .set("routes./package/queryOrder.fresh_for", "\"0s\"")
+            .set("routes./package/queryOrder.stale_for", "\"0s\"")
+            .set("routes./package/queryOrder.stale_patience", "\"1h\"")
+            .run()
+            .await;
+        let old = gateway.page(1).await;
+        let others = join_all((2..5).map(|number| gateway.page(number)));
+        let waits = async {
+            for _ in 0..3 {
+                gate.arrived().await;
+            }
+            gateway.page(1).await
+        };
+        let brake = async {
+            until("one waits", async || {
+                gateway.metric("queue_length", &[]).await == 1.0
+            })
+            .await;
+            gateway.rewrite(key, value);
+            assert_eq!(gateway.reload().await.status, 200);
+        };
+        let answered = async {
+            let (reply, ()) = tokio::join!(waits, brake);
+            gate.open();
+            reply
+        };
+        let (_, reply) = tokio::join!(others, answered);
+        assert_eq!(reply.status, status, "{key}");
+        if status == 200 {
+            assert_eq!(reply.body, old.body);
+            assert!(reply.header("cache-status").unwrap().contains(told));
+        } else {
+            assert_eq!(reply.problem().1, told);
+        }
+        assert_eq!(upstream.calls(), 4);
+    }
+}
+
+#[tokio::test]
+async fn a_query_between_two_attempts_is_not_asked_again_once_calls_are_paused() {
+    let upstream = upstream().answers(raw(500, failure("x").body)).run().await;
+    let gateway = Arc::new(
+        gateway(&upstream)
+            .set("upstream.retry.attempts", "3")
+            .set("upstream.retry.backoff", "\"10s\"")
+            .set("upstream.retry.max_backoff", "\"10s\"")
+            .run()
+            .await,
+    );
+    let brake = async {
+        until("the first attempt has failed", async || {
+            gateway
+                .metric("upstream_requests_total", &[("outcome", "transient")])
+                .await
+                == 1.0
+        })
+        .await;
+        gateway.rewrite("upstream.paused", "true");
+        assert_eq!(gateway.reload().await.status, 200);
+    };
+    let (reply, ()) = tokio::join!(gateway.page(1), brake);
+    assert_eq!(
+        reply.problem(),
+        (503, "upstream_paused".into(), "no".into())
+    );
+    assert_eq!(upstream.calls(), 1);
 }

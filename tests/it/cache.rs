@@ -556,6 +556,7 @@ async fn a_vendor_that_never_answers_is_given_up() {
         .await;
     let gateway = gateway(&upstream)
         .set("upstream.timeout", "\"200ms\"")
+        .set("upstream.hold", "\"100ms\"")
         .run()
         .await;
     assert_eq!(

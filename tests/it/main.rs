@@ -18,6 +18,7 @@ mod drain;
 mod errors;
 mod example;
 mod faults;
+mod hold;
 mod http2;
 mod http_caching;
 mod idempotency;

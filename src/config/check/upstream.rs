@@ -19,6 +19,7 @@ impl Check<'_> {
         let upstream = &self.config.upstream;
         self.duration("upstream.connect_timeout", upstream.connect_timeout, false);
         self.duration("upstream.timeout", upstream.timeout, false);
+        self.duration("upstream.hold", upstream.hold, true);
         self.size("upstream.max_answer", upstream.max_answer, false);
         self.size("cache.max_size", self.config.cache.max_size, true);
         if upstream.connect_timeout >= upstream.timeout {

@@ -80,6 +80,17 @@ impl Flight {
         (flight, teller)
     }
 
+    /// The same fill, whose answer has not come in the time for it, and may come after all.
+    pub fn going_on(&self, id: u64) -> (Self, Teller) {
+        let (teller, outcome) = watch::channel(None);
+        let flight = Self {
+            id,
+            outcome,
+            ..self.clone()
+        };
+        (flight, teller)
+    }
+
     /// May a caller wait for it who wants the state of the vendor as of `not_before` or later?
     pub fn serves(&self, key: &Key, not_before: Option<Instant>, now: Instant) -> bool {
         let began = self.terms.validity;

@@ -22,7 +22,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, Type};
+use socket2::{Domain, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime;
@@ -35,12 +35,16 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::Failure;
 use super::traffic::{Protocol, Token, Traffic};
 use crate::config::STREAMS;
+use crate::gateway::brakes::{Brakes, Subject};
 use crate::gateway::error::{Error, Unreachable};
 use crate::gateway::progress::Progress;
 use crate::gateway::quota::Shareable;
 
-/// How long the vendor may take to close its side after we have closed ours; then it is reset.
+/// How long the vendor may take to close its side after we have closed ours, at least; then it is reset.
 const LINGER: Duration = Duration::from_secs(2);
+/// A peer that acknowledges nothing for so long is gone (`TCP_USER_TIMEOUT`, RFC 5482); asked so often where nothing is sent.
+const GONE_AFTER: Duration = Duration::from_secs(15);
+const PROBES: Duration = Duration::from_secs(5);
 /// How long after an answer the last of its request may take to leave. One that was answered before the vendor has read
 /// it may be closed by the vendor next.
 const LEFT_AFTER: Duration = Duration::from_millis(100);
@@ -93,6 +97,16 @@ impl Shareable for Slot {
         if let Ok(mut place) = self.place.try_lock() {
             place.retire();
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        // Nobody holds it but a call that goes through it still.
+        let place = self.place.try_lock().ok();
+        self.sockets.is_empty() || place.is_none_or(|place| place.connection.is_some())
+    }
+
+    async fn ready(&self) {
+        self.sockets.wait().await;
     }
 }
 
@@ -158,6 +172,8 @@ impl Mouth {
 #[derive(Debug)]
 pub struct Line {
     way: Way,
+    /// A request has gone in, and its answer has not come.
+    is_pending: bool,
     _counted: Token,
 }
 
@@ -212,10 +228,14 @@ pub struct Opening(OwnedMutexGuard<Place>);
 
 impl Opening {
     /// Begins to connect. From now on the slot has no other connection until this one is closed for the vendor too.
-    pub(super) fn dial(&self, address: SocketAddr) -> io::Result<Socket> {
+    pub(super) fn dial(&self, address: SocketAddr, farewell: Farewell) -> io::Result<Socket> {
         let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
+        // A vendor whose machine is gone does not end a connection: the system does, after unanswered probes.
+        socket.set_tcp_user_timeout(Some(GONE_AFTER))?;
+        let probes = TcpKeepalive::new().with_time(PROBES);
+        socket.set_tcp_keepalive(&probes.with_interval(PROBES))?;
         match socket.connect(&address.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
@@ -223,6 +243,7 @@ impl Opening {
         Ok(Socket {
             stream: Some(TcpStream::from_std(socket.into())?),
             heard: watch::Sender::new(Instant::now()),
+            farewell,
             open: Some(self.0.sockets.token()),
         })
     }
@@ -289,6 +310,7 @@ impl Line {
         let counted = traffic.call(way.protocol());
         Self {
             way,
+            is_pending: false,
             _counted: counted,
         }
     }
@@ -310,11 +332,10 @@ impl Line {
         progress: &Progress,
     ) -> Result<Response<Incoming>, Failure> {
         let body = request.body().handle();
-        let (sent, is_many) = match &mut self.way {
+        self.is_pending = true;
+        let sent = match &mut self.way {
             Way::Http1(place) => match place.connection.as_mut().map(|open| &mut open.sender) {
-                Some(Sender::Http1 { sender, .. }) => {
-                    (sender.try_send_request(request).await, false)
-                }
+                Some(Sender::Http1 { sender, .. }) => sender.try_send_request(request).await,
                 _ => unreachable!("its line holds it until the exchange ends"),
             },
             Way::Http2(mouth) => {
@@ -329,14 +350,14 @@ impl Line {
                         source: io::ErrorKind::NotConnected.into(),
                     }));
                 };
-                (sending.await, true)
+                sending.await
             }
         };
         sent.map_err(|mut error| {
             let nothing_left = error.take_message().is_some();
-            // Of HTTP/2, a head may have left before the stream ended: without a byte of the body, which has the
-            // signature, it is nothing that could have been carried out.
-            let is_refused = is_refused(error.error()) || (is_many && body.take_back());
+            // A head without a byte of the body, which has the signature, is nothing that could have been carried out: with
+            // HTTP/2 it may have left, with HTTP/1.1 it has not, as both go out together.
+            let is_refused = is_refused(error.error()) || body.take_back();
             if nothing_left || is_refused {
                 progress.not_sent();
             }
@@ -363,9 +384,12 @@ impl Line {
         }
     }
 
-    /// The exchange has ended, its answer included.
-    pub(super) fn finished(&mut self) {
-        if let Way::Http1(place) = &mut self.way
+    /// The answer has come: all of it, or what comes more is read by whoever has the line. (Given back before its end, the
+    /// connection is not usable.)
+    pub(super) fn finished(&mut self, is_whole: bool) {
+        self.is_pending = false;
+        if is_whole
+            && let Way::Http1(place) = &mut self.way
             && let Some(connection) = &mut place.connection
             && let Sender::Http1 { idle_since, .. } = &mut connection.sender
         {
@@ -375,8 +399,17 @@ impl Line {
 
     /// The exchange has failed. A connection of its own is of no use any more; of HTTP/2 it was one stream.
     pub(super) fn failed(&mut self) {
+        self.is_pending = false;
         if let Way::Http1(place) = &mut self.way {
             place.retire();
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.is_pending {
+            self.failed(); // given up
         }
     }
 }
@@ -399,6 +432,7 @@ fn is_refused(error: &hyper::Error) -> bool {
 pub(super) async fn open_http1<S>(
     stream: S,
     upstream: u64,
+    brakes: Brakes,
     traffic: Traffic,
 ) -> hyper::Result<Connection>
 where
@@ -407,8 +441,8 @@ where
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let (driven_until, given_up) = oneshot::channel();
     let counted = traffic.connection(Protocol::Http1);
-    tokio::spawn(until_given_up(given_up, async {
-        if let Ok(parts) = connection.without_shutdown().await {
+    tokio::spawn(until_given_up(given_up, async move {
+        if let Ok(parts) = move_on(&brakes, connection.without_shutdown()).await {
             let _ = parts.io.into_inner().shutdown().await; // TLS says good-bye
         }
         drop(counted);
@@ -429,6 +463,7 @@ where
 pub(super) async fn open_http2<S>(
     stream: S,
     upstream: u64,
+    brakes: Brakes,
     heard: watch::Receiver<Instant>,
     traffic: Traffic,
 ) -> hyper::Result<Connection>
@@ -457,7 +492,7 @@ where
         sender: StdMutex::new(Some(sender)),
         _driven_until: driven_until,
     });
-    let drive = drive_http2(connection, capacity.clone(), Arc::downgrade(&mouth));
+    let drive = drive_http2(connection, brakes, capacity.clone(), Arc::downgrade(&mouth));
     tokio::spawn(async {
         until_given_up(given_up, async {
             drive.await;
@@ -487,6 +522,16 @@ async fn until_given_up(given_up: oneshot::Receiver<Infallible>, drive: impl Fut
     }
 }
 
+/// Drives a connection; a request that goes into it looks at the brakes, and leaves or is kept back before they change.
+async fn move_on<T>(brakes: &Brakes, drive: impl Future<Output = T>) -> T {
+    let mut drive = pin!(drive);
+    poll_fn(|cx| {
+        let _leaving = brakes.leave();
+        drive.as_mut().poll(cx)
+    })
+    .await
+}
+
 type Http2<S> = http2::Connection<TokioIo<S>, Payload, Tasks>;
 
 fn capacity_of<S>(connection: &Http2<S>) -> usize
@@ -498,13 +543,18 @@ where
 }
 
 /// Drives a connection to its end, with the tasks that hyper splits off.
-async fn drive_http2<S>(connection: Http2<S>, capacity: Arc<AtomicUsize>, mouth: Weak<Mouth>)
-where
+async fn drive_http2<S>(
+    connection: Http2<S>,
+    brakes: Brakes,
+    capacity: Arc<AtomicUsize>,
+    mouth: Weak<Mouth>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     {
         let mut connection = pin!(connection);
         let _ = poll_fn(|cx| {
+            let _leaving = brakes.leave();
             let end = connection.as_mut().poll(cx);
             // The vendor may say another number while calls are made.
             let now = if end.is_ready() {
@@ -532,18 +582,43 @@ pub(super) struct Payload {
 }
 
 /// The same body, in the hands of its call. Whoever takes it first has it: the connection, to send it, or the call, so that
-/// no byte of it ever leaves.
+/// no byte of it ever leaves. The connection gets it only while no brake is applied.
 #[derive(Debug, Clone)]
-pub(super) struct Handle(Arc<StdMutex<Option<Bytes>>>);
+pub(super) struct Handle(Arc<Cargo>);
+
+#[derive(Debug)]
+struct Cargo {
+    body: StdMutex<Option<Bytes>>,
+    /// Whose it is; none if no brake stops it.
+    subject: Option<(Brakes, Subject)>,
+}
 
 impl Handle {
+    /// For the connection. What it takes leaves with the same step of the connection.
     fn take(&self) -> Option<Bytes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let subject = self.0.subject.as_ref();
+        let is_stopped = subject.is_some_and(|(brakes, subject)| brakes.check(subject).is_err());
+        if is_stopped { None } else { self.body().take() }
     }
 
     /// True if nothing of it has left, nor will.
     pub(super) fn take_back(&self) -> bool {
-        self.take().is_some()
+        self.body().take().is_some()
+    }
+
+    /// Waits until a brake stops it before it has left; for ever if that does not happen.
+    pub(super) async fn stopped(&self) {
+        if let Some((brakes, subject)) = &self.0.subject {
+            brakes.applied_to(subject).await;
+            if self.take_back() {
+                return;
+            }
+        }
+        pending().await
+    }
+
+    fn body(&self) -> MutexGuard<'_, Option<Bytes>> {
+        self.0.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -553,11 +628,14 @@ impl Payload {
     }
 }
 
-impl From<Bytes> for Payload {
-    fn from(body: Bytes) -> Self {
+impl Payload {
+    pub(super) fn new(body: Bytes, subject: Option<(Brakes, Subject)>) -> Self {
         Self {
             length: body.len() as u64,
-            handle: Handle(Arc::new(StdMutex::new(Some(body)))),
+            handle: Handle(Arc::new(Cargo {
+                body: StdMutex::new(Some(body)),
+                subject,
+            })),
             is_taken: false,
         }
     }
@@ -616,6 +694,7 @@ where
 pub(super) struct Socket {
     stream: Option<TcpStream>,
     heard: watch::Sender<Instant>,
+    farewell: Farewell,
     open: Option<TaskTrackerToken>,
 }
 
@@ -640,26 +719,43 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if let (Some(stream), Ok(runtime)) = (self.stream.take(), runtime::Handle::try_current()) {
-            let open = self.open.take();
-            runtime.spawn(async {
-                linger(stream).await;
+            let (open, farewell) = (self.open.take(), self.farewell);
+            runtime.spawn(async move {
+                farewell.close(stream).await;
                 drop(open);
             });
         }
     }
 }
 
-/// Closes a socket; ends when the vendor has closed its side too, so that it no longer counts the connection when the slot
-/// opens its next one. A vendor that does not is told that there is no connection any more.
-async fn linger(mut stream: TcpStream) {
-    let close = async {
-        stream.shutdown().await?;
-        let mut discarded = [0; 1024];
-        while stream.read(&mut discarded).await? > 0 {}
-        io::Result::Ok(())
-    };
-    if timeout(LINGER, close).await.is_err() {
-        let _ = stream.set_zero_linger();
+/// How a socket is closed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Farewell {
+    /// How long the vendor may take to close its side. A server with a thread for each request works on, and does not notice
+    /// that ours was closed before it writes its answer.
+    pub hold: Duration,
+    /// How many bytes it may send meanwhile.
+    pub most: usize,
+}
+
+impl Farewell {
+    /// Ends when the vendor has closed its side too, so that it no longer counts the connection when the slot opens its next
+    /// one. A vendor that does not is told that there is no connection any more.
+    async fn close(self, mut stream: TcpStream) {
+        let close = async {
+            stream.shutdown().await?;
+            let (mut discarded, mut left) = ([0; 1024], self.most);
+            loop {
+                let read = stream.read(&mut discarded).await?;
+                left = left.checked_sub(read).ok_or(io::ErrorKind::FileTooLarge)?;
+                if read == 0 {
+                    return io::Result::Ok(());
+                }
+            }
+        };
+        if !matches!(timeout(self.hold.max(LINGER), close).await, Ok(Ok(()))) {
+            let _ = stream.set_zero_linger();
+        }
     }
 }
 
