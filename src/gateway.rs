@@ -56,10 +56,12 @@ use self::quota::{Class, Level, Quota, Thrift};
 use self::retry::Retries;
 use self::route::{Kind, Policy, Routes, Target};
 use self::scopes::{Latest, Scopes};
-use self::skew::Skew;
+use self::skew::{Skew, Told};
 use self::tenant::{Callers, Tenant, Tenants};
 use self::upstream::{Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
+use crate::clock::Moment;
+pub use crate::clock::wall_clock;
 use crate::config::Config;
 use crate::state::Store;
 use crate::telemetry::trace::Trace;
@@ -138,6 +140,8 @@ pub struct Parts {
     pub keys: Keys,
     /// What must survive a restart, if it shall.
     pub store: Option<Store>,
+    /// How far our clock is from Linksfield's.
+    pub skew: Skew,
     /// Where everything is recorded.
     pub metrics: Arc<Metrics>,
 }
@@ -234,7 +238,7 @@ impl Gateway {
             brakes: parts.brakes,
             breaker: of_breaker(config, before),
             retries: of_retries(config, before),
-            skew: before.map_or_else(Skew::default, |before| before.skew.clone()),
+            skew: parts.skew,
             sparing: before.map_or_else(Thriftiness::default, |before| before.sparing.clone()),
             crawls: CrawlPlaces::new(config.tenants.len(), limits.queue),
             routes,
@@ -446,7 +450,7 @@ impl Gateway {
             configuration: self.0.configuration,
             sparing: self.0.sparing.get(),
             directives: asked.directives,
-            arrived_at,
+            arrived_at: Moment::of(arrived_at),
             deadline: asked.deadline,
             names_deadline: asked.names_deadline,
         }
@@ -568,6 +572,16 @@ impl Gateway {
         self.0.brakes.clone()
     }
 
+    /// How far our clock is from Linksfield's.
+    pub fn skew(&self) -> Skew {
+        self.0.skew.clone()
+    }
+
+    /// What time it is, as far as is known.
+    fn told(&self) -> Told {
+        self.0.skew.tell(wall_clock())
+    }
+
     /// What survives a restart, if anything does.
     pub fn store(&self) -> Option<Store> {
         self.0.store.clone()
@@ -635,7 +649,7 @@ impl Gateway {
             state_store_failing: self.0.keys.store_is_failing(),
             slots_held: self.0.quota.slots_held(),
             breaker_open: self.0.breaker.is_open(),
-            clock_skew: self.0.skew.seconds(),
+            clock_skew: self.0.skew.seconds(wall_clock()),
             protocols: self.0.upstream.traffic().levels().into(),
             certificate_expires_at: self.0.upstream.certificate_expires_at(),
         }
@@ -695,13 +709,4 @@ fn of_retries(config: &Config, before: Option<&Stations>) -> Retries {
             before.retries.clone()
         }
     }
-}
-
-/// The time that goes into signatures and into the store, and that days begin by; the only place that reads it.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that reads the wall clock"
-)]
-pub fn wall_clock() -> SystemTime {
-    SystemTime::now()
 }

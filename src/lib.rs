@@ -73,6 +73,7 @@
 pub mod admin;
 pub mod body;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod gateway;
 pub mod id;
@@ -99,6 +100,7 @@ use crate::gateway::keys::Keys;
 use crate::gateway::quota::{self, History, Quota};
 use crate::gateway::route::Routes;
 use crate::gateway::sign::InvalidSecret;
+use crate::gateway::skew::Skew;
 use crate::gateway::tenant::{Callers, Tenants};
 use crate::gateway::upstream::{Slot, Traffic, Upstream};
 use crate::gateway::{Gateway, wall_clock};
@@ -148,14 +150,16 @@ struct Build<'a> {
     secrets: &'a Secrets,
 }
 
+/// What a gateway keeps, whatever its configuration.
+struct Kept {
+    keys: Keys,
+    store: Option<Store>,
+    skew: Skew,
+}
+
 impl Build<'_> {
     /// The first one of the process.
-    fn first(
-        &self,
-        keys: Keys,
-        store: Option<Store>,
-        history: Option<&History>,
-    ) -> Result<Current, StartError> {
+    fn first(&self, kept: Kept, history: Option<&History>) -> Result<Current, StartError> {
         let metrics = Arc::new(Metrics::new(self.labels()));
         metrics.take_effect(&self.constants());
         let ca = self.secrets.ca.as_ref();
@@ -165,7 +169,7 @@ impl Build<'_> {
         let quota = Quota::new(&quota_limits(self.config), wall_clock(), history);
         let tenants = Tenants::new(self.config, self.secrets)?;
         let vendor = (upstream.into(), brakes, quota);
-        let parts = self.parts(tenants, vendor, (keys, store), &metrics);
+        let parts = self.parts(tenants, vendor, kept, &metrics);
         Ok(self.current(Gateway::new(self.config, parts), metrics))
     }
 
@@ -188,7 +192,11 @@ impl Build<'_> {
         let tenants = Tenants::following(config, secrets, Some(before_it))?;
         let (quota, kept) = (
             before.gateway.quota(),
-            (before.gateway.keys(), before.gateway.store()),
+            Kept {
+                keys: before.gateway.keys(),
+                store: before.gateway.store(),
+                skew: before.gateway.skew(),
+            },
         );
         quota.change(&quota_limits(config)); // nothing below can fail
         let vendor = (upstream, before.gateway.brakes(), quota);
@@ -200,7 +208,7 @@ impl Build<'_> {
         &self,
         tenants: Tenants,
         (upstream, brakes, quota): (Arc<Upstream>, Brakes, Quota<Slot>),
-        (keys, store): (Keys, Option<Store>),
+        Kept { keys, store, skew }: Kept,
         metrics: &Arc<Metrics>,
     ) -> gateway::Parts {
         gateway::Parts {
@@ -211,6 +219,7 @@ impl Build<'_> {
             quota,
             keys,
             store,
+            skew,
             metrics: metrics.clone(),
         }
     }
@@ -268,13 +277,19 @@ impl Instance {
             }
             None => (None, Saved::default()),
         };
-        let keys = Keys::new(&config.idempotency, store.clone(), saved.keys, wall_clock());
+        let skew = Skew::new(wall_clock());
+        let keys = Keys::new(&config.idempotency, store.clone(), saved.keys, skew.clone());
         let history = store.is_some().then_some(History {
             known_since: saved.calls_known_since,
             minutes: saved.calls,
         });
         let build = Build { config, secrets };
-        let current = build.first(keys, store.clone(), history.as_ref())?;
+        let kept = Kept {
+            keys,
+            store: store.clone(),
+            skew,
+        };
+        let current = build.first(kept, history.as_ref())?;
         let server = &config.server;
         let bind = async |key, address| {
             TcpListener::bind(address)
@@ -334,6 +349,7 @@ impl Instance {
             reloader: self.reloader.clone(),
             drain: drain.clone(),
         });
+        let looking = tokio::spawn(clock::keep_looking());
         let watching = self.reloader.map(|reloader| tokio::spawn(reloader.watch()));
         for (listener, address) in [
             ("data", self.data.local_addr()),
@@ -389,6 +405,7 @@ impl Instance {
                 warn!(%error, "the calls of the day could not be saved");
             }
         }
+        looking.abort();
         admin_drain.close();
         let _ = tokio::task::spawn_blocking(|| admin_thread.join()).await;
         Ok(())

@@ -32,6 +32,10 @@ const DAMAGED: &str = "state.redb.damaged";
 /// What all is read once, at the start; memory has what is asked for later.
 const CACHE: usize = 4 << 20;
 
+/// Is set in a time that was written before Linksfield had told its own: where ours was wrong, so is that. (Who does not
+/// know the mark takes it for one that is far ahead, and keeps what it belongs to.)
+const UNCONFIRMED: u64 = 1 << 63;
+
 /// State, seconds since 1970, fingerprint, status, the envelope's `code`, headers, body.
 type Row<'a> = (u8, u64, &'a [u8; 32], u16, &'a str, &'a [u8], &'a [u8]);
 const KEYS: TableDefinition<'_, &[u8; 32], Row<'_>> = TableDefinition::new("idempotency_keys");
@@ -43,11 +47,37 @@ const KNOWN_SINCE: TableDefinition<'_, (), u64> = TableDefinition::new("calls_kn
 /// The hash that stands for a key and its scope.
 pub type KeyId = [u8; 32];
 
+/// A time as it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time {
+    /// Seconds, or minutes, since 1970.
+    pub number: u64,
+    /// Linksfield's clock and ours were known to agree, or its was taken.
+    pub is_confirmed: bool,
+}
+
+impl Time {
+    const fn load(saved: u64) -> Self {
+        Self {
+            number: saved & !UNCONFIRMED,
+            is_confirmed: saved & UNCONFIRMED == 0,
+        }
+    }
+
+    const fn save(self) -> u64 {
+        let mark = if self.is_confirmed { 0 } else { UNCONFIRMED };
+        self.number & !UNCONFIRMED | mark
+    }
+}
+
+/// The calls of each minute.
+pub type Calls = BTreeMap<Time, u32>;
+
 /// What is known of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Seconds since 1970: when it came to be what it is.
-    pub since: u64,
+    /// In seconds: when it came to be what it is.
+    pub since: Time,
     /// The hash of what was asked.
     pub fingerprint: [u8; 32],
     /// How far it has come.
@@ -145,8 +175,8 @@ impl std::fmt::Debug for Store {
 pub struct Saved {
     /// All keys.
     pub keys: Vec<(KeyId, Record)>,
-    /// Calls by minutes since 1970.
-    pub calls: BTreeMap<u64, u32>,
+    /// Calls by minutes.
+    pub calls: Calls,
     /// The minute since 1970 from which on they are known.
     pub calls_known_since: u64,
 }
@@ -187,7 +217,7 @@ impl Store {
     /// turn, so that what several ask for is one write. While the disk hangs nobody waits.
     pub async fn save_calls(
         &self,
-        calls: impl FnOnce() -> BTreeMap<u64, u32> + Send + 'static,
+        calls: impl FnOnce() -> Calls + Send + 'static,
     ) -> Result<(), WriteError> {
         let calls = Work::Calls(Box::new(calls));
         if self.hangs() {
@@ -301,7 +331,9 @@ fn read(database: &Database, minute: u64) -> Result<Saved, redb::Error> {
         let calls = transaction.open_table(CALLS)?;
         for row in calls.iter()? {
             let (minute, calls) = row?;
-            saved.calls.insert(minute.value(), calls.value());
+            saved
+                .calls
+                .insert(Time::load(minute.value()), calls.value());
         }
         let mut known_since = transaction.open_table(KNOWN_SINCE)?;
         let told = known_since.get(())?.map(|since| since.value());
@@ -328,12 +360,13 @@ fn write_keys(database: &Database, changes: &[Change]) -> Result<(), redb::Error
     Ok(transaction.commit()?) // with an fsync, unless told otherwise
 }
 
-fn write_calls(database: &Database, calls: &BTreeMap<u64, u32>) -> Result<(), redb::Error> {
+fn write_calls(database: &Database, calls: &Calls) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut table = transaction.open_table(CALLS)?;
-        table.retain(|minute, _| calls.contains_key(&minute))?;
+        table.retain(|minute, _| calls.contains_key(&Time::load(minute)))?;
         for (minute, calls) in calls {
+            let minute = minute.save();
             let is_there = table
                 .get(minute)?
                 .is_some_and(|saved| saved.value() == *calls);
@@ -350,7 +383,7 @@ const IN_DOUBT: u8 = 1;
 const KEPT: u8 = 2;
 
 fn row(record: &Record) -> Row<'_> {
-    let (since, fingerprint) = (record.since, &record.fingerprint);
+    let (since, fingerprint) = (record.since.save(), &record.fingerprint);
     let bare = |state| (state, since, fingerprint, 0, "", &[][..], &[][..]);
     match &record.state {
         State::Running => bare(RUNNING),
@@ -380,7 +413,7 @@ fn record((state, since, fingerprint, status, vendor_code, headers, body): Row<'
         _ => State::InDoubt,
     };
     Record {
-        since,
+        since: Time::load(since),
         fingerprint: *fingerprint,
         state,
     }
@@ -392,7 +425,10 @@ mod tests {
 
     fn kept(body: &'static [u8]) -> Record {
         Record {
-            since: 7,
+            since: Time {
+                number: 7,
+                is_confirmed: false,
+            },
             fingerprint: [9; 32],
             state: State::Kept(Answer {
                 status: 200,
@@ -434,19 +470,19 @@ mod tests {
             Change::Remove([5; 32]),
         ];
         store.write_keys(|| changes).await.unwrap();
-        store
-            .save_calls(|| [(10, 1), (11, 2)].into())
-            .await
-            .unwrap();
-        store
-            .save_calls(|| [(11, 3), (12, 4)].into())
-            .await
-            .unwrap();
+        let minute = |number, is_confirmed| Time {
+            number,
+            is_confirmed,
+        };
+        let calls = [(minute(10, true), 1), (minute(11, false), 2)];
+        store.save_calls(move || calls.into()).await.unwrap();
+        let calls = [(minute(11, false), 3), (minute(11, true), 4)];
+        store.save_calls(move || calls.into()).await.unwrap();
         drop(store);
 
         let (_store, saved) = Store::open(&path, UNIX_EPOCH).await.unwrap();
         assert_eq!(saved.keys, rows);
-        assert_eq!(saved.calls, [(11, 3), (12, 4)].into());
+        assert_eq!(saved.calls, calls.into());
     }
 
     #[tokio::test]

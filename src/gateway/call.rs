@@ -17,6 +17,7 @@ use super::upstream::{
     Answer, Exchanged, Failure, Late, Line, Message, Outcome, QUERY_MAX_IDLE, Slot,
 };
 use super::{Call, Gateway, keys, response, wall_clock};
+use crate::clock::Moment;
 use crate::telemetry::Exchange;
 use crate::telemetry::trace::Trace;
 
@@ -118,7 +119,7 @@ impl Timing {
 /// A call that was answered.
 pub struct Answered {
     pub answer: Answer,
-    pub sent_at: Instant,
+    pub sent_at: Moment,
     /// Until when what is left of the answer must have come.
     pub deadline: Instant,
     /// What the rest of the answer comes through; given up before the permit is.
@@ -149,11 +150,11 @@ impl From<Open> for Unanswered {
 
 /// The answer that may still come when the time for it has passed.
 #[derive(Debug)]
-pub struct Later(oneshot::Receiver<(Answer, Instant)>);
+pub struct Later(oneshot::Receiver<(Answer, Moment)>);
 
 impl Later {
     /// The answer, and when its request was sent; none if the vendor has ended the connection, or was waited for no longer.
-    pub async fn answer(self) -> Option<(Answer, Instant)> {
+    pub async fn answer(self) -> Option<(Answer, Moment)> {
         self.0.await.ok()
     }
 
@@ -290,8 +291,8 @@ impl Gateway {
                 return Err(called_off().into()); // nobody hears this
             }
             before();
-            let (sent_at, signed_at) = (Instant::now(), wall_clock());
-            this.sparing.set(permit.count(signed_at));
+            let (sent_at, signed_at) = (Moment::now(), wall_clock());
+            this.sparing.set(permit.count(this.skew.tell(signed_at)));
             let signer = call.tenant.signers.of(secret);
             let message = Message {
                 path: &call.target.path,
@@ -306,7 +307,7 @@ impl Gateway {
                 .await
             {
                 Exchanged::Answered(answer, line) => {
-                    self.compare_clocks(&answer, signed_at, sent_at.elapsed());
+                    self.compare_clocks(&answer, (sent_at, signed_at));
                     self.slow_down(&answer, &permit);
                     break Ok((answer, sent_at, line, permit));
                 }
@@ -370,9 +371,9 @@ impl Gateway {
             // A disk takes its time: whether the connection may still be used is looked at after it.
             let line = self.connect(permit, max_idle, *deadline).await?;
             if let Some(key) = key.filter(|key| !key.is_durable()) {
-                *deadline += key.make_durable(wall_clock(), *deadline).await?;
+                *deadline += key.make_durable(self.told(), *deadline).await?;
             } else if !*is_saved {
-                permit.count(wall_clock());
+                permit.count(self.told());
                 *deadline += self.save_calls(*deadline).await;
                 *is_saved = true;
             } else {
@@ -383,7 +384,7 @@ impl Gateway {
 
     /// The time for the exchange has passed, and the vendor has the request: it may go on working at it, whatever becomes of
     /// the connection, so the slot stays taken until it has ended it. What it says meanwhile is of use all the same.
-    fn hold(&self, late: Late, permit: Permit<Slot>, sent_at: Instant) -> Later {
+    fn hold(&self, late: Late, permit: Permit<Slot>, sent_at: Moment) -> Later {
         let (tell, later) = oneshot::channel();
         let (gateway, at_most) = (self.clone(), self.0.bounds.hold);
         tokio::spawn(async move {
@@ -514,12 +515,15 @@ impl Gateway {
         }
     }
 
-    fn compare_clocks(&self, answer: &Answer, signed_at: SystemTime, took: Duration) {
-        let date = answer.date.as_ref();
-        let news = date.and_then(|date| self.0.skew.record(date, signed_at, took));
-        if let Some(seconds) = news {
-            self.0.metrics.clocks_differ(seconds);
+    fn compare_clocks(&self, answer: &Answer, sent: (Moment, SystemTime)) {
+        let Some(date) = &answer.date else {
+            return;
+        };
+        let this = &*self.0;
+        if let Some(seconds) = this.skew.record(date, sent, sent.0.elapsed()) {
+            this.metrics.clocks_differ(seconds);
         }
+        this.quota.learn(self.told());
     }
 }
 

@@ -21,6 +21,7 @@ use super::params::{Object, Params, Value, parse_object, write_object};
 use super::progress::Progress;
 use super::route::Policy;
 use super::{Call, Errand, Gateway, response};
+use crate::clock::Moment;
 use crate::config::CRAWLS;
 
 /// Orders on a page where the caller names no `page_size`.
@@ -130,7 +131,7 @@ impl Gateway {
                 return Err(Error::UpstreamTimeout(progress.sent()));
             }
             let terms = Terms {
-                validity: key.begin(Instant::now()),
+                validity: key.begin(Moment::now()),
                 configuration: self.0.configuration,
                 is_private: false,
                 is_forced: false,
@@ -270,7 +271,7 @@ impl Crawl {
         &mut self,
         page: Arc<Page>,
         position: Position,
-        sent_at: Instant,
+        sent_at: Moment,
     ) -> Result<(), Moved> {
         let is_next = position.number == self.pages.len() as u64 + 1;
         let totals = |position: &Position| (position.total_count, position.total_pages);
@@ -401,7 +402,7 @@ mod tests {
             let expected = format!(r#"{{"device_id":"A","page_no":{number},"page_size":100}}"#);
             assert_eq!(params.as_str(), expected);
             let (page, position) = page(number, orders, *total);
-            crawl.add(page, position, Instant::now())?;
+            crawl.add(page, position, Moment::now())?;
         }
         assert!(crawl.next().is_none(), "that was all");
         Ok(crawl.document())

@@ -16,6 +16,7 @@ use super::keys::Kept;
 use super::page::{Head, Page};
 use super::upstream::{Answer, Outcome, Shape};
 use crate::body::{Body, Held};
+use crate::clock::Moment;
 use crate::id::Id;
 
 /// The usual `Content-Type`s: a static value is shared without being counted.
@@ -29,7 +30,7 @@ const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-re
 const X_LINKSFIELD_SNAPSHOT: HeaderName = HeaderName::from_static("x-linksfield-snapshot");
 
 /// Only a success of the expected shape, whole beyond doubt, is kept. What is no envelope is not an answer to a query.
-pub fn to_filled(answer: Answer, pages: bool, sent_at: Instant) -> Result<Filled, Error> {
+pub fn to_filled(answer: Answer, pages: bool, sent_at: Moment) -> Result<Filled, Error> {
     let invalid = |reason| {
         Err(Error::UpstreamInvalidAnswer {
             status: answer.status,

@@ -5,7 +5,7 @@
 //! what has begun is finished, whoever waits, and what was asked for later comes later. So the queue is bounded by those
 //! who wait, and by the removals of what they have given up.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Change, WriteError};
+use super::{Calls, Change, WriteError};
 
 /// So long does anybody wait for the disk. A write that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ pub(super) enum Work {
     /// All of these changes, or none.
     Keys(Box<dyn FnOnce() -> Vec<Change> + Send>),
     /// These calls, and no others.
-    Calls(Box<dyn FnOnce() -> BTreeMap<u64, u32> + Send>),
+    Calls(Box<dyn FnOnce() -> Calls + Send>),
 }
 
 type Tell = oneshot::Sender<Result<(), WriteError>>;
@@ -227,7 +227,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::state::{Record, State};
+    use crate::state::{Record, State, Time};
 
     /// A disk that writes one thing for each that it is told to.
     struct Disk {
@@ -260,9 +260,16 @@ mod tests {
         }
     }
 
+    fn at(number: u64) -> Time {
+        Time {
+            number,
+            is_confirmed: true,
+        }
+    }
+
     fn put(id: u8) -> Work {
         let record = Record {
-            since: 0,
+            since: at(0),
             fingerprint: [0; 32],
             state: State::Running,
         };
@@ -274,7 +281,7 @@ mod tests {
     }
 
     fn calls(number: u32) -> Work {
-        Work::Calls(Box::new(move || [(7, number)].into()))
+        Work::Calls(Box::new(move || [(at(7), number)].into()))
     }
 
     #[tokio::test]

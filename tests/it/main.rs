@@ -10,6 +10,7 @@ mod admin;
 mod bounds;
 mod brakes;
 mod cache;
+mod clocks;
 mod commands;
 mod connection;
 mod crawl;

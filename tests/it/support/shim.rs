@@ -11,7 +11,6 @@ use super::gateway::Builder;
 /// What is done to a gateway that runs [`under`](Builder::under) it.
 pub struct Shim(TempDir);
 
-#[allow(dead_code, reason = "for the clocks")]
 impl Shim {
     pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
