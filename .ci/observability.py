@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
@@ -119,7 +120,7 @@ def ask(port, method, path, body=None, headers=()):
     try:
         connection.request(method, path, body, {"Content-Type": "application/json", **dict(headers)})
         answer = connection.getresponse()
-        return answer.status, answer.read().decode()
+        return answer.status, answer.read().decode(errors="replace")
     finally:
         connection.close()
 
@@ -243,31 +244,180 @@ invalidates = ["/package/queryOrder"]
 
 
 class Prometheus:
-    def __init__(self, folder, gateway):
+    def __init__(self, folder, admin):
         self.port, self.folder = free_port(), folder
         self.config = folder / "prometheus.yml"
         self.config.write_text(yaml.safe_dump({
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(RULES.resolve())],
-            "scrape_configs": [{"job_name": "gateway", "static_configs": [{"targets": [f"127.0.0.1:{gateway.admin}"]}]}],
+            "scrape_configs": [{"job_name": "gateway", "static_configs": [{"targets": [f"127.0.0.1:{admin}"]}]}],
         }))
 
     def command(self):
         return ["prometheus", f"--config.file={self.config}", f"--storage.tsdb.path={self.folder}/data",
                 f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"]
 
-    def values(self, expression):
+    def series(self, expression):
+        """Labels and value of each series."""
         status, answer = ask(self.port, "GET", "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
         if status != 200:
             fail(f"Prometheus takes {expression}: {answer}")
         result = json.loads(answer)["data"]["result"]
-        return [value for series in result if not math.isnan(value := float(series["value"][1]))]
+        return [(one["metric"], float(one["value"][1])) for one in result]
+
+    def values(self, expression):
+        return [value for _, value in self.series(expression) if not math.isnan(value)]
+
+
+OK = b'{"code":"0000","data":null,"message":"ok","success":true}'
+
+
+def answer(status, body, *headers):
+    """An answer as it goes over the wire, whole and with its length."""
+    head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} Answer", f"Content-Length: {len(body)}", *headers))
+    return head.encode() + b"\r\n" + body
+
+
+# Each way that a command can be in doubt: what the vendor answers; None if it says nothing until the gateway gives up.
+DOUBTS = {
+    "500": answer(500, OK),
+    "502": answer(502, b"<html>"),
+    "408": answer(408, b""),
+    "transient": answer(200, OK.replace(b"0000", b"5030")),
+    "lost": b"",
+    "cut": answer(200, OK)[:-9],
+    "timed-out": None,
+    "too-large": answer(200, OK.replace(b"null", b'"' + b"x" * 9000 + b'"')),
+    "gzip": answer(200, b"\x1f\x8b\x08\x00", "Content-Encoding: gzip"),
+    "not-json": answer(200, b"<html>"),
+    "not-utf-8": answer(200, OK.replace(b"ok", b"\xff")),
+    "redirect": answer(302, b"", "Location: https://elsewhere/"),
+    "caller-gone": answer(502, b""),
+    "caller-gave-up": answer(200, OK),
+}
+# And ways that say what became of it.
+CLEAR = {
+    "success": answer(200, OK),
+    "unknown-code": answer(200, OK.replace(b"0000", b"4711")),
+    "no-content": b"HTTP/1.1 204 Answer\r\n\r\n",
+    "not-found": answer(404, b"<html>"),
+    "throttled": answer(429, b""),
+}
+
+
+class Vendor:
+    """Ends each call as its path says. What a caller does not wait for ends once it has gone."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.asked, self.callers_have_gone = threading.Semaphore(0), threading.Event()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            peer, _ = self.listener.accept()
+            threading.Thread(target=self.serve, args=(peer,), daemon=True).start()
+
+    def serve(self, peer):
+        with peer, peer.makefile("rb") as request, contextlib.suppress(OSError):
+            way = request.readline().split()[1].decode().rpartition("/")[2]
+            length = 0
+            while (line := request.readline().strip().lower()):
+                if line.startswith(b"content-length:"):
+                    length = int(line.partition(b":")[2])
+            request.read(length)
+            if way.startswith("caller-"):
+                self.asked.release()
+                self.callers_have_gone.wait(PATIENCE)
+            said = {**DOUBTS, **CLEAR}[way]
+            if said is None:
+                peer.recv(1)
+            else:
+                peer.sendall(said)
+
+
+def lookups():
+    """The two of the runbook, by its own words."""
+    section = Path("docs/runbook.md").read_text().partition("## LinksfieldGatewayCommandInDoubt\n")[2].partition("\n## ")[0]
+    return re.search(r"\*What to look at\.\* Which: `(.+?)`", section)[1], re.search(r"```sh\n(jq .+?)\n```", section, re.DOTALL)[1]
+
+
+def check_doubts(binary, folder):
+    vendor, port, admin = Vendor(), free_port(), free_port()
+    prometheus = Prometheus(folder, admin)
+    (folder / "secret").write_text(SECRET)
+    routes = "".join(f'[routes."/doubt/{way}"]\nkind = "command"\ntimeout = "{1 if way == "timed-out" else 30}s"\n' for way in [*DOUBTS, *CLEAR])
+    config = folder / "gateway.toml"
+    config.write_text(f"""
+[server]
+listen = "127.0.0.1:{port}"
+admin_listen = "127.0.0.1:{admin}"
+[log]
+format = "json"
+[upstream]
+base_url = "http://127.0.0.1:{vendor.port}"
+max_answer = "4KiB"
+[upstream.limits]
+requests_per_second = "none"
+requests_per_day = "none"
+[upstream.breaker]
+consecutive = 1000
+min_calls = 1000
+[upstream.codes]
+transient = ["5030"]
+[tenants.acme]
+access_code = "P000270"
+secret_file = "{folder}/secret"
+{routes}""")
+    promql, jq = lookups()
+
+    def command(way, **headers):
+        return ask(port, "POST", f"/doubt/{way}", "{}", {"x-request-id": f"order-{way}", **headers}.items())
+
+    def leave(way):
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            head = f"POST /doubt/{way} HTTP/1.1\r\nHost: gateway\r\nx-request-id: order-{way}\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
+            caller.sendall(head.encode())
+            vendor.asked.acquire(timeout=PATIENCE)
+
+    def logged():
+        shown = subprocess.run(["bash", "-c", jq], cwd=folder, check=True, capture_output=True, text=True).stdout
+        return {json.loads(line)["request_id"] for line in shown.splitlines()}
+
+    def counted():
+        return {labels["route"] for labels, _ in prometheus.series(promql)}
+
+    with (
+        running([binary, "serve", "--config", config], folder / "gateway.log"),
+        running(prometheus.command(), folder / "prometheus.log"),
+    ):
+        wait("the gateway is ready", lambda: ask(admin, "GET", "/readyz")[0] == 200)
+        wait("two scrapes", lambda: prometheus.values(f"count_over_time({PREFIX}build_info[1m]) >= 2"))
+        for way in [*DOUBTS, *CLEAR]:
+            if way == "caller-gone":
+                leave(way)
+            elif way == "caller-gave-up":
+                command(way, **{"x-request-timeout": "1s"})
+            elif way == "too-large":
+                with contextlib.suppress(http.client.IncompleteRead):
+                    command(way)
+            else:
+                command(way)
+        vendor.callers_have_gone.set()
+        for way in DOUBTS:
+            wait(f"the runbook's jq finds what is in doubt: {way}", lambda: f"order-{way}" in logged())
+            wait(f"the runbook's PromQL counts what is in doubt: {way}", lambda: f"/doubt/{way}" in counted())
+        wrong = {way for way in CLEAR if f"order-{way}" in logged() or f"/doubt/{way}" in counted()}
+        if wrong:
+            fail(f"the runbook finds only what is in doubt: {wrong}")
+    passed(f"the runbook's look-ups find each of {len(DOUBTS)} ways to be in doubt, and none of {len(CLEAR)} that are clear")
 
 
 def check_live(binary, dashboard, folder):
     vendor = free_port()
     gateway = Gateway(folder, vendor)
-    prometheus = Prometheus(folder, gateway)
+    prometheus = Prometheus(folder, gateway.admin)
     with (
         running([binary, "simulate", "--listen", f"127.0.0.1:{vendor}"], folder / "simulator.log"),
         running([binary, "serve", "--config", gateway.config], folder / "gateway.log"),
@@ -315,6 +465,8 @@ def check_live(binary, dashboard, folder):
 def main():
     check_rules()
     dashboard = check_dashboard()
+    with tempfile.TemporaryDirectory() as folder:
+        check_doubts(sys.argv[1], Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         check_live(sys.argv[1], dashboard, Path(folder))
 

@@ -4,6 +4,7 @@ pub mod brakes;
 pub mod breaker;
 pub mod cache;
 pub mod directives;
+pub mod doubt;
 pub mod error;
 pub mod head;
 pub mod keys;
@@ -286,13 +287,22 @@ impl Gateway {
             Ok(mut response) => {
                 let headers = response.headers_mut();
                 headers.insert(X_REQUEST_ID, exchange.request_id.header());
+                if let Some(in_doubt) = exchange.in_doubt {
+                    doubt::tell(headers, Sent::Yes, in_doubt);
+                }
                 response
             }
             Err(error) => {
                 exchange.error = Some(error.code());
                 exchange.fault = Some(error.fault().as_str());
                 exchange.sent = Some(error.sent().as_str());
-                error.to_response(&exchange.request_id)
+                let mut response = error.to_response(&exchange.request_id);
+                if exchange.result == telemetry::Result::Command {
+                    let in_doubt = doubt::after_error(&error);
+                    exchange.in_doubt = Some(in_doubt);
+                    doubt::tell(response.headers_mut(), error.sent(), in_doubt);
+                }
+                response
             }
         };
         exchange.status = Some(response.status().as_u16());

@@ -22,7 +22,8 @@
 //!    under it. Its request drives it; where that has gone, it goes on as a task of its own. It raises the *generation* of
 //!    what it may change: right before its first byte, and again after any outcome but "proven not sent".
 //! 7. `gateway/call.rs` makes the call, and where a query fails and the budget allows, another one; nothing is
-//!    asked while the *breaker* is open. `gateway/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a
+//!    asked while the *breaker* is open, or against a *brake* (`gateway/brakes.rs`), which is looked at once more as the
+//!    first byte leaves. `gateway/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a
 //!    part of one, and no call is made that can no longer be answered in time by then; `gateway/upstream.rs` connects it; an
 //!    idempotency key, and how many calls the day has seen, are written to [`state`]; `gateway/sign.rs` signs with the time
 //!    of now, after the permit and anew for each attempt; then the bytes leave.
@@ -56,9 +57,12 @@
 //! - A page filled before an invalidation is never found after it: the generation stands in the entry and is compared
 //!   at every lookup.
 //! - Pages with one snapshot id do not contradict each other. (`docs/caching.md` has all that callers may rely on.)
-//! - A request is answered under one configuration from its head to its answer (`reload.rs` swaps them whole).
+//! - A request is answered under one configuration from its head to its answer (`reload.rs` swaps them whole). The brakes
+//!   alone are live: once a reload has answered, no first byte leaves against them, and who waits is dismissed.
 //! - The limits of the vendor hold within this process, and only there. A connection counts until the vendor has closed it,
-//!   however it was given up; with a state directory a call of the day is on disk before it leaves, unless the disk hangs.
+//!   however it was given up (for `upstream.hold` at most: a server that works at a request may not notice that its peer has
+//!   gone); an exchange whose time has passed is read to its end meanwhile, so that a late answer fills the cache or settles
+//!   the doubt about a command. With a state directory a call of the day is on disk before it leaves, unless the disk hangs.
 //!
 //! # Lexicon
 //!

@@ -214,6 +214,10 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
         let text = "Linksfield fails: nothing is asked now, or one call at a time. Old pages are served where they may be.";
         add(BAD, text.into());
     }
+    if snapshot.slots_held > 0 {
+        let text = "Connections held by calls that Linksfield does not end, though their time has passed: {}.";
+        add(WARN, text.replace("{}", &snapshot.slots_held.to_string()));
+    }
     if let Some(refusal) = refusal(shown) {
         let text = "The configuration or a secret was refused, and the last good one stays";
         add(BAD, format!("{text}: {refusal}"));
@@ -225,7 +229,7 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
         add(BAD, text.replace("{}", &in_doubt.to_string()));
     }
     if totals.commands_unknown > 0 {
-        let text = "Commands that left and whose answers never came, since the start: {}.";
+        let text = "Commands that were in doubt, with a key or without, since the start: {}.";
         add(WARN, text.replace("{}", &grouped(totals.commands_unknown)));
     }
     match snapshot.quota.thrift {
@@ -399,7 +403,7 @@ fn in_doubt(totals: &Totals, snapshot: &Snapshot) -> Card {
         value: keys.in_doubt.to_string(),
         lines: vec![
             format!(
-                "unknown outcome since the start: {}",
+                "in doubt since the start: {}",
                 grouped(totals.commands_unknown)
             ),
             format!("keys: {} running, {} kept", keys.running, keys.kept),

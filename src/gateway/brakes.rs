@@ -81,7 +81,8 @@ impl Brakes {
         );
     }
 
-    /// Held while a connection moves on: from its look at the brakes until the bytes are with the system.
+    /// Held while a connection moves on: from its look at the brakes until the bytes are with the system. (With HTTP/2 hyper
+    /// writes them in the next step of another task.)
     pub fn leave(&self) -> RwLockReadGuard<'_, ()> {
         self.0
             .leaving
@@ -208,7 +209,8 @@ mod tests {
     #[test]
     fn each_brake_stops_what_it_names_and_nothing_else() {
         const ALL: [&str; 3] = ["/query", "/order", "/unlisted"];
-        let rows: [(fn(&mut Config), &str, &[&str]); 6] = [
+        type Row = (fn(&mut Config), &'static str, &'static [&'static str]);
+        let rows: [Row; 6] = [
             (|it| it.upstream.paused = true, "upstream_paused", &ALL),
             (
                 |it| it.server.commands = false,

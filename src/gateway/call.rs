@@ -236,7 +236,10 @@ impl Gateway {
                 return result;
             };
             drop(result); // and its permit
-            let pause = async { Ok(sleep_until(at).await) };
+            let pause = async {
+                sleep_until(at).await;
+                Ok(())
+            };
             this.brakes.unless_applied(&call.subject(), pause).await?;
             if !progress.is_awaited() {
                 return Err(called_off().into()); // nobody hears this
@@ -306,9 +309,9 @@ impl Gateway {
                 .exchange(line, message, deadline, progress)
                 .await
             {
-                Exchanged::Answered(answer, line) => {
+                Exchanged::Answered(mut answer, line) => {
                     self.compare_clocks(&answer, (sent_at, signed_at));
-                    self.slow_down(&answer, &permit);
+                    self.slow_down(&mut answer, &permit);
                     break Ok((answer, sent_at, line, permit));
                 }
                 Exchanged::Late(late) => {
@@ -388,11 +391,11 @@ impl Gateway {
         let (tell, later) = oneshot::channel();
         let (gateway, at_most) = (self.clone(), self.0.bounds.hold);
         tokio::spawn(async move {
-            let Ok((line, Ok(answer))) = timeout(at_most, late).await else {
+            let Ok((line, Ok(mut answer))) = timeout(at_most, late).await else {
                 return;
             };
             if answer.rest.is_none() {
-                gateway.slow_down(&answer, &permit);
+                gateway.slow_down(&mut answer, &permit);
                 drop((line, permit));
                 let _ = tell.send((answer, sent_at));
             }
@@ -401,12 +404,13 @@ impl Gateway {
     }
 
     /// The vendor has had too many calls, if that is its answer.
-    fn slow_down(&self, answer: &Answer, permit: &Permit<Slot>) {
+    fn slow_down(&self, answer: &mut Answer, permit: &Permit<Slot>) {
         if answer.outcome == Outcome::Throttled {
             let retry_after = answer.retry_after(wall_clock());
             if permit.throttled(retry_after) == Throttled::Foreign {
                 self.0.metrics.foreign_throttle();
             }
+            answer.come_again_in(permit.next_call_in());
         }
     }
 

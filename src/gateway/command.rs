@@ -15,12 +15,12 @@ use super::boxed::boxed;
 use super::cache::Named;
 use super::call::{Answered, Errand, Later, Timing, Unanswered};
 use super::error::{Error, Fault, Sent};
-use super::keys::{Claim, End, Key, Run};
+use super::keys::{Claim, End, Kept, Key, Run};
 use super::progress::Progress;
 use super::quota::Class;
 use super::route::Kind;
-use super::upstream::COMMAND_MAX_IDLE;
-use super::{Call, Gateway, keys, response};
+use super::upstream::{Answer, COMMAND_MAX_IDLE};
+use super::{Call, Gateway, doubt, keys, response};
 use crate::body::Body;
 use crate::clock::Moment;
 use crate::id::RequestId;
@@ -52,15 +52,18 @@ impl Gateway {
                 }
                 Claim::Known(kept) => Some(End::Answered(kept)),
                 Claim::InDoubt => Some(End::InDoubt),
-                Claim::Wait(waiter) => waiter.end(deadline).await,
+                Claim::Wait(mut waiter) => {
+                    let end = waiter.end(deadline).await;
+                    if end.is_none() {
+                        let of = (exchange.route, exchange.tenant);
+                        count_doubt(&self.0.metrics, waiter.progress(), of);
+                    }
+                    end
+                }
             };
             match end {
-                Some(End::Answered(kept)) => {
-                    exchange.is_replay = true;
-                    exchange.vendor_code.clone_from(&kept.vendor_code);
-                    exchange.sent = Some(Sent::Yes.as_str());
-                    return Ok(response::of_kept(&kept));
-                }
+                Some(End::Answered(kept)) => return Ok(replay(&kept, false, exchange)),
+                Some(End::Doubted(kept)) => return Ok(replay(&kept, true, exchange)),
                 Some(End::InDoubt) => {
                     let look_first = look_first(&call);
                     return Err(Error::CommandInDoubt { look_first }.into());
@@ -117,13 +120,23 @@ impl Gateway {
                 }
                 .into());
             }
-            Err(_) => return Err(Error::UpstreamTimeout(progress.sent()).into()),
+            Err(_) => {
+                let of = (exchange.route, exchange.tenant);
+                count_doubt(&self.0.metrics, &progress, of);
+                return Err(Error::UpstreamTimeout(progress.sent()).into());
+            }
         };
-        exchange
-            .vendor_code
-            .clone_from(&answered.answer.vendor_code);
-        exchange.fault = response::fault_of(answered.answer.outcome).map(Fault::as_str);
+        let answer = &answered.answer;
+        let in_doubt = doubt::after_answer(answer);
+        let fault = if in_doubt {
+            Some(Fault::Upstream) // whatever its answer is
+        } else {
+            response::fault_of(answer.outcome)
+        };
+        exchange.fault = fault.map(Fault::as_str);
+        exchange.vendor_code.clone_from(&answer.vendor_code);
         exchange.sent = Some(Sent::Yes.as_str());
+        exchange.in_doubt = Some(in_doubt);
         Ok(response::of_command(
             answered.answer,
             answered.deadline,
@@ -165,15 +178,19 @@ impl Gateway {
         }
         let request_id = course.request_id.as_str();
         let unsettled = key.as_ref().map(Run::unsettled);
-        if let Some(key) = key {
-            let ended = result.as_ref().map(|result| match result {
-                Ok(answered) => Ok(&answered.answer),
-                Err(error) => Err(error),
-            });
-            if let Err(error) = key.settle(ended, self.told()).await {
-                let sent = progress.sent().as_str();
-                metrics.key_not_saved(request_id, route, tenant, sent, &error);
-            }
+        let ended = result.as_ref().map(|result| match result {
+            Ok(answered) => Ok(&answered.answer),
+            Err(error) => Err(error),
+        });
+        let in_doubt = ended.is_some_and(is_in_doubt);
+        if in_doubt {
+            count_doubt(metrics, progress, (route, tenant)); // before those are told who wait with the key
+        }
+        if let Some(key) = key
+            && let Err(error) = key.settle(ended, self.told()).await
+        {
+            let sent = progress.sent().as_str();
+            metrics.key_not_saved(request_id, route, tenant, sent, &error);
         }
         if let Some(Err(error)) = &result
             && let Error::StateStoreUnavailable(cause) = &**error
@@ -181,9 +198,6 @@ impl Gateway {
             metrics.key_not_saved(request_id, route, tenant, Sent::No.as_str(), cause);
         }
         std::mem::forget(unless_it_ends);
-        if matches!(&result, Some(Err(error)) if error.sent() == Sent::Unknown) {
-            metrics.command_outcome_unknown(route, tenant);
-        }
         if let Some(later) = later {
             let late = Unsettled {
                 request_id: course.request_id.clone(),
@@ -221,6 +235,7 @@ impl Gateway {
             sent: Sent::Yes.as_str(),
             outcome: answer.outcome.as_str(),
             vendor_code: answer.vendor_code.as_deref(),
+            in_doubt: doubt::after_answer(&answer),
             duration: command.started.elapsed(),
         };
         this.metrics.late_answer(request_id, route, tenant, &end);
@@ -233,6 +248,30 @@ struct Unsettled {
     started: Instant,
     call: Call,
     key: Option<keys::Unsettled>,
+}
+
+/// Counts a command that is in doubt: once, however many are told.
+fn count_doubt(metrics: &Metrics, progress: &Progress, (route, tenant): (usize, usize)) {
+    if progress.is_first_doubt() {
+        metrics.command_in_doubt(route, tenant);
+    }
+}
+
+fn is_in_doubt(ended: Result<&Answer, &Arc<Error>>) -> bool {
+    match ended {
+        Ok(answer) => doubt::after_answer(answer),
+        Err(error) => doubt::after_error(error),
+    }
+}
+
+/// The answer that an earlier command under the same key has got.
+fn replay(kept: &Kept, in_doubt: bool, exchange: &mut Exchange<'_>) -> Response<Body> {
+    exchange.is_replay = true;
+    exchange.vendor_code.clone_from(&kept.vendor_code);
+    exchange.fault = in_doubt.then_some(Fault::Upstream.as_str());
+    exchange.sent = Some(Sent::Yes.as_str());
+    exchange.in_doubt = Some(in_doubt);
+    response::of_kept(kept)
 }
 
 /// A command under way. The request that waits for it drives it; once that has gone, it goes on as a task of its own.
@@ -274,15 +313,16 @@ impl Drop for Command {
         let to_the_end = async move {
             // The drain waits for `course` to go, and that outlives what has been answered and its permit.
             let Ended { course, result } = run.await;
-            match result {
-                None => {}
+            let (outcome, vendor_code, in_doubt) = match &result {
+                None => return,
                 Some(Ok(answered)) => {
                     let answer = &answered.answer;
-                    let vendor_code = answer.vendor_code.as_deref();
-                    course.record(&metrics, answer.outcome.as_str(), vendor_code);
+                    let code = answer.vendor_code.as_deref();
+                    (answer.outcome.as_str(), code, is_in_doubt(Ok(answer)))
                 }
-                Some(Err(error)) => course.record(&metrics, error.code(), None),
-            }
+                Some(Err(error)) => (error.code(), None, is_in_doubt(Err(error))),
+            };
+            course.record(&metrics, outcome, vendor_code, in_doubt);
         };
         // At the end of the process the runtime takes no task any more, and drops it; so it is outside of a runtime. Either
         // way `CutOff` records it.
@@ -304,11 +344,18 @@ struct Course {
 }
 
 impl Course {
-    fn record(&self, metrics: &Metrics, outcome: &'static str, vendor_code: Option<&str>) {
+    fn record(
+        &self,
+        metrics: &Metrics,
+        outcome: &'static str,
+        vendor_code: Option<&str>,
+        in_doubt: bool,
+    ) {
         let end = CommandEnd {
             sent: self.progress.sent().as_str(),
             outcome,
             vendor_code,
+            in_doubt,
             duration: self.started.elapsed(),
         };
         metrics.abandoned_command(self.request_id.as_str(), self.route, self.tenant, &end);
@@ -342,11 +389,15 @@ struct CutOff<'a> {
 impl Drop for CutOff<'_> {
     fn drop(&mut self) {
         let course = self.course;
-        if course.progress.sent() != Sent::No {
-            self.metrics
-                .command_outcome_unknown(course.route, course.tenant);
+        let in_doubt = course.progress.sent() != Sent::No;
+        if in_doubt {
+            count_doubt(
+                self.metrics,
+                &course.progress,
+                (course.route, course.tenant),
+            );
         }
-        course.record(self.metrics, "cut_off", None);
+        course.record(self.metrics, "cut_off", None, in_doubt);
     }
 }
 

@@ -23,6 +23,9 @@ pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// The id by which a request is found in the log.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Whether the request reached Linksfield, beside an error's `sent`: a command's answer that is passed on has no such member.
+pub const X_LINKSFIELD_SENT: HeaderName = HeaderName::from_static("x-linksfield-sent");
+
 /// Where the paragraphs about the codes stand; the fragment is the code.
 const DOCUMENT: &str = "docs/errors.md";
 
@@ -544,6 +547,10 @@ impl Error {
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_REQUEST_ID, request_id.header());
+        headers.insert(
+            X_LINKSFIELD_SENT,
+            HeaderValue::from_static(row.sent.as_str()),
+        );
         let proxy_status = format!("linksfield-gateway; error={}", row.proxy_error);
         headers.insert(
             PROXY_STATUS,

@@ -72,7 +72,7 @@ struct Entry {
 
 #[derive(Debug)]
 enum State {
-    Running(watch::Receiver<Option<End>>),
+    Running(Waiter),
     Kept(Arc<Kept>),
     InDoubt,
 }
@@ -125,7 +125,7 @@ impl Keys {
                 return Err(Error::IdempotencyMismatch);
             }
             return Ok(match &entry.state {
-                State::Running(end) => Claim::Wait(Waiter(end.clone())),
+                State::Running(waiter) => Claim::Wait(waiter.clone()),
                 State::Kept(kept) => Claim::Known(kept.clone()),
                 State::InDoubt => Claim::InDoubt,
             });
@@ -136,7 +136,10 @@ impl Keys {
         let (tell, end) = watch::channel(None);
         let entry = Entry {
             fingerprint: key.fingerprint,
-            state: State::Running(end),
+            state: State::Running(Waiter {
+                end,
+                progress: progress.clone(),
+            }),
             end: None,
             until: None,
         };
@@ -226,17 +229,25 @@ pub enum Claim {
 }
 
 /// Waits for the end of a command that runs under the same key.
-#[derive(Debug)]
-pub struct Waiter(watch::Receiver<Option<End>>);
+#[derive(Debug, Clone)]
+pub struct Waiter {
+    end: watch::Receiver<Option<End>>,
+    progress: Progress,
+}
 
 impl Waiter {
     /// None if the command has not ended by then.
-    pub async fn end(mut self, deadline: Instant) -> Option<End> {
-        match timeout_at(deadline, self.0.wait_for(Option::is_some)).await {
+    pub async fn end(&mut self, deadline: Instant) -> Option<End> {
+        match timeout_at(deadline, self.end.wait_for(Option::is_some)).await {
             Err(_) => None,
             Ok(Ok(end)) => end.clone(),
             Ok(Err(_)) => Some(End::CalledOff), // it is gone without a word; the key says how far it came
         }
+    }
+
+    /// That of the command.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 }
 
@@ -574,7 +585,7 @@ mod tests {
         assert_eq!(keys.census(), census(0, 0, 0));
 
         let vanishing = run(&keys, &key("a"), &progress);
-        let Ok(Claim::Wait(waiter)) = keys.claim(&key("a"), &progress) else {
+        let Ok(Claim::Wait(mut waiter)) = keys.claim(&key("a"), &progress) else {
             panic!()
         };
         assert!(progress.begin());

@@ -3,7 +3,7 @@
 //! Whoever makes the call and whoever gives it up race: one wants to send, the other may leave. Both go
 //! through one atomic state, so exactly one of [`Progress::begin`] and [`Progress::cancel`] succeeds.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -23,6 +23,7 @@ pub struct Progress(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     state: AtomicU8,
+    is_in_doubt: AtomicBool,
     audience: Audience,
     cancelled: Notify,
 }
@@ -93,6 +94,11 @@ impl Progress {
     /// Until when somebody waits, or has waited, at most; none if nobody ever has.
     pub fn awaited_until(&self) -> Option<Instant> {
         self.0.audience.lock().until
+    }
+
+    /// The command is in doubt. True for the first who says so: it is counted once.
+    pub fn is_first_doubt(&self) -> bool {
+        !self.0.is_in_doubt.swap(true, Ordering::Relaxed)
     }
 
     /// Did the request reach Linksfield, as far as is known now?

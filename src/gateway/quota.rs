@@ -274,8 +274,7 @@ pub struct Permit<T: Shareable> {
     slot: T,
     /// That of the slot while it is busy.
     number: u64,
-    /// It has been given back.
-    is_over: bool,
+    stage: Stage,
     tenant: usize,
     class: Class,
     granted_at: Instant,
@@ -284,8 +283,18 @@ pub struct Permit<T: Shareable> {
     /// Had the second's limit room for another call beside it?
     had_spare: bool,
     counted: Option<Counted>,
-    is_held: bool,
     shared: Arc<Shared<T>>,
+}
+
+/// How far a permit has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The call is under way, or is about to be.
+    Granted,
+    /// The time for the call has passed, and the vendor has not ended it.
+    Held,
+    /// It has been given back.
+    Over,
 }
 
 impl<T: Shareable> Quota<T> {
@@ -734,7 +743,7 @@ impl<T: Shareable> Shared<T> {
         let mut permit = self.permit(state, (tenant, class), (number, slot), now);
         permit.has_waited = waiting.since < now;
         if let Err(Ok(mut permit)) = waiting.granted.send(Ok(permit)) {
-            permit.is_over = true; // its caller has gone
+            permit.stage = Stage::Over; // its caller has gone
             state.is_crawling = was_crawling;
             state.take_back(number, tenant);
         }
@@ -753,14 +762,13 @@ impl<T: Shareable> Shared<T> {
         Permit {
             slot,
             number,
-            is_over: false,
+            stage: Stage::Granted,
             tenant,
             class,
             granted_at: now,
             has_waited: false,
             had_spare: state.rate.begin(now),
             counted: None,
-            is_held: false,
             shared: self.clone(),
         }
     }
@@ -794,7 +802,8 @@ impl<T: Shareable> Shared<T> {
 
     fn give_back(self: &Arc<Self>, permit: &Permit<T>) {
         let (mut state, now) = (self.lock(), Instant::now());
-        state.held -= usize::from(permit.is_held);
+        let is_held = permit.stage == Stage::Held;
+        state.held -= usize::from(is_held);
         state.put_back(permit.number);
         state.is_crawling &= permit.class != Class::Crawl;
         state.rate.end(now);
@@ -803,7 +812,7 @@ impl<T: Shareable> Shared<T> {
             Some(counted) => state.day.end(counted, now),
             None => state.day.release(),
         }
-        if !permit.is_held {
+        if !is_held {
             let kept = now - permit.granted_at;
             let pace = state.pace;
             let mean = |pace| (pace * (PACE_MEMORY - 1) + kept) / PACE_MEMORY;
@@ -833,8 +842,8 @@ impl<T: Shareable> Permit<T> {
     /// held, so that no call can be made.
     pub fn hold(&mut self) -> bool {
         let mut state = self.shared.lock();
-        state.held += usize::from(!self.is_held);
-        self.is_held = true;
+        state.held += usize::from(self.stage == Stage::Granted);
+        self.stage = Stage::Held;
         if self.class == Class::Crawl {
             state.is_crawling = false; // nobody waits for it any more
             self.class = Class::Query;
@@ -847,7 +856,7 @@ impl<T: Shareable> Permit<T> {
     /// No call is made after all: the turn is the next one's.
     pub fn decline(mut self) {
         debug_assert!(self.counted.is_none(), "a call that has begun is made");
-        self.is_over = true;
+        self.stage = Stage::Over;
         let mut state = self.shared.lock();
         state.is_crawling &= self.class != Class::Crawl;
         state.take_back(self.number, self.tenant);
@@ -881,6 +890,13 @@ impl<T: Shareable> Permit<T> {
         self.shared.dispatch(&mut state, Instant::now());
     }
 
+    /// How long until the next call may begin, about: the second's turn, and the pause that the vendor wants.
+    pub fn next_call_in(&self) -> Duration {
+        let state = self.shared.lock();
+        let pace = state.pace.unwrap_or_default();
+        state.rate.wait(Instant::now(), 1, pace)
+    }
+
     /// The vendor has refused this call as one too many, and may have said when it takes one again.
     pub fn throttled(&self, retry_after: Option<Duration>) -> Throttled {
         let (mut state, now) = (self.shared.lock(), Instant::now());
@@ -904,7 +920,7 @@ impl<T: Shareable> Deref for Permit<T> {
 
 impl<T: Shareable> Drop for Permit<T> {
     fn drop(&mut self) {
-        if !self.is_over {
+        if self.stage != Stage::Over {
             self.shared.give_back(self);
         }
     }

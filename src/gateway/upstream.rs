@@ -137,6 +137,15 @@ impl Answer {
         pause(self.headers.get(RETRY_AFTER)?.to_str().ok()?, now)
     }
 
+    /// Where HTTP says "too many requests" and not when to come again, it says this: in whole seconds, 1 at least.
+    pub fn come_again_in(&mut self, wait: Duration) {
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            let entry = self.headers.entry(RETRY_AFTER);
+            entry.or_insert_with(|| HeaderValue::from(seconds.max(1)));
+        }
+    }
+
     /// What its envelope holds.
     pub fn shape(&self) -> Shape {
         Shape::of(&self.body)
@@ -168,6 +177,7 @@ pub enum Failure {
 
 /// What came of a message.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "mostly it is the largest")]
 pub enum Exchanged {
     /// An answer, whose rest may come through the line.
     Answered(Answer, Line),
@@ -178,7 +188,9 @@ pub enum Exchanged {
 }
 
 /// An exchange that goes on although its time has passed. Dropping it closes the connection.
-pub struct Late(Pin<Box<dyn Future<Output = (Line, Result<Answer, Failure>)> + Send>>);
+pub struct Late(Pin<Box<dyn Future<Output = Attempted> + Send>>);
+
+type Attempted = (Line, Result<Answer, Failure>);
 
 impl std::fmt::Debug for Late {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -187,7 +199,7 @@ impl std::fmt::Debug for Late {
 }
 
 impl Future for Late {
-    type Output = (Line, Result<Answer, Failure>);
+    type Output = Attempted;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.as_mut().poll(cx)
@@ -327,7 +339,7 @@ impl Upstream {
             if is_shared {
                 body.stopped().await; // it may have to wait in its connection until the vendor takes one more
             } else {
-                pending().await
+                pending::<()>().await;
             }
         };
         tokio::select! {
@@ -358,7 +370,7 @@ impl Upstream {
         mut line: Line,
         request: Request<Payload>,
         progress: Progress,
-    ) -> (Line, Result<Answer, Failure>) {
+    ) -> Attempted {
         let answer = match line.send(request, &progress).await {
             Ok(response) => {
                 progress.answered();

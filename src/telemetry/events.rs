@@ -15,6 +15,8 @@ pub struct CommandEnd<'a> {
     pub outcome: &'static str,
     /// The envelope's `code`.
     pub vendor_code: Option<&'a str>,
+    /// May it have been carried out without anybody knowing?
+    pub in_doubt: bool,
     /// From its beginning to its end.
     pub duration: Duration,
 }
@@ -130,8 +132,8 @@ impl Metrics {
         );
     }
 
-    /// A command left, and what came of it is not known.
-    pub fn command_outcome_unknown(&self, route: usize, tenant: usize) {
+    /// A command left, and may have been carried out without anybody knowing.
+    pub fn command_in_doubt(&self, route: usize, tenant: usize) {
         let (route, tenant) = self.names(route, tenant);
         self.families
             .commands_unknown_outcome
@@ -165,6 +167,7 @@ impl Metrics {
             sent,
             outcome,
             vendor_code,
+            in_doubt,
             duration,
         } = *ended;
         let duration = duration.as_secs_f64();
@@ -178,12 +181,13 @@ impl Metrics {
                     outcome,
                     vendor_code,
                     sent,
+                    in_doubt,
                     duration,
                     "command finished without its caller"
                 )
             };
         }
-        if sent == "unknown" {
+        if in_doubt {
             let recent = &self.families.recent;
             recent.add(request_id, (route, tenant), outcome, sent);
             line!(warn);
@@ -207,6 +211,7 @@ impl Metrics {
             sent,
             outcome,
             vendor_code,
+            in_doubt,
             duration,
         } = *ended;
         let duration = duration.as_secs_f64();
@@ -218,6 +223,7 @@ impl Metrics {
             outcome,
             vendor_code,
             sent,
+            in_doubt,
             duration,
             "command answered after its time"
         );

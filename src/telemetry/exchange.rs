@@ -39,6 +39,9 @@ pub struct Exchange<'a> {
     pub fault: Option<&'static str>,
     /// Did the request reach Linksfield? None for a page from memory.
     pub sent: Option<&'static str>,
+    /// May a command have been carried out without anybody knowing? None for a query, and for a command whose caller left
+    /// before its end.
+    pub in_doubt: Option<bool>,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
     /// Was no call of Linksfield made for it?
@@ -80,6 +83,11 @@ impl Drop for Exchange<'_> {
             families
                 .recent
                 .add(self.request_id.as_str(), names, code, sent);
+        } else if self.in_doubt == Some(true) {
+            let labels = &metrics.labels;
+            let names = (&*labels.routes[self.route], &*labels.tenants[self.tenant]);
+            let (id, sent) = (self.request_id.as_str(), self.sent.unwrap_or("unknown"));
+            metrics.families.recent.add(id, names, "in_doubt", sent);
         } else if self.saved_a_call {
             match self.result {
                 Result::Hit => metrics.families.saved_by_hit.inc(),
@@ -107,7 +115,8 @@ impl Exchange<'_> {
         let parent_span_id = trace.map(|trace| display(trace.parent()));
         let span_id = trace.and_then(Trace::span).map(display);
         let replayed = self.is_replay.then_some(true);
-        let (vendor_code, error, sent) = (self.vendor_code.as_deref(), self.error, self.sent);
+        let (vendor_code, error) = (self.vendor_code.as_deref(), self.error);
+        let (sent, in_doubt) = (self.sent, self.in_doubt);
         let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
         let (queue, upstream, age) = (
             seconds(self.queue),
@@ -129,6 +138,7 @@ impl Exchange<'_> {
                     vendor_code,
                     error,
                     sent,
+                    in_doubt,
                     replayed,
                     status,
                     duration,
@@ -140,7 +150,7 @@ impl Exchange<'_> {
             };
         }
         match self.result {
-            Result::Command if sent == Some("unknown") => line!(warn, log::COMMANDS),
+            Result::Command if in_doubt == Some(true) => line!(warn, log::COMMANDS),
             Result::Command => line!(info, log::COMMANDS),
             _ => line!(info, module_path!()),
         }
@@ -164,6 +174,7 @@ impl Metrics {
             error: None,
             fault: None,
             sent: None,
+            in_doubt: None,
             vendor_code: None,
             saved_a_call: false,
             is_replay: false,

@@ -200,7 +200,7 @@ impl Families {
             commands_unknown_outcome: counters(
                 &registry,
                 "commands_unknown_outcome_total",
-                "Commands that left and whose answer never came.",
+                "Commands in doubt, with a key or without: they left, and ended as 5xx, 408, a transient code, cut, timed out, too large or unreadable.",
                 &["route", "tenant"],
             ),
             commands_answered_late: counters(

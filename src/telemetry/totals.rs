@@ -29,7 +29,7 @@ pub struct Totals {
     pub calls_by_outcome: BTreeMap<String, u64>,
     /// How long all calls took together, in seconds.
     pub call_seconds: f64,
-    /// Commands that left and whose answer never came.
+    /// Commands that were in doubt.
     pub commands_unknown: u64,
     /// Those of each tenant, by its label.
     pub commands_unknown_by_tenant: BTreeMap<String, u64>,

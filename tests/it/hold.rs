@@ -45,11 +45,11 @@ async fn a_vendor_that_does_not_notice_a_close_never_has_more_calls_than_it_allo
     let gate = Gate::new();
     let upstream = slow_vendor(&gate).await;
     let gateway = impatient(&upstream).run().await;
-    for number in 1..=3 {
-        let reply = gateway.page(number).await;
+    for number in 1..=3_u32 {
+        let reply = gateway.page(number.into()).await;
         let late = (504, "upstream_timeout".into(), "unknown".into());
         assert_eq!(reply.problem(), late);
-        assert_eq!(held(&gateway).await, number as f64);
+        assert_eq!(held(&gateway).await, f64::from(number));
     }
     assert_eq!(upstream.running(), 3);
 
@@ -212,6 +212,10 @@ async fn a_call_goes_through_a_slot_that_is_free_and_not_through_those_just_give
         .await;
     let slow = tokio::join!(gateway.page(1), gateway.page(2));
     assert_eq!((slow.0.status, slow.1.status), (504, 504));
+    until("both have been given up", async || {
+        gateway.metric("upstream_requests_in_flight", &[]).await == 0.0
+    })
+    .await;
     for number in 3..10 {
         assert_eq!(gateway.page(number).await.status, 200, "{number}");
     }

@@ -15,6 +15,7 @@ mod commands;
 mod connection;
 mod crawl;
 mod demo;
+mod doubt;
 mod drain;
 mod errors;
 mod example;

@@ -37,6 +37,9 @@ fn failures() -> Vec<(&'static str, Failure)> {
         ("an answer that trickles", fault(Fault::Trickle)),
         ("500", answers(500, refusal())),
         ("503 with Retry-After: 30", Failure::Answers(busy)),
+        ("502 with HTML", answers(502, b"<html>".to_vec())),
+        ("408", answers(408, refusal())),
+        ("a transient code (200)", answers(200, failure("3003").body)),
         ("429", answers(429, refusal())),
         ("bad signature (403)", answers(403, refusal())),
         (
@@ -80,6 +83,7 @@ impl Case {
             .set("upstream.timeout", timeout)
             .set("upstream.connect_timeout", "\"10s\"")
             .set("upstream.max_answer", "\"64KiB\"")
+            .set("upstream.codes.transient", "[\"3003\"]")
             .run()
             .await;
         Self {
@@ -164,9 +168,16 @@ async fn row(failure: Failure) -> Vec<String> {
         let order = async || {
             let key = [("Idempotency-Key", "one")];
             let reply = case.gateway.post("/package/orderPackage", &key, "{}").await;
-            case.cell(&reply)
+            let is_in_doubt = reply.header("x-linksfield-in-doubt") == Some("true");
+            (case.cell(&reply), is_in_doubt)
         };
-        let outcomes = [order().await, order().await];
+        let (first, is_in_doubt) = order().await;
+        let outcomes = [first, order().await.0];
+        assert_eq!(
+            is_in_doubt,
+            outcomes[1].contains("`command_in_doubt`"),
+            "what is in doubt says so: {outcomes:?}"
+        );
         let calls = case.upstream.calls() - case.calls;
         let is_freed = outcomes[0].starts_with("429") || outcomes[0].starts_with("403");
         assert!(

@@ -148,7 +148,7 @@ async fn the_page_says_how_linksfield_the_budget_and_the_commands_are() {
     }
     let (_, before) = look(&gateway, "").await;
     assert!(before.contains("Commands in doubt: 1."), "{before}");
-    assert!(before.contains("answers never came, since the start: 1."));
+    assert!(before.contains("in doubt, with a key or without, since the start: 1."));
     assert!(before.contains("<td>upstream_disconnected</td><td class=\"bad\">unknown</td>"));
     assert!(before.contains("3 of 13") && before.contains("for queries: 0"));
     assert!(before.contains("The queries&#39; part of the day is spent"));

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use hyper::StatusCode;
-
 use super::kept::Kept;
-use crate::gateway::error::{Error, Sent};
+use crate::gateway::doubt;
+use crate::gateway::error::Error;
 use crate::gateway::upstream::{Answer, Outcome};
 
 /// How a command has ended; none if it was called off.
@@ -27,20 +26,15 @@ impl Fate {
     pub(super) fn of(ended: Ended<'_>) -> Self {
         let answer = match ended {
             None => return Self::Free,
-            Some(Err(error)) if error.sent() == Sent::No => return Self::Free,
+            Some(Err(error)) if !doubt::after_error(error) => return Self::Free,
             Some(Err(_)) => return Self::Doubt,
             Some(Ok(answer)) => answer,
         };
-        // One whose length was not told may have been cut, unless it has none, or is an envelope to its last brace.
-        let has_end = answer.is_framed || answer.status == StatusCode::NO_CONTENT;
-        let is_whole = answer.rest.is_none() && (has_end || answer.is_envelope);
         match answer.outcome {
+            _ if doubt::after_answer(answer) => Self::Doubt,
             Outcome::Throttled | Outcome::BadSignature => Self::Free,
-            Outcome::Success | Outcome::CallerError | Outcome::Unknown if is_whole => {
-                Self::Keep(Arc::new(Kept::of(answer)))
-            }
             Outcome::Success | Outcome::CallerError | Outcome::Unknown | Outcome::Transient => {
-                Self::Doubt
+                Self::Keep(Arc::new(Kept::of(answer)))
             }
         }
     }
@@ -51,9 +45,11 @@ impl Fate {
 pub enum End {
     /// Its answer.
     Answered(Arc<Kept>),
+    /// Its answer, which leaves it in doubt and is not given again to those who come later.
+    Doubted(Arc<Kept>),
     /// Why there is none.
     Failed(Arc<Error>),
-    /// There is an answer that is not kept.
+    /// Its answer is too large to be shared.
     InDoubt,
     /// Its caller had no more time, and it was not sent: the key can be claimed anew.
     CalledOff,
@@ -67,10 +63,9 @@ impl End {
             // That caller's time was over, or there was no room then.
             (_, Some(Err(error))) if matches!(**error, Error::Overloaded { .. }) => Self::CalledOff,
             (_, Some(Err(error))) => Self::Failed(error.clone()),
-            (_, Some(Ok(answer))) if answer.rest.is_none() => {
-                Self::Answered(Arc::new(Kept::of(answer)))
-            }
-            (_, Some(Ok(_))) => Self::InDoubt,
+            (_, Some(Ok(answer))) if answer.rest.is_some() => Self::InDoubt,
+            (Fate::Doubt, Some(Ok(answer))) => Self::Doubted(Arc::new(Kept::of(answer))),
+            (_, Some(Ok(answer))) => Self::Answered(Arc::new(Kept::of(answer))),
         }
     }
 }
@@ -81,14 +76,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_have_been_cut_is_not_given_again() {
-        for (status, is_envelope, is_framed, is_kept) in [
-            (200, false, true, true),
-            (200, false, false, false),
-            (200, true, false, true),
-            (204, false, false, true),
+    fn what_may_have_been_cut_or_cannot_be_read_is_not_given_again() {
+        for (status, body, is_envelope, is_framed, is_kept) in [
+            (200, "[]", false, true, true),
+            (200, "[]", false, false, false),
+            (200, "{}", true, false, true),
+            (200, "[", false, true, false),
+            (204, "", false, false, true),
+            (404, "<html>", false, false, true),
         ] {
             let answer = Answer {
+                body: body.into(),
                 is_framed,
                 is_envelope,
                 ..answer(status)

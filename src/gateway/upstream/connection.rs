@@ -614,7 +614,7 @@ impl Handle {
                 return;
             }
         }
-        pending().await
+        pending::<()>().await;
     }
 
     fn body(&self) -> MutexGuard<'_, Option<Bytes>> {
