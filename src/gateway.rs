@@ -1,4 +1,4 @@
-//! The way of a request: the only file that knows the order of the stations, reads the clock and keeps the record.
+//! The way of a request: the only file that knows the order of the stations, asks what time it is and keeps the record.
 
 pub mod brakes;
 pub mod breaker;

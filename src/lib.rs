@@ -38,7 +38,7 @@
 //!        lib → admin → telemetry      gateway → quota, upstream
 //!                                     gateway → keys, call → state
 //! reload implements what server and admin serve; server knows none of them
-//! leaves: config, telemetry, body, id, state; error (imports body, id, state), progress (imports error's `Sent`)
+//! leaves: config, telemetry, body, id, state, clock; error (imports body, id, state), progress (imports error's `Sent`)
 //! ```
 //!
 //! # Invariants
@@ -63,6 +63,9 @@
 //!   however it was given up (for `upstream.hold` at most: a server that works at a request may not notice that its peer has
 //!   gone); an exchange whose time has passed is read to its end meanwhile, so that a late answer fills the cache or settles
 //!   the doubt about a command. With a state directory a call of the day is on disk before it leaves, unless the disk hangs.
+//! - Nothing that is kept is forgotten by the wall clock alone, which may be wrong by a month or be set: what grows old goes by a
+//!   clock that nobody sets, and that goes on while the machine sleeps (`clock.rs`). Keys and calls of before a start count
+//!   until Linksfield's `Date` agrees that they are over (`gateway/skew.rs`), or for a further window.
 //!
 //! # Lexicon
 //!
@@ -286,6 +289,7 @@ impl Instance {
         let history = store.is_some().then_some(History {
             known_since: saved.calls_known_since,
             minutes: saved.calls,
+            correction: saved.correction,
         });
         let build = Build { config, secrets };
         let kept = Kept {
@@ -405,7 +409,7 @@ impl Instance {
         }
         if let (Some(store), Some(saving)) = (self.store, saving) {
             saving.abort();
-            if let Err(error) = store.save_calls(move || quota.history().minutes).await {
+            if let Err(error) = store.save_calls(move || quota.history().saved()).await {
                 warn!(%error, "the calls of the day could not be saved");
             }
         }
@@ -429,7 +433,7 @@ async fn keep_saving(store: Store, quota: Quota<Slot>) {
             continue;
         }
         let latest = quota.clone();
-        match store.save_calls(move || latest.history().minutes).await {
+        match store.save_calls(move || latest.history().saved()).await {
             Ok(()) => (saved, has_failed) = (history, false),
             Err(WriteError::Late) => {} // told as a hang
             Err(_) if has_failed => {}  // told already

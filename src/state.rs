@@ -44,6 +44,9 @@ const CALLS: TableDefinition<'_, u64, u32> = TableDefinition::new("calls_by_minu
 /// The minute since 1970 in which the store was made: of calls before it nothing is known.
 const KNOWN_SINCE: TableDefinition<'_, (), u64> = TableDefinition::new("calls_known_since");
 
+/// By how many seconds our clock was to be corrected when the calls were saved, as Linksfield's had shown.
+const CORRECTION: TableDefinition<'_, (), i64> = TableDefinition::new("clock_correction");
+
 /// The hash that stands for a key and its scope.
 pub type KeyId = [u8; 32];
 
@@ -179,6 +182,8 @@ pub struct Saved {
     pub calls: Calls,
     /// The minute since 1970 from which on they are known.
     pub calls_known_since: u64,
+    /// By how many seconds our clock was to be corrected then.
+    pub correction: i64,
 }
 
 impl Store {
@@ -213,11 +218,12 @@ impl Store {
         self.0.write_later(Work::Keys(Box::new(changes)));
     }
 
-    /// Saves how many calls each minute had; of other minutes nothing is known any more. How many is asked when it is its
-    /// turn, so that what several ask for is one write. While the disk hangs nobody waits.
+    /// Saves how many calls each minute had, and by how many seconds our clock is to be corrected; of other minutes nothing is
+    /// known any more. What it is is asked when it is its turn, so that what several ask for is one write. While the disk
+    /// hangs nobody waits.
     pub async fn save_calls(
         &self,
-        calls: impl FnOnce() -> Calls + Send + 'static,
+        calls: impl FnOnce() -> (Calls, i64) + Send + 'static,
     ) -> Result<(), WriteError> {
         let calls = Work::Calls(Box::new(calls));
         if self.hangs() {
@@ -247,7 +253,10 @@ fn carry_out(database: &Database, work: Work) -> Result<(), WriteError> {
     // Of some faults of a disk the library does not only complain; it panics.
     let written = catch_unwind(AssertUnwindSafe(|| match work {
         Work::Keys(changes) => write_keys(database, &changes()),
-        Work::Calls(calls) => write_calls(database, &calls()),
+        Work::Calls(calls) => {
+            let (calls, correction) = calls();
+            write_calls(database, &calls, correction)
+        }
     }));
     match written {
         Ok(written) => written.map_err(|error| WriteError::Failed(error.to_string().into())),
@@ -335,6 +344,8 @@ fn read(database: &Database, minute: u64) -> Result<Saved, redb::Error> {
                 .calls
                 .insert(Time::load(minute.value()), calls.value());
         }
+        let correction = transaction.open_table(CORRECTION)?;
+        saved.correction = correction.get(())?.map_or(0, |saved| saved.value());
         let mut known_since = transaction.open_table(KNOWN_SINCE)?;
         let told = known_since.get(())?.map(|since| since.value());
         saved.calls_known_since = told.unwrap_or(minute);
@@ -360,7 +371,7 @@ fn write_keys(database: &Database, changes: &[Change]) -> Result<(), redb::Error
     Ok(transaction.commit()?) // with an fsync, unless told otherwise
 }
 
-fn write_calls(database: &Database, calls: &Calls) -> Result<(), redb::Error> {
+fn write_calls(database: &Database, calls: &Calls, correction: i64) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut table = transaction.open_table(CALLS)?;
@@ -374,6 +385,7 @@ fn write_calls(database: &Database, calls: &Calls) -> Result<(), redb::Error> {
                 table.insert(minute, calls)?;
             }
         }
+        transaction.open_table(CORRECTION)?.insert((), correction)?;
     }
     Ok(transaction.commit()?)
 }
@@ -475,14 +487,14 @@ mod tests {
             is_confirmed,
         };
         let calls = [(minute(10, true), 1), (minute(11, false), 2)];
-        store.save_calls(move || calls.into()).await.unwrap();
+        store.save_calls(move || (calls.into(), -5)).await.unwrap();
         let calls = [(minute(11, false), 3), (minute(11, true), 4)];
-        store.save_calls(move || calls.into()).await.unwrap();
+        store.save_calls(move || (calls.into(), -5)).await.unwrap();
         drop(store);
 
         let (_store, saved) = Store::open(&path, UNIX_EPOCH).await.unwrap();
         assert_eq!(saved.keys, rows);
-        assert_eq!(saved.calls, calls.into());
+        assert_eq!((saved.calls, saved.correction), (calls.into(), -5));
     }
 
     #[tokio::test]

@@ -459,7 +459,7 @@ impl Gateway {
         let began = Instant::now();
         if let Some(store) = &self.0.store {
             let quota = self.0.quota.clone();
-            let saved = store.save_calls(move || quota.history().minutes);
+            let saved = store.save_calls(move || quota.history().saved());
             let _ = timeout_at(deadline, saved).await;
         }
         began.elapsed()

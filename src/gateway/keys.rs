@@ -523,6 +523,7 @@ mod tests {
         Told {
             now,
             agreed: Some(now),
+            correction: 0,
         }
     }
 

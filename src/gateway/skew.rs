@@ -47,6 +47,8 @@ pub struct Told {
     pub now: SystemTime,
     /// The earlier one of the two: what is over by that is over. None as long as Linksfield has not told its own.
     pub agreed: Option<SystemTime>,
+    /// By how many seconds our clock was corrected for that.
+    pub correction: i64,
 }
 
 impl Told {
@@ -86,7 +88,11 @@ impl Skew {
             recent.differences[next] = difference;
             recent.next = (next + 1) % REMEMBERED;
         }
-        let median = recent.find_median();
+        // One that says what they all say moves no median.
+        let known = recent
+            .median
+            .filter(|known| (known - difference).abs() < 0.5);
+        let median = known.unwrap_or_else(|| recent.find_median());
         recent.median = Some(median);
         let median = median + ahead(steady, signed_at);
         let is_apart = median.abs() >= WORTH_TELLING;
@@ -106,10 +112,12 @@ impl Skew {
         let (median, steady) = (self.recent().median, self.steady(Moment::now()));
         // Before Linksfield has told its time, a clock that was set is believed less than what has passed.
         let best = later(steady, median.unwrap_or(0.0));
-        let is_gross = ahead(best, wall).abs() > GROSS;
+        let correction = ahead(best, wall);
+        let is_gross = correction.abs() > GROSS;
         Told {
             now: if is_gross { best } else { wall },
             agreed: median.map(|_| wall.min(best)),
+            correction: if is_gross { whole(correction) } else { 0 },
         }
     }
 
@@ -132,6 +140,11 @@ impl Recent {
         let (_, median, _) = differences.select_nth_unstable_by(length / 2, f64::total_cmp);
         *median
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "no clock shows so much")]
+fn whole(seconds: f64) -> i64 {
+    seconds as i64
 }
 
 /// By how many seconds.

@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) enum Work {
     /// All of these changes, or none.
     Keys(Box<dyn FnOnce() -> Vec<Change> + Send>),
-    /// These calls, and no others.
-    Calls(Box<dyn FnOnce() -> Calls + Send>),
+    /// These calls and no others, and this correction.
+    Calls(Box<dyn FnOnce() -> (Calls, i64) + Send>),
 }
 
 type Tell = oneshot::Sender<Result<(), WriteError>>;
@@ -281,7 +281,7 @@ mod tests {
     }
 
     fn calls(number: u32) -> Work {
-        Work::Calls(Box::new(move || [(at(7), number)].into()))
+        Work::Calls(Box::new(move || ([(at(7), number)].into(), 0)))
     }
 
     #[tokio::test]

@@ -277,7 +277,7 @@ impl Families {
             quota_assumed: gauge(
                 &registry,
                 "quota_assumed",
-                "1 while calls of before the start may count for the day, and are not known.",
+                "1 while calls of before the start may count for the day, and are not known, or may be over.",
             ),
             quota_rate: registered(
                 &registry,

@@ -347,6 +347,11 @@ async fn pages_keys_and_a_spent_day_age_while_the_machine_sleeps() {
     })
     .await;
     assert_eq!(upstream.calls(), 2);
+    assert_eq!(
+        upstream.connections_opened(),
+        2,
+        "what was idle for so long is not used"
+    );
     assert_eq!(order(&gateway, "one").await.status, 200);
     assert_eq!(gateway.page(1).await.status, 429, "the day is spent");
 

@@ -154,7 +154,9 @@ async fn a_command_under_way_when_the_hang_begins_is_answered_and_its_key_is_in_
         shim.hang();
         gate.open();
     };
-    let (reply, ()) = tokio::join!(order(&gateway, "one"), hang);
+    let headers = [("Idempotency-Key", "one"), ("X-Request-Timeout", "4s")]; // it does not wait for the disk
+    let first = gateway.post(ORDER, &headers, r#"{"key":"one"}"#);
+    let (reply, ()) = tokio::join!(first, hang);
     assert_eq!(reply.status, 200);
     let in_doubt = (409, "command_in_doubt".into(), "unknown".into());
     assert_eq!(order(&gateway, "one").await.problem(), in_doubt);

@@ -57,6 +57,15 @@ pub struct History {
     pub known_since: u64,
     /// How many there were in each minute since the epoch.
     pub minutes: Calls,
+    /// By how many seconds our clock was to be corrected.
+    pub correction: i64,
+}
+
+impl History {
+    /// What a store takes.
+    pub fn saved(self) -> (Calls, i64) {
+        (self.minutes, self.correction)
+    }
 }
 
 /// How much is left of the day.
@@ -90,6 +99,8 @@ pub(super) struct Day {
     ahead: i64,
     /// What the earlier one of our clock and Linksfield's is ahead of it; none before Linksfield has told its own.
     agreed: Option<i64>,
+    /// By how many seconds our clock is to be corrected, as was known last.
+    correction: i64,
     /// What a store had of before the start, as it was kept, and is kept until it is sure that it counts no more.
     loaded: Calls,
     /// The oldest first.
@@ -123,8 +134,9 @@ impl Day {
             known_since: history.map_or(wall, |history| {
                 i64::try_from(history.known_since).map_or(wall, |minute| minute * MINUTE)
             }),
-            ahead: 0,
+            ahead: history.map_or(0, |history| history.correction.saturating_mul(SECOND)),
             agreed: None,
+            correction: history.map_or(0, |history| history.correction),
             loaded: history.map_or_else(Calls::new, |history| history.minutes.clone()),
             minutes: VecDeque::new(),
             granted: 0,
@@ -160,6 +172,9 @@ impl Day {
         clock::look(); // else what is counted right after a sleep would count from before it
         let clock = self.clock(now);
         self.ahead = millis(told.now) - clock;
+        if told.is_confirmed() {
+            self.correction = told.correction;
+        }
         self.agreed = told.agreed.map(|agreed| millis(agreed) - clock);
         self.forget(clock);
     }
@@ -290,6 +305,7 @@ impl Day {
         let mut history = History {
             known_since: u64::try_from(self.known_since / MINUTE).unwrap_or(0),
             minutes: self.loaded_of_day(now).collect(),
+            correction: self.correction,
         };
         let day_ago = self.clock(now) - DAY;
         for minute in self.minutes.iter().filter(|minute| minute.last > day_ago) {
@@ -332,7 +348,7 @@ impl Day {
         let (clock, (_, began)) = (self.clock(now), self.began);
         let is_told = self.agreed.is_none() || minute.is_confirmed;
         if is_told && !self.is_doubtful(minute, now) {
-            return end_of(minute) + DAY - clock - self.agreed.unwrap_or(0);
+            return end_of(minute) + DAY - clock - self.agreed.unwrap_or(self.ahead);
         }
         match self.agreed {
             None => SECOND, // one call finds it out

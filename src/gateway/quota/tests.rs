@@ -139,6 +139,7 @@ fn agreed(now: SystemTime) -> Told {
     Told {
         now,
         agreed: Some(now),
+        correction: 0,
     }
 }
 
@@ -667,6 +668,7 @@ fn of_an_hour_ago() -> History {
     History {
         known_since: 0,
         minutes: [(minute, 3)].into(),
+        correction: 0,
     }
 }
 
@@ -694,6 +696,7 @@ async fn a_clock_that_is_wrong_forgets_no_calls_of_before_the_start() {
             quota.learn(Told {
                 now: right,
                 agreed: Some(right.min(wrong)),
+                correction: 0,
             });
             assert_eq!(quota.levels().day.unwrap().remaining, 7, "{wrong:?}");
             assert_eq!(quota.history().minutes, history.minutes);
@@ -701,6 +704,7 @@ async fn a_clock_that_is_wrong_forgets_no_calls_of_before_the_start() {
             permit.count(Told {
                 now: wall(Instant::now()),
                 agreed: Some(right.min(wrong)),
+                correction: 0,
             });
             drop(permit);
             let saved = quota.history();
@@ -746,6 +750,17 @@ async fn where_only_the_clock_says_that_a_spent_day_is_over_one_call_at_a_time_a
     let quota: Quota<Slot> = Quota::new(&of_day(3, 0.0), wall(Instant::now()), Some(&history));
     quota.0.lock().rate = Rate::new(None);
     assert!(exhausted(call(&quota, Class::Query).await) > HOUR * 22);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_always_wrong_asks_for_the_time_no_call_of_a_spent_day() {
+    let right = wall(Instant::now());
+    let mut history = of_an_hour_ago();
+    history.correction = -7 * 24 * 3600; // a week ahead
+    let quota: Quota<Slot> = Quota::new(&of_day(3, 0.0), right + DAY * 7, Some(&history));
+    quota.0.lock().rate = Rate::new(None);
+    assert!(exhausted(call(&quota, Class::Query).await) > HOUR * 22);
+    assert_eq!(quota.history(), history);
 }
 
 #[tokio::test(start_paused = true)]
