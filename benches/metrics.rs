@@ -74,6 +74,7 @@ fn snapshot() -> Snapshot {
         state_store_failing: false,
         slots_held: 0,
         breaker_open: false,
+        episodes: Vec::new(),
         clock_skew: None,
         protocols: Vec::new(),
         certificate_expires_at: None,

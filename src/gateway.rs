@@ -18,6 +18,7 @@ pub mod route;
 pub mod sign;
 pub mod skew;
 pub mod tenant;
+pub mod unclassified;
 pub mod upstream;
 
 mod boxed;
@@ -54,11 +55,13 @@ use self::pace::Pace;
 use self::params::Params;
 use self::progress::Progress;
 use self::quota::{Class, Level, Quota, Thrift};
+use self::response::Expected;
 use self::retry::Retries;
 use self::route::{Kind, Policy, Routes, Target};
 use self::scopes::{Latest, Scopes};
 use self::skew::{Skew, Told};
 use self::tenant::{Callers, Tenant, Tenants};
+use self::unclassified::Usual;
 use self::upstream::{Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
 use crate::clock::Moment;
@@ -66,7 +69,10 @@ pub use crate::clock::wall_clock;
 use crate::config::Config;
 use crate::state::Store;
 use crate::telemetry::trace::Trace;
-use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, Snapshot};
+use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, RouteKind, Snapshot};
+
+/// What is usual is seen over so many windows of the breaker: it is asked for less often than all routes together.
+const WINDOWS: u32 = 10;
 
 /// One in so many parts of a caller's time is kept for the way back.
 const WAY_BACK: u32 = 20;
@@ -90,6 +96,7 @@ struct Stations {
     upstream: Arc<Upstream>,
     brakes: Brakes,
     breaker: Breaker,
+    usual_answers: Usual,
     retries: Retries,
     skew: Skew,
     sparing: Thriftiness,
@@ -238,6 +245,7 @@ impl Gateway {
             latest,
             brakes: parts.brakes,
             breaker: of_breaker(config, before),
+            usual_answers: of_usual_answers(config, &parts.tenants, before),
             retries: of_retries(config, before),
             skew: parts.skew,
             sparing: before.map_or_else(Thriftiness::default, |before| before.sparing.clone()),
@@ -294,6 +302,8 @@ impl Gateway {
             }
             Err(error) => {
                 exchange.error = Some(error.code());
+                exchange.cause = error.sources();
+                exchange.redirect_host = error.redirect_host().map(str::to_owned);
                 exchange.fault = Some(error.fault().as_str());
                 exchange.sent = Some(error.sent().as_str());
                 let mut response = error.to_response(&exchange.request_id);
@@ -509,6 +519,10 @@ impl Gateway {
         let head = &found.page.head;
         exchange.vendor_code.clone_from(&head.vendor_code);
         exchange.fault = head.fault.map(Fault::as_str);
+        if let Some(error) = &found.stood_in_for {
+            exchange.cause = error.sources();
+            exchange.redirect_host = error.redirect_host().map(str::to_owned);
+        }
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
         if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
             exchange.age = Some(found.age);
@@ -535,14 +549,20 @@ impl Gateway {
                 .record(started.elapsed());
             return crawled.into();
         }
-        let pages = policy.pages;
+        let expected = || {
+            if policy.pages {
+                Expected::PageOf(call.params.clone())
+            } else {
+                Expected::NoPages
+            }
+        };
         match self.ask(&call, errand, &progress).await {
             Ok(Answered {
                 answer, sent_at, ..
-            }) => response::to_filled(answer, pages, sent_at).into(),
+            }) => response::to_filled(answer, &expected(), sent_at).into(),
             Err(Unanswered { error, later }) => Fetched {
                 outcome: Err(error),
-                later: later.map(|later| later.filled(pages, progress)),
+                later: later.map(|later| later.filled(expected(), progress)),
             },
         }
     }
@@ -640,6 +660,16 @@ impl Gateway {
         }
     }
 
+    /// Where an answer that nothing classifies is the usual one, in words.
+    fn episodes(&self) -> Vec<telemetry::Episode> {
+        let all = self.0.usual_answers.episodes().into_iter();
+        all.map(|((route, tenant), answer)| {
+            let answer = answer.to_string();
+            self.0.metrics.episode(route, tenant, answer)
+        })
+        .collect()
+    }
+
     /// The values of now, for the metrics.
     pub fn snapshot(&self) -> Snapshot {
         let cache = self.0.cache.statistics();
@@ -659,6 +689,7 @@ impl Gateway {
             state_store_failing: self.0.keys.store_is_failing(),
             slots_held: self.0.quota.slots_held(),
             breaker_open: self.0.breaker.is_open(),
+            episodes: self.episodes(),
             clock_skew: self.0.skew.seconds(wall_clock()),
             protocols: self.0.upstream.traffic().levels().into(),
             certificate_expires_at: self.0.upstream.certificate_expires_at(),
@@ -701,6 +732,29 @@ fn of_breaker(config: &Config, before: Option<&Stations>) -> Breaker {
             before.breaker.clone()
         }
     }
+}
+
+/// What is usual of each route and tenant. Of another vendor nothing is known.
+fn of_usual_answers(config: &Config, tenants: &Tenants, before: Option<&Stations>) -> Usual {
+    let breaker = &config.upstream.breaker;
+    let settings = unclassified::Settings {
+        answers: breaker.min_calls.get() as usize,
+        window: breaker.window.saturating_mul(WINDOWS),
+        open_for: breaker.open_for,
+    };
+    let is_query = |kind: &RouteKind| *kind == RouteKind::Query;
+    let kinds = Routes::kinds(config);
+    let paths = Routes::labels(config).into_iter();
+    let routes: Vec<_> = paths.zip(kinds.iter().map(is_query)).collect();
+    let base_url = config.upstream.base_url.to_string();
+    let mut accounts: Vec<_> = tenants.iter().collect();
+    accounts.sort_by_key(|tenant| tenant.label);
+    let accounts: Vec<_> = accounts
+        .iter()
+        .map(|tenant| format!("{base_url} {}", tenant.access_code))
+        .collect();
+    let before = before.map(|before| &before.usual_answers);
+    Usual::new(settings, &routes, &accounts, before)
 }
 
 fn of_retries(config: &Config, before: Option<&Stations>) -> Retries {

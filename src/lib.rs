@@ -28,7 +28,9 @@
 //!    idempotency key, and how many calls the day has seen, are written to [`state`]; `gateway/sign.rs` signs with the time
 //!    of now, after the permit and anew for each attempt; then the bytes leave.
 //! 8. `gateway/upstream.rs` says what the answer means, by HTTP status and by the envelope's `code`. Only a success of
-//!    the expected shape is stored.
+//!    the expected shape is stored. An answer that nothing classifies is passed on, until it is the usual one
+//!    (`gateway/unclassified.rs`). Whether a command may have been carried out without anybody knowing has one rule
+//!    (`gateway/doubt.rs`).
 //! 9. `gateway/error.rs` makes a failure a response. [`telemetry`] records the exchange: one histogram, and one log line, which
 //!    a thread of its own writes.
 //!

@@ -136,12 +136,25 @@ pub struct Snapshot {
     pub slots_held: usize,
     /// Is the vendor not asked now, or by one call at a time?
     pub breaker_open: bool,
+    /// Where an answer that nothing classifies is the usual one: there, too, it is not asked, or by one call at a time.
+    pub episodes: Vec<Episode>,
     /// By how many seconds the vendor's clock is ahead of ours; none before the first answer.
     pub clock_skew: Option<f64>,
     /// The versions of HTTP that are spoken to the vendor, with the open connections and the calls under way.
     pub protocols: Vec<(&'static str, usize, usize)>,
     /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS connection.
     pub certificate_expires_at: Option<i64>,
+}
+
+/// A route and tenant whose usual answer nothing classifies, so that it is taken for the vendor's failure.
+#[derive(Debug, Clone)]
+pub struct Episode {
+    /// The route's label.
+    pub route: String,
+    /// The tenant's label.
+    pub tenant: String,
+    /// The answer.
+    pub answer: String,
 }
 
 /// What is left of the vendor's limits.
@@ -325,7 +338,8 @@ impl Metrics {
         self.families
             .slots_held
             .set(value(snapshot.slots_held as u64));
-        self.families.breaker_open.set(snapshot.breaker_open.into());
+        let is_open = snapshot.breaker_open || !snapshot.episodes.is_empty();
+        self.families.breaker_open.set(is_open.into());
         for (protocol, connections, calls) in &snapshot.protocols {
             let gauge = |family: &IntGaugeVec| family.with_label_values(&[protocol]);
             gauge(&self.families.upstream_connections).set(value(*connections as u64));

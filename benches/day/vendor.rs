@@ -267,10 +267,10 @@ impl State {
         };
         let shown = self.orders[tenant].iter().rev().filter(is_shown);
         let shown: Vec<u64> = shown.map(|order| order.number).collect();
-        let size = usize::try_from(size).expect("small");
-        let mut pages = shown.chunks(size);
+        let mut pages = shown.chunks(usize::try_from(size).expect("small"));
         let position = Position {
             number,
+            size,
             total_count: shown.len() as u64,
             total_pages: pages.len() as u64,
             orders: pages

@@ -214,6 +214,13 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
         let text = "Linksfield fails: nothing is asked now, or one call at a time. Old pages are served where they may be.";
         add(BAD, text.into());
     }
+    for episode in &snapshot.episodes {
+        let (route, tenant, answer) = (&episode.route, &episode.tenant, &episode.answer);
+        let text = format!(
+            "Linksfield's usual answer to {route} of {tenant} is {answer}, which nothing classifies: taken for its failure, and asked by one call at a time."
+        );
+        add(BAD, text);
+    }
     if snapshot.slots_held > 0 {
         let text = "Connections held by calls that Linksfield does not end, though their time has passed: {}.";
         add(WARN, text.replace("{}", &snapshot.slots_held.to_string()));
@@ -311,6 +318,8 @@ fn readiness(shown: &Shown<'_>) -> Card {
 fn vendor(totals: &Totals, snapshot: &Snapshot) -> Card {
     let (weight, value) = if snapshot.breaker_open {
         (BAD, "breaker open")
+    } else if !snapshot.episodes.is_empty() {
+        (BAD, "breaker open in part")
     } else {
         (GOOD, "breaker closed")
     };

@@ -160,6 +160,8 @@ pub enum Pages {
     One(Position),
     /// It is a document that is made of these, which were fetched one after the other, the first when it was sent.
     All(Vec<PageOfAll>),
+    /// It is a document that is made of pages of another size than was asked for, which nobody asks for.
+    AllOfAnotherSize,
 }
 
 /// A page that was fetched with all others of its query.
@@ -288,17 +290,15 @@ impl Cache {
             Some(Err(error)) if error.stays() => return Err(error.clone()),
             Some(Err(error)) => Failure {
                 reason: error.code(),
-                status: match **error {
-                    Error::UpstreamInvalidAnswer { status, .. } => Some(status),
-                    _ => None,
-                },
+                status: error.answer_status(),
             },
             None => Failure {
                 reason: too_late(&flight.progress).code(),
                 status: None,
             },
         };
-        if let Some(found) = self.0.stand_in(question, failure, now) {
+        if let Some(mut found) = self.0.stand_in(question, failure, now) {
+            found.stood_in_for = outcome.and_then(Result::err);
             return Ok(found);
         }
         match outcome {
@@ -598,6 +598,7 @@ impl Entry {
             is_crawled: false,
             lifetime: Some(Lifetime { fresh_for, age }),
             failure: None,
+            stood_in_for: None,
             not_stored: None,
             snapshot: self.snapshot.id(),
             page: self.page,
@@ -621,6 +622,7 @@ impl Landed {
             is_crawled: self.is_crawled,
             lifetime,
             failure: None,
+            stood_in_for: None,
             not_stored: self.not_stored,
             snapshot: self.snapshot.as_ref().and_then(|snapshot| snapshot.id()),
             page: self.page.clone(),
@@ -679,7 +681,7 @@ impl Inner {
         let mut landed = Landed {
             page: filled.page,
             sent_at: filled.sent_at,
-            is_crawled: matches!(filled.pages, Pages::All(_)),
+            is_crawled: matches!(filled.pages, Pages::All(_) | Pages::AllOfAnotherSize),
             snapshot: None,
             not_stored: filled.not_stored,
             failure: filled.failure,
@@ -689,7 +691,7 @@ impl Inner {
         }
         let now = Moment::now();
         let (positions, pages) = match filled.pages {
-            Pages::None => (Vec::new(), Vec::new()),
+            Pages::None | Pages::AllOfAnotherSize => (Vec::new(), Vec::new()),
             Pages::One(position) => (vec![position], Vec::new()),
             Pages::All(pages) => pages
                 .into_iter()
@@ -704,7 +706,7 @@ impl Inner {
         let arrival = Arrival {
             positions: &positions,
             sent_at: filled.sent_at,
-            crawled_for: (!pages.is_empty()).then(|| now - filled.sent_at),
+            crawled_for: landed.is_crawled.then(|| now - filled.sent_at),
             validity: validity.unwrap_or(terms.validity),
             is_forced: terms.is_forced,
             policy,
@@ -726,7 +728,8 @@ impl Inner {
             landed.not_stored = (!is_current).then_some(NotStored::Superseded);
             snapshot
         } else {
-            state.series.apart(!positions.is_empty(), &arrival)
+            let of_pages = landed.is_crawled || !positions.is_empty();
+            state.series.apart(of_pages, &arrival)
         };
         if landed.not_stored.is_none() {
             let keep_for = snapshot.lifetime(policy) + policy.stale_for.max(policy.stale_if_error);

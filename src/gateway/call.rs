@@ -12,11 +12,13 @@ use super::cache::{LaterFilled, Reason};
 use super::error::{Error, Fault};
 use super::progress::Progress;
 use super::quota::{Ask, Class, Permit, Throttled};
+use super::response::{self, Expected};
 use super::tenant::Which;
+use super::unclassified::{self, Asked, News, Said};
 use super::upstream::{
     Answer, Exchanged, Failure, Late, Line, Message, Outcome, QUERY_MAX_IDLE, Slot,
 };
-use super::{Call, Gateway, keys, response, wall_clock};
+use super::{Call, Gateway, keys, wall_clock};
 use crate::clock::Moment;
 use crate::telemetry::Exchange;
 use crate::telemetry::trace::Trace;
@@ -159,12 +161,12 @@ impl Later {
     }
 
     /// What it is to a query.
-    pub fn filled(self, pages: bool, progress: Progress) -> LaterFilled {
+    pub fn filled(self, expected: Expected, progress: Progress) -> LaterFilled {
         Box::pin(async move {
             let Some((answer, sent_at)) = self.answer().await else {
                 return Err(Error::UpstreamTimeout(progress.sent()));
             };
-            response::to_filled(answer, pages, sent_at)
+            response::to_filled(answer, &expected, sent_at)
         })
     }
 }
@@ -265,24 +267,26 @@ impl Gateway {
     ) -> Result<Answered, Unanswered> {
         let this = &*self.0;
         let (brakes, subject) = (&this.brakes, call.subject());
+        let (route, tenant) = (call.target.route.label, call.tenant.label);
         brakes.check(&subject)?; // who would be refused then does not wait for its turn
         this.breaker.check()?;
+        this.usual_answers.check((route, tenant))?;
         key.map_or(Ok(()), keys::Run::check_store)?;
         let permit = self.permit(call, errand, progress, errand.patience);
         let mut permit = brakes.unless_applied(&subject, permit).await?;
         let admission = this.breaker.admit()?;
+        let usual = this.usual_answers.admit((route, tenant))?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
         let timeout = call.target.route.timeout;
         let deadline = granted_at + timeout.unwrap_or(this.bounds.exchange_timeout);
         let mut deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
-        let (route, tenant) = (call.target.route.label, call.tenant.label);
         let record = |outcome, duration| {
             this.metrics
                 .upstream_call(route, tenant, outcome, errand.reason, duration);
         };
         let (mut anew, mut is_saved, mut is_stuck) = (0, this.store.is_none(), false);
-        let result = loop {
+        let mut result = loop {
             let saving = (key, &mut is_saved);
             let ready = self.ready(&mut permit, errand.max_idle, saving, &mut deadline);
             let line = match brakes.unless_applied(&subject, ready).await {
@@ -343,8 +347,9 @@ impl Gateway {
             Err(unanswered) => unanswered.error.code(),
         };
         let ended_at = Instant::now();
-        let answer = result.as_ref().map(|(answer, ..)| answer);
-        let told = self.told_by(answer.map_err(|unanswered| &unanswered.error), call);
+        let answer = result.as_mut().map(|(answer, ..)| answer);
+        let answer = answer.map_err(|unanswered| &unanswered.error);
+        let told = self.told_by(answer, usual, call, ended_at);
         admission.end(told, ended_at);
         if is_stuck {
             this.breaker.trip(ended_at);
@@ -465,17 +470,41 @@ impl Gateway {
         began.elapsed()
     }
 
-    /// What the end of a call says about the vendor, counted.
-    fn told_by(&self, result: Result<&Answer, &Error>, call: &Call) -> End {
-        let (metrics, end) = (&self.0.metrics, end_of(result, call));
-        metrics.upstream_ended(end.as_str());
-        match result {
-            Ok(answer) if answer.outcome == Outcome::BadSignature => {
-                metrics.bad_signature(call.tenant.label);
-            }
-            Ok(answer) if answer.outcome == Outcome::Unknown && !is_no_envelope(answer) => {
-                metrics.unknown_code();
-            }
+    /// What the end of a call says about the vendor, counted. An answer that nothing classifies says of itself from then on
+    /// whether it is the usual one of its route and tenant.
+    fn told_by(
+        &self,
+        result: Result<&mut Answer, &Error>,
+        usual: unclassified::Admission<'_>,
+        call: &Call,
+        now: Instant,
+    ) -> End {
+        let told = result.as_deref().map_err(|error| *error);
+        let (metrics, end) = (&self.0.metrics, end_of(told, call));
+        let (route, tenant) = (call.target.route.label, call.tenant.label);
+        let asked = Asked {
+            params: call.params.as_str(),
+            caller: call.caller.as_deref(),
+        };
+        let verdict = usual.end(&Said::of(told.ok(), end), asked, now);
+        match verdict.news {
+            Some(News::Begins(answer)) => metrics.episode_begins(route, tenant, &answer),
+            Some(News::Ends) => metrics.episode_ends(route, tenant),
+            None => {}
+        }
+        // To the breaker of all it is none: that is not closed to others by what one route and tenant get.
+        let counted = if verdict.is_failure {
+            End::Failure
+        } else {
+            end
+        };
+        metrics.upstream_ended(counted.as_str());
+        let Ok(answer) = result else { return end };
+        answer.is_usual_failure = verdict.is_failure;
+        match answer.outcome {
+            _ if answer.is_encoded() => metrics.encoded_answer(),
+            Outcome::BadSignature => metrics.bad_signature(tenant),
+            Outcome::Unknown if !is_no_envelope(answer) => metrics.unknown_code(),
             _ => {}
         }
         end
@@ -558,7 +587,8 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
             Error::UpstreamUnreachable { .. }
             | Error::UpstreamConnectTimeout
             | Error::UpstreamTimeout(_)
-            | Error::UpstreamDisconnected { .. },
+            | Error::UpstreamDisconnected { .. }
+            | Error::UpstreamMalformedAnswer(_),
         ) => End::Failure,
         Err(_) => End::Neither,
     }
@@ -566,6 +596,5 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
 
 /// Not the vendor's words: a broken proxy's, say. What is larger than what is read, or compressed, may be.
 fn is_no_envelope(answer: &Answer) -> bool {
-    let is_encoded = answer.headers.contains_key(hyper::header::CONTENT_ENCODING);
-    !answer.is_envelope && answer.rest.is_none() && !is_encoded
+    !answer.is_envelope && answer.rest.is_none() && !answer.is_encoded()
 }

@@ -131,10 +131,11 @@ impl Gateway {
         let fault = if in_doubt {
             Some(Fault::Upstream) // whatever its answer is
         } else {
-            response::fault_of(answer.outcome)
+            response::fault_of(answer)
         };
         exchange.fault = fault.map(Fault::as_str);
         exchange.vendor_code.clone_from(&answer.vendor_code);
+        exchange.redirect_host.clone_from(&answer.redirect_host);
         exchange.sent = Some(Sent::Yes.as_str());
         exchange.in_doubt = Some(in_doubt);
         Ok(response::of_command(
@@ -212,11 +213,12 @@ impl Gateway {
 
     /// The vendor still has a command whose time has passed: what it says after all settles the doubt.
     async fn settle_late(self, command: Unsettled, later: Later) {
-        let Some((answer, _)) = later.answer().await else {
+        let Some((mut answer, _)) = later.answer().await else {
             return;
         };
         let (this, call) = (&*self.0, &command.call);
         let (route, tenant) = (call.target.route.label, call.tenant.label);
+        answer.is_usual_failure = this.usual_answers.is_usual_of_queries(tenant, &answer);
         let target = &call.target.route;
         let reach = this
             .scopes
@@ -235,6 +237,7 @@ impl Gateway {
             sent: Sent::Yes.as_str(),
             outcome: answer.outcome.as_str(),
             vendor_code: answer.vendor_code.as_deref(),
+            cause: None,
             in_doubt: doubt::after_answer(&answer),
             duration: command.started.elapsed(),
         };
@@ -313,16 +316,19 @@ impl Drop for Command {
         let to_the_end = async move {
             // The drain waits for `course` to go, and that outlives what has been answered and its permit.
             let Ended { course, result } = run.await;
-            let (outcome, vendor_code, in_doubt) = match &result {
-                None => return,
+            match &result {
+                None => {}
                 Some(Ok(answered)) => {
                     let answer = &answered.answer;
                     let code = answer.vendor_code.as_deref();
-                    (answer.outcome.as_str(), code, is_in_doubt(Ok(answer)))
+                    let in_doubt = is_in_doubt(Ok(answer));
+                    course.record(&metrics, answer.outcome.as_str(), code, None, in_doubt);
                 }
-                Some(Err(error)) => (error.code(), None, is_in_doubt(Err(error))),
-            };
-            course.record(&metrics, outcome, vendor_code, in_doubt);
+                Some(Err(error)) => {
+                    let (cause, in_doubt) = (error.sources(), is_in_doubt(Err(error)));
+                    course.record(&metrics, error.code(), None, cause.as_deref(), in_doubt);
+                }
+            }
         };
         // At the end of the process the runtime takes no task any more, and drops it; so it is outside of a runtime. Either
         // way `CutOff` records it.
@@ -349,12 +355,14 @@ impl Course {
         metrics: &Metrics,
         outcome: &'static str,
         vendor_code: Option<&str>,
+        cause: Option<&str>,
         in_doubt: bool,
     ) {
         let end = CommandEnd {
             sent: self.progress.sent().as_str(),
             outcome,
             vendor_code,
+            cause,
             in_doubt,
             duration: self.started.elapsed(),
         };
@@ -397,7 +405,7 @@ impl Drop for CutOff<'_> {
                 (course.route, course.tenant),
             );
         }
-        course.record(self.metrics, "cut_off", None, in_doubt);
+        course.record(self.metrics, "cut_off", None, None, in_doubt);
     }
 }
 

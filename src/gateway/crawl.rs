@@ -19,8 +19,9 @@ use super::error::{Error, InvalidAnswer, Sent};
 use super::page::{OrderId, Page, Position};
 use super::params::{Object, Params, Value, parse_object, write_object};
 use super::progress::Progress;
+use super::response::{self, Expected};
 use super::route::Policy;
-use super::{Call, Errand, Gateway, response};
+use super::{Call, Errand, Gateway};
 use crate::clock::Moment;
 use crate::config::CRAWLS;
 
@@ -38,8 +39,21 @@ pub struct Crawl {
     /// The page of each order. One that stands on a page twice is the vendor's affair.
     page_of: HashMap<OrderId, u64>,
     bytes: usize,
+    /// What the first page says.
+    cut: Option<Cut>,
     /// Why the document may not be kept.
     not_stored: Option<NotStored>,
+}
+
+/// How a query is cut into pages.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    /// The orders of its first page.
+    orders: u64,
+    /// How many pages there are.
+    pages: u64,
+    /// Has the vendor used another size than it was asked for? It may say so, or give fewer orders while there are more.
+    is_another_size: bool,
 }
 
 /// Why a page cannot be added.
@@ -139,10 +153,11 @@ impl Gateway {
             let answered = match self.ask(&call, errand.clone(), progress).await {
                 Ok(answered) => answered,
                 Err(Unanswered { error, later }) => {
-                    if let Some(later) = later {
+                    let is_another_size = crawl.cut.is_some_and(|cut| cut.is_another_size);
+                    if let Some(later) = later.filter(|_| !is_another_size) {
                         let (number, policy) = (crawl.pages.len() as u64 + 1, policy.clone());
                         let (cache, page_key) = (self.0.cache.clone(), key.page(number));
-                        let filled = later.filled(true, progress.clone());
+                        let filled = later.filled(Expected::PageOf(call.params), progress.clone());
                         tokio::spawn(async move {
                             if let Ok(filled) = filled.await {
                                 cache.keep_page(&page_key, filled, terms, &policy);
@@ -152,30 +167,33 @@ impl Gateway {
                     return Err(error);
                 }
             };
-            let filled = response::to_filled(answered.answer, true, answered.sent_at)?;
+            let expected = Expected::AnyPage;
+            let filled = response::to_filled(answered.answer, &expected, answered.sent_at)?;
             drop((answered.line, answered.permit));
-            let position = match (filled.not_stored, &filled.pages) {
-                (None | Some(NotStored::Unframed), Pages::One(position))
-                    if orders_of(&filled.page).is_some() =>
-                {
-                    position.clone()
+            let orders = orders_of(&filled.page).map(|orders| orders.len() as u64);
+            let (position, orders) = match (filled.not_stored, &filled.pages, orders) {
+                (None | Some(NotStored::Unframed), Pages::One(position), Some(orders)) => {
+                    (position.clone(), orders)
                 }
-                (Some(NotStored::NoSuccess), _) if !filled.page.head.is_encoded() => {
+                (Some(NotStored::NoSuccess), ..) if !filled.page.head.is_encoded() => {
                     let pages = Pages::None; // a failure, as the vendor tells it
                     return Ok(Some(Filled { pages, ..filled }));
                 }
                 _ => return Err(invalid(InvalidAnswer::NotAPage)),
             };
-            let is_first = crawl.pages.is_empty();
-            if is_first
+            let cut = crawl.cut(&position, orders);
+            if crawl.pages.is_empty()
                 && let Err(error) = self
-                    .may_crawl(position.total_pages, *made, policy)
-                    .and_then(|()| self.may_hold(&filled.page, &position))
+                    .may_crawl(cut.pages, *made, policy)
+                    .and_then(|()| self.may_hold(&filled.page, &position, &cut))
             {
-                let first = key.page(1);
-                self.0.cache.keep_page(&first, filled, terms, policy); // who asks next is refused without a call
+                if !cut.is_another_size {
+                    let first = key.page(1);
+                    self.0.cache.keep_page(&first, filled, terms, policy); // who asks next is refused without a call
+                }
                 return Err(error);
             }
+            crawl.check_size(&position, orders)?;
             *made += 1;
             let (bytes, most) = (
                 crawl.bytes + filled.page.body.len(),
@@ -186,7 +204,7 @@ impl Gateway {
                 return Err(Error::DocumentTooLarge { bytes, most });
             }
             crawl.not_stored = crawl.not_stored.or(filled.not_stored);
-            if crawl.add(filled.page, position, filled.sent_at) == Err(Moved) {
+            if crawl.add(filled.page, position, cut, filled.sent_at) == Err(Moved) {
                 return Ok(None);
             }
         }
@@ -211,11 +229,11 @@ impl Gateway {
     }
 
     /// Would the document be small enough, if all orders are as large as those of the first page?
-    fn may_hold(&self, first: &Page, position: &Position) -> Result<(), Error> {
-        let (body, here) = (first.body.len() as u64, position.orders.len().max(1) as u64);
-        let bytes = body.saturating_mul(position.total_count) / here;
+    fn may_hold(&self, first: &Page, position: &Position, cut: &Cut) -> Result<(), Error> {
+        let body = first.body.len() as u64;
+        let bytes = body.saturating_mul(position.total_count) / cut.orders.max(1);
         let most = self.0.bounds.max_document as u64;
-        if bytes > most && position.total_pages > 1 {
+        if bytes > most && cut.pages > 1 {
             return Err(Error::DocumentTooLarge { bytes, most });
         }
         Ok(())
@@ -251,18 +269,67 @@ impl Crawl {
             pages: Vec::new(),
             page_of: HashMap::new(),
             bytes: 0,
+            cut: None,
             not_stored: None,
         }
+    }
+
+    /// What its first page says, or if that has come has said: this is a page, with so many orders on it.
+    fn cut(&self, position: &Position, orders: u64) -> Cut {
+        if let Some(cut) = self.cut {
+            return cut;
+        }
+        let total = position.total_count;
+        let is_another_size = self.query.number("page_size").is_some_and(|asked| {
+            let is_short = orders != asked && orders < total;
+            position.size != asked || is_short
+        });
+        let pages = if is_another_size {
+            // As long as there are more, a page is as large as pages are.
+            total
+                .div_ceil(orders.max(1))
+                .clamp(1, if orders == 0 { 1 } else { u64::MAX })
+        } else {
+            position.total_pages
+        };
+        Cut {
+            orders,
+            pages,
+            is_another_size,
+        }
+    }
+
+    /// Of a size that the vendor has chosen, all pages must be as large as the first, but for the last one.
+    fn check_size(&self, position: &Position, orders: u64) -> Result<(), Error> {
+        let (Some(cut), Some(first)) = (self.cut, self.pages.first()) else {
+            return Ok(());
+        };
+        let number = self.pages.len() as u64 + 1;
+        let is_last = number >= cut.pages;
+        let is_another = position.number != number;
+        let has_moved = is_another || position.total_count != first.position.total_count;
+        if !cut.is_another_size || is_last || has_moved || orders == cut.orders {
+            return Ok(());
+        }
+        Err(invalid(InvalidAnswer::Uneven {
+            orders,
+            first: cut.orders,
+            size: self.query.number("page_size"),
+        }))
     }
 
     /// The parameters of the next page; none if all have come.
     pub fn next(&self) -> Option<Params> {
         let number = self.pages.len() as u64 + 1;
-        let is_there = self
-            .pages
-            .first()
-            .is_none_or(|first| number <= first.position.total_pages);
-        is_there.then(|| self.query.with("page_no", number))
+        let is_there = self.cut.is_none_or(|cut| number <= cut.pages);
+        is_there.then(|| {
+            let query = self.query.with("page_no", number);
+            match self.cut {
+                // Named, it is not capped, so nobody counts in another one.
+                Some(cut) if cut.is_another_size => query.with("page_size", cut.orders),
+                _ => query,
+            }
+        })
     }
 
     /// Adds a page, if it belongs to those that are here: the next one, with the same
@@ -271,10 +338,17 @@ impl Crawl {
         &mut self,
         page: Arc<Page>,
         position: Position,
+        cut: Cut,
         sent_at: Moment,
     ) -> Result<(), Moved> {
         let is_next = position.number == self.pages.len() as u64 + 1;
-        let totals = |position: &Position| (position.total_count, position.total_pages);
+        let totals = |position: &Position| {
+            let pages = position.total_pages;
+            (
+                position.total_count,
+                (!cut.is_another_size).then_some(pages),
+            ) // by the size that was asked for, or by that used
+        };
         let first = self.pages.first().map(|first| totals(&first.position));
         let are_new = position.orders.iter().all(|order| {
             let page = self.page_of.entry(*order).or_insert(position.number);
@@ -284,6 +358,7 @@ impl Crawl {
             return Err(Moved);
         }
         self.bytes += page.body.len();
+        self.cut = Some(cut);
         self.pages.push(PageOfAll {
             position,
             page,
@@ -300,7 +375,12 @@ impl Crawl {
         }
         let total = self.pages.first().map(|first| first.position.total_count);
         if total != Some(orders.len() as u64) {
-            return Err(invalid(InvalidAnswer::Miscounted));
+            return Err(invalid(InvalidAnswer::Miscounted {
+                orders: orders.len() as u64,
+                total: total.unwrap_or_default(),
+                first: self.cut.map_or(0, |cut| cut.orders),
+                size: self.query.number("page_size"),
+            }));
         }
         let body = self.write(orders);
         let body = body.ok_or(invalid(InvalidAnswer::NotAPage))?;
@@ -312,7 +392,10 @@ impl Crawl {
             not_stored: self.not_stored,
             failure: None,
             sent_at: first.sent_at,
-            pages: Pages::All(self.pages),
+            pages: match self.cut {
+                Some(cut) if cut.is_another_size => Pages::AllOfAnotherSize,
+                _ => Pages::All(self.pages),
+            },
         })
     }
 
@@ -387,6 +470,7 @@ mod tests {
         };
         let position = Position {
             number,
+            size: 2,
             total_count: total,
             total_pages,
             orders: orders.to_vec(),
@@ -395,14 +479,26 @@ mod tests {
     }
 
     fn crawl(pages: &[(&[u64], u64)]) -> Result<Result<Filled, Error>, Moved> {
-        let query = Crawl::query(&Params::parse(br#"{"device_id":"A","page_no":7}"#).unwrap());
+        crawl_of(br#"{"device_id":"A","page_no":7,"page_size":2}"#, 2, pages)
+    }
+
+    /// Pages of two orders, asked for by these parameters; after the first one with this size.
+    fn crawl_of(
+        asked: &[u8],
+        size: u64,
+        pages: &[(&[u64], u64)],
+    ) -> Result<Result<Filled, Error>, Moved> {
+        let query = Crawl::query(&Params::parse(asked).unwrap());
+        let first_size = query.number("page_size").unwrap();
         let mut crawl = Crawl::new(query);
         for (number, (orders, total)) in (1..).zip(pages) {
             let params = crawl.next().expect("one more page");
-            let expected = format!(r#"{{"device_id":"A","page_no":{number},"page_size":100}}"#);
+            let size = if number == 1 { first_size } else { size };
+            let expected = format!(r#"{{"device_id":"A","page_no":{number},"page_size":{size}}}"#);
             assert_eq!(params.as_str(), expected);
             let (page, position) = page(number, orders, *total);
-            crawl.add(page, position, Moment::now())?;
+            let cut = crawl.cut(&position, orders.len() as u64);
+            crawl.add(page, position, cut, Moment::now())?;
         }
         assert!(crawl.next().is_none(), "that was all");
         Ok(crawl.document())
@@ -423,6 +519,16 @@ mod tests {
     }
 
     #[test]
+    fn a_size_that_the_vendor_caps_is_asked_for_from_the_second_page_on() {
+        let asked = br#"{"device_id":"A"}"#;
+        let document = crawl_of(asked, 2, &[(&[1, 2], 5), (&[3, 4], 5), (&[5], 5)]);
+        let document = document.unwrap().unwrap();
+        assert!(matches!(document.pages, Pages::AllOfAnotherSize));
+        let one_page = crawl_of(asked, 2, &[(&[1, 2], 2)]).unwrap().unwrap();
+        assert!(matches!(one_page.pages, Pages::AllOfAnotherSize));
+    }
+
+    #[test]
     fn no_orders_make_a_document_of_no_orders() {
         let document = crawl(&[(&[], 0)]).unwrap().unwrap();
         let text = std::str::from_utf8(&document.page.body).unwrap();
@@ -439,7 +545,12 @@ mod tests {
     fn pages_without_all_orders_make_no_document() {
         let miscounted = crawl(&[(&[1, 2], 4), (&[3], 4)]).unwrap().unwrap_err();
         let reason = miscounted.to_string();
-        assert!(reason.contains("another number of orders"), "{reason}");
+        let told = "another number of orders (3) than total_count says (4): the first page has 2";
+        assert!(reason.contains(told), "{reason}");
+        assert!(
+            reason.contains("a page_size of 2 was asked for"),
+            "{reason}"
+        );
     }
 
     #[tokio::test]

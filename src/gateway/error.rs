@@ -111,6 +111,8 @@ pub const CODES: &[&str] = &[
     "upstream_timeout",
     "upstream_disconnected",
     "upstream_invalid_answer",
+    "upstream_throttled",
+    "upstream_unavailable",
     "internal",
 ];
 
@@ -320,12 +322,62 @@ pub enum Error {
         /// What is wrong with it.
         reason: InvalidAnswer,
     },
+    /// What came back is no HTTP, or it frames its body in a way that two could read differently.
+    #[error("Linksfield answered, and its answer is no well-formed HTTP")]
+    UpstreamMalformedAnswer(#[source] std::io::Error),
+    /// An answer to a query that sends it elsewhere.
+    #[error("Linksfield answered HTTP {status}, and the gateway follows no redirects")]
+    UpstreamRedirects {
+        /// The answer's status.
+        status: StatusCode,
+        /// Where to, if that is a host.
+        host: Option<String>,
+    },
+    /// HTTP 429 to a query, without the vendor's envelope: a balancer's.
+    #[error("Linksfield, or a server before it, takes no more requests for now")]
+    UpstreamThrottled {
+        /// Its `Retry-After`, as it came.
+        retry_after: Option<HeaderValue>,
+    },
+    /// HTTP 503 to a query, with a `Retry-After` and without the vendor's envelope: a balancer's.
+    #[error("Linksfield, or a server before it, says that it is unavailable for now")]
+    UpstreamUnavailable {
+        /// Its `Retry-After`, as it came.
+        retry_after: HeaderValue,
+    },
     /// What stops a crawl of which pages have come already.
     #[error(transparent)]
     MidCrawl(Box<Self>),
     /// A bug of ours.
     #[error("the gateway failed")]
     Internal(Sent),
+}
+
+/// So many characters of what the sources of a failure say.
+const LONGEST_CAUSE: usize = 200;
+
+/// An error and its sources. The error within an `io::Error` is one of them, which `source` passes over.
+pub(super) fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        let io = error.downcast_ref::<std::io::Error>();
+        match io.and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    })
+}
+
+/// A GOAWAY can bring any text with it.
+fn words_of(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref::<h2::Error>() {
+        Some(error) if error.is_go_away() => {
+            let reason = error.reason().unwrap_or(h2::Reason::NO_ERROR);
+            format!("GOAWAY: {}", reason.description())
+        }
+        _ => error.to_string(),
+    }
 }
 
 impl From<Open> for Error {
@@ -377,7 +429,25 @@ pub enum InvalidAnswer {
     /// A success without the pages that were asked for.
     NotAPage,
     /// All pages, with another number of orders on them than their totals say.
-    Miscounted,
+    Miscounted {
+        /// The orders that came.
+        orders: u64,
+        /// `total_count`.
+        total: u64,
+        /// Those of the first page.
+        first: u64,
+        /// The `page_size` that was asked for, if it is a number.
+        size: Option<u64>,
+    },
+    /// One of pages of different sizes, which cannot be put together.
+    Uneven {
+        /// The orders of this page.
+        orders: u64,
+        /// Those of the first page.
+        first: u64,
+        /// The `page_size` that was asked for, if it is a number.
+        size: Option<u64>,
+    },
     /// Larger than `upstream.max_answer`.
     TooLarge,
 }
@@ -387,8 +457,30 @@ impl std::fmt::Display for InvalidAnswer {
         f.write_str(match self {
             Self::NotAnEnvelope => "not the vendor's envelope",
             Self::NotAPage => "not a page of orders",
-            Self::Miscounted => {
-                "one of pages that hold another number of orders than total_count says"
+            Self::Miscounted {
+                orders,
+                total,
+                first,
+                size,
+            } => {
+                write!(
+                    f,
+                    "one of pages that hold another number of orders ({orders}) than total_count says ({total}): \
+                     the first page has {first}"
+                )?;
+                return size.map_or(Ok(()), |size| {
+                    write!(f, ", and a page_size of {size} was asked for")
+                });
+            }
+            Self::Uneven {
+                orders,
+                first,
+                size,
+            } => {
+                write!(f, "one of pages of different sizes: the first page has {first}, a later one {orders}")?;
+                return size.map_or(Ok(()), |size| {
+                    write!(f, ", and a page_size of {size} was asked for")
+                });
             }
             Self::TooLarge => "larger than upstream.max_answer",
         })
@@ -453,7 +545,10 @@ impl Error {
             Self::UpstreamDisconnected { sent: Sent::Yes, .. } => ("upstream_disconnected", S::BAD_GATEWAY, "Answer cut off", Sent::Yes, "http_response_incomplete"),
             Self::UpstreamDisconnected { sent, .. } => ("upstream_disconnected", S::BAD_GATEWAY, "Connection lost", *sent, "connection_terminated"),
             Self::UpstreamInvalidAnswer { reason: InvalidAnswer::TooLarge, .. } => ("upstream_invalid_answer", S::BAD_GATEWAY, "Answer too large", Sent::Yes, "http_response_body_size"),
-            Self::UpstreamInvalidAnswer { .. } => ("upstream_invalid_answer", S::BAD_GATEWAY, "Answer not understood", Sent::Yes, "http_protocol_error"),
+            Self::UpstreamInvalidAnswer { .. } | Self::UpstreamRedirects { .. } => ("upstream_invalid_answer", S::BAD_GATEWAY, "Answer not understood", Sent::Yes, "http_protocol_error"),
+            Self::UpstreamMalformedAnswer(_) => ("upstream_invalid_answer", S::BAD_GATEWAY, "Answer not well-formed", Sent::Yes, "http_protocol_error"),
+            Self::UpstreamThrottled { .. } => ("upstream_throttled", S::TOO_MANY_REQUESTS, "Too many requests for Linksfield", Sent::Yes, "destination_unavailable"),
+            Self::UpstreamUnavailable { .. } => ("upstream_unavailable", S::SERVICE_UNAVAILABLE, "Linksfield unavailable", Sent::Yes, "destination_unavailable"),
             Self::MidCrawl(error) => return Row { sent: Sent::Yes, ..error.row() },
             Self::Internal(sent) => ("internal", S::INTERNAL_SERVER_ERROR, "Internal error", *sent, "proxy_internal_error"),
         };
@@ -488,7 +583,11 @@ impl Error {
             | Self::UpstreamConnectTimeout
             | Self::UpstreamTimeout(_)
             | Self::UpstreamDisconnected { .. }
-            | Self::UpstreamInvalidAnswer { .. } => Fault::Upstream,
+            | Self::UpstreamMalformedAnswer(_)
+            | Self::UpstreamInvalidAnswer { .. }
+            | Self::UpstreamRedirects { .. }
+            | Self::UpstreamThrottled { .. }
+            | Self::UpstreamUnavailable { .. } => Fault::Upstream,
             Self::Overloaded { .. }
             | Self::TooManyConnections
             | Self::QuotaExhausted { .. }
@@ -512,6 +611,41 @@ impl Error {
     /// Was there no turn for it in its time?
     pub fn is_overloaded(&self) -> bool {
         matches!(self, Self::Overloaded { .. })
+    }
+
+    /// The status of the vendor's answer, where that is why.
+    pub fn answer_status(&self) -> Option<StatusCode> {
+        match self.cause() {
+            Self::UpstreamInvalidAnswer { status, .. } | Self::UpstreamRedirects { status, .. } => {
+                Some(*status)
+            }
+            Self::UpstreamThrottled { .. } => Some(StatusCode::TOO_MANY_REQUESTS),
+            Self::UpstreamUnavailable { .. } => Some(StatusCode::SERVICE_UNAVAILABLE),
+            _ => None,
+        }
+    }
+
+    /// What its sources say, for the log: the system's, TLS', hyper's and our own words, and none of a caller's.
+    pub fn sources(&self) -> Option<String> {
+        let first = std::error::Error::source(self)?;
+        let mut said: Vec<String> = Vec::new();
+        for source in chain(first).map(words_of) {
+            // An `io::Error` says what its source says.
+            if said.last() != Some(&source) {
+                said.push(source);
+            }
+        }
+        let text = said.join(": ");
+        let printable = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+        Some(printable.take(LONGEST_CAUSE).collect())
+    }
+
+    /// Where a redirect leads to.
+    pub fn redirect_host(&self) -> Option<&str> {
+        match self.cause() {
+            Self::UpstreamRedirects { host, .. } => host.as_deref(),
+            _ => None,
+        }
     }
 
     fn cause(&self) -> &Self {
@@ -568,6 +702,12 @@ impl Error {
             | Self::QuotaExhausted { retry_after, .. } => {
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            }
+            Self::UpstreamThrottled {
+                retry_after: Some(retry_after),
+            }
+            | Self::UpstreamUnavailable { retry_after } => {
+                headers.insert(RETRY_AFTER, retry_after.clone());
             }
             Self::PagesMoved => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -674,6 +814,12 @@ mod tests {
                 status,
                 reason: InvalidAnswer::TooLarge,
             },
+            E::UpstreamMalformedAnswer(io()),
+            E::UpstreamRedirects { status, host: None },
+            E::UpstreamThrottled { retry_after: None },
+            E::UpstreamUnavailable {
+                retry_after: HeaderValue::from_static("7"),
+            },
             E::DocumentTooLarge { bytes: 2, most: 1 },
             E::RefreshRefused,
             E::BreakerOpen {
@@ -726,6 +872,10 @@ mod tests {
                 | E::UpstreamInvalidAnswer { .. }
                 | E::Internal(_)
                 | E::BodyIncomplete(_)
+                | E::UpstreamMalformedAnswer(_)
+                | E::UpstreamRedirects { .. }
+                | E::UpstreamThrottled { .. }
+                | E::UpstreamUnavailable { .. }
                 | E::UpstreamDisconnected { .. } => {}
             }
         }

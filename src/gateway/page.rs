@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_ENCODING, HeaderName, HeaderValue};
 
 use super::error::Fault;
+use super::params::Params;
 
 /// An answer to a query, as it goes back to callers.
 #[derive(Debug)]
@@ -82,12 +83,22 @@ impl Head {
 pub struct Position {
     /// `cur_page_no`.
     pub number: u64,
+    /// `page_size`.
+    pub size: u64,
     /// `total_count`: the orders on all pages.
     pub total_count: u64,
     /// `total_pages`.
     pub total_pages: u64,
     /// The orders on this page, in order.
     pub orders: Vec<OrderId>,
+}
+
+impl Position {
+    /// Is it the page that these parameters ask for? Linksfield may cap sizes; of another size are other pages.
+    pub fn is_of(&self, params: &Params) -> bool {
+        let is = |name, told| params.number(name).is_none_or(|asked| asked == told);
+        is("page_no", self.number) && is("page_size", self.size)
+    }
 }
 
 /// A hash of what tells one order from another: its code and its device, as one order may be of many devices.

@@ -107,6 +107,15 @@ impl Params {
         values
     }
 
+    /// The whole number that a parameter is, as a number or as a string.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        match self.values([name]) {
+            [Some(Value::Number(digits))] => digits.parse().ok(),
+            [Some(Value::String(digits))] => digits.parse().ok(),
+            _ => None,
+        }
+    }
+
     /// The same parameters but for this one.
     #[must_use]
     pub fn without(&self, name: &str) -> Self {

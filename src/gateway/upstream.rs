@@ -5,7 +5,10 @@
 //! nothing of a caller's head goes upstream.
 
 mod answer;
+mod coding;
 mod connection;
+mod head;
+mod redirect;
 mod traffic;
 
 use std::borrow::Cow;
@@ -22,10 +25,11 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
-    CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE,
+    DATE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
 };
-use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::http::response::Parts;
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -33,8 +37,11 @@ use tokio_rustls::TlsConnector;
 
 use self::answer::Meaning;
 pub use self::answer::{Outcome, Shape};
-use self::connection::{Connection, Farewell, Payload, Socket, open_http1, open_http2};
+use self::connection::{
+    Connection, Farewell, Payload, Socket, is_malformed, open_http1, open_http2,
+};
 pub use self::connection::{Line, Opening, Slot};
+use self::head::Malformed;
 pub use self::traffic::{Protocol, Traffic};
 use super::boxed::boxed;
 use super::brakes::{Brakes, Subject};
@@ -113,8 +120,11 @@ pub struct Message<'a> {
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
-    /// `Content-Type`, `Content-Language`, `Content-Encoding` and `Retry-After`, where they came.
+    /// `Content-Type`, `Content-Language` and `Retry-After`, where they came; `Content-Encoding`, if the body is encoded;
+    /// `WWW-Authenticate`, if the status is 401.
     pub headers: HeaderMap,
+    /// The host of the `Location` of a redirect, for the log.
+    pub redirect_host: Option<String>,
     /// When the vendor says it answered.
     pub date: Option<HeaderValue>,
     /// The body, or the first [`max_answer`](config::Upstream::max_answer) bytes and some of it.
@@ -127,14 +137,23 @@ pub struct Answer {
     pub outcome: Outcome,
     /// Is its body a JSON object with a `code`?
     pub is_envelope: bool,
+    /// Does it say all that it can say? Its body is whole, not encoded, in UTF-8, and JSON; or its status has no body.
+    pub is_readable: bool,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
+    /// Nothing classifies it, and it is the usual one now: the vendor fails. (`gateway/unclassified.rs` says so.)
+    pub is_usual_failure: bool,
 }
 
 impl Answer {
     /// When the vendor wants the next call: in seconds, or as a date (RFC 9110, section 10.2.3).
     pub fn retry_after(&self, now: SystemTime) -> Option<Duration> {
         pause(self.headers.get(RETRY_AFTER)?.to_str().ok()?, now)
+    }
+
+    /// Is its body encoded, although nobody asked for that? What it means cannot be read then.
+    pub fn is_encoded(&self) -> bool {
+        self.headers.contains_key(CONTENT_ENCODING)
     }
 
     /// Where HTTP says "too many requests" and not when to come again, it says this: in whole seconds, 1 at least.
@@ -387,23 +406,17 @@ impl Upstream {
 
     async fn read(&self, response: Response<Incoming>) -> Result<Answer, Error> {
         let (head, body) = Received::of_answer(response);
-        let is_framed = head.version == Version::HTTP_2
-            || head.headers.contains_key(CONTENT_LENGTH)
-            || head.headers.contains_key(TRANSFER_ENCODING);
-        let mut headers = HeaderMap::new();
-        for name in [
-            CONTENT_TYPE,
-            CONTENT_LANGUAGE,
-            CONTENT_ENCODING,
-            RETRY_AFTER,
-        ] {
-            if let Some(value) = head.headers.get(&name) {
-                headers.insert(name, value.clone());
-            }
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Error::UpstreamMalformedAnswer(Malformed::Switch.into()));
         }
+        let is_framed = coding::is_framed(&head);
+        let headers = passed_on(&head);
         let (body, rest) = match read_prefix(body, self.max_answer, Duration::MAX).await {
             Ok(Prefix::Whole(body)) => (body, None),
             Ok(Prefix::Longer(body, rest)) => (body, Some(rest)),
+            Err(ReadError::Broken(source)) if is_malformed(&source) => {
+                return Err(Error::UpstreamMalformedAnswer(source));
+            }
             Err(ReadError::Broken(source)) => {
                 return Err(Error::UpstreamDisconnected {
                     sent: Sent::Yes,
@@ -414,22 +427,36 @@ impl Upstream {
                 unreachable!("no patience and no cap were given")
             }
         };
+        let is_whole = rest.is_none();
         let Meaning {
             outcome,
             is_envelope,
             vendor_code,
-        } = Meaning::of(head.status, &body, &self.codes);
+            is_json,
+        } = if headers.contains_key(CONTENT_ENCODING) {
+            Meaning::of(head.status, &[], &self.codes)
+        } else {
+            Meaning::of(head.status, &body, &self.codes)
+        };
         let date = head.headers.get(DATE).cloned();
+        let has_end = is_framed || is_envelope; // an envelope ends with its last brace
+        let has_no_body = matches!(
+            head.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
         Ok(Answer {
             status: head.status,
             headers,
+            redirect_host: redirect::host(&head),
             date,
             body,
             rest,
             is_framed,
             outcome,
             is_envelope,
+            is_readable: has_no_body || (is_whole && has_end && is_json),
             vendor_code,
+            is_usual_failure: false,
         })
     }
 
@@ -461,6 +488,25 @@ impl Upstream {
         }
         request
     }
+}
+
+/// The headers of an answer that its caller gets too.
+fn passed_on(head: &Parts) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for name in [CONTENT_TYPE, CONTENT_LANGUAGE, RETRY_AFTER] {
+        if let Some(value) = head.headers.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    if let Some(coding) = coding::of_content(&head.headers) {
+        headers.insert(CONTENT_ENCODING, coding);
+    }
+    if head.status == StatusCode::UNAUTHORIZED {
+        for challenge in head.headers.get_all(WWW_AUTHENTICATE) {
+            headers.append(WWW_AUTHENTICATE, challenge.clone());
+        }
+    }
+    headers
 }
 
 /// The headers that are the same in every request of HTTP/1.1.
@@ -567,6 +613,38 @@ mod tests {
         let (_, reached) = reached.unwrap();
         assert_eq!(reached, address);
         assert!(deadline - Instant::now() <= Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_request_is_not_its_answer_though_the_runtime_has_not_noticed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let found = Slot::default().line(0, Duration::ZERO, false).await;
+        let opening = found.unwrap().unwrap_err();
+        let farewell = Farewell {
+            hold: Duration::ZERO,
+            most: 0,
+        };
+        let mut socket = opening.dial(address, farewell).unwrap();
+        socket.connected().await.unwrap();
+        let (mut vendor, _) = listener.accept().unwrap();
+        let config = "upstream.base_url = \"http://127.0.0.1:1\"\n\
+                      tenants.a = { access_code = \"P1\", secret_env = \"S\" }";
+        let config = config::Config::parse(config, "test", std::iter::empty());
+        let brakes = Brakes::new(&config.unwrap().0);
+        let connection = open_http1(socket, 0, brakes, Traffic::default()).await;
+        let mut line = opening.opened(connection.unwrap());
+        for _ in 0..10 {
+            tokio::task::yield_now().await; // its task waits for bytes, or for a request
+        }
+        let forged = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        std::io::Write::write_all(&mut vendor, forged).unwrap(); // this thread is the runtime's: it sees nothing of that yet
+        let progress = Progress::default();
+        progress.begin();
+        let request = Request::new(Payload::new(Bytes::from_static(b"{}"), None));
+        let answer = line.send(request, &progress).await;
+        assert!(answer.is_err(), "{answer:?}");
+        assert_eq!(progress.sent(), Sent::No);
     }
 
     #[test]

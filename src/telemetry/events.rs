@@ -1,10 +1,11 @@
 //! What is counted, and told, beside the exchanges? Calls of Linksfield and what they say, the configuration, and what is rare.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Metrics, log};
+use super::{Episode, Metrics, log};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +16,8 @@ pub struct CommandEnd<'a> {
     pub outcome: &'static str,
     /// The envelope's `code`.
     pub vendor_code: Option<&'a str>,
+    /// What the sources of the failure say.
+    pub cause: Option<&'a str>,
     /// May it have been carried out without anybody knowing?
     pub in_doubt: bool,
     /// From its beginning to its end.
@@ -95,6 +98,43 @@ impl Metrics {
         self.families.unknown_codes.inc();
     }
 
+    /// The vendor encoded an answer, which nobody had asked for.
+    pub fn encoded_answer(&self) {
+        self.families.encoded_answers.inc();
+    }
+
+    /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the usual one there.
+    pub fn episode_begins(&self, route: usize, tenant: usize, answer: &dyn Display) {
+        let (route, tenant) = self.names(route, tenant);
+        let remedy = "tell the vendor; if it is no failure, put the code into the list of upstream.codes that says what it means";
+        warn!(
+            tenant,
+            route,
+            %answer,
+            remedy,
+            "an unclassified answer is the usual one, and is taken for a failure of the vendor"
+        );
+    }
+
+    /// Something else was answered there.
+    pub fn episode_ends(&self, route: usize, tenant: usize) {
+        let (route, tenant) = self.names(route, tenant);
+        info!(
+            tenant,
+            route, "the unclassified answer is the usual one no more"
+        );
+    }
+
+    /// Where an answer that nothing classifies is the usual one, for a person to read.
+    pub fn episode(&self, route: usize, tenant: usize, answer: String) -> Episode {
+        let (route, tenant) = self.names(route, tenant);
+        Episode {
+            route: route.to_owned(),
+            tenant: tenant.to_owned(),
+            answer,
+        }
+    }
+
     /// A path came that is not configured.
     pub fn unlisted_path(&self) {
         self.families.unlisted_paths.inc();
@@ -167,6 +207,7 @@ impl Metrics {
             sent,
             outcome,
             vendor_code,
+            cause,
             in_doubt,
             duration,
         } = *ended;
@@ -180,6 +221,7 @@ impl Metrics {
                     route,
                     outcome,
                     vendor_code,
+                    cause,
                     sent,
                     in_doubt,
                     duration,
@@ -213,6 +255,7 @@ impl Metrics {
             vendor_code,
             in_doubt,
             duration,
+            ..
         } = *ended;
         let duration = duration.as_secs_f64();
         info!(

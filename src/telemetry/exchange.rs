@@ -37,6 +37,10 @@ pub struct Exchange<'a> {
     pub error: Option<&'static str>,
     /// Whose fault it is that it did not get what it asked for.
     pub fault: Option<&'static str>,
+    /// What the sources of a failure say, also of one that an old page stands in for.
+    pub cause: Option<String>,
+    /// The host that Linksfield has sent it to.
+    pub redirect_host: Option<String>,
     /// Did the request reach Linksfield? None for a page from memory.
     pub sent: Option<&'static str>,
     /// May a command have been carried out without anybody knowing? None for a query, and for a command whose caller left
@@ -117,6 +121,7 @@ impl Exchange<'_> {
         let replayed = self.is_replay.then_some(true);
         let (vendor_code, error) = (self.vendor_code.as_deref(), self.error);
         let (sent, in_doubt) = (self.sent, self.in_doubt);
+        let (cause, redirect_host) = (self.cause.as_deref(), self.redirect_host.as_deref());
         let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
         let (queue, upstream, age) = (
             seconds(self.queue),
@@ -137,6 +142,8 @@ impl Exchange<'_> {
                     result,
                     vendor_code,
                     error,
+                    cause,
+                    redirect_host,
                     sent,
                     in_doubt,
                     replayed,
@@ -173,6 +180,8 @@ impl Metrics {
             status: None,
             error: None,
             fault: None,
+            cause: None,
+            redirect_host: None,
             sent: None,
             in_doubt: None,
             vendor_code: None,

@@ -41,6 +41,7 @@ pub struct Families {
     pub upstream_calls: IntCounterVec,
     pub bad_signatures: IntCounterVec,
     pub unknown_codes: IntCounter,
+    pub encoded_answers: IntCounter,
     pub upstream_duration: HistogramVec,
     pub upstream_connections: IntGaugeVec,
     pub upstream_in_flight: IntGaugeVec,
@@ -177,6 +178,11 @@ impl Families {
                 &registry,
                 "upstream_unknown_codes_total",
                 "Answers of Linksfield with a code that the configuration does not know.",
+            ),
+            encoded_answers: counter(
+                &registry,
+                "upstream_encoded_answers_total",
+                "Answers of Linksfield with a content coding that nobody asked for.",
             ),
             upstream_duration: histograms(
                 &registry,
@@ -340,7 +346,7 @@ impl Families {
             breaker_open: gauge(
                 &registry,
                 "upstream_breaker_open",
-                "1 while the vendor is not asked, or by one call at a time.",
+                "1 while the vendor is not asked, or by one call at a time: by all, or by a route and tenant whose usual answer nothing classifies.",
             ),
             clock_skew: registered(
                 &registry,

@@ -249,6 +249,7 @@ mod tests {
             state_store_failing: false,
             slots_held: 0,
             breaker_open: false,
+            episodes: Vec::new(),
             clock_skew: None,
             protocols: ["http/1.1", "h2"].map(|name| (name, 0, 0)).into(),
             certificate_expires_at: None,

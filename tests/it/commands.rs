@@ -268,6 +268,10 @@ async fn a_command_that_cannot_connect_is_not_sent_and_invalidates_nothing() {
     let gateway = gateway(&upstream).run().await;
     gateway.page(1).await;
     upstream.stop().await;
+    until("the end of its connection is seen", async || {
+        gateway.metric("upstream_connections", &[]).await == 0.0
+    })
+    .await;
     let reply = gateway.order().await;
     assert_eq!(
         reply.problem(),

@@ -23,6 +23,8 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
             Some(1) => page(1, 2, 105).behind(&held),
             Some(2) => raw(200, "<html>"),
             Some(3) => page(3, 2, 105).fault(Fault::Cut),
+            Some(4) => raw(429, "<html>"),
+            Some(5) => raw(503, "<html>").header("Retry-After", "7"),
             _ => page(9, 2, 105),
         })
         .run()
@@ -208,6 +210,15 @@ async fn every_error_is_a_problem_and_an_envelope_and_has_its_paragraph() {
             code,
             sent,
         );
+    }
+    let throttled = builder().run().await; // nobody else is asked for a while
+    for (number, status, code) in [
+        (5, 503, "upstream_unavailable"),
+        (4, 429, "upstream_throttled"),
+    ] {
+        let body = format!(r#"{{"access_code":"P000270","page_no":{number}}}"#);
+        let reply = throttled.post(QUERY, &json, body).await;
+        met(&reply, status, code, "yes");
     }
     let mut busy = Vec::new();
     for size in 1..=3 {

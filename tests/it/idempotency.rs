@@ -70,6 +70,7 @@ async fn what_a_repeat_gets_follows_from_what_the_vendor_answered() {
         (raw(400, failure("4711").body), Repeat::Same),
         (raw(404, "<html>"), Repeat::Same),
         (failure("4711"), Repeat::Same),
+        (raw(200, "no envelope"), Repeat::InDoubt),
         (raw(200, "[]"), Repeat::Same),
         (raw(204, ""), Repeat::Same),
         (raw(429, ""), Repeat::Sent),

@@ -7,6 +7,7 @@
 #![allow(clippy::missing_panics_doc)]
 
 mod admin;
+mod answers;
 mod bounds;
 mod brakes;
 mod cache;
@@ -39,3 +40,4 @@ mod support;
 mod tenants;
 mod thrift;
 mod tls;
+mod unclassified;

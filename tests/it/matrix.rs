@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::http2::offering;
-use crate::support::answer::{Answer, Fault, raw};
+use crate::support::answer::{Answer, Fault, raw, wire, with_lines};
 use crate::support::frames::{Frames, INTERNAL_ERROR, NO_ERROR, Peer, REFUSED_STREAM, Told};
 use crate::support::gateway::Gateway;
 use crate::support::{Reply, Upstream, failure, gateway, page, success, until, upstream};
@@ -15,6 +15,8 @@ use crate::tls::certificate_with;
 enum Failure {
     /// It answers like this.
     Answers(Answer),
+    /// It has answered everything like this, for so long that it is the usual answer.
+    Usually(Answer),
     /// Nobody listens.
     Refused,
     /// Its side resets each connection before it reads a request.
@@ -28,6 +30,14 @@ fn failures() -> Vec<(&'static str, Failure)> {
     let refusal = || failure("4711").body;
     let oversized = success(&serde_json::json!({ "x": "x".repeat(70_000) }));
     let busy = raw(503, refusal()).header("Retry-After", "30");
+    let heads = |lines| Failure::Answers(wire(with_lines(lines, &good().body)));
+    let switch = wire("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n");
+    let encoded = raw(200, b"\x1f\x8b".to_vec()).header("Content-Encoding", "gzip");
+    let not_utf_8 = b"{\"code\":\"0000\",\"message\":\"\xff\",\"success\":true}".to_vec();
+    let redirect = raw(302, "").header("Location", "https://login.example/");
+    let html = |status, retry_after| {
+        Failure::Answers(raw(status, "<html>").header("Retry-After", retry_after))
+    };
     vec![
         ("connection refused", Failure::Refused),
         ("reset before the request", Failure::Resets),
@@ -46,9 +56,24 @@ fn failures() -> Vec<(&'static str, Failure)> {
             "business error (200, another code)",
             answers(200, refusal()),
         ),
+        (
+            "an unknown code to everything",
+            Failure::Usually(failure("4711")),
+        ),
         ("not JSON", answers(200, b"<html>".to_vec())),
         ("oversized", Failure::Answers(oversized)),
         ("delimited by close", fault(Fault::CloseDelimited)),
+        ("an odd header line", heads("X-Cookie : a\r\n")),
+        (
+            "a folded Content-Length",
+            heads("Content-Length:\r\n 3\r\n"),
+        ),
+        ("a switch of protocols (101)", Failure::Answers(switch)),
+        ("compressed unasked", Failure::Answers(encoded)),
+        ("not UTF-8", answers(200, not_utf_8)),
+        ("a redirect", Failure::Answers(redirect)),
+        ("429 of a balancer, Retry-After: 7", html(429, "7")),
+        ("503 of a balancer, Retry-After: 30", html(503, "30")),
     ]
 }
 
@@ -67,7 +92,11 @@ impl Case {
         let (failing, answer) = (fails.clone(), failure.clone());
         let upstream = upstream()
             .script(move |_| match &answer {
-                Failure::Answers(answer) if failing.load(Ordering::SeqCst) => answer.clone(),
+                Failure::Answers(answer) | Failure::Usually(answer)
+                    if failing.load(Ordering::SeqCst) =>
+                {
+                    answer.clone()
+                }
                 _ => page(1, 2, 105),
             })
             .run()
@@ -84,6 +113,7 @@ impl Case {
             .set("upstream.connect_timeout", "\"10s\"")
             .set("upstream.max_answer", "\"64KiB\"")
             .set("upstream.codes.transient", "[\"3003\"]")
+            .set("upstream.breaker.open_for", "\"1h\"")
             .run()
             .await;
         Self {
@@ -104,13 +134,21 @@ impl Case {
     }
 
     async fn fail(mut self) -> Self {
-        self.calls = self.upstream.calls();
+        if matches!(self.failure, Failure::Usually(_)) {
+            self.gateway.page(50).await; // a success
+        }
         self.fails.store(true, Ordering::SeqCst);
         match self.failure {
             Failure::Answers(_) => {}
+            Failure::Usually(_) => {
+                for number in 51..=70 {
+                    self.gateway.page(number).await;
+                }
+            }
             Failure::Refused => self.upstream.stop().await,
             Failure::Resets => self.upstream.reset_connections(),
         }
+        self.calls = self.upstream.calls();
         self
     }
 

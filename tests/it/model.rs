@@ -252,6 +252,7 @@ impl World {
         let place = usize::try_from(number - 1).unwrap();
         Position {
             number,
+            size: PAGE_SIZE as u64,
             total_count,
             total_pages,
             orders: pages.clone().nth(place).unwrap_or_default().to_vec(),

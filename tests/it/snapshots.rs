@@ -21,8 +21,9 @@ async fn the_pages_of_a_query_carry_one_id_until_one_contradicts() {
     let told = total.clone();
     let upstream = upstream()
         .script(move |request| {
-            let number = request.json()["page_no"].as_u64().unwrap();
-            page(number, 2, told.load(Ordering::SeqCst))
+            let asked = request.json();
+            let [number, size] = ["page_no", "page_size"].map(|key| asked[key].as_u64().unwrap());
+            page(number, size, told.load(Ordering::SeqCst))
         })
         .run()
         .await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 
+use crate::gateway::error::Error;
 use crate::gateway::page::Page;
 use crate::id::Id;
 
@@ -103,6 +104,8 @@ pub struct Found {
     pub lifetime: Option<Lifetime>,
     /// What a stale page stands in for.
     pub failure: Option<Failure>,
+    /// The error that a stale page stands in for.
+    pub stood_in_for: Option<Arc<Error>>,
     /// Why the answer of a fill is not in memory.
     pub not_stored: Option<NotStored>,
     /// The value of `x-linksfield-snapshot`.

@@ -213,7 +213,7 @@ impl Snapshot {
         let snapshot = Self {
             id,
             opened_at: arrival.sent_at,
-            crawled_for: AtomicU64::new(0),
+            crawled_for: AtomicU64::new(arrival.crawled_for.map_or(0, nanos)),
             older_by: AtomicU64::new(0),
             valid_for: AtomicU64::new(FOREVER),
             generation: AtomicU64::new(arrival.validity.generation),
@@ -423,6 +423,7 @@ mod tests {
             let first = (number - 1) * 2;
             let position = Position {
                 number,
+                size: 2,
                 total_count: total,
                 total_pages: total.div_ceil(2),
                 orders: (first..total.min(first + 2))
@@ -500,6 +501,7 @@ mod tests {
         let (old, _) = pages.come(1, 7, 0, 1);
         let position = Position {
             number: 2,
+            size: 2,
             total_count: 7,
             total_pages: 4,
             orders: vec![6, 5], // one was cancelled, one was ordered: 6 has moved from the first page
@@ -633,6 +635,7 @@ mod tests {
             let key = Key::new(pages.scope.clone(), "zh-CN".into(), &params);
             let position = Position {
                 number: 1,
+                size: 2,
                 total_count: 0,
                 total_pages: 0,
                 orders: vec![],

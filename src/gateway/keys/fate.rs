@@ -77,18 +77,19 @@ mod tests {
 
     #[test]
     fn what_may_have_been_cut_or_cannot_be_read_is_not_given_again() {
-        for (status, body, is_envelope, is_framed, is_kept) in [
-            (200, "[]", false, true, true),
-            (200, "[]", false, false, false),
-            (200, "{}", true, false, true),
-            (200, "[", false, true, false),
-            (204, "", false, false, true),
-            (404, "<html>", false, false, true),
+        for (status, is_envelope, is_framed, is_readable, is_kept) in [
+            (200, false, true, true, true),
+            (200, true, false, true, true),
+            (200, false, true, false, false),
+            (200, false, false, false, false),
+            (204, false, false, true, true),
+            (302, false, true, false, false),
+            (404, false, false, false, true),
         ] {
             let answer = Answer {
-                body: body.into(),
                 is_framed,
                 is_envelope,
+                is_readable,
                 ..answer(status)
             };
             let fate = Fate::of(Some(Ok(&answer)));

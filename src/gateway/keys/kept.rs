@@ -89,13 +89,16 @@ pub(super) mod tests {
         Answer {
             status: StatusCode::from_u16(status).unwrap(),
             headers,
+            redirect_host: None,
             date: None,
             body: Bytes::from_static(b"line 1\n\nline 3"),
             rest: None,
             is_framed: true,
             outcome: Outcome::Success,
             is_envelope: true,
+            is_readable: true,
             vendor_code: Some("0000".into()),
+            is_usual_failure: false,
         }
     }
 

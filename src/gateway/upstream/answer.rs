@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use hyper::StatusCode;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::config::Codes;
@@ -59,6 +60,7 @@ pub struct Meaning {
     /// Is it a JSON object with a `code`?
     pub is_envelope: bool,
     pub vendor_code: Option<Cow<'static, str>>,
+    pub is_json: bool,
 }
 
 impl Meaning {
@@ -67,6 +69,7 @@ impl Meaning {
         Self {
             outcome: classify(status, envelope.as_ref(), codes),
             is_envelope: envelope.is_some(),
+            is_json: envelope.is_some() || is_json(body),
             vendor_code: envelope.map(|envelope| presentable(envelope.code)),
         }
     }
@@ -102,8 +105,17 @@ struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     fn read(body: &'a [u8]) -> Option<Self> {
-        serde_json::from_slice(body).ok()
+        read_json(body)
     }
+}
+
+/// RFC 8259, section 8.1: what is not UTF-8 is no JSON. (serde looks only at the strings that somebody reads.)
+fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+    serde_json::from_str(str::from_utf8(body).ok()?).ok()
+}
+
+fn is_json(body: &[u8]) -> bool {
+    read_json::<IgnoredAny>(body).is_some()
 }
 
 /// The code as it may stand in a log: it comes from outside. That of a success, which most are, is shared.
@@ -132,8 +144,7 @@ struct PagedData<'a> {
 #[derive(Deserialize)]
 struct PageNumbers {
     cur_page_no: u64,
-    #[serde(rename = "page_size")]
-    _page_size: u64,
+    page_size: u64,
     total_count: u64,
     total_pages: u64,
 }
@@ -152,6 +163,7 @@ impl PagedData<'_> {
         let orders = self.package_order.iter();
         Position {
             number: self.page.cur_page_no,
+            size: self.page.page_size,
             total_count: self.page.total_count,
             total_pages: self.page.total_pages,
             orders: orders.filter_map(|order| order_id(order)).collect(),
@@ -270,8 +282,8 @@ mod tests {
         let Shape::Page(position) = shape else {
             panic!("{shape:?}")
         };
-        let totals = (position.number, position.total_count, position.total_pages);
-        assert_eq!(totals, (2, 7, 4));
+        let totals = (position.total_count, position.total_pages);
+        assert_eq!((position.number, position.size, totals), (2, 2, (7, 4)));
         assert_eq!(position.orders.len(), 2, "those that can be told apart");
         assert_ne!(position.orders[0], position.orders[1]);
     }

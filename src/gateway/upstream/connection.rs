@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,22 +23,24 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, TcpKeepalive, Type};
+use socket2::{Domain, SockRef, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Failure;
+use super::head::{Heads, Malformed, Spoilt, Turn, Wire};
 use super::traffic::{Protocol, Token, Traffic};
 use crate::clock::Moment;
 use crate::config::STREAMS;
 use crate::gateway::brakes::{Brakes, Subject};
-use crate::gateway::error::{Error, Unreachable};
+use crate::gateway::error::{Error, Unreachable, chain};
 use crate::gateway::progress::Progress;
 use crate::gateway::quota::Shareable;
 
@@ -136,6 +139,7 @@ enum Sender {
         idle_since: Moment,
         /// Has it carried an exchange before?
         reused: bool,
+        turn: Turn,
         _driven_until: Driven,
     },
     Http2 {
@@ -336,7 +340,10 @@ impl Line {
         self.is_pending = true;
         let sent = match &mut self.way {
             Way::Http1(place) => match place.connection.as_mut().map(|open| &mut open.sender) {
-                Some(Sender::Http1 { sender, .. }) => sender.try_send_request(request).await,
+                Some(Sender::Http1 { sender, turn, .. }) => {
+                    turn.begins();
+                    sender.try_send_request(request).await
+                }
                 _ => unreachable!("its line holds it until the exchange ends"),
             },
             Way::Http2(mouth) => {
@@ -355,16 +362,21 @@ impl Line {
             }
         };
         sent.map_err(|mut error| {
-            let nothing_left = error.take_message().is_some();
+            let nothing_left = error.take_message().is_some() || is_spoilt(error.error());
             // A head without a byte of the body, which has the signature, is nothing that could have been carried out: with
             // HTTP/2 it may have left, with HTTP/1.1 it has not, as both go out together.
             let is_refused = is_refused(error.error()) || body.take_back();
             if nothing_left || is_refused {
                 progress.not_sent();
             }
-            let error = Error::UpstreamDisconnected {
-                sent: progress.sent(),
-                source: io::Error::other(error.into_error()),
+            let error = if is_malformed(error.error()) {
+                progress.answered();
+                Error::UpstreamMalformedAnswer(io::Error::other(error.into_error()))
+            } else {
+                Error::UpstreamDisconnected {
+                    sent: progress.sent(),
+                    source: io::Error::other(error.into_error()),
+                }
             };
             match (nothing_left, is_refused) {
                 (true, _) if self.may_be_stale() => Failure::NotSent(error),
@@ -430,16 +442,43 @@ fn is_refused(error: &hyper::Error) -> bool {
         })
 }
 
-pub(super) async fn open_http1<S>(
+/// Is it certain that no byte of the request was written?
+fn is_spoilt(error: &hyper::Error) -> bool {
+    chain(error).any(<dyn std::error::Error>::is::<Spoilt>)
+}
+
+/// Has something come that is no well-formed answer? (Not so a broken record of TLS, nor an answer that broke off.)
+pub(super) fn is_malformed(error: &(dyn std::error::Error + 'static)) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput};
+    chain(error).any(|cause| {
+        if let Some(error) = cause.downcast_ref::<hyper::Error>() {
+            return error.is_parse();
+        }
+        if let Some(error) = cause.downcast_ref::<h2::Error>() {
+            return error.is_library() && error.reason() == Some(h2::Reason::PROTOCOL_ERROR);
+        }
+        // That is how hyper tells of chunks that are none.
+        let of_chunks = cause.downcast_ref::<io::Error>().is_some_and(|error| {
+            let of_tls = error
+                .get_ref()
+                .and_then(|cause| cause.downcast_ref::<rustls::Error>())
+                .is_some();
+            let of_system = error.raw_os_error().is_some();
+            matches!(error.kind(), InvalidData | InvalidInput) && !of_tls && !of_system
+        });
+        of_chunks || cause.is::<Malformed>()
+    })
+}
+
+pub(super) async fn open_http1<S: Wire>(
     stream: S,
     upstream: u64,
     brakes: Brakes,
     traffic: Traffic,
-) -> hyper::Result<Connection>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+) -> hyper::Result<Connection> {
+    let turn = Turn::default();
+    let stream = TokioIo::new(Heads::new(stream, turn.clone()));
+    let (sender, connection) = http1::handshake(stream).await?;
     let (driven_until, given_up) = oneshot::channel();
     let counted = traffic.connection(Protocol::Http1);
     tokio::spawn(until_given_up(given_up, async move {
@@ -455,6 +494,7 @@ where
             sender,
             idle_since: Moment::of(Instant::now()),
             reused: false,
+            turn,
             _driven_until: driven_until,
         },
         traffic,
@@ -714,6 +754,28 @@ impl Socket {
 
     fn stream(&mut self) -> Pin<&mut TcpStream> {
         Pin::new(self.stream.as_mut().expect("taken only by drop"))
+    }
+}
+
+impl Wire for Socket {
+    fn is_silent(&self, _: bool) -> Result<(), Spoilt> {
+        let Some(stream) = &self.stream else {
+            return Err(Spoilt::Closed);
+        };
+        match SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Ok(1..) => Err(Spoilt::Unasked),
+            Ok(0) | Err(_) => Err(Spoilt::Closed),
+        }
+    }
+}
+
+impl Wire for TlsStream<Socket> {
+    fn is_silent(&self, is_first: bool) -> Result<(), Spoilt> {
+        if is_first {
+            return Ok(()); // the tickets of the session come when they come
+        }
+        self.get_ref().0.is_silent(false)
     }
 }
 

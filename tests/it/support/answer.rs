@@ -15,6 +15,8 @@ pub struct Answer {
     pub fault: Option<Fault>,
     pub gate: Option<Gate>,
     pub delay: Duration,
+    /// What comes on the same connection after the answer, once the gate is open.
+    pub more: Option<(Gate, Vec<u8>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,10 @@ pub enum Fault {
     Interim,
     /// The connection is closed after a whole answer, without a word.
     CloseAfter,
+    /// The body is all that comes: its bytes have a head of their own.
+    Wire,
+    /// The same, and then the end of the connection.
+    WireThenClose,
     /// HTTP/2: the stream is reset for this reason (RFC 9113, section 7) before a byte of the answer.
     ResetStream(u32),
     /// HTTP/2: the stream is reset for this reason after half of the body, whose length the head does not tell.
@@ -98,7 +104,22 @@ pub fn raw(status: u16, body: impl Into<Vec<u8>>) -> Answer {
         fault: None,
         gate: None,
         delay: Duration::ZERO,
+        more: None,
     }
+}
+
+/// These bytes exactly, head included.
+pub fn wire(bytes: impl Into<Vec<u8>>) -> Answer {
+    raw(200, bytes).fault(Fault::Wire)
+}
+
+/// The bytes of a success with these lines before the one of its length.
+pub fn with_lines(lines: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{lines}Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
 }
 
 /// The vendor's envelope of a success.
@@ -141,6 +162,11 @@ impl Answer {
 
     pub fn fault(mut self, fault: Fault) -> Self {
         self.fault = Some(fault);
+        self
+    }
+
+    pub fn and_then(mut self, gate: &Gate, bytes: impl Into<Vec<u8>>) -> Self {
+        self.more = Some((gate.clone(), bytes.into()));
         self
     }
 

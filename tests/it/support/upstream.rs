@@ -418,7 +418,13 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let answer = shared.answer(&request).await;
         match write(&mut stream, &answer).await? {
-            After::GoOn => {}
+            After::GoOn => {
+                if let Some((gate, bytes)) = &answer.more {
+                    gate.pass().await;
+                    stream.write_all(bytes).await?;
+                    stream.flush().await?;
+                }
+            }
             After::Close => return Ok(false),
             After::Reset => return Ok(true),
         }
@@ -502,6 +508,11 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
             stream
                 .write_all(&[whole(&length), answer.body.clone()].concat())
                 .await?;
+            return Ok(After::Close);
+        }
+        Some(Fault::Wire) => stream.write_all(&answer.body).await?,
+        Some(Fault::WireThenClose) => {
+            stream.write_all(&answer.body).await?;
             return Ok(After::Close);
         }
         Some(Fault::ResetStream(_) | Fault::ResetMidBody(_) | Fault::GoAway) => {

@@ -1,0 +1,664 @@
+//! When does an answer that no list knows become the vendor's failure?
+//!
+//! A code that is not configured, "0000" without success, a 4xx without an envelope: one of them is its caller's matter, and
+//! is passed on as a refusal. Where it becomes the *usual* answer of a route and tenant that have succeeded before, to
+//! different questions of different callers, it is none of theirs: an *episode* begins. While it lasts, such answers are
+//! failures there, one call at a time asks, and the first answer of another kind ends it. No other route or tenant is
+//! touched, unless its own answers show the same.
+//!
+//! Orders are refused for their account's sake (no balance) as often as for the vendor's, so commands are no evidence. They
+//! follow: during an episode of a query of their tenant, the same answer to a command is a failure too.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::time::Instant;
+
+use super::breaker::{End, Open};
+use super::upstream::{Answer, Outcome};
+
+/// Of the last answers so many in ten are alike,
+const TENTHS: usize = 9;
+
+/// to so many different questions at least.
+const QUESTIONS: usize = 5;
+
+/// More answers than these are not remembered.
+const REMEMBERED: usize = 1024;
+
+/// What is usual, and for how long nothing is asked then.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// So many answers are looked at,
+    pub answers: usize,
+    /// none of which is older.
+    pub window: Duration,
+    /// How long nothing is asked.
+    pub open_for: Duration,
+}
+
+/// What an answer says that nothing classifies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// A `code` in none of the lists, or that of a success without one.
+    Code(Cow<'static, str>),
+    /// A status without an envelope.
+    Status(u16),
+}
+
+impl Meaning {
+    /// None for what is classified. What is no envelope with HTTP 200 is the breaker's matter already.
+    fn of(answer: &Answer) -> Option<Self> {
+        match answer.outcome {
+            Outcome::Unknown if answer.is_envelope => answer.vendor_code.clone().map(Self::Code),
+            Outcome::Unknown | Outcome::CallerError
+                if !answer.is_envelope && answer.status != StatusCode::OK =>
+            {
+                Some(Self::Status(answer.status.as_u16()))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Meaning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "code {code}"),
+            Self::Status(status) => write!(f, "HTTP {status}"),
+        }
+    }
+}
+
+/// How a call ended, for its route and tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// A success.
+    Success,
+    /// Something else that is classified.
+    Refusal,
+    /// Something that is not.
+    Unclassified(Meaning),
+    /// The vendor fails, as the breaker counts it.
+    Failure,
+    /// Nothing, or that there were too many calls.
+    Nothing,
+}
+
+impl Said {
+    fn meaning(&self) -> Option<&Meaning> {
+        match self {
+            Self::Unclassified(meaning) => Some(meaning),
+            _ => None,
+        }
+    }
+
+    /// `end` is what the end of the call says of the vendor.
+    pub fn of(answer: Option<&Answer>, end: End) -> Self {
+        if let Some(meaning) = answer.and_then(Meaning::of) {
+            return Self::Unclassified(meaning);
+        }
+        match end {
+            End::Success => Self::Success,
+            End::Refused => Self::Refusal,
+            End::Failure => Self::Failure,
+            End::Neither => Self::Nothing,
+        }
+    }
+}
+
+/// What was asked, in normal form, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The parameters.
+    pub params: &'a str,
+    /// Where callers are configured.
+    pub caller: Option<&'a str>,
+}
+
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A route and a tenant, by their labels.
+pub type At = (usize, usize);
+
+/// What is usual in each route and tenant of a configuration.
+#[derive(Debug)]
+pub struct Usual {
+    settings: Settings,
+    /// How many there are, the unlisted paths included.
+    routes: usize,
+    /// Which of them are queries.
+    queries: Box<[bool]>,
+    /// By tenant, then by route.
+    scopes: Box<[Arc<Scope>]>,
+    /// By what they are called in every configuration.
+    by_name: HashMap<(String, String), Arc<Scope>>,
+}
+
+/// One route of one tenant.
+#[derive(Debug, Default)]
+struct Scope(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The oldest first.
+    answers: VecDeque<Remembered>,
+    has_succeeded: bool,
+    /// The first caller that was answered, and whether another was.
+    first_caller: Option<u64>,
+    has_other_callers: bool,
+    episode: Option<Episode>,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    at: Instant,
+    /// What was asked, and by whom; as hashes.
+    question: u64,
+    caller: u64,
+    meaning: Option<Meaning>,
+}
+
+#[derive(Debug)]
+struct Episode {
+    meaning: Meaning,
+    /// Since when nothing is asked; then one call at a time.
+    since: Instant,
+    is_trying: bool,
+}
+
+/// One call that may be made. Dropped without an end, it says nothing.
+#[derive(Debug)]
+pub struct Admission<'a> {
+    usual: &'a Usual,
+    at: At,
+    is_trial: bool,
+}
+
+/// What an answer is in its route and tenant.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// It is the usual answer that nothing classifies, so the vendor fails.
+    pub is_failure: bool,
+    /// What is to be told.
+    pub news: Option<News>,
+}
+
+/// What is to be told of an episode.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// It begins with this answer.
+    Begins(Meaning),
+    /// Something else was answered.
+    Ends,
+}
+
+impl Verdict {
+    const NOTHING: Self = Self {
+        is_failure: false,
+        news: None,
+    };
+
+    const FAILURE: Self = Self {
+        is_failure: true,
+        news: None,
+    };
+
+    /// A command only follows, and has an end of its own told in the log already.
+    fn told_of(self, is_query: bool) -> Self {
+        let news = self.news.filter(|_| is_query);
+        Self { news, ..self }
+    }
+}
+
+impl Usual {
+    /// Of these routes (and whether each is a query) and tenants, in the order of their labels and by names that say the
+    /// same in every configuration. What was known before stays.
+    pub fn new(
+        settings: Settings,
+        routes: &[(String, bool)],
+        tenants: &[String],
+        before: Option<&Self>,
+    ) -> Self {
+        let mut by_name = HashMap::new();
+        let mut scopes = Vec::with_capacity(tenants.len() * routes.len());
+        for tenant in tenants {
+            for (route, _) in routes {
+                let name = (tenant.clone(), route.clone());
+                let known = before.and_then(|before| before.by_name.get(&name));
+                let scope = known.cloned().unwrap_or_default();
+                scopes.push(scope.clone());
+                by_name.insert(name, scope);
+            }
+        }
+        Self {
+            settings,
+            routes: routes.len(),
+            queries: routes.iter().map(|(_, is_query)| *is_query).collect(),
+            scopes: scopes.into(),
+            by_name,
+        }
+    }
+
+    /// Is anything asked there at all? To be looked at before a call waits for its turn.
+    pub fn check(&self, at: At) -> Result<(), Open> {
+        self.scope(at).may_pass(self.settings.open_for).map(|_| ())
+    }
+
+    /// One call, right before it is made.
+    pub fn admit(&self, at: At) -> Result<Admission<'_>, Open> {
+        let mut state = self.scope(at);
+        let is_trial = state.may_pass(self.settings.open_for)?;
+        if let Some(episode) = &mut state.episode {
+            episode.is_trying = true;
+        }
+        Ok(Admission {
+            usual: self,
+            at,
+            is_trial,
+        })
+    }
+
+    /// Where an episode is, and of what.
+    pub fn episodes(&self) -> Vec<(At, Meaning)> {
+        let all = (0..self.scopes.len()).map(|place| (place % self.routes, place / self.routes));
+        let of = |at| Some((at, self.scope(at).meaning_now(self.settings)?.clone()));
+        all.filter_map(of).collect()
+    }
+
+    /// Is this what the queries of this tenant get now? Then a command answered so, even too late to be waited for, has met
+    /// the vendor's failure.
+    pub fn is_usual_of_queries(&self, tenant: usize, answer: &Answer) -> bool {
+        Meaning::of(answer).is_some_and(|meaning| self.has_query_with(tenant, &meaning))
+    }
+
+    fn scope(&self, (route, tenant): At) -> MutexGuard<'_, State> {
+        let scope = &self.scopes[tenant * self.routes + route];
+        scope.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Is a query of this tenant in an episode of this meaning?
+    fn has_query_with(&self, tenant: usize, meaning: &Meaning) -> bool {
+        let mut queries = (0..self.routes).filter(|route| self.queries[*route]);
+        queries.any(|route| {
+            let state = self.scope((route, tenant));
+            state.meaning_now(self.settings) == Some(meaning)
+        })
+    }
+
+    /// An episode of a query has ended: so have those of the commands that followed it.
+    fn release_commands(&self, tenant: usize) {
+        for route in (0..self.routes).filter(|route| !self.queries[*route]) {
+            let mut state = self.scope((route, tenant));
+            let is_over = |episode: &mut Episode| !self.has_query_with(tenant, &episode.meaning);
+            state.episode.take_if(is_over);
+        }
+    }
+}
+
+impl State {
+    /// What is usual, if that was seen of late: where nobody asks any more, nothing is.
+    fn meaning_now(&self, settings: Settings) -> Option<&Meaning> {
+        let episode = self.episode.as_ref()?;
+        let lasts = settings.window.max(settings.open_for);
+        (episode.since.elapsed() <= lasts).then_some(&episode.meaning)
+    }
+
+    /// May a call be made, and would it be the one that sees whether the vendor answers otherwise again?
+    fn may_pass(&self, open_for: Duration) -> Result<bool, Open> {
+        let Some(episode) = &self.episode else {
+            return Ok(false);
+        };
+        let left = (episode.since + open_for).saturating_duration_since(Instant::now());
+        if left.is_zero() && !episode.is_trying {
+            return Ok(true);
+        }
+        let retry_after = left.max(Duration::from_secs(1));
+        Err(Open { retry_after })
+    }
+
+    fn remember(&mut self, said: &Said, asked: Asked<'_>, now: Instant, settings: Settings) {
+        if matches!(said, Said::Nothing | Said::Failure) {
+            return;
+        }
+        let caller = hash(asked.caller);
+        self.has_other_callers |= *self.first_caller.get_or_insert(caller) != caller;
+        self.answers.push_back(Remembered {
+            at: now,
+            question: hash(asked.params),
+            caller,
+            meaning: said.meaning().cloned(),
+        });
+        let most = settings.most();
+        while let Some(oldest) = self.answers.front()
+            && (self.answers.len() > most || oldest.at + settings.window < now)
+        {
+            self.answers.pop_front();
+        }
+    }
+
+    /// Is this what (nearly) everybody gets who asks, and was it otherwise before?
+    fn is_usual(&self, meaning: &Meaning, settings: Settings) -> bool {
+        let most = settings.most();
+        if !self.has_succeeded || self.answers.len() < most {
+            return false;
+        }
+        let alike = self.answers.iter();
+        let alike = alike.filter(|answer| answer.meaning.as_ref() == Some(meaning));
+        let questions: BTreeSet<_> = alike.clone().map(|answer| answer.question).collect();
+        let callers: BTreeSet<_> = alike.clone().map(|answer| answer.caller).collect();
+        alike.count() * 10 >= most * TENTHS
+            && questions.len() >= QUESTIONS
+            && (!self.has_other_callers || callers.len() > 1)
+    }
+
+    /// A call has ended during an episode: does that go on?
+    fn go_on(&mut self, said: &Said, has_evidence: bool, is_trial: bool, now: Instant) -> Verdict {
+        let Some(episode) = &mut self.episode else {
+            return Verdict::NOTHING;
+        };
+        episode.is_trying &= !is_trial;
+        let is_same = has_evidence && said.meaning() == Some(&episode.meaning);
+        if is_trial && (is_same || *said == Said::Failure) {
+            episode.since = now;
+        }
+        let is_otherwise = !is_same && !matches!(said, Said::Nothing | Said::Failure);
+        if is_trial && is_otherwise {
+            self.episode = None;
+            self.answers.clear();
+            return Verdict {
+                is_failure: false,
+                news: Some(News::Ends),
+            };
+        }
+        // Any other one began before the episode did.
+        if is_same {
+            Verdict::FAILURE
+        } else {
+            Verdict::NOTHING
+        }
+    }
+
+    fn begin(&mut self, meaning: Meaning, now: Instant) -> Verdict {
+        self.episode = Some(Episode {
+            meaning: meaning.clone(),
+            since: now,
+            is_trying: false,
+        });
+        Verdict {
+            is_failure: true,
+            news: Some(News::Begins(meaning)),
+        }
+    }
+}
+
+impl Settings {
+    fn most(&self) -> usize {
+        self.answers.clamp(QUESTIONS, REMEMBERED)
+    }
+}
+
+impl Admission<'_> {
+    /// The call has ended; `now` is the present.
+    pub fn end(mut self, said: &Said, asked: Asked<'_>, now: Instant) -> Verdict {
+        let ((route, tenant), usual) = (self.at, self.usual);
+        let is_query = usual.queries[route];
+        // Commands look at queries, and queries at no other scope: no two locks are ever waited for in a circle.
+        let has_evidence = is_query
+            || said
+                .meaning()
+                .is_some_and(|meaning| usual.has_query_with(tenant, meaning));
+        let is_trial = std::mem::take(&mut self.is_trial);
+        let mut state = usual.scope(self.at);
+        state.has_succeeded |= *said == Said::Success;
+        if state.episode.is_some() {
+            let verdict = state.go_on(said, has_evidence, is_trial, now);
+            drop(state);
+            if is_query && verdict.news == Some(News::Ends) {
+                usual.release_commands(tenant);
+            }
+            return verdict.told_of(is_query);
+        }
+        if is_query {
+            state.remember(said, asked, now, usual.settings);
+        }
+        match said.meaning() {
+            Some(meaning)
+                if has_evidence && (!is_query || state.is_usual(meaning, usual.settings)) =>
+            {
+                state.begin(meaning.clone(), now).told_of(is_query)
+            }
+            _ => Verdict::NOTHING,
+        }
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if self.is_trial
+            && let Some(episode) = &mut self.usual.scope(self.at).episode
+        {
+            episode.is_trying = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const ASKED: Asked<'_> = Asked {
+        params: "1",
+        caller: None,
+    };
+    const SETTINGS: Settings = Settings {
+        answers: 20,
+        window: Duration::from_secs(300),
+        open_for: Duration::from_secs(5),
+    };
+    /// Two tenants have two queries and a command each.
+    const QUERY: usize = 0;
+    const OTHER_QUERY: usize = 1;
+    const COMMAND: usize = 2;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn usual(before: Option<&Usual>) -> Usual {
+        let routes = [("/q", true), ("/r", true), ("/c", false)];
+        let routes = routes.map(|(name, is_query)| (name.to_owned(), is_query));
+        Usual::new(SETTINGS, &routes, &names(&["P1", "P2"]), before)
+    }
+
+    fn code(code: &'static str) -> Said {
+        Said::Unclassified(Meaning::Code(code.into()))
+    }
+
+    fn end(usual: &Usual, at: At, said: &Said, question: usize, caller: Option<&str>) -> Verdict {
+        let admission = usual.admit(at).expect("it is closed");
+        let params = &question.to_string();
+        let asked = Asked { params, caller };
+        admission.end(said, asked, Instant::now())
+    }
+
+    /// Each to a question of its own.
+    fn answers(usual: &Usual, at: At, said: &Said, number: usize) -> Vec<Verdict> {
+        let each = (0..number).map(|question| end(usual, at, said, question, None));
+        each.collect()
+    }
+
+    fn is_open(usual: &Usual, at: At) -> bool {
+        usual.check(at).is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_twentieth_alike_begins_an_episode_where_there_was_a_success_before() {
+        for (first, begins) in [(Said::Success, true), (Said::Refusal, false)] {
+            let usual = usual(None);
+            answers(&usual, (QUERY, 0), &first, 1);
+            tokio::time::advance(SECOND * 301).await;
+            let verdicts = answers(&usual, (QUERY, 0), &code("4711"), 19);
+            assert!(verdicts.iter().all(|verdict| *verdict == Verdict::NOTHING));
+            assert!(!is_open(&usual, (QUERY, 0)));
+            let last = end(&usual, (QUERY, 0), &code("4711"), 19, None);
+            assert_eq!(last.is_failure, begins);
+            assert_eq!(is_open(&usual, (QUERY, 0)), begins);
+            for other in [(OTHER_QUERY, 0), (COMMAND, 0), (QUERY, 1)] {
+                assert!(!is_open(&usual, other), "{other:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_usual_begins_none() {
+        let run = |rows: Vec<(Said, usize, &'static str)>| {
+            let usual = usual(None);
+            end(&usual, (QUERY, 0), &Said::Success, 0, Some("a"));
+            let each = rows.into_iter();
+            each.map(|(said, question, caller)| {
+                end(&usual, (QUERY, 0), &said, question, Some(caller))
+            })
+            .filter(|verdict| verdict.is_failure)
+            .count()
+        };
+        let alike = |number| move |_| (code("4711"), number, "a");
+        let of = |caller: fn(usize) -> &'static str| {
+            move |number| (code("4711"), number, caller(number))
+        };
+        assert_eq!(run((0..40).map(alike(7)).collect()), 0, "one question");
+        let few = |number: usize| (code("4711"), number % 4, "a");
+        assert_eq!(run((0..40).map(few).collect()), 0, "four questions");
+        let mixed = |number: usize| match number % 6 {
+            0 => (Said::Success, number, "a"),
+            _ => (code("4711"), number, "a"),
+        };
+        assert_eq!(run((0..60).map(mixed).collect()), 0, "five of six");
+        let other = |number: usize| (code(["1", "2"][number % 2]), number, "a");
+        assert_eq!(run((0..60).map(other).collect()), 0, "two meanings");
+        let nothing = |number| (Said::Nothing, number, "a");
+        assert_eq!(run((0..60).map(nothing).collect()), 0, "throttled");
+        let refused = |number| (Said::Refusal, number, "a");
+        assert_eq!(run((0..60).map(refused).collect()), 0, "classified");
+        let alone = [(Said::Success, 0, "b")].into_iter();
+        let alone = alone.chain((0..40).map(of(|_| "a")));
+        assert_eq!(run(alone.collect()), 0, "one of two callers");
+        let both = |number: usize| ["a", "b"][number % 2];
+        assert_eq!(run((0..19).map(of(both)).collect()), 1);
+        assert_eq!(run((0..19).map(of(|_| "a")).collect()), 1, "the only one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_older_than_the_window_are_no_evidence() {
+        let usual = usual(None);
+        answers(&usual, (QUERY, 0), &Said::Success, 1);
+        for number in 0..60 {
+            tokio::time::advance(SECOND * 16).await;
+            let verdict = end(&usual, (QUERY, 0), &code("4711"), number, None);
+            assert!(!verdict.is_failure, "nineteen in five minutes");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_call_at_a_time_tries_and_any_other_answer_ends_it() {
+        let begin = || {
+            let usual = usual(None);
+            answers(&usual, (QUERY, 0), &Said::Success, 1);
+            answers(&usual, (QUERY, 0), &code("4711"), 18);
+            usual
+        };
+        for (said, ends) in [
+            (code("4711"), false),
+            (Said::Failure, false),
+            (Said::Success, true),
+            (Said::Refusal, true),
+            (code("4712"), true),
+            (Said::Unclassified(Meaning::Status(404)), true),
+        ] {
+            let usual = begin();
+            let under_way = usual.admit((QUERY, 0)).unwrap();
+            end(&usual, (QUERY, 0), &code("4711"), 99, None);
+            let verdict = under_way.end(&Said::Success, ASKED, Instant::now());
+            assert_eq!(verdict, Verdict::NOTHING, "it began before");
+            assert_eq!(usual.check((QUERY, 0)).unwrap_err().retry_after, SECOND * 5);
+            tokio::time::advance(SECOND * 5).await;
+            let trial = usual.admit((QUERY, 0)).unwrap();
+            assert!(usual.admit((QUERY, 0)).is_err(), "one at a time");
+            drop(trial); // its caller left: the next one tries
+            let trial = usual.admit((QUERY, 0)).unwrap();
+            trial.end(&Said::Nothing, ASKED, Instant::now());
+            let verdict = end(&usual, (QUERY, 0), &said, 1, None);
+            let is_same = said == code("4711");
+            let news = ends.then_some(News::Ends);
+            let expected = Verdict {
+                is_failure: is_same,
+                news,
+            };
+            assert_eq!(verdict, expected, "{said:?}");
+            assert_eq!(is_open(&usual, (QUERY, 0)), !ends, "{said:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_is_no_evidence_and_follows_the_queries_of_its_tenant() {
+        let usual = usual(None);
+        answers(&usual, (COMMAND, 0), &Said::Success, 1);
+        let verdicts = answers(&usual, (COMMAND, 0), &code("4711"), 60);
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::NOTHING));
+
+        answers(&usual, (QUERY, 0), &Said::Success, 1);
+        answers(&usual, (QUERY, 0), &code("4711"), 19);
+        assert_eq!(usual.episodes().len(), 1);
+        let other = end(&usual, (COMMAND, 0), &code("4712"), 1, None);
+        assert_eq!(other, Verdict::NOTHING);
+        let of_another = end(&usual, (COMMAND, 1), &code("4711"), 1, None);
+        assert_eq!(of_another, Verdict::NOTHING);
+        assert!(end(&usual, (COMMAND, 0), &code("4711"), 1, None).is_failure);
+        assert!(is_open(&usual, (COMMAND, 0)));
+
+        tokio::time::advance(SECOND * 5).await;
+        assert!(end(&usual, (COMMAND, 0), &code("4711"), 1, None).is_failure);
+        assert_eq!(usual.episodes().len(), 2);
+        tokio::time::advance(SECOND * 5).await;
+        end(&usual, (QUERY, 0), &Said::Success, 1, None);
+        assert!(
+            usual.episodes().is_empty(),
+            "though nobody has ordered since"
+        );
+        let alone = end(&usual, (COMMAND, 0), &code("4711"), 1, None);
+        assert_eq!(alone, Verdict::NOTHING, "its own matter again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nobody_asks_any_more_nothing_is_usual_and_the_next_call_tries() {
+        let usual = usual(None);
+        answers(&usual, (QUERY, 0), &Said::Success, 1);
+        answers(&usual, (QUERY, 0), &code("4711"), 19);
+        tokio::time::advance(SECOND * 300).await;
+        assert_eq!(usual.episodes().len(), 1);
+        tokio::time::advance(SECOND).await;
+        assert_eq!(usual.episodes(), []);
+        assert!(end(&usual, (QUERY, 0), &code("4711"), 1, None).is_failure);
+        assert_eq!(usual.episodes().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_that_moves_labels_keeps_what_is_known() {
+        let before = usual(None);
+        answers(&before, (QUERY, 1), &Said::Success, 1);
+        answers(&before, (QUERY, 1), &code("4711"), 19);
+        let routes = [("/new", false), ("/q", true)];
+        let routes = routes.map(|(name, is_query)| (name.to_owned(), is_query));
+        let after = Usual::new(SETTINGS, &routes, &names(&["P2"]), Some(&before));
+        assert_eq!(after.episodes(), [((1, 0), Meaning::Code("4711".into()))]);
+    }
+}
