@@ -287,8 +287,7 @@ impl Gateway {
         };
         let (mut anew, mut is_saved, mut is_stuck) = (0, this.store.is_none(), false);
         let mut result = loop {
-            let saving = (key, &mut is_saved);
-            let ready = self.ready(&mut permit, errand.max_idle, saving, &mut deadline);
+            let ready = self.ready(&mut permit, errand, (key, &mut is_saved), &mut deadline);
             let line = match brakes.unless_applied(&subject, ready).await {
                 Ok(line) => line,
                 Err(error) if error.fault() == Fault::Upstream => break Err(error.into()),
@@ -371,13 +370,13 @@ impl Gateway {
     async fn ready(
         &self,
         permit: &mut Permit<Slot>,
-        max_idle: Duration,
+        errand: &Errand,
         (key, is_saved): (Option<&keys::Run>, &mut bool),
         deadline: &mut Instant,
     ) -> Result<Line, Error> {
         loop {
             // A disk takes its time: whether the connection may still be used is looked at after it.
-            let line = self.connect(permit, max_idle, *deadline).await?;
+            let line = self.connect(permit, errand.max_idle, *deadline).await?;
             if let Some(key) = key.filter(|key| !key.is_durable()) {
                 *deadline += key.make_durable(self.told(), *deadline).await?;
             } else if !*is_saved {
