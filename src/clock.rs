@@ -47,7 +47,10 @@ impl Moment {
     /// The moment that this is, where it is now or was a little ago. It reads no clock, and knows of a sleep within a second
     /// of its end: what is judged by it seems too young until then.
     pub fn of(now: Instant) -> Self {
-        Self(now + slept())
+        match slept() {
+            0 => Self(now), // a server: a hit pays for no more than that
+            nanos => Self(now + Duration::from_nanos(nanos)),
+        }
     }
 
     /// How old it is now; of a sleep it knows as late as [`of`](Self::of).
@@ -118,8 +121,9 @@ fn read(clock: ClockId) -> Duration {
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-fn slept() -> Duration {
-    let slept = Duration::from_nanos(SLEPT.load(Ordering::Relaxed));
+/// In nanoseconds.
+fn slept() -> u64 {
+    let slept = SLEPT.load(Ordering::Relaxed);
     #[cfg(test)]
     let slept = slept + tests::SLEPT.get();
     slept
@@ -133,12 +137,12 @@ pub(crate) mod tests {
 
     thread_local! {
         /// Of a test's own thread.
-        pub(super) static SLEPT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+        pub(super) static SLEPT: Cell<u64> = const { Cell::new(0) };
     }
 
     /// The machine sleeps, for this test.
     pub fn sleep_for(time: Duration) {
-        SLEPT.set(SLEPT.get() + time);
+        SLEPT.set(SLEPT.get() + u64::try_from(time.as_nanos()).unwrap());
     }
 
     #[tokio::test(start_paused = true)]
