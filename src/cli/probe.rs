@@ -202,10 +202,10 @@ fn accepted(answer: &Answer) -> Result<String, String> {
         Outcome::BadSignature => Err("The signature was not accepted: check the secret, then the [signing] section with calibrate.".into()),
         Outcome::Throttled => Err("The vendor's limits are reached, so nothing is known: try again later.".into()),
         Outcome::Transient => Err("The vendor fails for now, so nothing is known: try again later.".into()),
-        Outcome::CallerError | Outcome::Unknown if !answer.is_envelope => {
+        Outcome::CallerError | Outcome::Unknown | Outcome::Usual if !answer.is_envelope => {
             Err("Whoever answered is not this API: check upstream.base_url, its path included.".into())
         }
-        Outcome::CallerError | Outcome::Unknown => Err(format!(
+        Outcome::CallerError | Outcome::Unknown | Outcome::Usual => Err(format!(
             "The vendor refused with code {code:?}. If --wrong-signature brings the same code, it means a bad signature:\n\
              check the secret, then the [signing] section with calibrate."
         )),

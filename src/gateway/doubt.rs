@@ -17,8 +17,7 @@ pub fn after_answer(answer: &Answer) -> bool {
     match answer.outcome {
         // Refused before anything was done.
         Outcome::Throttled | Outcome::BadSignature => false,
-        Outcome::Transient => true,
-        _ if answer.is_usual_failure => true,
+        Outcome::Transient | Outcome::Usual => true,
         Outcome::Success | Outcome::CallerError | Outcome::Unknown => {
             answer.rest.is_some() || !is_clear(answer)
         }
@@ -30,9 +29,9 @@ pub fn after_error(error: &Error) -> bool {
     error.sent() != Sent::No
 }
 
-/// Does an answer say what became of a command? A refusal (4xx) does by its status, whatever its body is,
-/// unless that is encoded. No status but
-/// 2xx says that something was done: a redirect would have to be followed, and a command is not sent a second time.
+/// Does an answer say what became of a command? A refusal (4xx) does by its status, whatever its body is, unless that is
+/// encoded. No status but 2xx says that something was done: a redirect would have to be followed, and a command is not sent
+/// a second time.
 fn is_clear(answer: &Answer) -> bool {
     match answer.status.as_u16() {
         400..=499 => !answer.is_encoded(), // in what is encoded any code may stand, a transient one too

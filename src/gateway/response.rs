@@ -18,6 +18,7 @@ use super::page::{Head, Page};
 use super::params::Params;
 use super::upstream::{Answer, Outcome, Shape};
 use crate::body::{Body, Held};
+use crate::clock::Moment;
 use crate::id::Id;
 
 /// The usual `Content-Type`s: a static value is shared without being counted.
@@ -42,7 +43,7 @@ pub enum Expected {
 }
 
 /// Only a success of the expected shape, whole beyond doubt, is kept. What is no envelope is not an answer to a query.
-pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Instant) -> Result<Filled, Error> {
+pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Moment) -> Result<Filled, Error> {
     let invalid = |reason| {
         Err(Error::UpstreamInvalidAnswer {
             status: answer.status,
@@ -103,7 +104,7 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Instant) -> Resul
             .iter()
             .flat_map(|name| all(name).map(|value| (name.clone(), value)))
             .collect(),
-        fault: fault_of(&answer),
+        fault: fault_of(answer.outcome),
         vendor_code: answer.vendor_code,
     };
     let page = Page {
@@ -115,8 +116,7 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Instant) -> Resul
         },
     };
     let failure = match answer.outcome {
-        Outcome::Throttled | Outcome::Transient => Some(answer.outcome.as_str()),
-        outcome if answer.is_usual_failure => Some(outcome.as_str()),
+        Outcome::Throttled | Outcome::Transient | Outcome::Usual => Some(answer.outcome.as_str()),
         Outcome::Success | Outcome::CallerError | Outcome::BadSignature | Outcome::Unknown => None,
     };
     Ok(Filled {
@@ -152,13 +152,12 @@ fn error_of(answer: &Answer) -> Option<Error> {
 }
 
 /// Whose fault it is that an answer of the vendor is no success.
-pub fn fault_of(answer: &Answer) -> Option<Fault> {
-    match answer.outcome {
+pub fn fault_of(outcome: Outcome) -> Option<Fault> {
+    match outcome {
         Outcome::Success => None,
-        _ if answer.is_usual_failure => Some(Fault::Upstream),
         Outcome::CallerError | Outcome::Unknown => Some(Fault::Caller),
         Outcome::BadSignature => Some(Fault::Gateway),
-        Outcome::Throttled | Outcome::Transient => Some(Fault::Upstream),
+        Outcome::Throttled | Outcome::Transient | Outcome::Usual => Some(Fault::Upstream),
     }
 }
 

@@ -146,8 +146,6 @@ pub struct Answer {
     pub is_readable: bool,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
-    /// Nothing classifies it, and it is the usual one now: the vendor fails. (`gateway/unclassified.rs` says so.)
-    pub is_usual_failure: bool,
 }
 
 impl Answer {
@@ -461,7 +459,6 @@ impl Upstream {
             is_envelope,
             is_readable: has_no_body || (is_whole && has_end && is_json),
             vendor_code,
-            is_usual_failure: false,
         })
     }
 

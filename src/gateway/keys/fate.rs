@@ -30,12 +30,12 @@ impl Fate {
             Some(Err(_)) => return Self::Doubt,
             Some(Ok(answer)) => answer,
         };
+        if doubt::after_answer(answer) {
+            return Self::Doubt;
+        }
         match answer.outcome {
-            _ if doubt::after_answer(answer) => Self::Doubt,
             Outcome::Throttled | Outcome::BadSignature => Self::Free,
-            Outcome::Success | Outcome::CallerError | Outcome::Unknown | Outcome::Transient => {
-                Self::Keep(Arc::new(Kept::of(answer)))
-            }
+            _ => Self::Keep(Arc::new(Kept::of(answer))),
         }
     }
 }

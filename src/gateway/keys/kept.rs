@@ -98,7 +98,6 @@ pub(super) mod tests {
             is_envelope: true,
             is_readable: true,
             vendor_code: Some("0000".into()),
-            is_usual_failure: false,
         }
     }
 

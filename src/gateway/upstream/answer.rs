@@ -26,6 +26,8 @@ pub enum Outcome {
     Transient,
     /// Anything else, an unconfigured business code above all.
     Unknown,
+    /// Nothing classifies it, and it is what is usually answered now: the vendor fails. `gateway/unclassified.rs` says so.
+    Usual,
 }
 
 impl Outcome {
@@ -37,7 +39,7 @@ impl Outcome {
             Self::BadSignature => "bad_signature",
             Self::Throttled => "throttled",
             Self::Transient => "transient",
-            Self::Unknown => "unknown",
+            Self::Unknown | Self::Usual => "unknown",
         }
     }
 }
