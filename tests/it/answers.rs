@@ -141,6 +141,22 @@ async fn odd_trailers_lose_nothing_either() {
     }
 }
 
+#[tokio::test]
+async fn after_an_answer_with_two_lengths_nothing_is_read_from_its_connection() {
+    let (upstream, gateway) = answering(|request| {
+        let body = String::from_utf8(body_for(request)).unwrap();
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n";
+        let length = body.len();
+        wire(format!("{head}\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"))
+    })
+    .await;
+    for number in 1..=3 {
+        assert_eq!(gateway.page(number).await.status, 200);
+        assert_eq!(gateway.order().await.status, 200);
+    }
+    assert_eq!((upstream.calls(), upstream.connections_opened()), (6, 6));
+}
+
 /// Heads and bodies that are no HTTP, or can be read in more than one way.
 fn malformed() -> Vec<(&'static str, Vec<u8>)> {
     let body = success(&json!({"order_id": "L1"})).body;

@@ -67,6 +67,8 @@ pub(super) enum Spoilt {
     Unasked,
     #[error("it was closed while it was idle")]
     Closed,
+    #[error("an answer on it had told the length of its body in two ways")]
+    Ambiguous,
 }
 
 /// A stream whose socket can be looked at.
@@ -107,6 +109,8 @@ pub(super) struct Heads<S> {
     interim: usize,
     /// The body, if it is chunked.
     chunks: Option<Chunks>,
+    /// Has an answer come that had a `Content-Length` too? It is read as RFC 9112, section 6.3 says, and nothing after it.
+    is_ambiguous: bool,
 }
 
 impl<S: Wire> Heads<S> {
@@ -120,6 +124,7 @@ impl<S: Wire> Heads<S> {
             searched: 0,
             interim: 0,
             chunks: None,
+            is_ambiguous: false,
         }
     }
 
@@ -128,12 +133,14 @@ impl<S: Wire> Heads<S> {
         if !self.turn.has_begun() {
             return Ok(());
         }
-        let is_silent = if self.held.is_empty() {
+        let is_usable = if self.is_ambiguous {
+            Err(Spoilt::Ambiguous)
+        } else if self.held.is_empty() {
             self.stream.is_silent(self.is_first)
         } else {
             Err(Spoilt::Unasked)
         };
-        is_silent.map_err(io::Error::other)?;
+        is_usable.map_err(io::Error::other)?;
         (self.is_first, self.awaits) = (false, true);
         (self.searched, self.interim, self.chunks) = (0, 0, None);
         Ok(())
@@ -154,10 +161,12 @@ impl<S: Wire> Heads<S> {
                 return Poll::Ready(Ok(()));
             }
             if self.held.is_empty()
-                && let Ok(Some(Kind::Final { length, is_chunked })) = parse(come)
+                && let Ok(Some(Kind::Final(framing))) = parse(come)
             {
+                let length = framing.head;
                 self.awaits = false;
-                if is_chunked {
+                self.is_ambiguous = framing.is_ambiguous;
+                if framing.is_chunked {
                     self.chunks = Some(Chunks::new());
                     self.leave_out_trailers(buffer, before + length)?;
                 }
@@ -202,8 +211,8 @@ impl<S: Wire> Heads<S> {
                     self.interim += end;
                     self.held = rest;
                 }
-                Kind::Final { is_chunked, .. } => {
-                    let mut chunks = is_chunked.then(Chunks::new);
+                Kind::Final(framing) => {
+                    let mut chunks = framing.is_chunked.then(Chunks::new);
                     if let Some(chunks) = &mut chunks {
                         let (length, instead) = chunks.take(&rest)?;
                         self.held.extend_from_slice(&rest[..length]);
@@ -212,6 +221,7 @@ impl<S: Wire> Heads<S> {
                         self.held.unsplit(rest);
                     }
                     self.chunks = chunks;
+                    self.is_ambiguous = framing.is_ambiguous;
                     self.awaits = false;
                 }
             }
@@ -287,11 +297,17 @@ fn end_of_head(held: &[u8], searched: usize) -> Option<usize> {
 enum Kind {
     /// Another one follows (RFC 9110, section 15.2).
     Interim,
-    Final {
-        /// Of the head.
-        length: usize,
-        is_chunked: bool,
-    },
+    Final(Framing),
+}
+
+/// Where a head and its body end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Framing {
+    /// The length of the head.
+    head: usize,
+    is_chunked: bool,
+    /// Is it chunked, and has a `Content-Length` too?
+    is_ambiguous: bool,
 }
 
 /// None if it is not whole.
@@ -307,16 +323,18 @@ fn parse(bytes: &[u8]) -> Result<Option<Kind>, Malformed> {
     if length > MOST_BYTES {
         return Err(Malformed::TooLarge);
     }
-    let is_chunked = check_framing(head.headers)?;
+    let framing = check_framing(head.headers)?;
     Ok(Some(match head.code {
         Some(100 | 102..=199) => Kind::Interim,
-        _ => Kind::Final { length, is_chunked },
+        _ => Kind::Final(Framing {
+            head: length,
+            ..framing
+        }),
     }))
 }
 
 /// RFC 9112, section 6: one way to read where the body ends. (`identity` is of RFC 2616: such a body ends with the connection.)
-/// True if it is chunked.
-fn check_framing(lines: &[Header<'_>]) -> Result<bool, Malformed> {
+fn check_framing(lines: &[Header<'_>]) -> Result<Framing, Malformed> {
     let (mut length, mut coding) = (None, None);
     for line in lines {
         match framing(line.name.as_bytes()) {
@@ -340,7 +358,12 @@ fn check_framing(lines: &[Header<'_>]) -> Result<bool, Malformed> {
             _ => {}
         }
     }
-    Ok(coding.is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")))
+    let is_chunked = coding.is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
+    Ok(Framing {
+        head: 0, // which its lines do not tell
+        is_chunked,
+        is_ambiguous: is_chunked && length.is_some(),
+    })
 }
 
 fn digits(text: &[u8]) -> Option<u64> {
