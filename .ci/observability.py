@@ -257,6 +257,10 @@ class Prometheus:
         return ["prometheus", f"--config.file={self.config}", f"--storage.tsdb.path={self.folder}/data",
                 f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"]
 
+    def ready(self):
+        """Until it has read its storage it refuses every query."""
+        return ask(self.port, "GET", "/-/ready")[0] == 200
+
     def series(self, expression):
         """Labels and value of each series."""
         status, answer = ask(self.port, "GET", "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
@@ -395,6 +399,7 @@ secret_file = "{folder}/secret"
         running(prometheus.command(), folder / "prometheus.log"),
     ):
         wait("the gateway is ready", lambda: ask(admin, "GET", "/readyz")[0] == 200)
+        wait("Prometheus is ready", prometheus.ready)
         wait("two scrapes", lambda: prometheus.values(f"count_over_time({PREFIX}build_info[1m]) >= 2"))
         for way in [*DOUBTS, *CLEAR]:
             if way == "caller-gone":
@@ -426,6 +431,7 @@ def check_live(binary, dashboard, folder):
         running(prometheus.command(), folder / "prometheus.log"),
     ):
         wait("the gateway is ready", lambda: ask(gateway.admin, "GET", "/readyz")[0] == 200)
+        wait("Prometheus is ready", prometheus.ready)
         wait("two scrapes", lambda: prometheus.values(f"count_over_time({PREFIX}build_info[1m]) >= 2"))
         for turn in range(4):
             gateway.load(turn)
