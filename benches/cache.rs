@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::{FutureExt, join_all};
+use linksfield_gateway::clock::Moment;
 use linksfield_gateway::gateway::cache::{
     Cache, Filled, Found, Key, Lookup, Pages, Question, Scope, Sparing, Terms,
 };
@@ -70,7 +71,7 @@ fn filled(number: u64) -> Filled {
             orders: vec![2 * number - 1, 2 * number],
         }),
         failure: None,
-        sent_at: Instant::now(),
+        sent_at: Moment::now(),
     }
 }
 
@@ -102,7 +103,7 @@ impl Bench {
             configuration: 0,
             sparing: Sparing::default(),
             directives: Directives::default(),
-            arrived_at: now,
+            arrived_at: Moment::of(now),
             deadline: now + Duration::from_secs(60),
             names_deadline: false,
         };
@@ -122,7 +123,7 @@ impl Bench {
     fn keep(&self, params: &Params, number: u64) {
         let key = self.key(params);
         let terms = Terms {
-            validity: key.begin(Instant::now()),
+            validity: key.begin(Moment::now()),
             configuration: 0,
             is_private: false,
             is_forced: false,

@@ -10,13 +10,14 @@ use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
 
 use crate::Instance;
+use crate::clock::wall_clock;
 use crate::config::{Config, LogFormat, Secrets, Warning};
 use crate::gateway::params::Params;
 use crate::gateway::tenant::Tenants;
@@ -275,12 +276,4 @@ fn print(text: &str) -> Done {
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(())
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the commands have no gateway whose clock they could use"
-)]
-fn wall_clock() -> SystemTime {
-    SystemTime::now()
 }

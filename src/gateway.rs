@@ -1,4 +1,4 @@
-//! The way of a request: the only file that knows the order of the stations, reads the clock and keeps the record.
+//! The way of a request: the only file that knows the order of the stations, asks what time it is and keeps the record.
 
 pub mod brakes;
 pub mod breaker;
@@ -59,11 +59,13 @@ use self::response::Expected;
 use self::retry::Retries;
 use self::route::{Kind, Policy, Routes, Target};
 use self::scopes::{Latest, Scopes};
-use self::skew::Skew;
+use self::skew::{Skew, Told};
 use self::tenant::{Callers, Tenant, Tenants};
 use self::unclassified::Usual;
 use self::upstream::{Slot, Upstream};
 use crate::body::{Body, ReadError, read_whole};
+use crate::clock::Moment;
+pub use crate::clock::wall_clock;
 use crate::config::Config;
 use crate::state::Store;
 use crate::telemetry::trace::Trace;
@@ -146,6 +148,8 @@ pub struct Parts {
     pub keys: Keys,
     /// What must survive a restart, if it shall.
     pub store: Option<Store>,
+    /// How far our clock is from Linksfield's.
+    pub skew: Skew,
     /// Where everything is recorded.
     pub metrics: Arc<Metrics>,
 }
@@ -243,7 +247,7 @@ impl Gateway {
             breaker: of_breaker(config, before),
             usual_answers: of_usual_answers(config, &parts.tenants, before),
             retries: of_retries(config, before),
-            skew: before.map_or_else(Skew::default, |before| before.skew.clone()),
+            skew: parts.skew,
             sparing: before.map_or_else(Thriftiness::default, |before| before.sparing.clone()),
             crawls: CrawlPlaces::new(config.tenants.len(), limits.queue),
             routes,
@@ -466,7 +470,7 @@ impl Gateway {
             configuration: self.0.configuration,
             sparing: self.0.sparing.get(),
             directives: asked.directives,
-            arrived_at,
+            arrived_at: Moment::of(arrived_at),
             deadline: asked.deadline,
             names_deadline: asked.names_deadline,
         }
@@ -507,7 +511,7 @@ impl Gateway {
             exchange.result = telemetry::Result::Bypass;
         }
         let found = found.inspect_err(|error| {
-            if matches!(**error, Error::NotCached) {
+            if matches!(**error, Error::NotCached | Error::RefreshRefused) {
                 exchange.result = telemetry::Result::Refused;
             }
         })?;
@@ -598,6 +602,16 @@ impl Gateway {
         self.0.brakes.clone()
     }
 
+    /// How far our clock is from Linksfield's.
+    pub fn skew(&self) -> Skew {
+        self.0.skew.clone()
+    }
+
+    /// What time it is, as far as is known.
+    fn told(&self) -> Told {
+        self.0.skew.tell(wall_clock())
+    }
+
     /// What survives a restart, if anything does.
     pub fn store(&self) -> Option<Store> {
         self.0.store.clone()
@@ -676,7 +690,7 @@ impl Gateway {
             slots_held: self.0.quota.slots_held(),
             breaker_open: self.0.breaker.is_open(),
             episodes: self.episodes(),
-            clock_skew: self.0.skew.seconds(),
+            clock_skew: self.0.skew.seconds(wall_clock()),
             protocols: self.0.upstream.traffic().levels().into(),
             certificate_expires_at: self.0.upstream.certificate_expires_at(),
         }
@@ -759,13 +773,4 @@ fn of_retries(config: &Config, before: Option<&Stations>) -> Retries {
             before.retries.clone()
         }
     }
-}
-
-/// The time that goes into signatures and into the store, and that days begin by; the only place that reads it.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that reads the wall clock"
-)]
-pub fn wall_clock() -> SystemTime {
-    SystemTime::now()
 }

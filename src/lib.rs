@@ -27,7 +27,8 @@
 //!    part of one, and no call is made that can no longer be answered in time by then; `gateway/upstream.rs` connects it; an
 //!    idempotency key, and how many calls the day has seen, are written to [`state`]; `gateway/sign.rs` signs with the time
 //!    of now, after the permit and anew for each attempt; then the bytes leave.
-//! 8. `gateway/upstream.rs` says what the answer means, by HTTP status and by the envelope's `code`. Only a success of
+//! 8. Of HTTP/1.1, `gateway/upstream/head.rs` looks at each head before hyper does: what is odd where nobody needs it is
+//!    forgiven, what frames the body never is. `gateway/upstream.rs` says what the answer means, by HTTP status and by the envelope's `code`. Only a success of
 //!    the expected shape is stored. An answer that nothing classifies is passed on, until it is the usual one
 //!    (`gateway/unclassified.rs`). Whether a command may have been carried out without anybody knowing has one rule
 //!    (`gateway/doubt.rs`).
@@ -40,7 +41,7 @@
 //!        lib → admin → telemetry      gateway → quota, upstream
 //!                                     gateway → keys, call → state
 //! reload implements what server and admin serve; server knows none of them
-//! leaves: config, telemetry, body, id, state; error (imports body, id, state), progress (imports error's `Sent`)
+//! leaves: config, telemetry, body, id, state, clock; error (imports body, id, state), progress (imports error's `Sent`)
 //! ```
 //!
 //! # Invariants
@@ -54,7 +55,8 @@
 //!   before the first byte leaves, and what it may have done is in doubt after a restart, never forgotten. Neither key nor
 //!   parameters are kept, only hashes of them.
 //! - Whoever waits, waits with a deadline; whatever a peer can stretch has a bound in the configuration. No request waits for
-//!   whoever reads the log: lines that find no room are dropped and counted, those about commands last.
+//!   whoever reads the log: lines that find no room are dropped and counted, those about commands last. None waits for the
+//!   state disk for more than a second: a call goes on without it, a keyed command is refused.
 //! - A page filled before an invalidation is never found after it: the generation stands in the entry and is compared
 //!   at every lookup.
 //! - Pages with one snapshot id do not contradict each other. (`docs/caching.md` has all that callers may rely on.)
@@ -63,7 +65,10 @@
 //! - The limits of the vendor hold within this process, and only there. A connection counts until the vendor has closed it,
 //!   however it was given up (for `upstream.hold` at most: a server that works at a request may not notice that its peer has
 //!   gone); an exchange whose time has passed is read to its end meanwhile, so that a late answer fills the cache or settles
-//!   the doubt about a command. With a state directory a call of the day is on disk before it leaves.
+//!   the doubt about a command. With a state directory a call of the day is on disk before it leaves, unless the disk hangs.
+//! - Nothing that is kept is forgotten by the wall clock alone, which may be wrong by a month or be set: what grows old goes by a
+//!   clock that nobody sets, and that goes on while the machine sleeps (`clock.rs`). Keys and calls of before a start count
+//!   until Linksfield's `Date` agrees that they are over (`gateway/skew.rs`), or for a further window.
 //!
 //! # Lexicon
 //!
@@ -78,6 +83,7 @@
 pub mod admin;
 pub mod body;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod gateway;
 pub mod id;
@@ -104,12 +110,13 @@ use crate::gateway::keys::Keys;
 use crate::gateway::quota::{self, History, Quota};
 use crate::gateway::route::Routes;
 use crate::gateway::sign::InvalidSecret;
+use crate::gateway::skew::Skew;
 use crate::gateway::tenant::{Callers, Tenants};
 use crate::gateway::upstream::{Slot, Traffic, Upstream};
 use crate::gateway::{Gateway, wall_clock};
 use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Limits, Times, serve};
-use crate::state::{Saved, Store};
+use crate::state::{Hangs, Saved, Store, WriteError};
 use crate::telemetry::{Constants, Labels, Metrics};
 
 /// Connections that may ask for metrics and probes at a time.
@@ -153,14 +160,16 @@ struct Build<'a> {
     secrets: &'a Secrets,
 }
 
+/// What a gateway keeps, whatever its configuration.
+struct Kept {
+    keys: Keys,
+    store: Option<Store>,
+    skew: Skew,
+}
+
 impl Build<'_> {
     /// The first one of the process.
-    fn first(
-        &self,
-        keys: Keys,
-        store: Option<Store>,
-        history: Option<&History>,
-    ) -> Result<Current, StartError> {
+    fn first(&self, kept: Kept, history: Option<&History>) -> Result<Current, StartError> {
         let metrics = Arc::new(Metrics::new(self.labels()));
         metrics.take_effect(&self.constants());
         let ca = self.secrets.ca.as_ref();
@@ -170,7 +179,7 @@ impl Build<'_> {
         let quota = Quota::new(&quota_limits(self.config), wall_clock(), history);
         let tenants = Tenants::new(self.config, self.secrets)?;
         let vendor = (upstream.into(), brakes, quota);
-        let parts = self.parts(tenants, vendor, (keys, store), &metrics);
+        let parts = self.parts(tenants, vendor, kept, &metrics);
         Ok(self.current(Gateway::new(self.config, parts), metrics))
     }
 
@@ -193,7 +202,11 @@ impl Build<'_> {
         let tenants = Tenants::following(config, secrets, Some(before_it))?;
         let (quota, kept) = (
             before.gateway.quota(),
-            (before.gateway.keys(), before.gateway.store()),
+            Kept {
+                keys: before.gateway.keys(),
+                store: before.gateway.store(),
+                skew: before.gateway.skew(),
+            },
         );
         quota.change(&quota_limits(config)); // nothing below can fail
         let vendor = (upstream, before.gateway.brakes(), quota);
@@ -205,7 +218,7 @@ impl Build<'_> {
         &self,
         tenants: Tenants,
         (upstream, brakes, quota): (Arc<Upstream>, Brakes, Quota<Slot>),
-        (keys, store): (Keys, Option<Store>),
+        Kept { keys, store, skew }: Kept,
         metrics: &Arc<Metrics>,
     ) -> gateway::Parts {
         gateway::Parts {
@@ -216,6 +229,7 @@ impl Build<'_> {
             quota,
             keys,
             store,
+            skew,
             metrics: metrics.clone(),
         }
     }
@@ -273,13 +287,20 @@ impl Instance {
             }
             None => (None, Saved::default()),
         };
-        let keys = Keys::new(&config.idempotency, store.clone(), saved.keys, wall_clock());
+        let skew = Skew::new(wall_clock());
+        let keys = Keys::new(&config.idempotency, store.clone(), saved.keys, skew.clone());
         let history = store.is_some().then_some(History {
             known_since: saved.calls_known_since,
             minutes: saved.calls,
+            correction: saved.correction,
         });
         let build = Build { config, secrets };
-        let current = build.first(keys, store.clone(), history.as_ref())?;
+        let kept = Kept {
+            keys,
+            store: store.clone(),
+            skew,
+        };
+        let current = build.first(kept, history.as_ref())?;
         let server = &config.server;
         let bind = async |key, address| {
             TcpListener::bind(address)
@@ -339,6 +360,7 @@ impl Instance {
             reloader: self.reloader.clone(),
             drain: drain.clone(),
         });
+        let looking = tokio::spawn(clock::keep_looking());
         let watching = self.reloader.map(|reloader| tokio::spawn(reloader.watch()));
         for (listener, address) in [
             ("data", self.data.local_addr()),
@@ -390,10 +412,11 @@ impl Instance {
         }
         if let (Some(store), Some(saving)) = (self.store, saving) {
             saving.abort();
-            if let Err(error) = store.save_calls(quota.history().minutes).await {
+            if let Err(error) = store.save_calls(move || quota.history().saved()).await {
                 warn!(%error, "the calls of the day could not be saved");
             }
         }
+        looking.abort();
         admin_drain.close();
         let _ = tokio::task::spawn_blocking(|| admin_thread.join()).await;
         Ok(())
@@ -401,24 +424,39 @@ impl Instance {
 }
 
 /// Saves the calls of the day while they change: each is saved before it leaves, and here when the last ones of a minute
-/// have ended. Tells where that fails.
+/// have ended. Tells where that fails, and when the disk begins to hang and no longer does.
 async fn keep_saving(store: Store, quota: Quota<Slot>) {
     let (mut saved, mut has_failed) = (History::default(), false);
+    let mut told = Hangs::default();
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        told = tell_of_hangs(told, store.count_hangs());
         let history = quota.history();
         if history == saved {
             continue;
         }
-        match store.save_calls(history.minutes.clone()).await {
+        let latest = quota.clone();
+        match store.save_calls(move || latest.history().saved()).await {
             Ok(()) => (saved, has_failed) = (history, false),
-            Err(_) if has_failed => {} // told already
+            Err(WriteError::Late) => {} // told as a hang
+            Err(_) if has_failed => {}  // told already
             Err(error) => {
                 warn!(%error, "the calls of the day could not be saved");
                 has_failed = true;
             }
         }
     }
+}
+
+fn tell_of_hangs(told: Hangs, hangs: Hangs) -> Hangs {
+    if hangs.begun > told.begun {
+        warn!("server.state_dir hangs: keyed commands are refused, calls are counted in memory");
+    }
+    if hangs.ended > told.ended {
+        let seconds = hangs.lasted.as_secs_f64();
+        info!(seconds, "server.state_dir hangs no more");
+    }
+    hangs
 }
 
 /// The admin listener gets a thread of its own: it answers while the gateway's threads are busy, and costs them nothing.

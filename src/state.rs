@@ -1,9 +1,12 @@
 //! What must survive a restart? Idempotency keys and the history of calls, in one file that one process has.
 //!
-//! The rules are elsewhere: plain values go in and come out. A write has reached the disk once it is awaited, writes
-//! are carried out in the order in which they were asked for, and one that was begun is finished, whoever waits for it.
+//! The rules are elsewhere: plain values go in and come out. A write that has succeeded has reached the disk. A thread of
+//! its own (`state/writer.rs`) carries them out in the order in which they were asked for; nobody waits for it for more
+//! than a second.
 
 #![expect(clippy::result_large_err, reason = "the library's error is what it is")]
+
+mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -11,13 +14,13 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Builder, Database, DatabaseError, ReadableTable, TableDefinition};
-use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
+
+pub use self::writer::Hangs;
+use self::writer::{Work, Writer};
 
 /// The file's name in `server.state_dir`.
 pub const FILE: &str = "state.redb";
@@ -29,6 +32,10 @@ const DAMAGED: &str = "state.redb.damaged";
 /// What all is read once, at the start; memory has what is asked for later.
 const CACHE: usize = 4 << 20;
 
+/// Is set in a time that was written before Linksfield had told its own: where ours was wrong, so is that. (Who does not
+/// know the mark takes it for one that is far ahead, and keeps what it belongs to.)
+const UNCONFIRMED: u64 = 1 << 63;
+
 /// State, seconds since 1970, fingerprint, status, the envelope's `code`, headers, body.
 type Row<'a> = (u8, u64, &'a [u8; 32], u16, &'a str, &'a [u8], &'a [u8]);
 const KEYS: TableDefinition<'_, &[u8; 32], Row<'_>> = TableDefinition::new("idempotency_keys");
@@ -37,14 +44,43 @@ const CALLS: TableDefinition<'_, u64, u32> = TableDefinition::new("calls_by_minu
 /// The minute since 1970 in which the store was made: of calls before it nothing is known.
 const KNOWN_SINCE: TableDefinition<'_, (), u64> = TableDefinition::new("calls_known_since");
 
+/// By how many seconds our clock was to be corrected when the calls were saved, as Linksfield's had shown.
+const CORRECTION: TableDefinition<'_, (), i64> = TableDefinition::new("clock_correction");
+
 /// The hash that stands for a key and its scope.
 pub type KeyId = [u8; 32];
+
+/// A time as it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time {
+    /// Seconds, or minutes, since 1970.
+    pub number: u64,
+    /// Linksfield's clock and ours were known to agree, or its was taken.
+    pub is_confirmed: bool,
+}
+
+impl Time {
+    const fn load(saved: u64) -> Self {
+        Self {
+            number: saved & !UNCONFIRMED,
+            is_confirmed: saved & UNCONFIRMED == 0,
+        }
+    }
+
+    const fn save(self) -> u64 {
+        let mark = if self.is_confirmed { 0 } else { UNCONFIRMED };
+        self.number & !UNCONFIRMED | mark
+    }
+}
+
+/// The calls of each minute.
+pub type Calls = BTreeMap<Time, u32>;
 
 /// What is known of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Seconds since 1970: when it came to be what it is.
-    pub since: u64,
+    /// In seconds: when it came to be what it is.
+    pub since: Time,
     /// The hash of what was asked.
     pub fingerprint: [u8; 32],
     /// How far it has come.
@@ -117,22 +153,19 @@ pub enum OpenError {
 }
 
 /// Why something was not written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum WriteError {
     /// The library's words.
     #[error("{0}")]
     Failed(Box<str>),
     /// The disk takes too long.
-    #[error("it takes too long")]
+    #[error("the disk takes too long")]
     Late,
 }
 
 /// The open store. Cloning is cheap.
 #[derive(Clone)]
-pub struct Store {
-    database: Arc<Mutex<Database>>,
-    is_failing: Arc<AtomicBool>,
-}
+pub struct Store(Writer);
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -145,16 +178,19 @@ impl std::fmt::Debug for Store {
 pub struct Saved {
     /// All keys.
     pub keys: Vec<(KeyId, Record)>,
-    /// Calls by minutes since 1970.
-    pub calls: BTreeMap<u64, u32>,
+    /// Calls by minutes.
+    pub calls: Calls,
     /// The minute since 1970 from which on they are known.
     pub calls_known_since: u64,
+    /// By how many seconds our clock was to be corrected then.
+    pub correction: i64,
 }
 
 impl Store {
     /// Opens the store in `folder`, made where it is missing, and reads all that it holds.
     pub async fn open(folder: &Path, now: SystemTime) -> Result<(Self, Saved), OpenError> {
         let (folder, path) = (folder.to_owned(), folder.join(FILE));
+        let file = path.clone();
         // Of a damaged file the library does not only complain; it panics in places.
         let opened = spawn_blocking(move || open(&folder, now)).await;
         let (database, saved) = opened.unwrap_or_else(|_| {
@@ -163,52 +199,68 @@ impl Store {
                 reason: "it cannot be read".into(),
             })
         })?;
-        let store = Self {
-            database: Arc::new(Mutex::new(database)),
-            is_failing: Arc::default(),
-        };
-        Ok((store, saved))
+        let writer = Writer::start(move |work| carry_out(&database, work));
+        let writer = writer.map_err(|source| OpenError::Unusable { path: file, source })?;
+        Ok((Self(writer), saved))
     }
 
-    /// Carries out all changes of keys, or none. What they are is asked when it is their turn.
+    /// Carries out all changes of keys, or none. What they are is asked when it is their turn; whoever stops waiting
+    /// before that has asked for nothing.
     pub async fn write_keys(
         &self,
         changes: impl FnOnce() -> Vec<Change> + Send + 'static,
     ) -> Result<(), WriteError> {
-        self.write(move |database| write_keys(database, &changes()))
-            .await
+        self.0.write(Work::Keys(Box::new(changes))).await
     }
 
-    /// Saves how many calls each minute had; of other minutes nothing is known any more.
-    pub async fn save_calls(&self, calls: BTreeMap<u64, u32>) -> Result<(), WriteError> {
-        self.write(move |database| write_calls(database, &calls))
-            .await
+    /// The same, without waiting.
+    pub fn write_keys_later(&self, changes: impl FnOnce() -> Vec<Change> + Send + 'static) {
+        self.0.write_later(Work::Keys(Box::new(changes)));
     }
 
-    /// Did the last write fail?
-    pub fn is_failing(&self) -> bool {
-        self.is_failing.load(Ordering::Relaxed)
-    }
-
-    async fn write(
+    /// Saves how many calls each minute had, and by how many seconds our clock is to be corrected; of other minutes nothing is
+    /// known any more. What it is is asked when it is its turn, so that what several ask for is one write. While the disk
+    /// hangs nobody waits.
+    pub async fn save_calls(
         &self,
-        work: impl FnOnce(&Database) -> Result<(), redb::Error> + Send + 'static,
+        calls: impl FnOnce() -> (Calls, i64) + Send + 'static,
     ) -> Result<(), WriteError> {
-        // The turn goes with the work: whoever stops waiting does not let the next write overtake this one.
-        let turn = self.database.clone().lock_owned().await;
-        let is_failing = self.is_failing.clone();
-        let done = spawn_blocking(move || {
-            // Of some faults of a disk the library does not only complain; it panics.
-            let done = catch_unwind(AssertUnwindSafe(|| work(&turn)));
-            is_failing.store(!matches!(done, Ok(Ok(()))), Ordering::Relaxed);
-            done
-        })
-        .await;
-        match done {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(error))) => Err(WriteError::Failed(error.to_string().into())),
-            Ok(Err(_)) | Err(_) => Err(WriteError::Failed("the library failed".into())),
+        let calls = Work::Calls(Box::new(calls));
+        if self.hangs() {
+            self.0.write_later(calls);
+            return Err(WriteError::Late);
         }
+        self.0.write(calls).await
+    }
+
+    /// Has a write been under way for too long? Then nothing that must be on disk can be, until that ends.
+    pub fn hangs(&self) -> bool {
+        self.0.hangs()
+    }
+
+    /// How often it has hung.
+    pub fn count_hangs(&self) -> Hangs {
+        self.0.count_hangs()
+    }
+
+    /// Does a write hang, or has the last one failed?
+    pub fn is_failing(&self) -> bool {
+        self.0.is_failing()
+    }
+}
+
+fn carry_out(database: &Database, work: Work) -> Result<(), WriteError> {
+    // Of some faults of a disk the library does not only complain; it panics.
+    let written = catch_unwind(AssertUnwindSafe(|| match work {
+        Work::Keys(changes) => write_keys(database, &changes()),
+        Work::Calls(calls) => {
+            let (calls, correction) = calls();
+            write_calls(database, &calls, correction)
+        }
+    }));
+    match written {
+        Ok(written) => written.map_err(|error| WriteError::Failed(error.to_string().into())),
+        Err(_) => Err(WriteError::Failed("the library failed".into())),
     }
 }
 
@@ -288,8 +340,12 @@ fn read(database: &Database, minute: u64) -> Result<Saved, redb::Error> {
         let calls = transaction.open_table(CALLS)?;
         for row in calls.iter()? {
             let (minute, calls) = row?;
-            saved.calls.insert(minute.value(), calls.value());
+            saved
+                .calls
+                .insert(Time::load(minute.value()), calls.value());
         }
+        let correction = transaction.open_table(CORRECTION)?;
+        saved.correction = correction.get(())?.map_or(0, |saved| saved.value());
         let mut known_since = transaction.open_table(KNOWN_SINCE)?;
         let told = known_since.get(())?.map(|since| since.value());
         saved.calls_known_since = told.unwrap_or(minute);
@@ -315,12 +371,13 @@ fn write_keys(database: &Database, changes: &[Change]) -> Result<(), redb::Error
     Ok(transaction.commit()?) // with an fsync, unless told otherwise
 }
 
-fn write_calls(database: &Database, calls: &BTreeMap<u64, u32>) -> Result<(), redb::Error> {
+fn write_calls(database: &Database, calls: &Calls, correction: i64) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut table = transaction.open_table(CALLS)?;
-        table.retain(|minute, _| calls.contains_key(&minute))?;
+        table.retain(|minute, _| calls.contains_key(&Time::load(minute)))?;
         for (minute, calls) in calls {
+            let minute = minute.save();
             let is_there = table
                 .get(minute)?
                 .is_some_and(|saved| saved.value() == *calls);
@@ -328,6 +385,7 @@ fn write_calls(database: &Database, calls: &BTreeMap<u64, u32>) -> Result<(), re
                 table.insert(minute, calls)?;
             }
         }
+        transaction.open_table(CORRECTION)?.insert((), correction)?;
     }
     Ok(transaction.commit()?)
 }
@@ -337,7 +395,7 @@ const IN_DOUBT: u8 = 1;
 const KEPT: u8 = 2;
 
 fn row(record: &Record) -> Row<'_> {
-    let (since, fingerprint) = (record.since, &record.fingerprint);
+    let (since, fingerprint) = (record.since.save(), &record.fingerprint);
     let bare = |state| (state, since, fingerprint, 0, "", &[][..], &[][..]);
     match &record.state {
         State::Running => bare(RUNNING),
@@ -367,7 +425,7 @@ fn record((state, since, fingerprint, status, vendor_code, headers, body): Row<'
         _ => State::InDoubt,
     };
     Record {
-        since,
+        since: Time::load(since),
         fingerprint: *fingerprint,
         state,
     }
@@ -379,7 +437,10 @@ mod tests {
 
     fn kept(body: &'static [u8]) -> Record {
         Record {
-            since: 7,
+            since: Time {
+                number: 7,
+                is_confirmed: false,
+            },
             fingerprint: [9; 32],
             state: State::Kept(Answer {
                 status: 200,
@@ -421,13 +482,19 @@ mod tests {
             Change::Remove([5; 32]),
         ];
         store.write_keys(|| changes).await.unwrap();
-        store.save_calls([(10, 1), (11, 2)].into()).await.unwrap();
-        store.save_calls([(11, 3), (12, 4)].into()).await.unwrap();
+        let minute = |number, is_confirmed| Time {
+            number,
+            is_confirmed,
+        };
+        let calls = [(minute(10, true), 1), (minute(11, false), 2)];
+        store.save_calls(move || (calls.into(), -5)).await.unwrap();
+        let calls = [(minute(11, false), 3), (minute(11, true), 4)];
+        store.save_calls(move || (calls.into(), -5)).await.unwrap();
         drop(store);
 
         let (_store, saved) = Store::open(&path, UNIX_EPOCH).await.unwrap();
         assert_eq!(saved.keys, rows);
-        assert_eq!(saved.calls, [(11, 3), (12, 4)].into());
+        assert_eq!((saved.calls, saved.correction), (calls.into(), -5));
     }
 
     #[tokio::test]

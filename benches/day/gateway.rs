@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use hyper::HeaderMap;
+use linksfield_gateway::clock::Moment;
 use linksfield_gateway::config::{CRAWLS, Config};
 use linksfield_gateway::gateway::breaker::{self, Breaker, End};
 use linksfield_gateway::gateway::cache::{
@@ -20,6 +21,7 @@ use linksfield_gateway::gateway::progress::Progress;
 use linksfield_gateway::gateway::quota::{self, Ask, Class, Permit, Quota, Thrift};
 use linksfield_gateway::gateway::retry::{self, Retries};
 use linksfield_gateway::gateway::route::{Kind, Policy, Routes, Target};
+use linksfield_gateway::gateway::skew::Told;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -188,7 +190,7 @@ impl Gateway {
             configuration: 0,
             sparing: *lock(&self.sparing),
             directives: Directives::of(headers),
-            arrived_at,
+            arrived_at: Moment::of(arrived_at),
             deadline: arrived_at + patience - patience / WAY_BACK,
             names_deadline: false,
         };
@@ -255,7 +257,7 @@ impl Gateway {
             asked: Asked::Order(device),
         };
         let progress = Progress::default();
-        let invalidate = |settles_at: Option<Instant>| {
+        let invalidate = |settles_at: Option<Moment>| {
             for scope in &self.scopes[tenant] {
                 scope.invalidate(named.clone(), settles_at);
             }
@@ -265,7 +267,7 @@ impl Gateway {
             .call(&call, &errand, &progress, || invalidate(None))
             .await;
         if progress.sent() != Sent::No {
-            invalidate(Some(Instant::now() + settle));
+            invalidate(Some(Moment::now() + settle));
         }
         match result?.0 {
             Said::Data(_, number) => Ok(number),
@@ -347,7 +349,7 @@ impl Gateway {
         call: &Call,
         mut errand: Errand,
         progress: &Progress,
-    ) -> Result<(Said, Instant, Permit<Slot>), Error> {
+    ) -> Result<(Said, Moment, Permit<Slot>), Error> {
         let mut failures = 0;
         self.retries.first();
         loop {
@@ -392,7 +394,7 @@ impl Gateway {
         errand: &Errand,
         progress: &Progress,
         before: impl Fn(),
-    ) -> Result<(Said, Instant, Permit<Slot>), Error> {
+    ) -> Result<(Said, Moment, Permit<Slot>), Error> {
         self.breaker.check()?;
         let ask = Ask {
             tenant: call.tenant,
@@ -415,8 +417,8 @@ impl Gateway {
                 return Err(Error::Overloaded { retry_after });
             }
             before();
-            let sent_at = Instant::now();
-            self.spare(permit.count(wall(self.time())));
+            let sent_at = Moment::now();
+            self.spare(permit.count(told(self.time())));
             lock(&self.report).call(self.time(), errand.reason);
             let answer = self.vendor.answer(call.tenant, call.asked);
             if let Ok(said) = timeout_at(deadline, answer).await {
@@ -525,7 +527,7 @@ fn end_of(result: Result<&Said, &Error>) -> End {
     }
 }
 
-fn filled(said: Said, sent_at: Instant) -> Filled {
+fn filled(said: Said, sent_at: Moment) -> Filled {
     let (page, pages, failure) = match said {
         Said::Page(page, position) => (page, Pages::One(position), None),
         Said::Data(page, _) => (page, Pages::None, None),
@@ -555,6 +557,16 @@ fn document(pages: Vec<PageOfAll>) -> Filled {
 /// The wall clock goes with the paused one, from a midnight on.
 fn wall(time: Duration) -> SystemTime {
     SystemTime::UNIX_EPOCH + DAY * 20_000 + time
+}
+
+/// Linksfield's clock shows the same.
+fn told(time: Duration) -> Told {
+    let now = wall(time);
+    Told {
+        now,
+        agreed: Some(now),
+        correction: 0,
+    }
 }
 
 /// Is this a page, or an answer that tells of a failure?

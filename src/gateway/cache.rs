@@ -40,6 +40,7 @@ use super::page::{Page, Position};
 
 use super::progress::Progress;
 use super::route::Policy;
+use crate::clock::Moment;
 
 /// Pages of queries with longer parameters are not kept: the longest that the vendor documents has some 200 bytes.
 const LONGEST_KEY: usize = 8 * 1024;
@@ -67,7 +68,7 @@ struct State {
 #[derive(Debug, Clone)]
 struct Entry {
     page: Arc<Page>,
-    sent_at: Instant,
+    sent_at: Moment,
     snapshot: Arc<Snapshot>,
     /// For how many seconds moka must keep it: nothing may use it any more after that. (As a `Duration` it would make moka's own
     /// part of an entry longer than a line of memory.)
@@ -99,7 +100,7 @@ pub struct Question<'a> {
     /// What the caller asks of the cache.
     pub directives: Directives,
     /// When its head had come.
-    pub arrived_at: Instant,
+    pub arrived_at: Moment,
     /// How long its caller waits.
     pub deadline: Instant,
     /// Did the caller name its deadline?
@@ -129,7 +130,7 @@ pub struct Filled {
     /// What it means, if it is a failure of the vendor for which an old page may stand in.
     pub failure: Option<&'static str>,
     /// When its request was sent: the state it shows is at least as new as that.
-    pub sent_at: Instant,
+    pub sent_at: Moment,
 }
 
 /// What came of a fill in the time for it, and what may come after that.
@@ -171,7 +172,7 @@ pub struct PageOfAll {
     /// The answer.
     pub page: Arc<Page>,
     /// When it was asked for.
-    pub sent_at: Instant,
+    pub sent_at: Moment,
 }
 
 /// What memory has for a question.
@@ -239,7 +240,8 @@ impl Cache {
     where
         F: Future<Output: Into<Fetched> + Send> + Send + 'static,
     {
-        let now = Instant::now(); // the body came in between, at its caller's pace
+        let begun = Instant::now(); // the body came in between, at its caller's pace
+        let now = Moment::of(begun);
         let (because, patience) = match self.0.look(question, now) {
             Memory::Answers(found) => return Ok(found),
             Memory::AnswersStale(found) => {
@@ -249,11 +251,11 @@ impl Cache {
                 return Ok(found);
             }
             _ if question.directives.only_if_cached => return Err(Error::NotCached.into()),
-            Memory::Nothing(Forwarded::Request) if question.sparing.no_forced => {
+            Memory::Nothing(because) if self.0.spares(question, because, now) => {
                 return Err(Error::RefreshRefused.into());
             }
             Memory::StandsIn(found) => {
-                let Some(patience) = question.patience(usual, now) else {
+                let Some(patience) = question.patience(usual, begun) else {
                     self.board(question, Reason::Revalidate, &mut Some(fill));
                     return Ok(found);
                 };
@@ -276,7 +278,7 @@ impl Cache {
                 break (lookup, flight, outcome);
             }
         };
-        let now = Instant::now();
+        let now = Moment::now();
         let failure = match &outcome {
             Some(Ok(landed)) => match landed.failure {
                 None => return Ok(landed.found(lookup, because, question.policy, now)),
@@ -316,7 +318,7 @@ impl Cache {
     where
         F: Future<Output: Into<Fetched> + Send> + Send + 'static,
     {
-        let (key, now) = (&question.key, Instant::now());
+        let (key, now) = (&question.key, Moment::now());
         let mut state = self.0.state();
         if let Some(flight) = state.serving(question, now) {
             return Boarded::Joined(flight.clone());
@@ -366,12 +368,12 @@ impl Cache {
     /// How many pages a query has, as those in memory say that are fresh.
     pub fn total_pages(&self, key: &Key, policy: &Policy) -> Option<u64> {
         let series = &self.0.state().series;
-        series.total_pages(key, policy, Instant::now())
+        series.total_pages(key, policy, Moment::now())
     }
 
     /// Drops the pages that can never be served again, and tells how many they were.
     pub fn sweep(&self) -> usize {
-        let now = Instant::now();
+        let now = Moment::now();
         self.0
             .drop_if(|key, entry| !entry.snapshot.is_valid(key, now))
     }
@@ -398,7 +400,7 @@ impl Cache {
 
 impl State {
     /// The youngest running fill that answers this question.
-    fn serving(&self, question: &Question<'_>, now: Instant) -> Option<&Flight> {
+    fn serving(&self, question: &Question<'_>, now: Moment) -> Option<&Flight> {
         let running = self.flights.get(&question.key).into_iter().flatten();
         running
             .rev()
@@ -416,7 +418,7 @@ enum Boarded {
 
 impl Question<'_> {
     /// The state of the vendor that the answer must show, or a newer one; none if any page will do.
-    fn not_before(&self) -> Option<Instant> {
+    fn not_before(&self) -> Option<Moment> {
         let oldest = if self.directives.no_store {
             Some(Duration::ZERO)
         } else if self.directives.no_cache {
@@ -503,7 +505,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn look(&self, question: &Question<'_>, now: Instant) -> Memory {
+    fn look(&self, question: &Question<'_>, now: Moment) -> Memory {
         if question.directives.no_store {
             return Memory::Nothing(Forwarded::Bypass);
         }
@@ -524,8 +526,22 @@ impl Inner {
         }
     }
 
+    /// Would a call be spent, against the day's thrift, on a page that memory has fresh? `because` is why memory does not
+    /// answer: with `no-store` it was not even asked.
+    fn spares(&self, question: &Question<'_>, because: Forwarded, now: Moment) -> bool {
+        question.sparing.no_forced
+            && match because {
+                Forwarded::Request => true,
+                Forwarded::Bypass => self.entries.get(&question.key).is_some_and(|entry| {
+                    let standing = entry.snapshot.standing(&question.key, question.policy, now);
+                    standing == Standing::Fresh
+                }),
+                Forwarded::Miss | Forwarded::Stale => false,
+            }
+    }
+
     /// Keeps an entry, unless there is one that was asked for later. Only under the lock of the state.
-    fn keep(&self, key: Key, entry: Entry, now: Instant) -> bool {
+    fn keep(&self, key: Key, entry: Entry, now: Moment) -> bool {
         let known = self.entries.get(&key);
         let is_newer = known.is_none_or(|known| {
             known.sent_at <= entry.sent_at || !known.snapshot.is_valid(&key, now)
@@ -556,7 +572,7 @@ impl Inner {
     }
 
     /// What memory has instead of a fill that failed or takes too long.
-    fn stand_in(&self, question: &Question<'_>, failure: Failure, now: Instant) -> Option<Found> {
+    fn stand_in(&self, question: &Question<'_>, failure: Failure, now: Moment) -> Option<Found> {
         match self.look(question, now) {
             Memory::Answers(found) => Some(found), // another fill has brought it
             Memory::AnswersStale(found) | Memory::StandsIn(found) => Some(Found {
@@ -591,7 +607,7 @@ impl Entry {
 }
 
 impl Landed {
-    fn found(&self, lookup: Lookup, because: Forwarded, policy: &Policy, now: Instant) -> Found {
+    fn found(&self, lookup: Lookup, because: Forwarded, policy: &Policy, now: Moment) -> Found {
         let kept = self.snapshot.as_ref().filter(|_| self.not_stored.is_none());
         let own_age = now.saturating_duration_since(self.sent_at);
         let age = kept.map_or(own_age, |snapshot| snapshot.age(now));
@@ -673,7 +689,7 @@ impl Inner {
         if filled.not_stored.is_some() {
             return landed;
         }
-        let now = Instant::now();
+        let now = Moment::now();
         let (positions, pages) = match filled.pages {
             Pages::None | Pages::AllOfAnotherSize => (Vec::new(), Vec::new()),
             Pages::One(position) => (vec![position], Vec::new()),

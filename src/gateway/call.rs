@@ -19,6 +19,7 @@ use super::upstream::{
     Answer, Exchanged, Failure, Late, Line, Message, Outcome, QUERY_MAX_IDLE, Slot,
 };
 use super::{Call, Gateway, keys, wall_clock};
+use crate::clock::Moment;
 use crate::telemetry::Exchange;
 use crate::telemetry::trace::Trace;
 
@@ -120,7 +121,7 @@ impl Timing {
 /// A call that was answered.
 pub struct Answered {
     pub answer: Answer,
-    pub sent_at: Instant,
+    pub sent_at: Moment,
     /// Until when what is left of the answer must have come.
     pub deadline: Instant,
     /// What the rest of the answer comes through; given up before the permit is.
@@ -151,11 +152,11 @@ impl From<Open> for Unanswered {
 
 /// The answer that may still come when the time for it has passed.
 #[derive(Debug)]
-pub struct Later(oneshot::Receiver<(Answer, Instant)>);
+pub struct Later(oneshot::Receiver<(Answer, Moment)>);
 
 impl Later {
     /// The answer, and when its request was sent; none if the vendor has ended the connection, or was waited for no longer.
-    pub async fn answer(self) -> Option<(Answer, Instant)> {
+    pub async fn answer(self) -> Option<(Answer, Moment)> {
         self.0.await.ok()
     }
 
@@ -270,6 +271,7 @@ impl Gateway {
         brakes.check(&subject)?; // who would be refused then does not wait for its turn
         this.breaker.check()?;
         this.usual_answers.check((route, tenant))?;
+        key.map_or(Ok(()), keys::Run::check_store)?;
         let permit = self.permit(call, errand, progress, errand.patience);
         let mut permit = brakes.unless_applied(&subject, permit).await?;
         let admission = this.breaker.admit()?;
@@ -278,14 +280,14 @@ impl Gateway {
         errand.timing.granted(granted_at);
         let timeout = call.target.route.timeout;
         let deadline = granted_at + timeout.unwrap_or(this.bounds.exchange_timeout);
-        let deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
+        let mut deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
         let record = |outcome, duration| {
             this.metrics
                 .upstream_call(route, tenant, outcome, errand.reason, duration);
         };
         let (mut anew, mut is_saved, mut is_stuck) = (0, this.store.is_none(), false);
         let mut result = loop {
-            let ready = self.ready(&mut permit, errand.max_idle, key, &mut is_saved, deadline);
+            let ready = self.ready(&mut permit, errand, (key, &mut is_saved), &mut deadline);
             let line = match brakes.unless_applied(&subject, ready).await {
                 Ok(line) => line,
                 Err(error) if error.fault() == Fault::Upstream => break Err(error.into()),
@@ -295,8 +297,8 @@ impl Gateway {
                 return Err(called_off().into()); // nobody hears this
             }
             before();
-            let (sent_at, signed_at) = (Instant::now(), wall_clock());
-            this.sparing.set(permit.count(signed_at));
+            let (sent_at, signed_at) = (Moment::now(), wall_clock());
+            this.sparing.set(permit.count(this.skew.tell(signed_at)));
             let signer = call.tenant.signers.of(secret);
             let message = Message {
                 path: &call.target.path,
@@ -311,7 +313,7 @@ impl Gateway {
                 .await
             {
                 Exchanged::Answered(mut answer, line) => {
-                    self.compare_clocks(&answer, signed_at, sent_at.elapsed());
+                    self.compare_clocks(&answer, (sent_at, signed_at));
                     self.slow_down(&mut answer, &permit);
                     break Ok((answer, sent_at, line, permit));
                 }
@@ -363,23 +365,23 @@ impl Gateway {
         })
     }
 
-    /// What the call goes through, with all on disk that must be there before its first byte.
+    /// What the call goes through, with all on disk that must be there before its first byte. The disk's time is not taken
+    /// from Linksfield's: the deadline is that much later.
     async fn ready(
         &self,
         permit: &mut Permit<Slot>,
-        max_idle: Duration,
-        key: Option<&keys::Run>,
-        is_saved: &mut bool,
-        deadline: Instant,
+        errand: &Errand,
+        (key, is_saved): (Option<&keys::Run>, &mut bool),
+        deadline: &mut Instant,
     ) -> Result<Line, Error> {
         loop {
             // A disk takes its time: whether the connection may still be used is looked at after it.
-            let line = self.connect(permit, max_idle, deadline).await?;
+            let line = self.connect(permit, errand.max_idle, *deadline).await?;
             if let Some(key) = key.filter(|key| !key.is_durable()) {
-                key.make_durable(wall_clock(), deadline).await?;
+                *deadline += key.make_durable(self.told(), *deadline).await?;
             } else if !*is_saved {
-                permit.count(wall_clock());
-                self.save_calls(deadline).await;
+                permit.count(self.told());
+                *deadline += self.save_calls(*deadline).await;
                 *is_saved = true;
             } else {
                 return Ok(line);
@@ -389,7 +391,7 @@ impl Gateway {
 
     /// The time for the exchange has passed, and the vendor has the request: it may go on working at it, whatever becomes of
     /// the connection, so the slot stays taken until it has ended it. What it says meanwhile is of use all the same.
-    fn hold(&self, late: Late, permit: Permit<Slot>, sent_at: Instant) -> Later {
+    fn hold(&self, late: Late, permit: Permit<Slot>, sent_at: Moment) -> Later {
         let (tell, later) = oneshot::channel();
         let (gateway, at_most) = (self.clone(), self.0.bounds.hold);
         tokio::spawn(async move {
@@ -456,12 +458,15 @@ impl Gateway {
     }
 
     /// The calls of the day are on disk before one more leaves, so that not even a crash begins a new day. Where that fails
-    /// the call is made all the same: [`keep_saving`](crate::keep_saving) tells of it.
-    async fn save_calls(&self, deadline: Instant) {
+    /// the call is made all the same: [`keep_saving`](crate::keep_saving) tells of it. Tells how long it took.
+    async fn save_calls(&self, deadline: Instant) -> Duration {
+        let began = Instant::now();
         if let Some(store) = &self.0.store {
-            let calls = self.0.quota.history().minutes;
-            let _ = timeout_at(deadline, store.save_calls(calls)).await;
+            let quota = self.0.quota.clone();
+            let saved = store.save_calls(move || quota.history().saved());
+            let _ = timeout_at(deadline, saved).await;
         }
+        began.elapsed()
     }
 
     /// What the end of a call says about the vendor, counted. An answer that nothing classifies has another outcome from then
@@ -544,12 +549,15 @@ impl Gateway {
         }
     }
 
-    fn compare_clocks(&self, answer: &Answer, signed_at: SystemTime, took: Duration) {
-        let date = answer.date.as_ref();
-        let news = date.and_then(|date| self.0.skew.record(date, signed_at, took));
-        if let Some(seconds) = news {
-            self.0.metrics.clocks_differ(seconds);
+    fn compare_clocks(&self, answer: &Answer, sent: (Moment, SystemTime)) {
+        let Some(date) = &answer.date else {
+            return;
+        };
+        let this = &*self.0;
+        if let Some(seconds) = this.skew.record(date, sent, sent.0.elapsed()) {
+            this.metrics.clocks_differ(seconds);
         }
+        this.quota.learn(self.told());
     }
 }
 

@@ -20,8 +20,9 @@ use super::progress::Progress;
 use super::quota::Class;
 use super::route::Kind;
 use super::upstream::{Answer, COMMAND_MAX_IDLE, Outcome};
-use super::{Call, Gateway, doubt, keys, response, wall_clock};
+use super::{Call, Gateway, doubt, keys, response};
 use crate::body::Body;
+use crate::clock::Moment;
 use crate::id::RequestId;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
 
@@ -173,7 +174,7 @@ impl Gateway {
             Some(Err(Unanswered { error, later })) => (Some(Err(Arc::new(error))), later),
         };
         if progress.sent() != Sent::No {
-            reach.invalidate(Some(Instant::now()));
+            reach.invalidate(Some(Moment::now()));
             metrics.invalidation("command");
         }
         let request_id = course.request_id.as_str();
@@ -187,7 +188,7 @@ impl Gateway {
             count_doubt(metrics, progress, (route, tenant)); // before those are told who wait with the key
         }
         if let Some(key) = key
-            && let Err(error) = key.settle(ended, wall_clock()).await
+            && let Err(error) = key.settle(ended, self.told()).await
         {
             let sent = progress.sent().as_str();
             metrics.key_not_saved(request_id, route, tenant, sent, &error);
@@ -224,11 +225,11 @@ impl Gateway {
         let reach = this
             .scopes
             .reach(&call.tenant, target, &call.params, &this.latest);
-        reach.invalidate(Some(Instant::now()));
+        reach.invalidate(Some(Moment::now()));
         this.metrics.invalidation("command");
         let request_id = command.request_id.as_str();
         if let Some(key) = command.key
-            && let Err(error) = key.settle(&answer, wall_clock()).await
+            && let Err(error) = key.settle(&answer, self.told()).await
         {
             let sent = Sent::Yes.as_str();
             this.metrics

@@ -22,6 +22,7 @@ use super::progress::Progress;
 use super::response::{self, Expected};
 use super::route::Policy;
 use super::{Call, Errand, Gateway};
+use crate::clock::Moment;
 use crate::config::CRAWLS;
 
 /// Orders on a page where the caller names no `page_size`.
@@ -144,7 +145,7 @@ impl Gateway {
                 return Err(Error::UpstreamTimeout(progress.sent()));
             }
             let terms = Terms {
-                validity: key.begin(Instant::now()),
+                validity: key.begin(Moment::now()),
                 configuration: self.0.configuration,
                 is_private: false,
                 is_forced: false,
@@ -338,7 +339,7 @@ impl Crawl {
         page: Arc<Page>,
         position: Position,
         cut: Cut,
-        sent_at: Instant,
+        sent_at: Moment,
     ) -> Result<(), Moved> {
         let is_next = position.number == self.pages.len() as u64 + 1;
         let totals = |position: &Position| {
@@ -497,7 +498,7 @@ mod tests {
             assert_eq!(params.as_str(), expected);
             let (page, position) = page(number, orders, *total);
             let cut = crawl.cut(&position, orders.len() as u64);
-            crawl.add(page, position, cut, Instant::now())?;
+            crawl.add(page, position, cut, Moment::now())?;
         }
         assert!(crawl.next().is_none(), "that was all");
         Ok(crawl.document())

@@ -13,11 +13,11 @@ mod kept;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use self::fate::Fate;
 pub use self::fate::{End, Ended};
@@ -25,13 +25,12 @@ pub use self::kept::Kept;
 use super::error::{Error, Sent};
 use super::params::Params;
 use super::progress::Progress;
+use super::skew::{Skew, Told};
 use super::upstream::Answer;
+use crate::clock::{Moment, seconds, wall_clock};
 use crate::config;
-use crate::state::{Change, KeyId, Record, State as Saved, Store, WriteError};
+use crate::state::{Change, KeyId, Record, State as Saved, Store, Time, WriteError};
 use crate::telemetry::Keys as Census;
-
-/// How long an answer waits to be on disk; the disk that takes longer is as good as none.
-const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All keys.
 #[derive(Debug, Clone)]
@@ -43,6 +42,7 @@ struct Shared {
     max_keys: usize,
     max_bytes: u64,
     store: Option<Store>,
+    skew: Skew,
     table: Mutex<Table>,
 }
 
@@ -50,7 +50,10 @@ struct Shared {
 struct Table {
     entries: HashMap<KeyId, Entry>,
     /// Which of them end when; one that runs has no end yet.
-    ends: BTreeSet<(Instant, KeyId)>,
+    ends: BTreeSet<(Moment, KeyId)>,
+    /// Which of those that the store held end by which second since 1970, if our clock and Linksfield's agree that it has
+    /// passed. A clock alone may be wrong by a month: by itself it ends none.
+    loaded: BTreeSet<(u64, KeyId)>,
     /// Those that have ended, and that the store still has.
     ended: Vec<KeyId>,
     census: Census,
@@ -61,6 +64,10 @@ struct Table {
 struct Entry {
     fingerprint: [u8; 32],
     state: State,
+    /// Its place in `ends`.
+    end: Option<Moment>,
+    /// Its place in `loaded`.
+    until: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -76,29 +83,35 @@ impl Keys {
         config: &config::IdempotencyKeys,
         store: Option<Store>,
         saved: Vec<(KeyId, Record)>,
-        now: SystemTime,
+        skew: Skew,
     ) -> Self {
         let mut table = Table::default();
-        let (now, seconds) = (Instant::now(), since_1970(now));
+        let end = Moment::now() + config.window; // whatever the clocks say
         for (id, record) in saved {
-            let age = Duration::from_secs(seconds.saturating_sub(record.since));
-            let Some(left) = config.window.checked_sub(age) else {
-                table.ended.push(id);
-                continue;
-            };
+            let Time {
+                number: since,
+                is_confirmed,
+            } = record.since;
+            let until = is_confirmed.then(|| since.saturating_add(config.window.as_secs()));
             let kept = match record.state {
                 Saved::Kept(answer) => Kept::load(answer),
                 Saved::Running | Saved::InDoubt => None,
             };
             let state = kept.map_or(State::InDoubt, |kept| State::Kept(Arc::new(kept)));
-            let fingerprint = record.fingerprint;
-            table.put(id, Entry { fingerprint, state }, Some(now + left));
+            let entry = Entry {
+                fingerprint: record.fingerprint,
+                state,
+                end: Some(end),
+                until,
+            };
+            table.put(id, entry);
         }
         Self(Arc::new(Shared {
             window: config.window,
             max_keys: config.max_keys.get(),
             max_bytes: config.max_size.as_u64(),
             store,
+            skew,
             table: Mutex::new(table),
         }))
     }
@@ -106,8 +119,7 @@ impl Keys {
     /// May a command be sent under this key, and if not, what is known of the one that was?
     /// `progress` is that of the command.
     pub fn claim(&self, key: &Key, progress: &Progress) -> Result<Claim, Error> {
-        let mut table = self.0.table();
-        table.end(Instant::now());
+        let mut table = self.0.table_of_now();
         if let Some(entry) = table.entries.get(&key.id) {
             if entry.fingerprint != key.fingerprint {
                 return Err(Error::IdempotencyMismatch);
@@ -128,8 +140,10 @@ impl Keys {
                 end,
                 progress: progress.clone(),
             }),
+            end: None,
+            until: None,
         };
-        table.put(key.id, entry, None);
+        table.put(key.id, entry);
         Ok(Claim::Run(Run {
             shared: self.0.clone(),
             key: key.clone(),
@@ -143,12 +157,10 @@ impl Keys {
 
     /// How many keys there are now.
     pub fn census(&self) -> Census {
-        let mut table = self.0.table();
-        table.end(Instant::now());
-        table.census
+        self.0.table_of_now().census
     }
 
-    /// Did the last write to the store fail? False without one.
+    /// Does a write to the store hang, or did the last one fail? False without one.
     pub fn store_is_failing(&self) -> bool {
         self.0.store.as_ref().is_some_and(Store::is_failing)
     }
@@ -180,9 +192,12 @@ impl Key {
 }
 
 impl Key {
-    fn change(&self, state: Saved, now: SystemTime) -> Change {
+    fn change(&self, state: Saved, now: Told) -> Change {
         let record = Record {
-            since: since_1970(now),
+            since: Time {
+                number: seconds(now.now),
+                is_confirmed: now.is_confirmed(),
+            },
             fingerprint: self.fingerprint,
             state,
         };
@@ -242,6 +257,18 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Without the keys whose window has ended.
+    fn table_of_now(&self) -> MutexGuard<'_, Table> {
+        let mut table = self.table();
+        table.end(Moment::now());
+        if !table.loaded.is_empty()
+            && let Some(agreed) = self.skew.tell(wall_clock()).agreed
+        {
+            table.end_loaded(seconds(agreed));
+        }
+        table
+    }
+
     /// Writes what is known of a key, and with it removes those that have ended.
     async fn save(self: &Arc<Self>, change: Change) -> Result<(), WriteError> {
         let Some(store) = &self.store else {
@@ -256,16 +283,32 @@ impl Shared {
         };
         store.write_keys(changes).await
     }
+
+    /// The store shall not have this key, whatever was asked of it before.
+    fn take_back(&self, id: KeyId) {
+        if let Some(store) = &self.store {
+            store.write_keys_later(move || vec![Change::Remove(id)]);
+        }
+    }
+
+    /// Nothing can be saved as long as a write hangs.
+    fn check_store(&self) -> Result<(), Error> {
+        if self.store.as_ref().is_some_and(Store::hangs) {
+            return Err(Error::StateStoreUnavailable(WriteError::Late));
+        }
+        Ok(())
+    }
 }
 
 impl Table {
-    fn put(&mut self, id: KeyId, entry: Entry, end: Option<Instant>) {
+    fn put(&mut self, id: KeyId, entry: Entry) {
         self.remove(&id);
         *place(&mut self.census, &entry.state) += 1;
         if let State::Kept(kept) = &entry.state {
             self.bytes += kept.size();
         }
-        self.ends.extend(end.map(|end| (end, id)));
+        self.ends.extend(entry.end.map(|end| (end, id)));
+        self.loaded.extend(entry.until.map(|until| (until, id)));
         self.entries.insert(id, entry);
     }
 
@@ -278,29 +321,40 @@ impl Table {
 
     /// A key in doubt is so no more; its window goes on. None: it is free.
     fn resolve(&mut self, key: &Key, state: Option<State>) {
-        let (id, fingerprint) = (key.id, key.fingerprint);
+        let Some(entry) = self.remove(&key.id) else {
+            return;
+        };
         if let Some(state) = state {
-            self.put(id, Entry { fingerprint, state }, None);
-        } else {
-            self.ends.retain(|(_, other)| *other != id); // else a command that claims it anew would be forgotten then
-            self.remove(&id);
+            self.put(key.id, Entry { state, ..entry });
         }
     }
 
-    /// Of a key that runs, or that is taken out of `ends` by the caller.
-    fn remove(&mut self, id: &KeyId) {
-        if let Some(entry) = self.entries.remove(id) {
+    fn remove(&mut self, id: &KeyId) -> Option<Entry> {
+        let entry = self.entries.remove(id);
+        if let Some(entry) = &entry {
+            // Else a command that claims it anew would be forgotten then.
+            entry.end.map(|end| self.ends.remove(&(end, *id)));
+            entry.until.map(|until| self.loaded.remove(&(until, *id)));
             *place(&mut self.census, &entry.state) -= 1;
             if let State::Kept(kept) = &entry.state {
                 self.bytes -= kept.size();
             }
         }
+        entry
     }
 
     /// Forgets the keys whose window has ended.
-    fn end(&mut self, now: Instant) {
+    fn end(&mut self, now: Moment) {
         while let Some((_, id)) = self.ends.first().copied().filter(|(end, _)| *end <= now) {
-            self.ends.pop_first();
+            self.remove(&id);
+            self.ended.push(id);
+        }
+    }
+
+    /// Forgets those of before the start whose window has ended by both clocks.
+    fn end_loaded(&mut self, agreed: u64) {
+        let is_over = |(until, _): &(u64, KeyId)| *until <= agreed;
+        while let Some((_, id)) = self.loaded.first().copied().filter(is_over) {
             self.remove(&id);
             self.ended.push(id);
         }
@@ -336,8 +390,15 @@ impl Run {
         self.shared.store.is_none() || self.is_durable.load(Ordering::Acquire)
     }
 
-    /// Sees to it that a restart finds the key. No byte may leave before.
-    pub async fn make_durable(&self, now: SystemTime, deadline: Instant) -> Result<(), Error> {
+    /// Could it be there soon? Who would be refused then does not wait for its turn.
+    pub fn check_store(&self) -> Result<(), Error> {
+        self.shared.check_store()
+    }
+
+    /// Sees to it that a restart finds the key; tells how long that took. No byte may leave before.
+    pub async fn make_durable(&self, now: Told, deadline: Instant) -> Result<Duration, Error> {
+        self.check_store()?;
+        let began = Instant::now();
         self.is_written.store(true, Ordering::Release);
         let saved = self.shared.save(self.change(Saved::Running, now));
         let saved = timeout_at(deadline, saved).await;
@@ -345,23 +406,19 @@ impl Run {
             .unwrap_or(Err(WriteError::Late))
             .map_err(Error::StateStoreUnavailable)?;
         self.is_durable.store(true, Ordering::Release);
-        Ok(())
+        Ok(began.elapsed())
     }
 
     /// The command has ended. What is kept is on disk before anybody is told; what cannot be saved is in doubt.
-    pub async fn settle(mut self, ended: Ended<'_>, now: SystemTime) -> Result<(), WriteError> {
+    pub async fn settle(mut self, ended: Ended<'_>, now: Told) -> Result<(), WriteError> {
         let fate = Fate::of(ended);
-        let change = match &fate {
-            Fate::Keep(kept) => Some(self.change(Saved::Kept(kept.save()), now)),
-            Fate::Doubt => Some(self.change(Saved::InDoubt, now)),
-            Fate::Free if *self.is_written.get_mut() => Some(Change::Remove(self.key.id)),
-            Fate::Free => None, // the usual case of a command that never got its turn
-        };
-        let saved = match change {
-            None => Ok(()),
-            Some(change) => timeout(SAVE_TIMEOUT, self.shared.save(change))
-                .await
-                .unwrap_or(Err(WriteError::Late)),
+        let saved = match &fate {
+            Fate::Keep(kept) => {
+                let change = self.change(Saved::Kept(kept.save()), now);
+                self.shared.save(change).await
+            }
+            Fate::Doubt => self.shared.save(self.change(Saved::InDoubt, now)).await,
+            Fate::Free => Ok(()), // nobody waits until the store has forgotten it
         };
         let end = End::of(&fate, ended);
         let state = match fate {
@@ -378,17 +435,23 @@ impl Run {
     fn settle_as(&mut self, state: Option<State>) {
         self.is_settled = true;
         let (id, fingerprint) = (self.key.id, self.key.fingerprint);
+        if state.is_none() && *self.is_written.get_mut() {
+            self.shared.take_back(id); // first: who claims the key anew writes it after that
+        }
         let mut table = self.shared.table();
-        match state {
-            None => table.remove(&id),
-            Some(state) => {
-                let end = Instant::now() + self.shared.window;
-                table.put(id, Entry { fingerprint, state }, Some(end));
-            }
+        table.remove(&id);
+        if let Some(state) = state {
+            let entry = Entry {
+                fingerprint,
+                state,
+                end: Some(Moment::now() + self.shared.window),
+                until: None,
+            };
+            table.put(id, entry);
         }
     }
 
-    fn change(&self, state: Saved, now: SystemTime) -> Change {
+    fn change(&self, state: Saved, now: Told) -> Change {
         self.key.change(state, now)
     }
 
@@ -410,7 +473,7 @@ pub struct Unsettled {
 
 impl Unsettled {
     /// The answer has come after all. What is kept is on disk before anybody is told.
-    pub async fn settle(self, answer: &Answer, now: SystemTime) -> Result<(), WriteError> {
+    pub async fn settle(self, answer: &Answer, now: Told) -> Result<(), WriteError> {
         let (state, change) = match Fate::of(Some(Ok(answer))) {
             Fate::Keep(kept) => {
                 let change = self.key.change(Saved::Kept(kept.save()), now);
@@ -422,9 +485,7 @@ impl Unsettled {
         if !self.shared.table().is_in_doubt(&self.key) {
             return Ok(());
         }
-        timeout(SAVE_TIMEOUT, self.shared.save(change))
-            .await
-            .unwrap_or(Err(WriteError::Late))?;
+        self.shared.save(change).await?;
         let mut table = self.shared.table();
         if table.is_in_doubt(&self.key) {
             table.resolve(&self.key, state);
@@ -442,14 +503,11 @@ impl Drop for Run {
     }
 }
 
-fn since_1970(now: SystemTime) -> u64 {
-    now.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
 #[cfg(test)]
 mod tests {
     use super::kept::tests::answer;
+    use std::time::UNIX_EPOCH;
+
     use super::*;
     use crate::state;
 
@@ -459,8 +517,25 @@ mod tests {
         config::IdempotencyKeys::default()
     }
 
-    fn at(hours: u64) -> SystemTime {
-        UNIX_EPOCH + HOUR * u32::try_from(hours).unwrap()
+    /// So many hours after 1970, by both clocks.
+    fn at(hours: u64) -> Told {
+        let now = UNIX_EPOCH + HOUR * u32::try_from(hours).unwrap();
+        Told {
+            now,
+            agreed: Some(now),
+            correction: 0,
+        }
+    }
+
+    fn skew() -> Skew {
+        Skew::new(UNIX_EPOCH)
+    }
+
+    /// Linksfield tells its time, at a start at which our clock showed 1970.
+    fn linksfield_tells(skew: &Skew, now: Told) {
+        let date = httpdate::fmt_http_date(now.now).parse().unwrap();
+        let sent = (Moment::now(), UNIX_EPOCH);
+        skew.record(&date, sent, Duration::ZERO);
     }
 
     fn key(text: &str) -> Key {
@@ -505,7 +580,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_command_that_vanishes_leaves_doubt_only_if_it_may_have_left() {
-        let keys = Keys::new(&config(), None, Vec::new(), at(0));
+        let keys = Keys::new(&config(), None, Vec::new(), skew());
         let progress = Progress::default();
         drop(run(&keys, &key("a"), &progress));
         assert_eq!(keys.census(), census(0, 0, 0));
@@ -524,7 +599,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_window_begins_when_the_command_ends() {
-        let keys = Keys::new(&config(), None, Vec::new(), at(0));
+        let keys = Keys::new(&config(), None, Vec::new(), skew());
         let progress = Progress::default();
         let running = run(&keys, &key("a"), &progress);
         tokio::time::advance(HOUR * 100).await;
@@ -541,12 +616,50 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_key_ends_by_what_has_passed_and_one_of_before_the_start_not_by_a_clock_alone() {
+        let record = |since: u64, is_confirmed| Record {
+            since: Time {
+                number: since * 3600,
+                is_confirmed,
+            },
+            fingerprint: [0; 32],
+            state: Saved::InDoubt,
+        };
+        let saved = || {
+            vec![
+                ([1; 32], record(10, true)),
+                ([2; 32], record(10, false)), // our clock was not confirmed then
+                ([3; 32], record(9999, true)), // it was ahead
+            ]
+        };
+        let skew = skew();
+        let keys = Keys::new(&config(), None, saved(), skew.clone());
+        linksfield_tells(&skew, at(33));
+        assert_eq!(keys.census(), census(0, 0, 3));
+        linksfield_tells(&skew, at(35));
+        linksfield_tells(&skew, at(35));
+        assert_eq!(keys.census(), census(0, 0, 2));
+        let progress = Progress::default();
+        let running = run(&keys, &key("a"), &progress);
+        crate::clock::tests::sleep_for(HOUR * 23);
+        running
+            .settle(Some(Ok(&answer(200))), at(60))
+            .await
+            .unwrap();
+        assert_eq!(keys.census(), census(0, 1, 2));
+        crate::clock::tests::sleep_for(HOUR);
+        assert_eq!(keys.census(), census(0, 1, 0), "a further window");
+        crate::clock::tests::sleep_for(HOUR * 23);
+        assert_eq!(keys.census(), census(0, 0, 0));
+    }
+
+    #[tokio::test]
     async fn after_a_restart_a_key_has_what_is_left_of_its_window_and_one_that_ran_is_in_doubt() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path(), std::time::UNIX_EPOCH)
             .await
             .unwrap();
-        let keys = Keys::new(&config(), Some(store), Vec::new(), at(0));
+        let keys = Keys::new(&config(), Some(store), Vec::new(), skew());
         let progress = Progress::default();
         let deadline = Instant::now() + HOUR * 1000;
         let begin = async |text: &str, now| {
@@ -574,12 +687,16 @@ mod tests {
 
         let (store, saved) = Store::open(&copy, std::time::UNIX_EPOCH).await.unwrap();
         assert_eq!(saved.keys.len(), 4);
-        let keys = Keys::new(&config(), Some(store), saved.keys, at(33));
+        let skew = skew();
+        let keys = Keys::new(&config(), Some(store), saved.keys, skew.clone());
+        assert_eq!(keys.census(), census(0, 2, 2), "our clock alone ends none");
+        linksfield_tells(&skew, at(33));
         assert_eq!(keys.census(), census(0, 1, 1));
         let claim = |text| keys.claim(&key(text), &progress).unwrap();
         assert!(matches!(claim("kept"), Claim::Known(kept) if *kept == Kept::of(&answer(200))));
         assert!(matches!(claim("running"), Claim::InDoubt));
         assert!(matches!(claim("lost"), Claim::Run(_)), "24 h have passed");
+        tokio::time::pause();
         tokio::time::advance(HOUR).await;
         assert_eq!(keys.census(), census(0, 0, 0));
     }

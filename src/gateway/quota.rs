@@ -22,6 +22,7 @@ use self::queue::{Queue, Waiting};
 use self::rate::Rate;
 use super::error::Error;
 use super::progress::Progress;
+use super::skew::Told;
 
 /// A new duration's part in the mean is one in so many.
 const PACE_MEMORY: u32 = 8;
@@ -408,6 +409,13 @@ impl<T: Shareable> Quota<T> {
     /// How many slots are held by connections that were given up, and that the vendor has not ended.
     pub fn slots_held(&self) -> usize {
         self.0.lock().held
+    }
+
+    /// Linksfield has told its time: calls of before the start may be over by that.
+    pub fn learn(&self, told: Told) {
+        let (mut state, now) = (self.0.lock(), Instant::now());
+        state.day.learn(now, told);
+        self.0.dispatch(&mut state, now);
     }
 
     /// The calls of the last 24 hours, for a store to keep.
@@ -815,12 +823,12 @@ impl<T: Shareable> Shared<T> {
 }
 
 impl<T: Shareable> Permit<T> {
-    /// The first byte leaves: from now on the call counts for the day, once. `wall` is the time of the wall clock. How
+    /// The first byte leaves: from now on the call counts for the day, once. `told` is the time as far as it is known. How
     /// sparing does the day demand to be now?
-    pub fn count(&mut self, wall: SystemTime) -> Thrift {
+    pub fn count(&mut self, told: Told) -> Thrift {
         let (mut state, now) = (self.shared.lock(), Instant::now());
         if self.counted.is_none() {
-            self.counted = Some(state.day.count(now, wall));
+            self.counted = Some(state.day.count(now, told));
         }
         state.day.thrift(now)
     }

@@ -18,6 +18,7 @@ use super::page::{Head, Page};
 use super::params::Params;
 use super::upstream::{Answer, Outcome, Shape};
 use crate::body::{Body, Held};
+use crate::clock::Moment;
 use crate::id::Id;
 
 /// The usual `Content-Type`s: a static value is shared without being counted.
@@ -42,7 +43,7 @@ pub enum Expected {
 }
 
 /// Only a success of the expected shape, whole beyond doubt, is kept. What is no envelope is not an answer to a query.
-pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Instant) -> Result<Filled, Error> {
+pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Moment) -> Result<Filled, Error> {
     let invalid = |reason| {
         Err(Error::UpstreamInvalidAnswer {
             status: answer.status,

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::time::Instant;
 
 use super::cache::{Named, Scope};
 use super::params::Params;
 use super::route::{Kind, Route, Routes};
 use super::tenant::{Tenant, Tenants};
+use crate::clock::Moment;
 use crate::config::Config;
 
 /// One scope for each tenant and query.
@@ -144,7 +144,7 @@ impl Reach {
 
     /// From now on nothing is found that was filled before. After an outcome, at `ended_at`, the vendor may show the old
     /// state until it has settled: what is filled meanwhile is found no longer than that.
-    pub fn invalidate(&self, ended_at: Option<Instant>) {
+    pub fn invalidate(&self, ended_at: Option<Moment>) {
         let settles_at = ended_at.map(|ended_at| ended_at + self.settle);
         let latest = self.latest.load();
         for scope in self.scopes().chain(self.new_in(&latest)) {

@@ -1,9 +1,15 @@
-//! How far is our clock from Linksfield's? Timestamps are signed, so a clock that is wrong is a signature that is refused.
+//! How far is our clock from Linksfield's, and what time is it then? Timestamps are signed, so a clock that is wrong is a
+//! signature that is refused; and what a store keeps is not forgotten because of one.
+//!
+//! What Linksfield's `Date` says is compared with a clock that was ours at the start and that nobody sets: so it stays true
+//! when ours is set, by whatever.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper::header::HeaderValue;
+
+use crate::clock::Moment;
 
 /// Answers that are remembered: the median of these is not moved by a slow one, or by a proxy with another clock.
 const REMEMBERED: usize = 15;
@@ -11,31 +17,70 @@ const REMEMBERED: usize = 15;
 /// A clock this far off is told of. Of Linksfield's interfaces one takes timestamps of up to ten minutes.
 const WORTH_TELLING: f64 = 30.0;
 
+/// A clock further off than this is not believed, where something else is known.
+const GROSS: f64 = 600.0;
+
 /// The differences that recent answers show. Cloning is cheap.
-#[derive(Debug, Clone, Default)]
-pub struct Skew(Arc<Mutex<Recent>>);
+#[derive(Debug, Clone)]
+pub struct Skew(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Our clock then: it goes on from there, and is not set.
+    began: (Moment, SystemTime),
+    recent: Mutex<Recent>,
+}
 
 #[derive(Debug, Default)]
 struct Recent {
     /// In the order they came, in seconds.
     differences: Vec<f64>,
     next: usize,
+    median: Option<f64>,
     is_told: bool,
 }
 
+/// What time it is, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// By our clock; where that is grossly wrong, by Linksfield's.
+    pub now: SystemTime,
+    /// The earlier one of the two: what is over by that is over. None as long as Linksfield has not told its own.
+    pub agreed: Option<SystemTime>,
+    /// By how many seconds our clock was corrected for that.
+    pub correction: i64,
+}
+
+impl Told {
+    /// Has Linksfield told its own?
+    pub fn is_confirmed(&self) -> bool {
+        self.agreed.is_some()
+    }
+}
+
 impl Skew {
-    /// An answer has come with this `Date`, to a request sent at this time of ours. If the clocks have gone apart, or
-    /// have come together again: by how many seconds they differ now.
-    pub fn record(&self, date: &HeaderValue, sent_at: SystemTime, took: Duration) -> Option<f64> {
+    /// `now` is what our clock shows.
+    pub fn new(now: SystemTime) -> Self {
+        Self(Arc::new(Inner {
+            began: (Moment::now(), now),
+            recent: Mutex::default(),
+        }))
+    }
+
+    /// An answer has come with this `Date`, to a request sent then, by both of our clocks. If our clock and Linksfield's
+    /// have gone apart, or have come together again: by how many seconds they differ now.
+    pub fn record(
+        &self,
+        date: &HeaderValue,
+        (sent_at, signed_at): (Moment, SystemTime),
+        took: Duration,
+    ) -> Option<f64> {
         let date = httpdate::parse_http_date(date.to_str().ok()?).ok()?;
         // The date is cut to seconds, and was taken somewhere on the way there and back.
         let theirs = date + Duration::from_millis(500);
-        let ours = sent_at + took / 2;
-        let difference = match theirs.duration_since(ours) {
-            Ok(ahead) => ahead.as_secs_f64(),
-            Err(behind) => -behind.duration().as_secs_f64(),
-        };
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let steady = self.steady(sent_at);
+        let difference = ahead(theirs, steady + took / 2);
+        let mut recent = self.recent();
         if recent.differences.len() < REMEMBERED {
             recent.differences.push(difference);
         } else {
@@ -43,59 +88,117 @@ impl Skew {
             recent.differences[next] = difference;
             recent.next = (next + 1) % REMEMBERED;
         }
-        if !recent.is_told && difference.abs() < WORTH_TELLING {
-            return None; // one more that is not apart takes no median there
-        }
-        let median = recent.median()?;
+        // One that says what they all say moves no median.
+        let known = recent
+            .median
+            .filter(|known| (known - difference).abs() < 0.5);
+        let median = known.unwrap_or_else(|| recent.find_median());
+        recent.median = Some(median);
+        let median = median + ahead(steady, signed_at);
         let is_apart = median.abs() >= WORTH_TELLING;
         let is_news = is_apart != recent.is_told;
         recent.is_told = is_apart;
         is_news.then_some(median)
     }
 
-    /// By how many seconds Linksfield's clock is ahead of ours; none before the first answer.
-    pub fn seconds(&self) -> Option<f64> {
-        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.median()
+    /// By how many seconds Linksfield's clock is ahead of ours, which shows `wall`; none before the first answer.
+    pub fn seconds(&self, wall: SystemTime) -> Option<f64> {
+        let median = self.recent().median?;
+        Some(median + ahead(self.steady(Moment::now()), wall))
+    }
+
+    /// What time is it, if our clock shows `wall`?
+    pub fn tell(&self, wall: SystemTime) -> Told {
+        let (median, steady) = (self.recent().median, self.steady(Moment::now()));
+        // Before Linksfield has told its time, a clock that was set is believed less than what has passed.
+        let best = later(steady, median.unwrap_or(0.0));
+        let correction = ahead(best, wall);
+        let is_gross = correction.abs() > GROSS;
+        Told {
+            now: if is_gross { best } else { wall },
+            agreed: median.map(|_| wall.min(best)),
+            correction: if is_gross { whole(correction) } else { 0 },
+        }
+    }
+
+    fn steady(&self, at: Moment) -> SystemTime {
+        let (began, wall) = self.0.began;
+        wall + at.saturating_duration_since(began)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Recent {
-    fn median(&self) -> Option<f64> {
-        let mut differences = self.differences.clone();
-        let middle = differences.len() / 2;
-        (!differences.is_empty()).then(|| {
-            let (_, median, _) = differences.select_nth_unstable_by(middle, f64::total_cmp);
-            *median
-        })
+    /// There is one at least.
+    fn find_median(&mut self) -> f64 {
+        let (mut differences, length) = ([0.0; REMEMBERED], self.differences.len());
+        let differences = &mut differences[..length];
+        differences.copy_from_slice(&self.differences);
+        let (_, median, _) = differences.select_nth_unstable_by(length / 2, f64::total_cmp);
+        *median
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "no clock shows so much")]
+fn whole(seconds: f64) -> i64 {
+    seconds as i64
+}
+
+/// By how many seconds.
+fn ahead(one: SystemTime, other: SystemTime) -> f64 {
+    match one.duration_since(other) {
+        Ok(ahead) => ahead.as_secs_f64(),
+        Err(behind) => -behind.duration().as_secs_f64(),
+    }
+}
+
+/// By so many seconds; or what it is, where no clock shows that.
+fn later(time: SystemTime, seconds: f64) -> SystemTime {
+    let by = Duration::try_from_secs_f64(seconds.abs()).unwrap_or_default();
+    let moved = if seconds < 0.0 {
+        time.checked_sub(by)
+    } else {
+        time.checked_add(by)
+    };
+    moved.unwrap_or(time)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::tests::sleep_for;
 
-    fn answer(skew: &Skew, ahead: i64, took: Duration) -> Option<f64> {
-        let epoch = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let theirs = epoch + took / 2;
-        let theirs = if ahead < 0 {
-            theirs - Duration::from_secs(ahead.unsigned_abs())
-        } else {
-            theirs + Duration::from_secs(ahead.unsigned_abs())
-        };
-        let date = httpdate::fmt_http_date(theirs).parse().unwrap();
-        skew.record(&date, epoch, took)
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn epoch() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
     }
 
-    #[test]
-    fn the_median_is_told_when_the_clocks_have_gone_apart_and_when_they_are_together_again() {
-        let skew = Skew::default();
-        assert_eq!(skew.seconds(), None);
+    fn moved(time: SystemTime, seconds: i64) -> SystemTime {
+        let by = Duration::from_secs(seconds.unsigned_abs());
+        if seconds < 0 { time - by } else { time + by }
+    }
+
+    /// An answer by a clock that is ahead of the one that begins at the epoch.
+    fn answer(skew: &Skew, ahead: i64, took: Duration) -> Option<f64> {
+        let now = Moment::now();
+        let ours = skew.steady(now);
+        let date = httpdate::fmt_http_date(moved(ours + took / 2, ahead));
+        skew.record(&date.parse().unwrap(), (now, ours), took)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_median_is_told_when_the_clocks_have_gone_apart_and_when_they_are_together_again() {
+        let skew = Skew::new(epoch());
+        assert_eq!(skew.seconds(epoch()), None);
         for _ in 0..8 {
             assert_eq!(answer(&skew, 2, Duration::from_secs(4)), None);
         }
         assert_eq!(answer(&skew, 3600, Duration::ZERO), None, "one odd answer");
-        assert!((skew.seconds().unwrap() - 2.5).abs() < 0.6);
+        assert!((skew.seconds(epoch()).unwrap() - 2.5).abs() < 0.6);
         let told: Vec<_> = (0..15)
             .filter_map(|_| answer(&skew, -90, Duration::from_secs(1)))
             .collect();
@@ -107,14 +210,41 @@ mod tests {
         assert_eq!(told.len(), 1);
     }
 
-    #[test]
-    fn a_date_that_is_none_says_nothing() {
-        let skew = Skew::default();
+    #[tokio::test(start_paused = true)]
+    async fn a_date_that_is_none_says_nothing() {
+        let skew = Skew::new(epoch());
         let date = HeaderValue::from_static("yesterday");
+        let sent = (Moment::now(), epoch());
+        assert_eq!(skew.record(&date, sent, Duration::ZERO), None);
+        assert_eq!(skew.seconds(epoch()), None);
+        assert!(!skew.tell(epoch()).is_confirmed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_by_hours_is_not_believed() {
+        let skew = Skew::new(epoch());
+        let told = |wall| {
+            let told = skew.tell(wall);
+            (ahead(told.now, epoch()).round(), told.agreed)
+        };
+        assert_eq!(told(epoch() + Duration::from_secs(60)), (60.0, None));
         assert_eq!(
-            skew.record(&date, SystemTime::UNIX_EPOCH, Duration::ZERO),
-            None
+            told(epoch() + HOUR * 720),
+            (0.0, None),
+            "nobody has confirmed that"
         );
-        assert_eq!(skew.seconds(), None);
+        assert_eq!(told(epoch() - HOUR * 720), (0.0, None));
+        sleep_for(HOUR);
+        assert_eq!(told(epoch() - HOUR * 720), (3600.0, None), "sleep counts");
+
+        answer(&skew, 7200, Duration::ZERO); // ours was wrong from the start
+        let (now, agreed) = told(epoch() + HOUR);
+        assert!((now - 3.0 * 3600.0).abs() <= 1.0, "{now}");
+        assert_eq!(agreed, Some(epoch() + HOUR), "the earlier one of the two");
+        let (now, agreed) = told(epoch() + HOUR * 720);
+        assert!((now - 3.0 * 3600.0).abs() <= 1.0, "{now}");
+        assert!((ahead(agreed.unwrap(), epoch()) - now).abs() <= 1.0);
+        let near = epoch() + HOUR * 3 + Duration::from_secs(90);
+        assert_eq!(skew.tell(near).now, near, "seconds are");
     }
 }

@@ -5,6 +5,7 @@
 //! nothing of a caller's head goes upstream.
 
 mod answer;
+mod chunks;
 mod coding;
 mod connection;
 mod head;
@@ -117,6 +118,10 @@ pub struct Message<'a> {
 
 /// An answer of Linksfield, with the headers that are passed on.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts, each of which comes with any of the others"
+)]
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,

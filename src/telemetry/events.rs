@@ -98,11 +98,6 @@ impl Metrics {
         self.families.unknown_codes.inc();
     }
 
-    /// The vendor encoded an answer, which nobody had asked for.
-    pub fn encoded_answer(&self) {
-        self.families.encoded_answers.inc();
-    }
-
     /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the usual one there.
     pub fn episode_begins(&self, route: usize, tenant: usize, answer: &dyn Display) {
         let (route, tenant) = self.names(route, tenant);
@@ -133,6 +128,11 @@ impl Metrics {
             tenant: tenant.to_owned(),
             answer,
         }
+    }
+
+    /// The vendor encoded an answer, which nobody had asked for.
+    pub fn encoded_answer(&self) {
+        self.families.encoded_answers.inc();
     }
 
     /// A path came that is not configured.

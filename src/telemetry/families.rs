@@ -283,7 +283,7 @@ impl Families {
             quota_assumed: gauge(
                 &registry,
                 "quota_assumed",
-                "1 while calls of before the start may count for the day, and are not known.",
+                "1 while calls of before the start may count for the day, and are not known, or may be over.",
             ),
             quota_rate: registered(
                 &registry,
@@ -321,7 +321,7 @@ impl Families {
             state_store_failing: gauge(
                 &registry,
                 "state_store_failing",
-                "1 if the last write to server.state_dir has failed; it is not written to again.",
+                "1 while a write to server.state_dir takes longer than a second, and once one has failed: then it is not written to again.",
             ),
             memory_limit: gauge(
                 &registry,

@@ -4,9 +4,12 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
+use crate::http2::offering;
 use crate::support::answer::{Answer, Fault, answer, raw, wire, with_lines};
+use crate::support::frames::{Frames, Told};
 use crate::support::upstream::Request;
 use crate::support::{Gate, Gateway, Reply, Upstream, gateway, page, success, until, upstream};
+use crate::tls::certificate_with;
 
 const QUERY: &str = "/package/queryOrder";
 const ORDER: &str = "/package/orderPackage";
@@ -107,6 +110,35 @@ async fn an_odd_line_in_a_header_that_nobody_reads_loses_nothing() {
         }
     }
     assert_eq!(upstream.connections_opened(), 1, "it goes on");
+}
+
+#[tokio::test]
+async fn odd_trailers_lose_nothing_either() {
+    let many = "X: a\r\n".repeat(150);
+    for trailers in [
+        "",
+        "X: a\r\n",
+        "X : a\r\n b\r\n",
+        "nonsense\r\n",
+        "X: a\u{1}\r\n",
+        &many,
+    ] {
+        let trailers = trailers.to_owned();
+        let (upstream, gateway) = answering(move |request| {
+            let body = String::from_utf8(body_for(request)).unwrap();
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n";
+            let length = body.len();
+            wire(format!("{head}\r\n{length:x}\r\n{body}\r\n0\r\n{trailers}\r\n"))
+        })
+        .await;
+        for number in 1..=3 {
+            assert_eq!(gateway.page(number).await.status, 200);
+            assert!(is_hit(&gateway.page(number).await));
+        }
+        assert_eq!(keyed(&gateway, "one").await.status, 200);
+        assert!(is_replay(&keyed(&gateway, "one").await));
+        assert_eq!(upstream.connections_opened(), 1, "it goes on");
+    }
 }
 
 /// Heads and bodies that are no HTTP, or can be read in more than one way.
@@ -348,6 +380,76 @@ async fn bytes_that_nobody_asked_for_answer_nobody() {
     let reply = gateway.page(2).await;
     assert_eq!(reply.json()["data"]["page"]["cur_page_no"], 2);
     assert_eq!(upstream.connections_opened(), 2);
+}
+
+#[tokio::test]
+async fn by_tls_the_same_is_forgiven_and_the_same_answers_nobody() {
+    for forged in [false, true] {
+        let (acceptor, authority) = certificate_with("localhost", &[]);
+        let upstream = upstream()
+            .tls(acceptor)
+            .script(move |request| {
+                let answer = with_lines("X-Cookie : a\r\n", &body_for(request));
+                let more = with_lines("", &success(&json!({"forged": true})).body);
+                wire(if forged {
+                    [answer, more].concat()
+                } else {
+                    answer
+                })
+            })
+            .run()
+            .await;
+        let gateway = gateway(&upstream);
+        let path = gateway.file("ca.pem", &authority);
+        let gateway = gateway.set("upstream.ca_file", &format!("{path:?}"));
+        let gateway = gateway.run().await;
+        for number in 1..=10 {
+            let reply = gateway.page(number).await;
+            assert_eq!(reply.json()["data"]["page"]["cur_page_no"], number);
+            let order = gateway.order().await;
+            assert_eq!(order.json()["data"]["order_id"], "L1", "{order:?}");
+        }
+        let expected = if forged { 20 } else { 1 };
+        assert_eq!(upstream.connections_opened(), expected);
+    }
+}
+
+#[tokio::test]
+async fn by_http2_a_malformed_answer_is_told_as_one() {
+    const STATUS_200: u8 = 0x88;
+    let heads: [(&str, &[u8]); 3] = [
+        ("another length", &[STATUS_200, 0x0f, 0x0d, 0x01, b'5']),
+        ("an odd name", &[STATUS_200, 0x00, 0x01, b'X', 0x01, b'a']),
+        ("no status", &[0x0f, 0x0d, 0x01, b'2']),
+    ];
+    for (name, head) in heads {
+        let (acceptor, authority) = certificate_with("localhost", &["h2"]);
+        let vendor = Frames::listen(acceptor).await;
+        let gateway = offering(&vendor.url(), &authority, 1).run().await;
+        tokio::spawn(async move {
+            loop {
+                let mut peer = vendor.accept().await;
+                tokio::spawn(async move {
+                    while let told = peer.told_beside_pings().await
+                        && told != Told::Ended
+                    {
+                        if let Told::Request(call) = told {
+                            peer.send(0x1, 0x4, call, head).await; // HEADERS, END_HEADERS
+                            peer.send(0x0, 0x1, call, b"{}").await; // DATA, END_STREAM
+                        }
+                    }
+                });
+            }
+        });
+        let expected = (502, "upstream_invalid_answer".to_owned(), "yes".to_owned());
+        assert_eq!(gateway.page(1).await.problem(), expected, "{name}");
+        assert_eq!(keyed(&gateway, "one").await.problem(), expected, "{name}");
+        let line = gateway.exchange_of("one").await;
+        let cause = line["cause"].as_str().unwrap_or_default();
+        assert!(cause.contains("protocol"), "{name}: {line}");
+        let again = keyed(&gateway, "one").await.problem();
+        assert_eq!(again.1, "command_in_doubt", "{name}");
+    }
 }
 
 #[tokio::test]

@@ -158,7 +158,7 @@ impl Case {
 }
 
 /// Status; `sent` of an error of ours, else what memory had to do with it; the calls that the vendor has seen.
-fn cell(reply: &Reply, calls: usize) -> String {
+pub fn cell(reply: &Reply, calls: usize) -> String {
     let status = reply.header("cache-status").unwrap_or_default();
     let is_ours = reply.header("content-type") == Some("application/problem+json");
     let told = if is_ours {
@@ -175,7 +175,7 @@ fn cell(reply: &Reply, calls: usize) -> String {
 }
 
 /// Of a command with a key, twice.
-fn twice(first: &str, second: &str) -> String {
+pub fn twice(first: &str, second: &str) -> String {
     if first == second {
         format!("{first}, and again")
     } else {
@@ -258,7 +258,7 @@ fn is_told(cell: &str, told: &str) -> bool {
 }
 
 /// The rows of the document's table with this first heading must be these.
-fn assert_told(heading: &str, rows: &[(&str, Vec<String>)]) {
+pub fn assert_told(heading: &str, rows: &[(&str, Vec<String>)]) {
     let document = include_str!("../../docs/faults.md");
     let lines = document
         .lines()

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use linksfield_gateway::clock::Moment;
 use linksfield_gateway::gateway::cache::{
     Cache, Filled, Found, Key, Lookup, Named, NotStored, PageOfAll, Pages, Question, Reason, Scope,
     Sparing,
@@ -140,7 +141,7 @@ fn pause() -> impl Strategy<Value = u64> {
 #[derive(Debug, Clone)]
 struct Order {
     device: u8,
-    shown_from: Instant,
+    shown_from: Moment,
     number: u64,
 }
 
@@ -150,7 +151,7 @@ struct Write {
     /// None: it may have changed what is shown of every device.
     device: Option<u8>,
     at: u64,
-    settled_at: Option<Instant>,
+    settled_at: Option<Moment>,
 }
 
 #[derive(Debug, Clone)]
@@ -158,7 +159,7 @@ struct Fill {
     key: usize,
     began: u64,
     sent: u64,
-    sent_at: Instant,
+    sent_at: Moment,
     ended: Option<u64>,
     mood: Mood,
     is_private: bool,
@@ -237,7 +238,7 @@ impl World {
 
     /// What the vendor shows now: the newest order first.
     fn page(&self, device: Option<u8>, number: u64) -> Position {
-        let now = Instant::now();
+        let now = Moment::now();
         let orders = self.orders.lock().unwrap();
         let mut shown: Vec<_> = orders
             .iter()
@@ -258,7 +259,7 @@ impl World {
         }
     }
 
-    fn add_order(&self, device: u8, shown_from: Instant) {
+    fn add_order(&self, device: u8, shown_from: Moment) {
         let mut orders = self.orders.lock().unwrap();
         let number = orders.len() as u64;
         orders.push(Order {
@@ -268,7 +269,7 @@ impl World {
         });
     }
 
-    fn invalidate(&self, device: Option<u8>, settled_at: Option<Instant>) {
+    fn invalidate(&self, device: Option<u8>, settled_at: Option<Moment>) {
         let named = Named::of(&Self::params(device, None));
         self.scope.invalidate(named, settled_at);
         let at = self.moment();
@@ -289,12 +290,12 @@ impl World {
         self.invalidate(device, None);
         sleep(millis(travels[0])).await;
         // Lost commands were done all the same: that is what makes them unknown.
-        let shown_from = Instant::now() + millis(shown_after);
+        let shown_from = Moment::now() + millis(shown_after);
         self.add_order(device.unwrap_or(0), shown_from);
         if !lost {
             sleep(millis(travels[1])).await;
         }
-        self.invalidate(device, Some(Instant::now() + SETTLE));
+        self.invalidate(device, Some(Moment::now() + SETTLE));
     }
 
     async fn fill(
@@ -357,7 +358,7 @@ impl World {
     fn document(&self, whole: usize, pages: &[(usize, Position)]) -> Result<Filled, Error> {
         let mut fills = self.fills.lock().unwrap();
         let (sent, sent_at) = (fills[pages[0].0].sent, fills[pages[0].0].sent_at);
-        let crawled_for = Instant::now() - sent_at;
+        let crawled_for = Moment::now() - sent_at;
         for place in pages.iter().map(|(place, _)| *place).chain([whole]) {
             fills[place].crawled_for = crawled_for;
         }
@@ -382,7 +383,7 @@ impl World {
             key,
             began: self.moment(),
             sent: u64::MAX,
-            sent_at: Instant::now(),
+            sent_at: Moment::now(),
             ended: None,
             mood: Mood::Well,
             is_private,
@@ -407,7 +408,7 @@ impl World {
         {
             let mut fills = self.fills.lock().unwrap();
             fills[place].sent = self.moment();
-            fills[place].sent_at = Instant::now();
+            fills[place].sent_at = Moment::now();
             fills[place].mood = mood;
         }
         sleep(millis(travels[0])).await;
@@ -457,7 +458,7 @@ impl World {
             Key::new(scope, language, &Self::params(device, Some(page)))
         };
         let policy = policy(self.pages, self.times.load(Ordering::SeqCst));
-        let arrived_at = Instant::now();
+        let arrived_at = Moment::now();
         let arrived = self.moment();
         let question = Question {
             key,
@@ -466,7 +467,7 @@ impl World {
             sparing: Sparing::default(),
             directives: Directives::of(&headers),
             arrived_at,
-            deadline: arrived_at + millis(timeout.unwrap_or(20_000)),
+            deadline: Instant::now() + millis(timeout.unwrap_or(20_000)),
             names_deadline: timeout.is_some(),
         };
         let is_private = question.directives.no_store;
@@ -484,7 +485,7 @@ impl World {
     }
 
     fn check(&self, question: &Question<'_>, arrived: u64, key: usize, found: &Found) {
-        let now = Instant::now();
+        let now = Moment::now();
         let index: usize = std::str::from_utf8(&found.page.body)
             .unwrap()
             .parse()
@@ -512,7 +513,7 @@ impl World {
                     "who comes after a command is never shown a page that was asked for before it",
                 );
             }
-            let has_settled = |at: &Instant| *at <= looked_at && fill.sent_at < *at;
+            let has_settled = |at: &Moment| *at <= looked_at && fill.sent_at < *at;
             if write.at < looked && write.settled_at.as_ref().is_some_and(has_settled) {
                 told("once a command has settled, no page asked for before that is shown");
             }
@@ -599,13 +600,13 @@ impl World {
 
     /// Another fill that could serve runs already: its answer would do.
     fn promise_one_fill_behind_a_stale_page(&self, place: usize) {
-        let now = Instant::now();
+        let now = Moment::now();
         let writes = self.writes.lock().unwrap();
         let fills = self.fills.lock().unwrap();
         let (key, device) = (fills[place].key, self.device(&fills[place]));
         let another = fills[..place].iter().find(|fill| {
             let is_current = |write: &&Write| {
-                let settles_later = |at: Instant| at <= now; // it may have begun before that
+                let settles_later = |at: Moment| at <= now; // it may have begun before that
                 write.touches(device)
                     && (fill.began < write.at || write.settled_at.is_some_and(settles_later))
             };
@@ -647,7 +648,7 @@ impl World {
                 }
             }
         }
-        let mut newest: HashMap<usize, Instant> = HashMap::new();
+        let mut newest: HashMap<usize, Moment> = HashMap::new();
         let mut fresh_ids: HashMap<Option<u8>, Vec<&str>> = HashMap::new();
         let mut from_memory: Vec<_> = shown
             .iter()
@@ -721,7 +722,7 @@ async fn run(pages: bool, events: Vec<(u64, Event)>) {
         broken: Mutex::default(),
     });
     for device in [0, 1, 0, 1, 0] {
-        world.add_order(device, Instant::now());
+        world.add_order(device, Moment::now());
     }
     let mut tasks = tokio::task::JoinSet::new();
     for (pause, event) in events {
@@ -744,7 +745,7 @@ async fn run(pages: bool, events: Vec<(u64, Event)>) {
             } => {
                 tasks.spawn(world.command(device, travels, shown_after, lost));
             }
-            Event::Order { device } => world.add_order(device, Instant::now()),
+            Event::Order { device } => world.add_order(device, Moment::now()),
             Event::Vendor {
                 mood,
                 queue,
@@ -826,7 +827,7 @@ async fn who_joins_a_fill_that_gets_no_turn_in_time_has_a_time_of_its_own() {
     let policy = policy(false, 0);
     let ask = async |after: u64, has_turn: bool| {
         sleep(millis(after)).await;
-        let now = Instant::now();
+        let now = Moment::now();
         let question = Question {
             key: Key::new(scope.clone(), "zh-CN".into(), &World::params(None, None)),
             policy: &policy,
@@ -834,7 +835,7 @@ async fn who_joins_a_fill_that_gets_no_turn_in_time_has_a_time_of_its_own() {
             sparing: Sparing::default(),
             directives: Directives::default(),
             arrived_at: now,
-            deadline: now + millis(2000),
+            deadline: Instant::now() + millis(2000),
             names_deadline: false,
         };
         let fill = move |_, _| async move {
@@ -848,7 +849,7 @@ async fn who_joins_a_fill_that_gets_no_turn_in_time_has_a_time_of_its_own() {
                 not_stored: None,
                 pages: Pages::None,
                 failure: None,
-                sent_at: Instant::now(),
+                sent_at: Moment::now(),
             })
         };
         cache.get_or_fill(&question, || Duration::ZERO, fill).await

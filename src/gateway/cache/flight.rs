@@ -13,6 +13,7 @@ use super::key::Key;
 use super::lookup::NotStored;
 use super::scope::Validity;
 use super::snapshot::Snapshot;
+use crate::clock::Moment;
 use crate::gateway::error::{Error, Sent};
 use crate::gateway::page::Page;
 use crate::gateway::progress::Progress;
@@ -39,7 +40,7 @@ pub struct Flight {
     pub progress: Progress,
     /// Under which terms it began.
     pub terms: Terms,
-    began_at: Instant,
+    began_at: Moment,
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
@@ -55,7 +56,7 @@ pub struct Landed {
     /// The answer.
     pub page: Arc<Page>,
     /// When its request was sent.
-    pub sent_at: Instant,
+    pub sent_at: Moment,
     /// Is it a document that a crawl has brought?
     pub is_crawled: bool,
     /// The snapshot that it belongs to; none if it is no page that can be stored.
@@ -68,7 +69,7 @@ pub struct Landed {
 
 impl Flight {
     /// A fill that begins now.
-    pub fn new(id: u64, terms: Terms, now: Instant) -> (Self, Teller) {
+    pub fn new(id: u64, terms: Terms, now: Moment) -> (Self, Teller) {
         let (teller, outcome) = watch::channel(None);
         let flight = Self {
             id,
@@ -92,7 +93,7 @@ impl Flight {
     }
 
     /// May a caller wait for it who wants the state of the vendor as of `not_before` or later?
-    pub fn serves(&self, key: &Key, not_before: Option<Instant>, now: Instant) -> bool {
+    pub fn serves(&self, key: &Key, not_before: Option<Moment>, now: Moment) -> bool {
         let began = self.terms.validity;
         let validity = if key.scope().generation() == began.generation {
             began

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::snapshot::Standing;
 use super::{Cache, Memory, Question};
+use crate::clock::Moment;
 use crate::id::Id;
 
 /// What memory holds of the queries of one tenant and path.
@@ -62,15 +63,20 @@ impl Cache {
 
     /// What [`get_or_fill`](Self::get_or_fill) would do now.
     pub fn explain(&self, question: &Question<'_>, usual: Duration) -> Explanation {
-        let now = Instant::now();
+        let begun = Instant::now();
+        let now = Moment::of(begun);
         let (result, reason) = match self.0.look(question, now) {
+            Memory::Nothing(because) if self.0.spares(question, because, now) => (
+                "refused",
+                "a fresh page is in memory, and so near its end the day's budget fetches none again",
+            ),
             _ if question.directives.no_store => ("bypass", "Cache-Control says no-store"),
             Memory::Answers(_) => ("hit", "a fresh page is in memory"),
             Memory::AnswersStale(_) => (
                 "stale",
                 "a page is in memory that may be served while it is fetched again",
             ),
-            Memory::StandsIn(_) if question.patience(|| usual, now).is_none() => (
+            Memory::StandsIn(_) if question.patience(|| usual, begun).is_none() => (
                 "stale",
                 "an old page is in memory, and a fill usually takes longer than the caller waits",
             ),
@@ -102,7 +108,7 @@ impl Cache {
         }
     }
 
-    fn why_not(&self, question: &Question<'_>, now: Instant) -> &'static str {
+    fn why_not(&self, question: &Question<'_>, now: Moment) -> &'static str {
         let Some(entry) = self.0.entries.get(&question.key) else {
             return "no page is in memory: it was not asked for, could not be stored (the answer's Cache-Status says why), has expired, or had to make room";
         };

@@ -5,10 +5,10 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use tokio::time::Instant;
 
 use super::narrowing::Named;
 use super::scope::{Invalidated, Scope, Validity};
+use crate::clock::Moment;
 use crate::gateway::params::Params;
 
 /// The text of parameters, in the key itself if it is as short as queries mostly are: elsewhere in memory it would be one more
@@ -64,13 +64,13 @@ impl Key {
     }
 
     /// The validity of its page; see [`Scope::validity`].
-    pub fn validity(&self, generation: u64, sent_at: Instant) -> Result<Validity, Invalidated> {
+    pub fn validity(&self, generation: u64, sent_at: Moment) -> Result<Validity, Invalidated> {
         self.scope
             .validity(generation, sent_at, || Named::of(&self.params()))
     }
 
     /// The validity of a page whose fill begins now.
-    pub fn begin(&self, now: Instant) -> Validity {
+    pub fn begin(&self, now: Moment) -> Validity {
         let generation = self.scope.generation();
         self.validity(generation, now).unwrap_or(Validity {
             generation,

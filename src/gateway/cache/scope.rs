@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
-use tokio::time::Instant;
 
 use super::narrowing::Named;
+use crate::clock::Moment;
 
 /// How many invalidations that name different things are remembered; what is older counts as touching every query.
 const REMEMBERED: usize = 256;
@@ -38,7 +38,7 @@ struct Recent {
     /// The generation that the last one of those raised to that are not remembered any more.
     forgotten: u64,
     /// The latest settle time of those that are not remembered any more.
-    forgotten_settles_at: Option<Instant>,
+    forgotten_settles_at: Option<Moment>,
 }
 
 /// All that name the same thing, as one.
@@ -46,7 +46,7 @@ struct Recent {
 struct Invalidation {
     named: Arc<Named>,
     /// The ends of their settle times, in which the vendor may show the old state: those to come, and the last that was.
-    settles_at: Vec<Instant>,
+    settles_at: Vec<Moment>,
 }
 
 /// The page was filled before something that touches it.
@@ -59,7 +59,7 @@ pub struct Validity {
     /// Nothing up to this generation touches the page.
     pub generation: u64,
     /// The end of the first settle time that its fill began before; none if it began after all of them.
-    pub until: Option<Instant>,
+    pub until: Option<Moment>,
 }
 
 impl Scope {
@@ -77,7 +77,7 @@ impl Scope {
 
     /// From now on no page that `named` touches is found if its fill began before; and after `settles_at` none whose
     /// fill was sent before that.
-    pub fn invalidate(&self, named: impl Into<Arc<Named>>, settles_at: Option<Instant>) {
+    pub fn invalidate(&self, named: impl Into<Arc<Named>>, settles_at: Option<Moment>) {
         let named = named.into();
         let mut recent = self.recent();
         let raised_to = self.generation() + 1;
@@ -122,11 +122,11 @@ impl Scope {
     pub fn validity(
         &self,
         generation: u64,
-        sent_at: Instant,
+        sent_at: Moment,
         query: impl FnOnce() -> Named,
     ) -> Result<Validity, Invalidated> {
         let recent = self.recent();
-        let is_unsettled = |at: &Instant| sent_at < *at;
+        let is_unsettled = |at: &Moment| sent_at < *at;
         if generation < recent.forgotten
             || recent
                 .forgotten_settles_at
@@ -167,12 +167,12 @@ impl Scope {
 
 impl Recent {
     /// Takes out the invalidation that raised to this generation; the ends of its settle times that still count.
-    fn forget(&mut self, generation: u64) -> Vec<Instant> {
+    fn forget(&mut self, generation: u64) -> Vec<Moment> {
         let Some(known) = self.remembered.remove(&generation) else {
             return Vec::new();
         };
         let mut ends = known.settles_at;
-        let now = Instant::now();
+        let now = Moment::now();
         let last = ends.iter().filter(|end| **end <= now).max().copied();
         ends.retain(|end| *end > now);
         ends.extend(last);
@@ -192,7 +192,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_page_is_valid_until_something_touches_it() {
-        let (scope, now) = (scope(), Instant::now());
+        let (scope, now) = (scope(), Moment::now());
         let query = || Named::device("A");
         assert!(scope.validity(0, now, query).is_ok());
         scope.invalidate(Named::device("B"), None);
@@ -204,7 +204,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_sent_before_a_settle_time_has_ended_is_valid_until_it_ends() {
-        let (scope, now) = (scope(), Instant::now());
+        let (scope, now) = (scope(), Moment::now());
         let (soon, late) = (now + Duration::from_secs(3), now + Duration::from_secs(5));
         scope.invalidate(Named::nothing(), Some(late));
         scope.invalidate(Named::nothing(), Some(soon));
@@ -216,10 +216,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn any_number_of_commands_that_name_the_same_takes_one_place() {
-        let (scope, start) = (scope(), Instant::now());
+        let (scope, start) = (scope(), Moment::now());
         scope.invalidate(Named::device("A"), None);
         for _ in 0..10 * REMEMBERED {
-            let settles_at = Instant::now() + Duration::from_secs(5);
+            let settles_at = Moment::now() + Duration::from_secs(5);
             scope.invalidate(Named::device("B"), Some(settles_at));
             tokio::time::advance(Duration::from_millis(100)).await;
         }
@@ -227,7 +227,7 @@ mod tests {
             |device: &'static str, sent_at| scope.validity(1, sent_at, || Named::device(device));
         assert_eq!(validity("A", start).unwrap().until, None, "it is spared");
         assert_eq!(validity("B", start), Err(Invalidated));
-        let now = Instant::now();
+        let now = Moment::now();
         let of_now = scope.validity(scope.generation(), now, || Named::device("B"));
         let next = now + Duration::from_millis(100); // of 50 that are to come
         assert_eq!(of_now.unwrap().until, Some(next));
@@ -239,7 +239,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_not_remembered_any_more_touches_every_query() {
-        let (scope, now) = (scope(), Instant::now());
+        let (scope, now) = (scope(), Moment::now());
         let settles_at = now + Duration::from_secs(5);
         scope.invalidate(Named::device("B"), Some(settles_at));
         for other in 1..REMEMBERED {

@@ -14,10 +14,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::key::Key;
 use super::scope::Validity;
+use crate::clock::Moment;
 use crate::gateway::page::{OrderId, Position};
 use crate::gateway::route::Policy;
 use crate::id::{Id, Ids};
@@ -27,7 +26,7 @@ use crate::id::{Id, Ids};
 pub struct Snapshot {
     /// The value of `x-linksfield-snapshot`; none for a query without pages.
     id: Option<Id>,
-    opened_at: Instant,
+    opened_at: Moment,
     /// How many nanoseconds the crawl took that brought its pages, if one did: freshness counts from the end of that.
     crawled_for: AtomicU64,
     /// By how many nanoseconds the fill of its oldest page began before the one that opened it.
@@ -94,7 +93,7 @@ pub struct Series {
 #[derive(Debug)]
 struct Current {
     snapshot: Weak<Snapshot>,
-    opened_at: Instant,
+    opened_at: Moment,
     /// Those before it that ended as they were fetched again: what contradicts the current one contradicts them too.
     before: Vec<Weak<Snapshot>>,
 }
@@ -105,7 +104,7 @@ pub struct Arrival<'a> {
     /// What they say about themselves: one page, all of them, or none if their query has no pages.
     pub positions: &'a [Position],
     /// When the first of them was asked for.
-    pub sent_at: Instant,
+    pub sent_at: Moment,
     /// How long it took to fetch all of them; none for one page.
     pub crawled_for: Option<Duration>,
     /// Would a caller not take the page that was there?
@@ -115,7 +114,7 @@ pub struct Arrival<'a> {
     /// How long they serve.
     pub policy: &'a Policy,
     /// Now.
-    pub now: Instant,
+    pub now: Moment,
 }
 
 impl Default for Series {
@@ -186,7 +185,7 @@ impl Series {
     }
 
     /// What the current snapshot of a query says about its pages, if it is fresh. `key` is that of all pages.
-    pub fn total_pages(&self, key: &Key, policy: &Policy, now: Instant) -> Option<u64> {
+    pub fn total_pages(&self, key: &Key, policy: &Policy, now: Moment) -> Option<u64> {
         let snapshot = self.current.get(&key.of_all_pages())?.snapshot.upgrade()?;
         let is_fresh = snapshot.standing(key, policy, now) == Standing::Fresh;
         let totals = snapshot.contents().totals;
@@ -231,7 +230,7 @@ impl Snapshot {
     }
 
     /// The time since its oldest page's fill was sent.
-    pub fn age(&self, now: Instant) -> Duration {
+    pub fn age(&self, now: Moment) -> Duration {
         now.saturating_duration_since(self.filled_at())
     }
 
@@ -256,7 +255,7 @@ impl Snapshot {
     }
 
     /// What its pages may be used for now. `key` is that of one of them.
-    pub fn standing(&self, key: &Key, policy: &Policy, now: Instant) -> Standing {
+    pub fn standing(&self, key: &Key, policy: &Policy, now: Moment) -> Standing {
         if !self.is_valid(key, now) {
             return Standing::Gone;
         }
@@ -278,7 +277,7 @@ impl Snapshot {
     }
 
     /// Did nothing touch it, and has no settle time ended that it began before?
-    pub fn is_valid(&self, key: &Key, now: Instant) -> bool {
+    pub fn is_valid(&self, key: &Key, now: Moment) -> bool {
         if self.ended.load(Ordering::Acquire) == Ended::Invalidated as u8 {
             return false;
         }
@@ -347,7 +346,7 @@ impl Snapshot {
         }
     }
 
-    fn filled_at(&self) -> Instant {
+    fn filled_at(&self) -> Moment {
         self.opened_at - Duration::from_nanos(self.older_by.load(Ordering::Acquire))
     }
 
@@ -385,7 +384,7 @@ mod tests {
         series: Series,
         scope: Arc<Scope>,
         policy: Policy,
-        start: Instant,
+        start: Moment,
         is_forced: bool,
         crawled_for: Option<Duration>,
     }
@@ -407,7 +406,7 @@ mod tests {
                 max_pages: 100,
                 crawl_timeout: SECOND * 300,
             },
-            start: Instant::now(),
+            start: Moment::now(),
             is_forced: false,
             crawled_for: None,
         }
@@ -470,6 +469,18 @@ mod tests {
             Standing::Stale,
             "and makes all of it older"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_and_settle_times_age_while_the_machine_sleeps() {
+        let mut pages = pages();
+        let (page, _) = pages.come(1, 7, 0, 1);
+        let standing = |pages: &Pages| page.standing(&pages.key(), &pages.policy, Moment::now());
+        assert_eq!(standing(&pages), Standing::Fresh);
+        crate::clock::tests::sleep_for(SECOND * 35);
+        assert_eq!(standing(&pages), Standing::Stale);
+        crate::clock::tests::sleep_for(SECOND * 90);
+        assert_eq!(standing(&pages), Standing::Gone);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,20 +4,28 @@
 //! counts until the last call that began in it has ended and is a day old, or ended before the day's fixed beginning.
 //! A call that may begin but has not yet is spent already.
 //!
-//! Ages are measured by the monotonic clock; only the beginning of a fixed day and what a store keeps go by the wall
-//! clock, which is told with each call, so that a step of it is followed.
+//! Ages are measured by a clock that nobody sets and that goes on while the machine sleeps; only the beginning of a fixed
+//! day and what a store keeps go by the time of the world, which is told with each call, so that a step of it is followed.
+//!
+//! What a store kept of before the start counts until our clock and Linksfield's agree that it is over, or for a further
+//! day: our clock alone may be wrong by a month. As nothing tells Linksfield's time but an answer, a call that only such
+//! minutes would refuse is let through, one at a time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::Limits;
+use crate::clock::{self, Moment};
 use crate::gateway::error::Error;
+use crate::gateway::skew::Told;
+use crate::state::{Calls, Time};
 
 /// Times are milliseconds since the epoch.
 const MINUTE: i64 = 60_000;
 const DAY: i64 = 24 * 60 * MINUTE;
+const SECOND: i64 = 1000;
 
 /// The rate that the rest of the day affords, as a part of an even one, below which thrift begins.
 const NO_REFRESH: f64 = 0.3;
@@ -47,8 +55,17 @@ pub enum Thrift {
 pub struct History {
     /// The minute since the epoch from which on they are known.
     pub known_since: u64,
-    /// How many there were in each minute since the epoch, by the wall clock.
-    pub minutes: BTreeMap<u64, u32>,
+    /// How many there were in each minute since the epoch.
+    pub minutes: Calls,
+    /// By how many seconds our clock was to be corrected.
+    pub correction: i64,
+}
+
+impl History {
+    /// What a store takes.
+    pub fn saved(self) -> (Calls, i64) {
+        (self.minutes, self.correction)
+    }
 }
 
 /// How much is left of the day.
@@ -62,7 +79,8 @@ pub struct DayLevel {
     pub remaining_for_queries: u32,
     /// When more comes: the end of a fixed day, or when the oldest calls of a rolling one are a day old.
     pub more_in: Duration,
-    /// Not all calls that may count are known: the process, or its store, began less than a day ago.
+    /// Not all calls that may count are known: the process, or its store, began less than a day ago. Or some count that may
+    /// be over, as far as our clock says.
     pub is_assumed: bool,
 }
 
@@ -74,15 +92,23 @@ pub(super) struct Day {
     /// Of a fixed day.
     begins_at: Option<i64>,
     /// When the process began, by both clocks.
-    began: (Instant, i64),
+    began: (Moment, i64),
     /// From when on calls are known.
     known_since: i64,
-    /// What the wall clock is ahead of the one that began with the process.
+    /// What the time of the world is ahead of the clock that began with the process.
     ahead: i64,
+    /// What the earlier one of our clock and Linksfield's is ahead of it; none before Linksfield has told its own.
+    agreed: Option<i64>,
+    /// By how many seconds our clock is to be corrected, as was known last.
+    correction: i64,
+    /// What a store had of before the start, as it was kept, and is kept until it is sure that it counts no more.
+    loaded: Calls,
     /// The oldest first.
     minutes: VecDeque<Minute>,
     /// Calls that may begin, and have not yet.
     granted: u32,
+    /// These, and those that have begun and not ended.
+    under_way: u32,
 }
 
 #[derive(Debug)]
@@ -104,30 +130,18 @@ impl Day {
             limit: None,
             reserve: 0,
             begins_at: None,
-            began: (Instant::now(), wall),
+            began: (Moment::now(), wall),
             known_since: history.map_or(wall, |history| {
                 i64::try_from(history.known_since).map_or(wall, |minute| minute * MINUTE)
             }),
-            ahead: 0,
+            ahead: history.map_or(0, |history| history.correction.saturating_mul(SECOND)),
+            agreed: None,
+            correction: history.map_or(0, |history| history.correction),
+            loaded: history.map_or_else(Calls::new, |history| history.minutes.clone()),
             minutes: VecDeque::new(),
             granted: 0,
+            under_way: 0,
         };
-        for (minute, calls) in history.iter().flat_map(|history| &history.minutes) {
-            let number = i64::try_from(*minute)
-                .unwrap_or(i64::MAX / MINUTE)
-                .min(wall / MINUTE);
-            let last = (number * MINUTE + MINUTE - 1).min(wall); // at the latest
-            match day.minutes.back_mut() {
-                Some(minute) if minute.number == number => {
-                    minute.calls = minute.calls.saturating_add(*calls);
-                }
-                _ => day.minutes.push_back(Minute {
-                    number,
-                    calls: *calls,
-                    last,
-                }),
-            }
-        }
         day.change(limits);
         day
     }
@@ -144,19 +158,32 @@ impl Day {
     /// A call may begin.
     pub fn grant(&mut self) {
         self.granted += 1;
+        self.under_way += 1;
     }
 
     /// A call that was granted did not begin.
     pub fn release(&mut self) {
         self.granted -= 1;
+        self.under_way -= 1;
+    }
+
+    /// This is the time of the world.
+    pub fn learn(&mut self, now: Instant, told: Told) {
+        clock::look(); // else what is counted right after a sleep would count from before it
+        let clock = self.clock(now);
+        self.ahead = millis(told.now) - clock;
+        if told.is_confirmed() {
+            self.correction = told.correction;
+        }
+        self.agreed = told.agreed.map(|agreed| millis(agreed) - clock);
+        self.forget(clock);
     }
 
     /// A call that was granted begins.
-    pub fn count(&mut self, now: Instant, wall: SystemTime) -> Counted {
+    pub fn count(&mut self, now: Instant, told: Told) -> Counted {
+        self.learn(now, told);
         let clock = self.clock(now);
-        self.ahead = millis(wall) - clock;
         self.granted -= 1;
-        self.forget(clock);
         let number = clock / MINUTE;
         match self.minutes.back_mut() {
             Some(minute) if minute.number == number => {
@@ -174,6 +201,8 @@ impl Day {
 
     /// A call that was counted has ended.
     pub fn end(&mut self, counted: Counted, now: Instant) {
+        self.under_way -= 1;
+        clock::look();
         let clock = self.clock(now);
         let of_call = |minute: &&mut Minute| minute.number == counted.0;
         if let Some(minute) = self.minutes.iter_mut().rev().find(of_call) {
@@ -189,7 +218,8 @@ impl Day {
     /// The calls of the day, those included that may begin.
     pub fn used(&self, now: Instant) -> u32 {
         let calls = self.counting(now).map(|minute| minute.calls);
-        calls.fold(self.granted, u32::saturating_add)
+        let loaded = self.loaded_counting(now).map(|(_, calls)| calls);
+        calls.chain(loaded).fold(self.granted, u32::saturating_add)
     }
 
     /// Why a call is refused, if it is. `has_reserve`: it may use what is kept for commands.
@@ -200,7 +230,20 @@ impl Day {
         } else {
             limit - self.reserve
         };
-        (self.used(now) >= part).then(|| self.exhausted(now, part))
+        let used = self.used(now);
+        (used >= part && !self.asks_the_time(now, used, part)).then(|| self.exhausted(now, part))
+    }
+
+    /// Is this call refused only because of minutes that may be over, and does no other find out whether they are?
+    fn asks_the_time(&self, now: Instant, used: u32, part: u32) -> bool {
+        let doubtful = || {
+            let loaded = self.loaded_counting(now);
+            let doubtful = loaded.filter(|(minute, _)| self.is_doubtful(*minute, now));
+            doubtful
+                .map(|(_, calls)| calls)
+                .fold(0, u32::saturating_add)
+        };
+        self.agreed.is_none() && self.under_way == 0 && used.saturating_sub(doubtful()) < part
     }
 
     /// Why a background refresh is refused, if it is.
@@ -251,39 +294,100 @@ impl Day {
             remaining: limit.saturating_sub(used),
             remaining_for_queries: (limit - self.reserve).saturating_sub(used),
             more_in: self.more_in(now, 1),
-            is_assumed: self.since(now) <= self.known_since,
+            is_assumed: self.since(now) <= self.known_since
+                || self
+                    .loaded_counting(now)
+                    .any(|(minute, _)| self.is_doubtful(minute, now)),
         })
     }
 
     pub fn history(&self, now: Instant) -> History {
         let mut history = History {
             known_since: u64::try_from(self.known_since / MINUTE).unwrap_or(0),
-            minutes: BTreeMap::new(),
+            minutes: self.loaded_of_day(now).collect(),
+            correction: self.correction,
         };
         let day_ago = self.clock(now) - DAY;
         for minute in self.minutes.iter().filter(|minute| minute.last > day_ago) {
-            let number = u64::try_from((minute.last + self.ahead) / MINUTE).unwrap_or(0);
-            *history.minutes.entry(number).or_default() += minute.calls;
+            let minute_of_world = Time {
+                number: u64::try_from((minute.last + self.ahead) / MINUTE).unwrap_or(0),
+                is_confirmed: self.agreed.is_some(),
+            };
+            let calls = history.minutes.entry(minute_of_world).or_default();
+            *calls = calls.saturating_add(minute.calls);
         }
         history
     }
 
     /// When so many calls count no more.
-    fn more_in(&self, now: Instant, calls: u32) -> Duration {
+    fn more_in(&self, now: Instant, calls_wanted: u32) -> Duration {
         if self.begins_at.is_some() {
             return self.until_end(now);
         }
-        let mut freed = 0;
         let clock = self.clock(now);
-        let enough = self.counting(now).find(|minute| {
-            freed = minute.calls.saturating_add(freed);
-            freed >= calls
+        let of_before = self.loaded_counting(now);
+        let of_before = of_before.map(|(minute, calls)| (self.ends_in(minute, now), calls));
+        let since = self.counting(now);
+        let since = since.map(|minute| (minute.last + DAY - clock, minute.calls));
+        let mut all: Vec<_> = of_before.chain(since).collect();
+        all.sort_unstable();
+        let mut freed = 0;
+        let enough = all.iter().find(|(_, calls)| {
+            freed = calls.saturating_add(freed);
+            freed >= calls_wanted
         });
         match enough {
-            Some(minute) => positive(minute.last + DAY - clock),
+            Some((ends_in, _)) => positive(*ends_in),
             None if self.used(now) == 0 => Duration::ZERO,
             None => positive(DAY), // those calls have not begun
         }
+    }
+
+    /// In how many milliseconds the calls of a minute of before the start count no more, with a rolling day.
+    fn ends_in(&self, minute: Time, now: Instant) -> i64 {
+        let (clock, (_, began)) = (self.clock(now), self.began);
+        let is_told = self.agreed.is_none() || minute.is_confirmed;
+        if is_told && !self.is_doubtful(minute, now) {
+            return end_of(minute) + DAY - clock - self.agreed.unwrap_or(self.ahead);
+        }
+        match self.agreed {
+            None => SECOND, // one call finds it out
+            Some(_) => began + DAY - clock,
+        }
+    }
+
+    /// The minutes of before the start that count now.
+    fn loaded_counting(&self, now: Instant) -> impl Iterator<Item = (Time, u32)> {
+        let clock = self.clock(now);
+        let minutes = self.loaded.iter().map(|(minute, calls)| (*minute, *calls));
+        minutes.filter(move |(minute, _)| !self.is_over(*minute, clock))
+    }
+
+    /// The same with a rolling day: with a fixed one they are kept for as long, as the configuration may change.
+    fn loaded_of_day(&self, now: Instant) -> impl Iterator<Item = (Time, u32)> {
+        let clock = self.clock(now);
+        let minutes = self.loaded.iter().map(|(minute, calls)| (*minute, *calls));
+        minutes.filter(move |(minute, _)| !self.is_older_than_a_day(*minute, clock))
+    }
+
+    /// Is it sure that the calls of a minute of before the start count no more?
+    fn is_over(&self, minute: Time, clock: i64) -> bool {
+        let agreed = self.agreed.filter(|_| minute.is_confirmed);
+        self.is_older_than_a_day(minute, clock)
+            || agreed.is_some_and(|ahead| end_of(minute) <= self.since_by(clock + ahead))
+    }
+
+    fn is_older_than_a_day(&self, minute: Time, clock: i64) -> bool {
+        let (_, began) = self.began;
+        let agreed = self.agreed.filter(|_| minute.is_confirmed);
+        clock - began >= DAY || agreed.is_some_and(|ahead| end_of(minute) <= clock + ahead - DAY)
+    }
+
+    /// Does our clock alone say that the calls of a minute that counts are over, or have not been yet?
+    fn is_doubtful(&self, minute: Time, now: Instant) -> bool {
+        let clock = self.clock(now);
+        let world = clock + self.agreed.unwrap_or(self.ahead);
+        end_of(minute) <= self.since_by(world) || end_of(minute) > world + 2 * MINUTE
     }
 
     /// The minutes that count now.
@@ -296,11 +400,15 @@ impl Day {
 
     /// Calls that had ended then count no more.
     fn since(&self, now: Instant) -> i64 {
-        let clock = self.clock(now);
-        let day_ago = clock - DAY;
+        self.since_by(self.clock(now) + self.ahead) - self.ahead
+    }
+
+    /// The same by a time of the world.
+    fn since_by(&self, world: i64) -> i64 {
+        let day_ago = world - DAY;
         match self.begins_at {
             // A wall clock that has gone back must not bring back what is a day old.
-            Some(_) => (self.begun(clock + self.ahead) - self.ahead - 1).max(day_ago),
+            Some(_) => (self.begun(world) - 1).max(day_ago),
             None => day_ago,
         }
     }
@@ -324,12 +432,17 @@ impl Day {
         {
             self.minutes.pop_front();
         }
+        let over = |minute: &Time| self.is_older_than_a_day(*minute, clock);
+        let over: Vec<_> = self.loaded.keys().copied().filter(over).collect();
+        for minute in over {
+            self.loaded.remove(&minute);
+        }
     }
 
-    /// The monotonic clock, which showed the time of the wall when the process began.
+    /// The clock that nobody sets. It showed the time of the wall when the process began.
     fn clock(&self, now: Instant) -> i64 {
         let (began, wall) = self.began;
-        let since = now.saturating_duration_since(began).as_millis();
+        let since = Moment::of(now).saturating_duration_since(began).as_millis();
         wall + i64::try_from(since).unwrap_or(i64::MAX / 2)
     }
 }
@@ -350,6 +463,12 @@ fn millis(wall: SystemTime) -> i64 {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX / 2)
+}
+
+/// The last moment of a minute.
+fn end_of(minute: Time) -> i64 {
+    let number = i64::try_from(minute.number).unwrap_or(i64::MAX);
+    number.min(i64::MAX / MINUTE / 2) * MINUTE + MINUTE - 1
 }
 
 fn positive(millis: i64) -> Duration {

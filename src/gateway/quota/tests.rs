@@ -117,7 +117,7 @@ async fn acquire_for(quota: &Quota<Slot>, tenant: usize, deadline: Instant) -> P
 /// Makes a call that takes no time.
 async fn call(quota: &Quota<Slot>, class: Class) -> Result<(), Error> {
     let mut permit = acquire_as(quota, class, Instant::now()).await?;
-    permit.count(wall(Instant::now()));
+    permit.count(told());
     Ok(())
 }
 
@@ -128,6 +128,19 @@ thread_local! {
 /// A wall clock that goes with the paused one; each test has a thread of its own.
 fn wall(now: Instant) -> SystemTime {
     WALL + DAY * 20_000 + now.saturating_duration_since(BEGAN.with(|began| *began))
+}
+
+/// Linksfield's clock shows the same.
+fn told() -> Told {
+    agreed(wall(Instant::now()))
+}
+
+fn agreed(now: SystemTime) -> Told {
+    Told {
+        now,
+        agreed: Some(now),
+        correction: 0,
+    }
 }
 
 fn exhausted(result: Result<(), Error>) -> Duration {
@@ -564,8 +577,8 @@ async fn a_permit_is_spent_until_it_comes_back_unused_and_who_waits_hears_when_t
     let mut held = at_once(&quota).await.unwrap();
     assert_eq!(quota.left_for_queries(), Some(1));
     drop(at_once(&quota).await.unwrap_err());
-    held.count(wall(Instant::now()));
-    held.count(wall(Instant::now())); // once
+    held.count(told());
+    held.count(told()); // once
     let later = Instant::now() + SECOND;
     let lower = async {
         quota.change(&Limits {
@@ -593,7 +606,7 @@ async fn a_fixed_day_begins_anew_when_the_vendor_says() {
     call(&quota, Class::Query).await.unwrap();
     sleep(SECOND * (16 * 3600 - 10)).await;
     let mut across = at_once(&quota).await.unwrap();
-    across.count(wall(Instant::now()));
+    across.count(told());
     assert_eq!(exhausted(call(&quota, Class::Query).await), SECOND * 10);
     sleep(SECOND * 20).await;
     // One may count in the new day: it ended there.
@@ -603,7 +616,7 @@ async fn a_fixed_day_begins_anew_when_the_vendor_says() {
     assert_eq!(day.more_in, HOUR * 23 + SECOND * 3590);
     // The wall clock is put right: the day ends sooner, and where its calls count is the same.
     let mut late = at_once(&quota).await.unwrap();
-    late.count(wall(Instant::now()) + HOUR * 8);
+    late.count(agreed(wall(Instant::now()) + HOUR * 8));
     drop(late);
     let day = quota.levels().day.unwrap();
     assert_eq!(day.remaining, 0);
@@ -634,6 +647,7 @@ async fn the_days_history_outlives_a_restart() {
     let third: Quota<Slot> = Quota::new(&limits, wall(Instant::now()), Some(&merged));
     assert_eq!(third.history(), merged);
     // Each counts for a day, and at most a minute more.
+    third.learn(told());
     sleep(HOUR * 22 + SECOND * (3600 - 270)).await;
     assert_eq!(third.levels().day.unwrap().remaining, 6);
     sleep(SECOND * (270 + 60)).await;
@@ -642,6 +656,122 @@ async fn the_days_history_outlives_a_restart() {
     sleep(DAY).await;
     assert_eq!(third.levels().day.unwrap().remaining, 10);
     assert!(third.history().minutes.is_empty());
+}
+
+/// What a store had: three calls of an hour ago, by the right clock.
+fn of_an_hour_ago() -> History {
+    let minute = (wall(Instant::now()) - HOUR).duration_since(SystemTime::UNIX_EPOCH);
+    let minute = crate::state::Time {
+        number: minute.unwrap().as_secs() / 60,
+        is_confirmed: true,
+    };
+    History {
+        known_since: 0,
+        minutes: [(minute, 3)].into(),
+        correction: 0,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_wrong_forgets_no_calls_of_before_the_start() {
+    let fixed = Limits {
+        day_begins_at: Some(12 * 3600), // half a day ago
+        ..of_day(10, 0.0)
+    };
+    for limits in [of_day(10, 0.0), fixed] {
+        for (is_ahead, by) in [
+            (true, DAY * 30),
+            (false, DAY * 30),
+            (true, HOUR * 25),
+            (true, Duration::ZERO),
+        ] {
+            let (right, history) = (wall(Instant::now()), of_an_hour_ago());
+            let wrong = if is_ahead { right + by } else { right - by };
+            let quota: Quota<Slot> = Quota::new(&limits, wrong, Some(&history));
+            let day = quota.levels().day.unwrap();
+            assert_eq!(day.remaining, 7, "{wrong:?}");
+            assert_eq!(day.is_assumed, wrong != right, "{wrong:?}");
+            assert_eq!(quota.history(), history, "as they were");
+            // Linksfield tells the right time: the earlier one of the two counts.
+            quota.learn(Told {
+                now: right,
+                agreed: Some(right.min(wrong)),
+                correction: 0,
+            });
+            assert_eq!(quota.levels().day.unwrap().remaining, 7, "{wrong:?}");
+            assert_eq!(quota.history().minutes, history.minutes);
+            let mut permit = acquire(&quota, Instant::now() + HOUR).await.unwrap();
+            permit.count(Told {
+                now: wall(Instant::now()),
+                agreed: Some(right.min(wrong)),
+                correction: 0,
+            });
+            drop(permit);
+            let saved = quota.history();
+            let third: Quota<Slot> = Quota::new(&limits, wall(Instant::now()), Some(&saved));
+            assert_eq!(third.levels().day.unwrap().remaining, 6, "{wrong:?}");
+            sleep(DAY).await;
+            assert_eq!(quota.levels().day.unwrap().remaining, 10, "a further day");
+            assert!(quota.history().minutes.is_empty());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_only_the_clock_says_that_a_spent_day_is_over_one_call_at_a_time_asks() {
+    let history = of_an_hour_ago();
+    let later = wall(Instant::now()) + DAY * 2;
+    let quota: Quota<Slot> = Quota::new(&of_day(3, 0.0), later, Some(&history));
+    quota.0.lock().rate = Rate::new(None);
+    let day = quota.levels().day.unwrap();
+    assert_eq!((day.remaining, day.is_assumed), (0, true));
+    let asking = at_once(&quota).await.unwrap();
+    assert_eq!(exhausted(call(&quota, Class::Query).await), SECOND);
+    drop(asking); // no answer: the next one asks
+    call(&quota, Class::Command).await.unwrap();
+    quota.learn(agreed(later));
+    let day = quota.levels().day.unwrap();
+    assert_eq!((day.remaining, day.is_assumed), (2, false));
+    drop(at_once(&quota).await.unwrap());
+
+    // Linksfield's clock says that they are not over.
+    let quota: Quota<Slot> = Quota::new(&of_day(3, 0.0), later, Some(&history));
+    quota.0.lock().rate = Rate::new(None);
+    drop(at_once(&quota).await.unwrap());
+    quota.learn(told());
+    assert_eq!(quota.levels().day.unwrap().remaining, 0);
+    let wait = exhausted(call(&quota, Class::Query).await);
+    assert!(
+        wait > HOUR * 22 && wait <= HOUR * 23 + SECOND * 60,
+        "{wait:?}"
+    );
+
+    // By our clock they are not, so nothing is to be asked.
+    let quota: Quota<Slot> = Quota::new(&of_day(3, 0.0), wall(Instant::now()), Some(&history));
+    quota.0.lock().rate = Rate::new(None);
+    assert!(exhausted(call(&quota, Class::Query).await) > HOUR * 22);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_always_wrong_asks_for_the_time_no_call_of_a_spent_day() {
+    let right = wall(Instant::now());
+    let mut history = of_an_hour_ago();
+    history.correction = -7 * 24 * 3600; // a week ahead
+    let quota: Quota<Slot> = Quota::new(&of_day(3, 0.0), right + DAY * 7, Some(&history));
+    quota.0.lock().rate = Rate::new(None);
+    assert!(exhausted(call(&quota, Class::Query).await) > HOUR * 22);
+    assert_eq!(quota.history(), history);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_passes_while_the_machine_sleeps() {
+    let quota = of(&of_day(2, 0.0));
+    call(&quota, Class::Query).await.unwrap();
+    crate::clock::tests::sleep_for(HOUR * 23);
+    call(&quota, Class::Query).await.unwrap();
+    assert_eq!(exhausted(call(&quota, Class::Query).await), HOUR);
+    crate::clock::tests::sleep_for(HOUR);
+    assert_eq!(quota.levels().day.unwrap().remaining, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,6 +37,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::Failure;
 use super::head::{Heads, Malformed, Spoilt, Turn, Wire};
 use super::traffic::{Protocol, Token, Traffic};
+use crate::clock::Moment;
 use crate::config::STREAMS;
 use crate::gateway::brakes::{Brakes, Subject};
 use crate::gateway::error::{Error, Unreachable, chain};
@@ -135,7 +136,7 @@ pub(super) struct Connection {
 enum Sender {
     Http1 {
         sender: http1::SendRequest<Payload>,
-        idle_since: Instant,
+        idle_since: Moment,
         /// Has it carried an exchange before?
         reused: bool,
         turn: Turn,
@@ -143,8 +144,8 @@ enum Sender {
     },
     Http2 {
         mouth: Arc<Mouth>,
-        /// When the vendor was heard last.
-        heard: watch::Receiver<Instant>,
+        /// When the vendor was heard last. (A machine that has slept has heard nothing meanwhile.)
+        heard: watch::Receiver<Moment>,
     },
 }
 
@@ -246,7 +247,7 @@ impl Opening {
         }
         Ok(Socket {
             stream: Some(TcpStream::from_std(socket.into())?),
-            heard: watch::Sender::new(Instant::now()),
+            heard: watch::Sender::new(Moment::of(Instant::now())),
             farewell,
             open: Some(self.0.sockets.token()),
         })
@@ -405,7 +406,7 @@ impl Line {
             && let Some(connection) = &mut place.connection
             && let Sender::Http1 { idle_since, .. } = &mut connection.sender
         {
-            *idle_since = Instant::now();
+            *idle_since = Moment::of(Instant::now());
         }
     }
 
@@ -491,7 +492,7 @@ pub(super) async fn open_http1<S: Wire>(
         capacity: Arc::default(),
         sender: Sender::Http1 {
             sender,
-            idle_since: Instant::now(),
+            idle_since: Moment::of(Instant::now()),
             reused: false,
             turn,
             _driven_until: driven_until,
@@ -504,7 +505,7 @@ pub(super) async fn open_http2<S>(
     stream: S,
     upstream: u64,
     brakes: Brakes,
-    heard: watch::Receiver<Instant>,
+    heard: watch::Receiver<Moment>,
     traffic: Traffic,
 ) -> hyper::Result<Connection>
 where
@@ -733,7 +734,7 @@ where
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: Option<TcpStream>,
-    heard: watch::Sender<Instant>,
+    heard: watch::Sender<Moment>,
     farewell: Farewell,
     open: Option<TaskTrackerToken>,
 }
@@ -747,7 +748,7 @@ impl Socket {
     }
 
     /// When the vendor was heard last, from now on.
-    pub(super) fn heard(&self) -> watch::Receiver<Instant> {
+    pub(super) fn heard(&self) -> watch::Receiver<Moment> {
         self.heard.subscribe()
     }
 
@@ -831,7 +832,7 @@ impl AsyncRead for Socket {
         ready!(self.stream().poll_read(cx, buffer))?;
         // Of HTTP/1.1 nobody wants to know.
         if buffer.filled().len() > before && !self.heard.is_closed() {
-            self.heard.send_replace(Instant::now());
+            self.heard.send_replace(Moment::of(Instant::now()));
         }
         Poll::Ready(Ok(()))
     }

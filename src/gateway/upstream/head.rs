@@ -19,6 +19,8 @@ use bytes::{Buf as _, BytesMut};
 use httparse::{Header, ParserConfig, Response, Status};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::chunks::Chunks;
+
 /// Of the heads of one answer together, those of interim responses included.
 const MOST_BYTES: usize = 64 << 10;
 /// As hyper takes them.
@@ -103,6 +105,8 @@ pub(super) struct Heads<S> {
     searched: usize,
     /// Bytes of the interim responses to this request.
     interim: usize,
+    /// The body, if it is chunked.
+    chunks: Option<Chunks>,
 }
 
 impl<S: Wire> Heads<S> {
@@ -115,6 +119,7 @@ impl<S: Wire> Heads<S> {
             held: BytesMut::new(),
             searched: 0,
             interim: 0,
+            chunks: None,
         }
     }
 
@@ -130,7 +135,7 @@ impl<S: Wire> Heads<S> {
         };
         is_silent.map_err(io::Error::other)?;
         (self.is_first, self.awaits) = (false, true);
-        (self.searched, self.interim) = (0, 0);
+        (self.searched, self.interim, self.chunks) = (0, 0, None);
         Ok(())
     }
 
@@ -148,8 +153,14 @@ impl<S: Wire> Heads<S> {
                 self.held.clear(); // hyper tells of an answer that broke off
                 return Poll::Ready(Ok(()));
             }
-            if self.held.is_empty() && matches!(parse(come), Ok(Some(Kind::Final))) {
+            if self.held.is_empty()
+                && let Ok(Some(Kind::Final { length, is_chunked })) = parse(come)
+            {
                 self.awaits = false;
+                if is_chunked {
+                    self.chunks = Some(Chunks::new());
+                    self.leave_out_trailers(buffer, before + length)?;
+                }
                 return Poll::Ready(Ok(()));
             }
             self.held.extend_from_slice(come);
@@ -191,11 +202,52 @@ impl<S: Wire> Heads<S> {
                     self.interim += end;
                     self.held = rest;
                 }
-                Kind::Final => {
-                    self.held.unsplit(rest);
+                Kind::Final { is_chunked, .. } => {
+                    let mut chunks = is_chunked.then(Chunks::new);
+                    if let Some(chunks) = &mut chunks {
+                        let (length, instead) = chunks.take(&rest)?;
+                        self.held.extend_from_slice(&rest[..length]);
+                        self.held.extend_from_slice(&instead.unwrap_or_default());
+                    } else {
+                        self.held.unsplit(rest);
+                    }
+                    self.chunks = chunks;
                     self.awaits = false;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Reads the body.
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        loop {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            if self.chunks.is_none() || buffer.filled().len() == before {
+                return Poll::Ready(Ok(())); // or it has ended
+            }
+            self.leave_out_trailers(buffer, before)?;
+            if buffer.filled().len() > before || !self.held.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Of a chunked body, which stands in `buffer` from this place on.
+    fn leave_out_trailers(
+        &mut self,
+        buffer: &mut ReadBuf<'_>,
+        from: usize,
+    ) -> Result<(), Malformed> {
+        if let Some(chunks) = &mut self.chunks {
+            let (length, instead) = chunks.take(&buffer.filled()[from..])?;
+            buffer.set_filled(from + length);
+            self.held.extend_from_slice(&instead.unwrap_or_default());
         }
         Ok(())
     }
@@ -235,7 +287,11 @@ fn end_of_head(held: &[u8], searched: usize) -> Option<usize> {
 enum Kind {
     /// Another one follows (RFC 9110, section 15.2).
     Interim,
-    Final,
+    Final {
+        /// Of the head.
+        length: usize,
+        is_chunked: bool,
+    },
 }
 
 /// None if it is not whole.
@@ -251,15 +307,16 @@ fn parse(bytes: &[u8]) -> Result<Option<Kind>, Malformed> {
     if length > MOST_BYTES {
         return Err(Malformed::TooLarge);
     }
-    check_framing(head.headers)?;
+    let is_chunked = check_framing(head.headers)?;
     Ok(Some(match head.code {
         Some(100 | 102..=199) => Kind::Interim,
-        _ => Kind::Final,
+        _ => Kind::Final { length, is_chunked },
     }))
 }
 
 /// RFC 9112, section 6: one way to read where the body ends. (`identity` is of RFC 2616: such a body ends with the connection.)
-fn check_framing(lines: &[Header<'_>]) -> Result<(), Malformed> {
+/// True if it is chunked.
+fn check_framing(lines: &[Header<'_>]) -> Result<bool, Malformed> {
     let (mut length, mut coding) = (None, None);
     for line in lines {
         match framing(line.name.as_bytes()) {
@@ -283,7 +340,7 @@ fn check_framing(lines: &[Header<'_>]) -> Result<(), Malformed> {
             _ => {}
         }
     }
-    Ok(())
+    Ok(coding.is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")))
 }
 
 fn digits(text: &[u8]) -> Option<u64> {
@@ -437,12 +494,13 @@ impl<S: Wire> AsyncRead for Heads<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let before = buffer.filled().len();
         if this.awaits {
             ready!(this.poll_head(cx, buffer))?;
         } else if this.held.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+            ready!(this.poll_body(cx, buffer))?;
         }
-        if !this.awaits {
+        if !this.awaits && buffer.filled().len() == before {
             let length = this.held.len().min(buffer.remaining());
             buffer.put_slice(&this.held.split_to(length));
         }

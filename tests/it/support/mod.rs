@@ -4,6 +4,7 @@ pub mod answer;
 pub mod client;
 pub mod frames;
 pub mod gateway;
+pub mod shim;
 pub mod upstream;
 
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 pub use self::answer::{Gate, failure, page, success};
 pub use self::client::{Reply, connect};
 pub use self::gateway::{Gateway, gateway, gateway_to};
+pub use self::shim::Shim;
 pub use self::upstream::{Upstream, upstream};
 
 pub const ACCESS_CODE: &str = "P000270";

@@ -442,10 +442,10 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut BufReader<S>,
     answer: &Answer,
 ) -> io::Result<After> {
-    let mut head = format!(
-        "HTTP/1.1 {} Answer\r\nDate: Tue, 24 Nov 2026 00:00:00 GMT\r\n",
-        answer.status
-    );
+    let mut head = format!("HTTP/1.1 {} Answer\r\n", answer.status);
+    if !answer.headers.iter().any(|(name, _)| name == "Date") {
+        head += "Date: Tue, 24 Nov 2026 00:00:00 GMT\r\n";
+    }
     for (name, value) in &answer.headers {
         head += &format!("{name}: {value}\r\n");
     }

@@ -1,0 +1,76 @@
+/* What a test does to the disk and the clocks of a process (LD_PRELOAD), told by files in the folder SHIM_FOLDER:
+ * while `hang` is there, no write to a state file goes on; `wall` and `slept` say by how many seconds the wall clock is
+ * ahead, and how long the machine has slept. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+
+static char path_of[3][4096];
+enum { HANG, WALL, SLEPT };
+
+__attribute__((constructor)) static void begin(void) {
+    static const char *names[] = {"hang", "wall", "slept"};
+    const char *folder = getenv("SHIM_FOLDER");
+    for (int i = 0; folder && i < 3; i++)
+        snprintf(path_of[i], sizeof path_of[i], "%s/%s", folder, names[i]);
+}
+
+static void hang(int fd) {
+    char link[64], name[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, name, sizeof name - 1);
+    if (length < 10 || strncmp(name + length - 10, "state.redb", 10))
+        return;
+    while (access(path_of[HANG], F_OK) == 0)
+        usleep(500);
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t offset) {
+    hang(fd);
+    return syscall(SYS_pwrite64, fd, bytes, count, offset);
+}
+
+ssize_t pwrite(int fd, const void *bytes, size_t count, off_t offset) {
+    return pwrite64(fd, bytes, count, offset);
+}
+
+int ftruncate64(int fd, off64_t length) {
+    hang(fd);
+    return syscall(SYS_ftruncate, fd, length);
+}
+
+int fdatasync(int fd) {
+    hang(fd);
+    return syscall(SYS_fdatasync, fd);
+}
+
+int fsync(int fd) {
+    hang(fd);
+    return syscall(SYS_fsync, fd);
+}
+
+static long seconds(int which) {
+    char text[32];
+    int fd = open(path_of[which], O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    ssize_t length = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[length < 0 ? 0 : length] = 0;
+    return atol(text);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    int result = syscall(SYS_clock_gettime, clock, time);
+    if (clock == CLOCK_REALTIME)
+        time->tv_sec += seconds(WALL);
+    if (clock == CLOCK_BOOTTIME)
+        time->tv_sec += seconds(SLEPT);
+    return result;
+}
