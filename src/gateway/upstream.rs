@@ -118,10 +118,6 @@ pub struct Message<'a> {
 
 /// An answer of Linksfield, with the headers that are passed on.
 #[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "facts, each of which comes with any of the others"
-)]
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
