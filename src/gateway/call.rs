@@ -318,6 +318,7 @@ impl Gateway {
                     break Ok((answer, sent_at, line, permit));
                 }
                 Exchanged::Late(late) => {
+                    permit.give_up();
                     is_stuck = permit.hold();
                     let later = Some(self.hold(late, permit, sent_at));
                     let error = Error::UpstreamTimeout(progress.sent());

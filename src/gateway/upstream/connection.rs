@@ -68,6 +68,15 @@ pub struct Slot {
     place: Arc<Mutex<Place>>,
     capacity: Capacity,
     sockets: TaskTracker,
+    given_up: GivenUp,
+}
+
+/// When the time of the call on a slot's connection had passed, though it is still read; none before that. From then on the
+/// vendor has [`hold`](Farewell::hold), however the connection is closed.
+type GivenUp = Arc<StdMutex<Option<Instant>>>;
+
+fn cell(given_up: &GivenUp) -> MutexGuard<'_, Option<Instant>> {
+    given_up.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many calls a slot's connection takes at a time; 0 unless it is of HTTP/2 and open. Each connection brings its own.
@@ -78,15 +87,18 @@ impl Default for Slot {
         let capacity = Capacity::default();
         let sockets = TaskTracker::new();
         sockets.close(); // whoever waits for it waits for those that there are
+        let given_up = GivenUp::default();
         let place = Place {
             connection: None,
             capacity: capacity.clone(),
             sockets: sockets.clone(),
+            given_up: given_up.clone(),
         };
         Self {
             place: Arc::new(Mutex::new(place)),
             capacity,
             sockets,
+            given_up,
         }
     }
 }
@@ -120,6 +132,7 @@ pub(super) struct Place {
     capacity: Capacity,
     /// Those of the slot's connections that the vendor may still see.
     sockets: TaskTracker,
+    given_up: GivenUp,
 }
 
 /// An open connection.
@@ -199,6 +212,11 @@ impl Way {
 }
 
 impl Slot {
+    /// The time of the call on its connection has passed. The vendor has it still.
+    pub fn give_up(&self) {
+        *cell(&self.given_up) = Some(Instant::now());
+    }
+
     /// A line of this slot's connection, or the right to open another one. While others go through it, or the vendor has
     /// not closed the one before: none, or if `must_wait` what there is then. `upstream` is whose connection it has to be,
     /// and `max_idle` for how long it may have been silent.
@@ -239,6 +257,7 @@ impl Opening {
         socket.set_tcp_nodelay(true)?;
         // A vendor whose machine is gone does not end a connection: the system does, after unanswered probes.
         socket.set_tcp_user_timeout(Some(GONE_AFTER))?;
+        *cell(&self.0.given_up) = None;
         let probes = TcpKeepalive::new().with_time(PROBES);
         socket.set_tcp_keepalive(&probes.with_interval(PROBES))?;
         match socket.connect(&address.into()) {
@@ -249,6 +268,7 @@ impl Opening {
             stream: Some(TcpStream::from_std(socket.into())?),
             heard: watch::Sender::new(Moment::of(Instant::now())),
             farewell,
+            given_up: self.0.given_up.clone(),
             open: Some(self.0.sockets.token()),
         })
     }
@@ -736,6 +756,7 @@ pub(super) struct Socket {
     stream: Option<TcpStream>,
     heard: watch::Sender<Moment>,
     farewell: Farewell,
+    given_up: GivenUp,
     open: Option<TaskTrackerToken>,
 }
 
@@ -783,8 +804,9 @@ impl Drop for Socket {
     fn drop(&mut self) {
         if let (Some(stream), Ok(runtime)) = (self.stream.take(), runtime::Handle::try_current()) {
             let (open, farewell) = (self.open.take(), self.farewell);
+            let passed = cell(&self.given_up).map_or(Duration::ZERO, |since| since.elapsed());
             runtime.spawn(async move {
-                farewell.close(stream).await;
+                farewell.close(stream, passed).await;
                 drop(open);
             });
         }
@@ -803,8 +825,8 @@ pub(super) struct Farewell {
 
 impl Farewell {
     /// Ends when the vendor has closed its side too, so that it no longer counts the connection when the slot opens its next
-    /// one. A vendor that does not is told that there is no connection any more.
-    async fn close(self, mut stream: TcpStream) {
+    /// one. A vendor that does not is told that there is no connection any more. Of its time this has `passed`.
+    async fn close(self, mut stream: TcpStream, passed: Duration) {
         let close = async {
             stream.shutdown().await?;
             let (mut discarded, mut left) = ([0; 1024], self.most);
@@ -816,7 +838,8 @@ impl Farewell {
                 }
             }
         };
-        if !matches!(timeout(self.hold.max(LINGER), close).await, Ok(Ok(()))) {
+        let left = self.hold.saturating_sub(passed).max(LINGER);
+        if !matches!(timeout(left, close).await, Ok(Ok(()))) {
             let _ = stream.set_zero_linger();
         }
     }
@@ -867,5 +890,32 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream().poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// How long the vendor has to close a connection, if it does not.
+    async fn left(hold: Duration, passed: Duration) -> Duration {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (_vendor, _) = listener.accept().await.unwrap();
+        let farewell = Farewell { hold, most: 0 };
+        let begun = Instant::now();
+        farewell.close(stream.unwrap(), passed).await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_held_for_its_time_once_whether_it_is_read_or_closed_meanwhile() {
+        let second = Duration::from_secs(1);
+        for (hold, passed, expected) in [(120, 0, 120), (120, 100, 20), (120, 120, 2), (0, 0, 2)] {
+            let left = left(second * hold, second * passed).await;
+            assert_eq!(left.as_secs(), expected, "{hold} {passed}");
+        }
     }
 }
