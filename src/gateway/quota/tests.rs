@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use futures::future::{FutureExt, join_all};
 use proptest::prelude::*;
+use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
@@ -18,7 +19,14 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const WALL: SystemTime = SystemTime::UNIX_EPOCH;
 
 #[derive(Debug, Clone)]
-struct Slot(u32, Arc<AtomicUsize>);
+struct Slot(u32, Arc<AtomicUsize>, Arc<watch::Sender<bool>>);
+
+impl Slot {
+    /// Does the vendor still see a connection of it that was given up?
+    fn set_closing(&self, is_closing: bool) {
+        self.2.send_replace(is_closing);
+    }
+}
 
 impl PartialEq for Slot {
     fn eq(&self, other: &Self) -> bool {
@@ -32,12 +40,22 @@ impl Shareable for Slot {
     }
 
     fn retire(&self) {}
+
+    fn is_ready(&self) -> bool {
+        !*self.2.borrow()
+    }
+
+    async fn ready(&self) {
+        let mut closing = self.2.subscribe();
+        let _ = closing.wait_for(|is_closing| !is_closing).await;
+    }
 }
 
 impl Default for Slot {
     fn default() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed), Arc::default())
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(number, Arc::default(), Arc::new(watch::Sender::new(false)))
     }
 }
 
@@ -1066,4 +1084,109 @@ async fn slots_that_were_too_many_are_the_first_to_come_back() {
     quota.change(&limits(3, None, 10));
     assert!(known(&quota).contains(&number));
     assert_eq!(quota.levels().connections.remaining, 3);
+}
+
+fn is_refused_at_once(result: &Result<Permit<Slot>, Error>) -> bool {
+    matches!(result, Err(Error::BreakerOpen { .. }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_whose_connection_the_vendor_has_not_closed_is_given_to_nobody() {
+    let quota = quota(2, None, 10);
+    let given_up = at_once(&quota).await.unwrap();
+    let slot = Slot::clone(&given_up);
+    slot.set_closing(true);
+    drop(given_up);
+    let other = at_once(&quota).await.unwrap();
+    assert_ne!(*other, slot);
+    let deadline = Instant::now() + HOUR;
+    let mut waiting = Box::pin(acquire(&quota, deadline));
+    assert!(
+        (&mut waiting).now_or_never().is_none(),
+        "there is no third slot"
+    );
+    assert_eq!(quota.slots_held(), 0, "it may be closed in a moment");
+    sleep(SECOND * 3).await;
+    assert_eq!(quota.slots_held(), 1);
+    slot.set_closing(false);
+    assert_eq!(**waiting.await.as_ref().unwrap(), slot);
+    assert_eq!(quota.slots_held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_every_slot_is_held_who_waits_and_who_comes_is_refused() {
+    let quota = quota(2, None, 10);
+    let mut one = at_once(&quota).await.unwrap();
+    let mut two = at_once(&quota).await.unwrap();
+    let mut waiting = Box::pin(acquire(&quota, Instant::now() + HOUR));
+    assert!((&mut waiting).now_or_never().is_none());
+    assert!(!one.hold() && !one.hold(), "once is enough");
+    assert_eq!(quota.slots_held(), 1);
+    assert!(two.hold());
+    assert!(is_refused_at_once(&waiting.await));
+    assert!(is_refused_at_once(
+        &acquire(&quota, Instant::now() + HOUR).await
+    ));
+    drop(one);
+    assert_eq!(quota.slots_held(), 1);
+    at_once(&quota).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crawl_whose_call_is_held_keeps_no_other_from_crawling() {
+    let quota = quota(2, None, 10);
+    let deadline = Instant::now() + HOUR;
+    let mut held = acquire_as(&quota, Class::Crawl, deadline).await.unwrap();
+    held.hold();
+    let other = acquire_as(&quota, Class::Crawl, deadline).await.unwrap();
+    drop(held);
+    let third = acquire_as(&quota, Class::Crawl, deadline).now_or_never();
+    assert!(third.is_none(), "the other one still crawls");
+    drop(other);
+}
+
+proptest! {
+    /// However slots are held, closed late and made fewer or more: there are never more calls and connections than slots
+    /// were allowed, and in the end all of them are free.
+    #[test]
+    fn no_slot_is_lost_or_used_twice_while_some_are_held(
+        steps in proptest::collection::vec((0_u8..7, 0_usize..4), 1..80),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut connections = 3;
+            let quota = quota(connections, None, 10);
+            let (mut permits, mut closing): (Vec<Permit<Slot>>, Vec<Slot>) = (Vec::new(), Vec::new());
+            for (step, which) in steps {
+                match step {
+                    0 | 1 => permits.extend(at_once(&quota).await),
+                    2 if which < permits.len() => { permits[which].hold(); }
+                    3 if which < permits.len() => drop(permits.remove(which)),
+                    4 if which < permits.len() => {
+                        let permit = permits.remove(which);
+                        permit.set_closing(true);
+                        closing.push(Slot::clone(&permit));
+                    }
+                    5 if which < closing.len() => closing.remove(which).set_closing(false),
+                    6 => {
+                        connections = u32::try_from(which).unwrap() + 1;
+                        quota.change(&limits(connections, None, 10));
+                    }
+                    _ => sleep(SECOND * 3).await,
+                }
+                let seen = permits.len() + closing.len();
+                let used: HashSet<u32> = permits.iter().map(|permit| permit.0).chain(closing.iter().map(|slot| slot.0)).collect();
+                assert_eq!(used.len(), seen, "no slot is used twice");
+                assert!(seen <= 4, "{seen}");
+            }
+            for slot in closing.drain(..) {
+                slot.set_closing(false);
+            }
+            permits.clear();
+            sleep(SECOND * 3).await;
+            assert_eq!(quota.slots_held(), 0);
+            let all: Vec<_> = (0..connections).map(|_| at_once(&quota).now_or_never()).collect();
+            assert!(all.iter().all(|one| matches!(one, Some(Ok(_)))), "all are free");
+        });
+    }
 }
