@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::brakes::Subject;
 use super::breaker::{End, Open};
 use super::cache::{LaterFilled, Reason};
 use super::error::{Error, Fault};
@@ -299,19 +300,9 @@ impl Gateway {
             before();
             let (sent_at, signed_at) = (Moment::now(), wall_clock());
             this.sparing.set(permit.count(this.skew.tell(signed_at)));
-            let signer = call.tenant.signers.of(secret);
-            let message = Message {
-                path: &call.target.path,
-                language: &call.language,
-                traceparent: call.trace.as_ref().and_then(Trace::header),
-                body: signer.sign(&call.params, &call.tenant.access_code, signed_at),
-                subject: Some(subject.clone()),
-            };
-            match this
-                .upstream
-                .exchange(line, message, deadline, progress)
-                .await
-            {
+            let message = call.message(secret, signed_at, subject.clone());
+            let exchange = this.upstream.exchange(line, message, deadline, progress);
+            match exchange.await {
                 Exchanged::Answered(mut answer, line) => {
                     self.compare_clocks(&answer, (sent_at, signed_at));
                     self.slow_down(&mut answer, &permit);
@@ -559,6 +550,20 @@ impl Gateway {
             this.metrics.clocks_differ(seconds);
         }
         this.quota.learn(self.told());
+    }
+}
+
+impl Call {
+    /// What is sent, signed at this time.
+    fn message(&self, secret: Which, signed_at: SystemTime, subject: Subject) -> Message<'_> {
+        let signer = self.tenant.signers.of(secret);
+        Message {
+            path: &self.target.path,
+            language: &self.language,
+            traceparent: self.trace.as_ref().and_then(Trace::header),
+            body: signer.sign(&self.params, &self.tenant.access_code, signed_at),
+            subject: Some(subject),
+        }
     }
 }
 
