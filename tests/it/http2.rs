@@ -663,3 +663,41 @@ async fn a_call_that_is_made_anew_takes_another_turn() {
     let refused = gateway.metric("upstream_requests_total", &refused);
     assert_eq!(refused.await, 4.0);
 }
+
+#[tokio::test]
+async fn an_order_that_waits_for_a_stream_is_dismissed_by_a_brake_and_never_sent() {
+    let (vendor, gateway) = frames_with(1, |builder| builder).await;
+    let served = async {
+        let mut peer = vendor.accept().await;
+        assert_eq!(peer.told_beside_pings().await, Told::Request(1));
+        peer.set(MAX_CONCURRENT_STREAMS, 0).await;
+        peer.answer(1).await;
+        peer
+    };
+    let (reply, mut peer) = tokio::join!(gateway.page(1), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let brake = async {
+        until("the order is in its connection", async || {
+            let labels = [("protocol", "h2")];
+            gateway.metric("upstream_requests_in_flight", &labels).await == 1.0
+        })
+        .await;
+        gateway.rewrite("server.commands", "false");
+        assert_eq!(gateway.reload().await.status, 200);
+    };
+    let (reply, ()) = tokio::join!(gateway.order(), brake);
+    let dismissed = (403, "commands_disabled".into(), "no".into());
+    assert_eq!(reply.problem(), dismissed);
+    let served = async {
+        peer.set(MAX_CONCURRENT_STREAMS, 100).await;
+        loop {
+            match peer.told_beside_pings().await {
+                Told::Request(5) => break peer.answer(5).await,
+                Told::Reset(3) => {} // its head may have left
+                told => panic!("{told:?}"),
+            }
+        }
+    };
+    let (reply, ()) = tokio::join!(gateway.page(3), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+}

@@ -534,6 +534,7 @@ where
     let ended = CancellationToken::new();
     let tasks = Tasks {
         ended: ended.clone(),
+        brakes: brakes.clone(),
         counted: Arc::new(traffic.connection(Protocol::Http2)),
     };
     let until_the_end = ended.drop_guard();
@@ -732,6 +733,7 @@ impl HttpBody for Payload {
 #[derive(Clone)]
 struct Tasks {
     ended: CancellationToken,
+    brakes: Brakes,
     /// Once, however many tasks there are.
     counted: Arc<Token>,
 }
@@ -741,8 +743,13 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        let Self { ended, counted } = self.clone();
+        let Self {
+            ended,
+            brakes,
+            counted,
+        } = self.clone();
         tokio::spawn(async move {
+            let task = move_on(&brakes, task);
             ended.run_until_cancelled(task).await;
             drop(counted);
         });
