@@ -82,7 +82,7 @@ impl Brakes {
     }
 
     /// Held while a connection moves on: from its look at the brakes until the bytes are with the system. With HTTP/2 the look
-    /// and the write are steps of two tasks: a body that was taken right before a brake leaves with the next step.
+    /// and the write are steps of two tasks: a body that was taken before a brake leaves when the vendor takes it.
     pub fn leave(&self) -> RwLockReadGuard<'_, ()> {
         self.0
             .leaving

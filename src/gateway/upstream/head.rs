@@ -183,6 +183,7 @@ impl<S: Wire> Heads<S> {
     fn settle(&mut self) -> Result<(), Malformed> {
         while self.awaits {
             while let Some(empty_line) = empty_line(&self.held) {
+                self.interim += empty_line; // they are endless too
                 self.held.advance(empty_line);
             }
             check_beginning(&self.held)?;
@@ -402,6 +403,15 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
+/// What else is white space elsewhere, a form feed above all, is a control character here.
+fn trim_blanks(text: &[u8]) -> &[u8] {
+    let first = text.iter().position(|byte| !is_blank(*byte));
+    let last = text.iter().rposition(|byte| !is_blank(*byte));
+    first
+        .zip(last)
+        .map_or(&[], |(first, last)| &text[first..=last])
+}
+
 fn is_control(byte: u8) -> bool {
     byte.is_ascii_control() && byte != b'\t'
 }
@@ -418,7 +428,7 @@ impl<'a> Field<'a> {
     fn of(line: &'a [u8]) -> Result<Self, Malformed> {
         let colon = line.iter().position(|byte| *byte == b':');
         let (raw_name, value) = line.split_at(colon.unwrap_or(line.len()));
-        let name = raw_name.trim_ascii_end();
+        let name = trim_blanks(raw_name);
         if let Some(framing_name) = resembles_framing(raw_name)
             && (colon.is_none() || framing(raw_name).is_none())
         {
@@ -426,7 +436,7 @@ impl<'a> Field<'a> {
         }
         Ok(Self {
             name,
-            value: value.get(1..).unwrap_or_default().trim_ascii().to_vec(),
+            value: trim_blanks(value.get(1..).unwrap_or_default()).to_vec(),
             goes_on: colon.is_some() && !name.is_empty() && name.iter().all(|byte| is_token(*byte)),
         })
     }
@@ -441,7 +451,7 @@ impl<'a> Field<'a> {
         if let Some(name) = framing(self.name) {
             return Err(Malformed::Framing(name));
         }
-        let line = line.trim_ascii();
+        let line = trim_blanks(line);
         if !self.value.is_empty() && !line.is_empty() {
             self.value.push(b' ');
         }
@@ -694,6 +704,10 @@ mod tests {
             "Transfer-Encoding : chunked",
             "Transfer-Encoding:\r\n chunked",
             "Transfer-Encoding: \u{b}chunked",
+            "Transfer-Encoding: \u{c}chunked",
+            "Content-Length: \u{c}4",
+            "Content-Length: 4\u{c}",
+            "Content-Length\u{c}: 4",
             "Transfer-Encoding: ",
             "Transfer-Encoding: gzip",
             "Transfer-Encoding: gzip, chunked",
@@ -752,6 +766,15 @@ mod tests {
                 let read = read(head.as_bytes(), step).unwrap();
                 assert_eq!(String::from_utf8(read).unwrap(), expected, "{interim:?}");
             }
+        }
+    }
+
+    #[test]
+    fn empty_lines_before_a_head_are_not_endless() {
+        let lines = "\r\n".repeat(MOST_BYTES);
+        for step in [1000, 1_000_000] {
+            let told = read(lines.as_bytes(), step).unwrap_err();
+            assert_eq!(told, Malformed::TooLarge);
         }
     }
 }

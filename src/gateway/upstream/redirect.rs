@@ -10,7 +10,13 @@ const LONGEST: usize = 259;
 pub(super) fn host(head: &Parts) -> Option<String> {
     let location = head.headers.get(LOCATION);
     let location = location.filter(|_| head.status.is_redirection())?;
-    let (_, rest) = location.to_str().ok()?.split_once("//")?;
+    // Elsewhere than in front, or behind a scheme (RFC 3986, section 4.2), the slashes are part of a path.
+    let (scheme, rest) = location.to_str().ok()?.split_once("//")?;
+    let is_of_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    let scheme = scheme.strip_suffix(':').unwrap_or(scheme);
+    if !scheme.bytes().all(is_of_scheme) {
+        return None;
+    }
     let authority = rest.split(['/', '?', '#', '\\']).next()?;
     let (_, host) = authority.rsplit_once('@').unwrap_or(("", authority));
     let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
@@ -43,6 +49,8 @@ mod tests {
             ),
             (308, "https://[2001:db8::1]/x", Some("[2001:db8::1]")),
             (302, "/within", None),
+            (302, "/login//89860012018111220455/x", None),
+            (302, "/login?next=https://other.example/a", None),
             (302, "https://a b/", Some("unprintable")),
             (302, "https:///x", Some("unprintable")),
             (302, long.as_str(), Some("unprintable")),
