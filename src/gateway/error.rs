@@ -12,7 +12,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use super::breaker::Open;
+use super::breaker::{Open, Reason};
 use crate::body::{Body, ReadError};
 use crate::id::RequestId;
 use crate::state::WriteError;
@@ -272,9 +272,11 @@ pub enum Error {
     /// All pages were asked for, and while they were read the orders changed, twice.
     #[error("the orders changed while their pages were read, and again at the second try")]
     PagesMoved,
-    /// Linksfield fails, and is not asked for a while.
-    #[error("Linksfield has failed again and again, and is not asked for a moment")]
+    /// Linksfield fails, and is not asked for a while. (It may stop a crawl, of which pages have come.)
+    #[error("{reason}: nothing is sent now, try again after Retry-After")]
     BreakerOpen {
+        /// How it fails.
+        reason: Reason,
         /// When it is asked again.
         retry_after: Duration,
     },
@@ -382,8 +384,10 @@ fn words_of(error: &(dyn std::error::Error + 'static)) -> String {
 
 impl From<Open> for Error {
     fn from(open: Open) -> Self {
-        let retry_after = open.retry_after;
-        Self::BreakerOpen { retry_after }
+        Self::BreakerOpen {
+            reason: open.reason,
+            retry_after: open.retry_after,
+        }
     }
 }
 
@@ -698,7 +702,7 @@ impl Error {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::Overloaded { retry_after }
-            | Self::BreakerOpen { retry_after }
+            | Self::BreakerOpen { retry_after, .. }
             | Self::QuotaExhausted { retry_after, .. } => {
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
@@ -823,6 +827,7 @@ mod tests {
             E::DocumentTooLarge { bytes: 2, most: 1 },
             E::RefreshRefused,
             E::BreakerOpen {
+                reason: Reason::Failures,
                 retry_after: Duration::ZERO,
             },
             E::MidCrawl(Box::new(E::PagesMoved)),

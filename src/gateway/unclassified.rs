@@ -18,7 +18,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use tokio::time::Instant;
 
-use super::breaker::{End, Open};
+use super::breaker::{End, Open, Reason};
 use super::upstream::{Answer, Outcome};
 
 /// Of the last answers so many in ten are alike,
@@ -322,7 +322,10 @@ impl State {
             return Ok(true);
         }
         let retry_after = left.max(Duration::from_secs(1));
-        Err(Open { retry_after })
+        Err(Open {
+            reason: Reason::UsualAnswer,
+            retry_after,
+        })
     }
 
     fn remember(&mut self, said: &Said, asked: Asked<'_>, now: Instant, settings: Settings) {

@@ -116,6 +116,8 @@ async fn one_unknown_code_to_everything_is_a_failure_as_5xx_are() {
     for number in 2..=100 {
         let reply = gateway.page(number).await;
         assert_eq!(reply.problem(), (503, "breaker_open".into(), "no".into()));
+        let detail = reply.json()["detail"].to_string();
+        assert!(detail.contains("one that nothing classifies"), "{detail}");
         assert!(reply.header("retry-after").is_some());
     }
     let stale = gateway.page(1).await;
