@@ -215,7 +215,9 @@ pub enum Error {
     )]
     IdempotencyStoreFull,
     /// A key must be on disk before its command is sent.
-    #[error("the idempotency-key cannot be saved, so the command was not sent")]
+    #[error(
+        "the idempotency-key cannot be saved, so the command was not sent; send it again with the same key"
+    )]
     StateStoreUnavailable(#[source] WriteError),
     /// The caller wants a page from memory or none, and there is none that serves.
     #[error("no page in memory serves this request, and its Cache-Control says only-if-cached")]
@@ -336,13 +338,15 @@ pub enum Error {
         host: Option<String>,
     },
     /// HTTP 429 to a query, without the vendor's envelope: a balancer's.
-    #[error("Linksfield, or a server before it, takes no more requests for now")]
+    #[error("Linksfield, or a server before it, takes no more requests for now: try again{}", .retry_after.as_ref().map_or("", |_| " after Retry-After"))]
     UpstreamThrottled {
         /// Its `Retry-After`, as it came.
         retry_after: Option<HeaderValue>,
     },
     /// HTTP 503 to a query, with a `Retry-After` and without the vendor's envelope: a balancer's.
-    #[error("Linksfield, or a server before it, says that it is unavailable for now")]
+    #[error(
+        "Linksfield, or a server before it, says that it is unavailable for now: try again after Retry-After"
+    )]
     UpstreamUnavailable {
         /// Its `Retry-After`, as it came.
         retry_after: HeaderValue,
@@ -661,15 +665,27 @@ impl Error {
 
     /// The response: RFC 9457 `application/problem+json` and the vendor's envelope in one object.
     pub fn to_response(&self, request_id: &RequestId) -> Response<Body> {
+        self.response(request_id, &self.to_string())
+    }
+
+    /// The same for a command that may have been carried out: whoever reads no more than its text is told too.
+    pub fn to_response_in_doubt(&self, request_id: &RequestId) -> Response<Body> {
+        let detail = match self {
+            Self::CommandInDoubt { .. } => self.to_string(), // which says where to look
+            _ => format!("{self}: it may have been carried out; look before you send it again"),
+        };
+        self.response(request_id, &detail)
+    }
+
+    fn response(&self, request_id: &RequestId, detail: &str) -> Response<Body> {
         let row = self.row();
-        let detail = self.to_string();
         let problem = Problem {
             r#type: format!("{DOCUMENT}#{}", row.code),
             title: row.title,
             status: row.status.as_u16(),
             code: row.code,
-            message: &detail,
-            detail: &detail,
+            message: detail,
+            detail,
             data: None,
             success: false,
             request_id: request_id.as_str(),

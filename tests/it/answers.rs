@@ -674,6 +674,9 @@ async fn what_a_balancer_says_by_its_status_is_told_as_that() {
                 (status, code.into(), "yes".into()),
                 "{name}"
             );
+            let detail = reply.json()["detail"].to_string();
+            let says_when = detail.contains("try again after Retry-After");
+            assert_eq!(says_when, retry_after.is_some(), "{name}: {detail}");
         }
         assert_eq!(
             gateway
