@@ -633,8 +633,17 @@ impl Error {
         }
     }
 
-    /// What its sources say, for the log: the system's, TLS', hyper's and our own words, and none of a caller's.
+    /// What its sources say, for the log: the system's, TLS', hyper's and our own words, and none of a caller's. Where the
+    /// vendor's answer is why: its status, and what is wrong with it.
     pub fn sources(&self) -> Option<String> {
+        if let Some(status) = self.answer_status() {
+            let wrong: &dyn std::fmt::Display = match self.cause() {
+                Self::UpstreamInvalidAnswer { reason, .. } => reason,
+                Self::UpstreamRedirects { .. } => &"a redirect",
+                _ => &InvalidAnswer::NotAnEnvelope,
+            };
+            return Some(format!("HTTP {}: {wrong}", status.as_u16()));
+        }
         let first = std::error::Error::source(self)?;
         let mut said: Vec<String> = Vec::new();
         for source in chain(first).map(words_of) {
