@@ -303,16 +303,23 @@ impl Gateway {
             Err(error) => {
                 exchange.error = Some(error.code());
                 exchange.cause = error.sources();
+                exchange.outcome = error.answer_outcome();
                 exchange.redirect_host = error.redirect_host().map(str::to_owned);
                 exchange.fault = Some(error.fault().as_str());
                 exchange.sent = Some(error.sent().as_str());
-                let mut response = error.to_response(&exchange.request_id);
                 if exchange.result == telemetry::Result::Command {
                     let in_doubt = doubt::after_error(&error);
                     exchange.in_doubt = Some(in_doubt);
+                    let mut response = if in_doubt {
+                        error.to_response_in_doubt(&exchange.request_id)
+                    } else {
+                        error.to_response(&exchange.request_id)
+                    };
                     doubt::tell(response.headers_mut(), error.sent(), in_doubt);
+                    response
+                } else {
+                    error.to_response(&exchange.request_id)
                 }
-                response
             }
         };
         exchange.status = Some(response.status().as_u16());
@@ -532,6 +539,7 @@ impl Gateway {
             };
         } else {
             exchange.sent = Some(Sent::Yes.as_str());
+            exchange.outcome = Some(head.outcome);
         }
         Ok(response::of_page(&found))
     }

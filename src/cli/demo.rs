@@ -169,7 +169,8 @@ Paste, in another terminal, in this order:
    curl -i http://{gateway}/package/queryOrder -H 'Content-Type: application/json' \
      -d '{{"page_no": 1, "page_no": 2}}'
 
-7. So does the loss of an answer: tell the simulator to drop its next one, then order ("sent" is "unknown", look first):
+7. So does the loss of an answer: tell the simulator to drop its next one, then order. "sent" is "unknown", and
+   x-linksfield-in-doubt: true says that it may have been carried out, so look first:
 
    curl -s http://{vendor}/_simulator/control -H 'Content-Type: application/json' \
      -d '{{"fail": "drop", "fail_count": 1}}'

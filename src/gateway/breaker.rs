@@ -77,8 +77,35 @@ pub struct Admission {
 /// Nothing is asked for so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Open {
+    /// Why.
+    pub reason: Reason,
     /// Until the next call may see whether the vendor is well again.
     pub retry_after: Duration,
+}
+
+/// Why nothing is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Too many calls have failed.
+    Failures,
+    /// Every slot is held by a call that the vendor has not ended.
+    SlotsHeld,
+    /// What is usually answered is classified by nothing (`gateway/unclassified.rs`).
+    UsualAnswer,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Failures => "Linksfield has failed again and again",
+            Self::SlotsHeld => {
+                "every connection that Linksfield allows is held by a call that it has not ended"
+            }
+            Self::UsualAnswer => {
+                "Linksfield's usual answer to this path is one that nothing classifies"
+            }
+        })
+    }
 }
 
 /// More ends than these are not remembered.
@@ -142,17 +169,20 @@ impl State {
         let Some(opened_at) = self.opened_at else {
             return Ok(false);
         };
-        let open_for = if self.is_tripped {
-            Duration::ZERO
+        let (reason, open_for) = if self.is_tripped {
+            (Reason::SlotsHeld, Duration::ZERO)
         } else {
-            self.settings.open_for
+            (Reason::Failures, self.settings.open_for)
         };
         let left = (opened_at + open_for).saturating_duration_since(Instant::now());
         if left.is_zero() && !self.is_probing {
             return Ok(true);
         }
         let retry_after = left.max(Duration::from_secs(1));
-        Err(Open { retry_after })
+        Err(Open {
+            reason,
+            retry_after,
+        })
     }
 
     fn count(&mut self, failed: bool, now: Instant) {
@@ -273,6 +303,16 @@ mod tests {
         tokio::time::advance(SECOND * 31).await;
         calls(&breaker, &[End::Success, End::Failure, End::Failure]);
         assert!(!breaker.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_says_why_it_is_open() {
+        let breaker = breaker();
+        breaker.trip(Instant::now());
+        let trial = breaker.admit().unwrap();
+        assert_eq!(breaker.check().unwrap_err().reason, Reason::SlotsHeld);
+        trial.end(End::Failure, Instant::now());
+        assert_eq!(breaker.check().unwrap_err().reason, Reason::Failures);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,8 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use super::breaker::Open;
+use super::breaker::{Open, Reason};
+use super::upstream::Outcome;
 use crate::body::{Body, ReadError};
 use crate::id::RequestId;
 use crate::state::WriteError;
@@ -215,7 +216,9 @@ pub enum Error {
     )]
     IdempotencyStoreFull,
     /// A key must be on disk before its command is sent.
-    #[error("the idempotency-key cannot be saved, so the command was not sent")]
+    #[error(
+        "the idempotency-key cannot be saved, so the command was not sent; send it again with the same key"
+    )]
     StateStoreUnavailable(#[source] WriteError),
     /// The caller wants a page from memory or none, and there is none that serves.
     #[error("no page in memory serves this request, and its Cache-Control says only-if-cached")]
@@ -272,9 +275,11 @@ pub enum Error {
     /// All pages were asked for, and while they were read the orders changed, twice.
     #[error("the orders changed while their pages were read, and again at the second try")]
     PagesMoved,
-    /// Linksfield fails, and is not asked for a while.
-    #[error("Linksfield has failed again and again, and is not asked for a moment")]
+    /// Linksfield fails, and is not asked for a while. (It may stop a crawl, of which pages have come.)
+    #[error("{reason}: nothing is sent now, try again after Retry-After")]
     BreakerOpen {
+        /// How it fails.
+        reason: Reason,
         /// When it is asked again.
         retry_after: Duration,
     },
@@ -319,6 +324,8 @@ pub enum Error {
     UpstreamInvalidAnswer {
         /// The answer's status.
         status: StatusCode,
+        /// What it means, in the word of metrics and logs.
+        outcome: &'static str,
         /// What is wrong with it.
         reason: InvalidAnswer,
     },
@@ -330,17 +337,21 @@ pub enum Error {
     UpstreamRedirects {
         /// The answer's status.
         status: StatusCode,
+        /// What it means, in the word of metrics and logs.
+        outcome: &'static str,
         /// Where to, if that is a host.
         host: Option<String>,
     },
     /// HTTP 429 to a query, without the vendor's envelope: a balancer's.
-    #[error("Linksfield, or a server before it, takes no more requests for now")]
+    #[error("Linksfield, or a server before it, takes no more requests for now: try again{}", .retry_after.as_ref().map_or("", |_| " after Retry-After"))]
     UpstreamThrottled {
         /// Its `Retry-After`, as it came.
         retry_after: Option<HeaderValue>,
     },
     /// HTTP 503 to a query, with a `Retry-After` and without the vendor's envelope: a balancer's.
-    #[error("Linksfield, or a server before it, says that it is unavailable for now")]
+    #[error(
+        "Linksfield, or a server before it, says that it is unavailable for now: try again after Retry-After"
+    )]
     UpstreamUnavailable {
         /// Its `Retry-After`, as it came.
         retry_after: HeaderValue,
@@ -382,8 +393,10 @@ fn words_of(error: &(dyn std::error::Error + 'static)) -> String {
 
 impl From<Open> for Error {
     fn from(open: Open) -> Self {
-        let retry_after = open.retry_after;
-        Self::BreakerOpen { retry_after }
+        Self::BreakerOpen {
+            reason: open.reason,
+            retry_after: open.retry_after,
+        }
     }
 }
 
@@ -625,8 +638,28 @@ impl Error {
         }
     }
 
-    /// What its sources say, for the log: the system's, TLS', hyper's and our own words, and none of a caller's.
+    /// What the vendor's answer means, where that is why.
+    pub fn answer_outcome(&self) -> Option<&'static str> {
+        match self.cause() {
+            Self::UpstreamInvalidAnswer { outcome, .. }
+            | Self::UpstreamRedirects { outcome, .. } => Some(outcome),
+            Self::UpstreamThrottled { .. } => Some(Outcome::Throttled.as_str()),
+            Self::UpstreamUnavailable { .. } => Some(Outcome::Transient.as_str()),
+            _ => None,
+        }
+    }
+
+    /// What its sources say, for the log: the system's, TLS', hyper's and our own words, and none of a caller's. Where the
+    /// vendor's answer is why: its status, and what is wrong with it.
     pub fn sources(&self) -> Option<String> {
+        if let Some(status) = self.answer_status() {
+            let wrong: &dyn std::fmt::Display = match self.cause() {
+                Self::UpstreamInvalidAnswer { reason, .. } => reason,
+                Self::UpstreamRedirects { .. } => &"a redirect",
+                _ => &InvalidAnswer::NotAnEnvelope,
+            };
+            return Some(format!("HTTP {}: {wrong}", status.as_u16()));
+        }
         let first = std::error::Error::source(self)?;
         let mut said: Vec<String> = Vec::new();
         for source in chain(first).map(words_of) {
@@ -657,15 +690,27 @@ impl Error {
 
     /// The response: RFC 9457 `application/problem+json` and the vendor's envelope in one object.
     pub fn to_response(&self, request_id: &RequestId) -> Response<Body> {
+        self.response(request_id, &self.to_string())
+    }
+
+    /// The same for a command that may have been carried out: whoever reads no more than its text is told too.
+    pub fn to_response_in_doubt(&self, request_id: &RequestId) -> Response<Body> {
+        let detail = match self {
+            Self::CommandInDoubt { .. } => self.to_string(), // which says where to look
+            _ => format!("{self}: it may have been carried out; look before you send it again"),
+        };
+        self.response(request_id, &detail)
+    }
+
+    fn response(&self, request_id: &RequestId, detail: &str) -> Response<Body> {
         let row = self.row();
-        let detail = self.to_string();
         let problem = Problem {
             r#type: format!("{DOCUMENT}#{}", row.code),
             title: row.title,
             status: row.status.as_u16(),
             code: row.code,
-            message: &detail,
-            detail: &detail,
+            message: detail,
+            detail,
             data: None,
             success: false,
             request_id: request_id.as_str(),
@@ -698,7 +743,7 @@ impl Error {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::Overloaded { retry_after }
-            | Self::BreakerOpen { retry_after }
+            | Self::BreakerOpen { retry_after, .. }
             | Self::QuotaExhausted { retry_after, .. } => {
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
@@ -812,10 +857,15 @@ mod tests {
             },
             E::UpstreamInvalidAnswer {
                 status,
+                outcome: "success",
                 reason: InvalidAnswer::TooLarge,
             },
             E::UpstreamMalformedAnswer(io()),
-            E::UpstreamRedirects { status, host: None },
+            E::UpstreamRedirects {
+                status,
+                outcome: "unknown",
+                host: None,
+            },
             E::UpstreamThrottled { retry_after: None },
             E::UpstreamUnavailable {
                 retry_after: HeaderValue::from_static("7"),
@@ -823,6 +873,7 @@ mod tests {
             E::DocumentTooLarge { bytes: 2, most: 1 },
             E::RefreshRefused,
             E::BreakerOpen {
+                reason: Reason::Failures,
                 retry_after: Duration::ZERO,
             },
             E::MidCrawl(Box::new(E::PagesMoved)),

@@ -20,6 +20,7 @@ use self::day::{Counted, Day};
 pub use self::day::{DayLevel, History, Thrift};
 use self::queue::{Queue, Waiting};
 use self::rate::Rate;
+use super::breaker::Reason;
 use super::error::Error;
 use super::progress::Progress;
 use super::skew::Told;
@@ -551,8 +552,10 @@ impl<T: Shareable> State<T> {
     /// Why a call is refused, if it is: no slot will be free soon, or the day's budget has ended.
     fn refusal(&self, class: Class, is_listed: bool, now: Instant) -> Option<Error> {
         if self.is_stuck() {
-            let retry_after = HELD_RETRY;
-            return Some(Error::BreakerOpen { retry_after });
+            return Some(Error::BreakerOpen {
+                reason: Reason::SlotsHeld,
+                retry_after: HELD_RETRY,
+            });
         }
         let has_reserve = class == Class::Command && is_listed;
         match class {

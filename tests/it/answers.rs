@@ -661,8 +661,18 @@ async fn what_a_balancer_says_by_its_status_is_told_as_that() {
     ];
     for (sent, status, code, retry_after, end) in rows {
         let name = format!("{} {:?}", sent.status, sent.headers);
+        let cause = code.map(|_| format!("HTTP {}: not the vendor's envelope", sent.status));
         let (upstream, gateway) = answering(move |_| sent.clone()).await;
-        let reply = gateway.page(1).await;
+        let reply = gateway.post(QUERY, &[("X-Request-Id", "query")], "{}");
+        let reply = reply.await;
+        let line = gateway.exchange_of("query").await;
+        assert_eq!(line["cause"], json!(cause), "{name}");
+        let outcome = if end == "neither" {
+            "throttled"
+        } else {
+            "transient"
+        };
+        assert_eq!(line["outcome"], outcome, "{name}");
         assert_eq!(
             (reply.status, reply.header("retry-after")),
             (status, retry_after),
@@ -674,6 +684,9 @@ async fn what_a_balancer_says_by_its_status_is_told_as_that() {
                 (status, code.into(), "yes".into()),
                 "{name}"
             );
+            let detail = reply.json()["detail"].to_string();
+            let says_when = detail.contains("try again after Retry-After");
+            assert_eq!(says_when, retry_after.is_some(), "{name}: {detail}");
         }
         assert_eq!(
             gateway
@@ -775,6 +788,8 @@ async fn a_redirect_is_not_handed_on_and_the_log_names_its_host() {
             let line = gateway.exchange_of(request).await;
             assert_eq!(line["redirect_host"], "login.example:8443", "{line}");
         }
+        let line = gateway.exchange_of("query").await;
+        assert_eq!(line["cause"], format!("HTTP {status}: a redirect"));
         assert!(!gateway.output().contains("sign-in"), "only the host");
         assert_eq!(upstream.calls(), 2);
     }

@@ -100,6 +100,10 @@ async fn what_the_demo_prints_works_when_it_is_pasted() {
         (lost.status, &lost.json()["sent"]),
         (502, &json!("unknown"))
     );
+    assert_eq!(lost.header("x-linksfield-in-doubt"), Some("true"));
+    assert!(text.contains("x-linksfield-in-doubt: true"), "{text}");
+    let detail = lost.json()["detail"].to_string();
+    assert!(detail.contains("look before you send it again"), "{detail}");
 
     let metrics = commands[8]
         .split_whitespace()

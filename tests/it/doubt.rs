@@ -214,6 +214,10 @@ async fn each_way_to_be_in_doubt_is_told_logged_and_counted_once_with_a_key_or_w
                 "{name}"
             );
             assert_eq!((ordered.counted, ordered.failed), (1.0, 1.0), "{name}");
+            if line["error"].is_string() {
+                let detail = ordered.reply.json()["detail"].to_string();
+                assert!(detail.contains("look before you send it again"), "{detail}");
+            }
 
             let Some(key) = key else { continue };
             let calls = upstream.calls();

@@ -161,6 +161,8 @@ async fn an_open_breaker_asks_nothing_serves_old_pages_and_closes_when_one_call_
     assert_eq!(gateway.metric("upstream_breaker_open", &[]).await, 1.0);
     let refused = gateway.page(12).await;
     assert_eq!(refused.problem(), (503, "breaker_open".into(), "no".into()));
+    let detail = refused.json()["detail"].to_string();
+    assert!(detail.contains("failed again and again"), "{detail}");
     assert!(refused.header("retry-after").is_some());
     assert_eq!(gateway.order().await.problem().1, "breaker_open");
     let stale = gateway.page(1).await;

@@ -67,6 +67,8 @@ async fn a_vendor_that_does_not_notice_a_close_never_has_more_calls_than_it_allo
     for reply in [query.await, gateway.post(ORDER, &patient, BODY).await] {
         let refused = (503, "breaker_open".into(), "no".into());
         assert_eq!(reply.problem(), refused, "at once");
+        let detail = reply.json()["detail"].to_string();
+        assert!(detail.contains("every connection"), "{detail}");
         assert!(reply.header("retry-after").is_some());
     }
     assert_eq!(gateway.metric("upstream_breaker_open", &[]).await, 1.0);

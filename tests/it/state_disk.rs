@@ -76,6 +76,8 @@ async fn while_the_disk_hangs_calls_go_on_keyed_commands_are_refused_and_afterwa
     let first = ["first", "second", "third"].map(|key| order(&gateway, key));
     for refused in futures::future::join_all(first).await {
         assert_eq!(refused.problem(), unavailable());
+        let detail = refused.json()["detail"].to_string();
+        assert!(detail.contains("again with the same key"), "{detail}");
     }
     until("it is known to hang", async || failing(&gateway).await).await;
     let calls = upstream.calls();
