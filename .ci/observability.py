@@ -299,7 +299,6 @@ DOUBTS = {
     "upgrade": b"HTTP/1.1 101 Answer\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     "broken-head": answer(200, OK).replace(b"Content-Length:", b"Content-Length :"),
     "caller-gone": answer(502, b""),
-    "caller-gave-up": answer(200, OK),
 }
 # And ways that say what became of it.
 CLEAR = {
@@ -308,6 +307,11 @@ CLEAR = {
     "no-content": b"HTTP/1.1 204 Answer\r\n\r\n",
     "not-found": answer(404, b"<html>"),
     "throttled": answer(429, b""),
+}
+# And ways to be in doubt until the answer comes, after the command's time or its caller's: they count, and are looked up no more.
+LATE = {
+    "answered-late": answer(200, OK),
+    "caller-gave-up": answer(200, OK),
 }
 
 
@@ -335,8 +339,9 @@ class Vendor:
             request.read(length)
             if way.startswith("caller-"):
                 self.asked.release()
+            if way.startswith("caller-") or way in LATE:
                 self.callers_have_gone.wait(PATIENCE)
-            said = {**DOUBTS, **CLEAR}[way]
+            said = {**DOUBTS, **CLEAR, **LATE}[way]
             if said is None:
                 peer.recv(1)
             else:
@@ -353,7 +358,10 @@ def check_doubts(binary, folder):
     vendor, port, admin = Vendor(), free_port(), free_port()
     prometheus = Prometheus(folder, admin)
     (folder / "secret").write_text(SECRET)
-    routes = "".join(f'[routes."/doubt/{way}"]\nkind = "command"\ntimeout = "{1 if way == "timed-out" else 30}s"\n' for way in [*DOUBTS, *CLEAR])
+    routes = "".join(
+        f'[routes."/doubt/{way}"]\nkind = "command"\ntimeout = "{1 if way in ("timed-out", "answered-late") else 30}s"\n'
+        for way in [*DOUBTS, *CLEAR, *LATE]
+    )
     config = folder / "gateway.toml"
     config.write_text(f"""
 [server]
@@ -367,6 +375,7 @@ max_answer = "4KiB"
 [upstream.limits]
 requests_per_second = "none"
 requests_per_day = "none"
+connections = 8 # some are held until the end
 [upstream.breaker]
 consecutive = 1000
 min_calls = 1000
@@ -391,6 +400,11 @@ secret_file = "{folder}/secret"
         shown = subprocess.run(["bash", "-c", jq], cwd=folder, check=True, capture_output=True, text=True).stdout
         return {json.loads(line)["request_id"] for line in shown.splitlines()}
 
+    def answered_late():
+        lines = map(json.loads, (folder / "gateway.log").read_text().splitlines())
+        ends = ("command finished without its caller", "command answered after its time")
+        return {line["request_id"] for line in lines if line["message"] in ends}
+
     def counted():
         return {labels["route"] for labels, _ in prometheus.series(promql)}
 
@@ -401,11 +415,12 @@ secret_file = "{folder}/secret"
         wait("the gateway is ready", lambda: ask(admin, "GET", "/readyz")[0] == 200)
         wait("Prometheus is ready", prometheus.ready)
         wait("two scrapes", lambda: prometheus.values(f"count_over_time({PREFIX}build_info[1m]) >= 2"))
-        for way in [*DOUBTS, *CLEAR]:
+        for way in [*DOUBTS, *CLEAR, *LATE]:
             if way == "caller-gone":
                 leave(way)
-            elif way == "caller-gave-up":
-                command(way, **{"x-request-timeout": "1s"})
+            elif way in LATE:
+                command(way, **({"x-request-timeout": "1s"} if way == "caller-gave-up" else {}))
+                wait(f"the runbook's jq finds what is not answered yet: {way}", lambda: f"order-{way}" in logged())
             elif way == "too-large":
                 with contextlib.suppress(http.client.IncompleteRead):
                     command(way)
@@ -415,10 +430,15 @@ secret_file = "{folder}/secret"
         for way in DOUBTS:
             wait(f"the runbook's jq finds what is in doubt: {way}", lambda: f"order-{way}" in logged())
             wait(f"the runbook's PromQL counts what is in doubt: {way}", lambda: f"/doubt/{way}" in counted())
+        for way in LATE:
+            wait(f"an answer comes late: {way}", lambda: f"order-{way}" in answered_late())
+            wait(f"the runbook's PromQL counts what was in doubt: {way}", lambda: f"/doubt/{way}" in counted())
+            if f"order-{way}" in logged():
+                fail(f"the runbook's jq leaves out what ended well: {way}")
         wrong = {way for way in CLEAR if f"order-{way}" in logged() or f"/doubt/{way}" in counted()}
         if wrong:
             fail(f"the runbook finds only what is in doubt: {wrong}")
-    passed(f"the runbook's look-ups find each of {len(DOUBTS)} ways to be in doubt, and none of {len(CLEAR)} that are clear")
+    passed(f"the runbook's look-ups find each of {len(DOUBTS)} ways to be in doubt, and none of {len(CLEAR)} that are clear or {len(LATE)} that ended well later")
 
 
 def check_live(binary, dashboard, folder):

@@ -44,7 +44,7 @@ ROWS = [
         ("How old are the answers?", "timeseries", "s", 8, "Age of pages from memory: the median, and what one in a hundred exceeds.",
          [("histogram_quantile(0.5, sum by (le) (rate(@served_age_seconds_bucket[$__rate_interval])))", "median"),
           ("histogram_quantile(0.99, sum by (le) (rate(@served_age_seconds_bucket[$__rate_interval])))", "99 %")]),
-        ("Commands in doubt", "stat", "short", 4, "Commands that left and ended as 5xx, 408, a transient code, cut, timed out, too large or unreadable, within the time shown; and the keys in doubt now, with those found at a start. Look what they did before any is repeated: docs/runbook.md.",
+        ("Commands in doubt", "stat", "short", 4, "Commands that left and ended as 5xx, 408, a transient code, cut, timed out, too large or unreadable, or as the answer that nothing classifies while that is the usual one, within the time shown; and the keys in doubt now, with those found at a start. Look what they did before any is repeated: docs/runbook.md.",
          [("sum by (route, tenant) (increase(@commands_unknown_outcome_total[$__range])) > 0", "{{tenant}} {{route}}"),
           ("sum(@idempotency_keys{state=\"in_doubt\"})", "keys now")]),
         ("One version and configuration?", "table", "short", 4, "How many processes run which version and which configuration. More than one row of each: a change has not reached all.",

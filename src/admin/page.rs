@@ -236,8 +236,13 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
         add(BAD, text.replace("{}", &in_doubt.to_string()));
     }
     if totals.commands_unknown > 0 {
-        let text = "Commands that were in doubt, with a key or without, since the start: {}.";
-        add(WARN, text.replace("{}", &grouped(totals.commands_unknown)));
+        let (all, late) = (totals.commands_unknown, totals.commands_answered_late);
+        let text = format!(
+            "Commands that were in doubt, with a key or without, since the start: {}. Answered later: {}. The log names each (in_doubt).",
+            grouped(all),
+            grouped(late)
+        );
+        add(WARN, text);
     }
     match snapshot.quota.thrift {
         0 => {}
@@ -258,7 +263,10 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
         let text = "The clocks are apart: Linksfield's is";
         add(
             WARN,
-            format!("{text} {}. Timestamps are signed.", ahead(seconds)),
+            format!(
+                "{text} {}. Signatures carry the time, so Linksfield may refuse them all: see the node's time service.",
+                ahead(seconds)
+            ),
         );
     }
     if let Some(at) = certificate_end(snapshot).filter(|at| *at < shown.now + CERTIFICATE_ENDS_SOON)

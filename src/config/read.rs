@@ -48,10 +48,15 @@ fn syntax(text: &str, error: &toml::de::Error) -> Problem {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
+    let remedy = if error.message().starts_with("duplicate key") {
+        "a section and a key stand once: put the line under the section that is there"
+    } else {
+        "correct this place; text stands in double quotes, a key with a slash as well"
+    };
     Problem::new(
         format!("line {line}, column {column}"),
         format!("not TOML: {}", error.message()),
-        "correct this place; text stands in double quotes, a key with a slash as well",
+        remedy,
     )
 }
 

@@ -206,7 +206,7 @@ impl Families {
             commands_unknown_outcome: counters(
                 &registry,
                 "commands_unknown_outcome_total",
-                "Commands in doubt, with a key or without: they left, and ended as 5xx, 408, a transient code, cut, timed out, too large or unreadable.",
+                "Commands in doubt, with a key or without: they left, and ended as 5xx, 408, a transient code, cut, timed out, too large or unreadable, or as the answer that nothing classifies while that is the usual one.",
                 &["route", "tenant"],
             ),
             commands_answered_late: counters(

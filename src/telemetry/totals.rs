@@ -31,6 +31,8 @@ pub struct Totals {
     pub call_seconds: f64,
     /// Commands that were in doubt.
     pub commands_unknown: u64,
+    /// Those of them whose answer came after their time.
+    pub commands_answered_late: u64,
     /// Those of each tenant, by its label.
     pub commands_unknown_by_tenant: BTreeMap<String, u64>,
     /// The failures that were the last, the youngest first.
@@ -65,6 +67,7 @@ impl Metrics {
         let requests = series(&families.requests);
         let calls = series(&families.upstream_requests);
         let unknown = series(&families.commands_unknown_outcome);
+        let late = series(&families.commands_answered_late);
         let mut all = Requests::default();
         for one in &requests {
             all.count(one);
@@ -83,6 +86,7 @@ impl Metrics {
                 .map(|one| one.get_histogram().get_sample_sum())
                 .sum(),
             commands_unknown: unknown.iter().map(count).sum(),
+            commands_answered_late: late.iter().map(count).sum(),
             commands_unknown_by_tenant: counts_by("tenant", &unknown),
             failures: families.recent.all(),
         }

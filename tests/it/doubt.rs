@@ -16,7 +16,6 @@ const ORDER: &str = "/package/orderPackage";
 fn patient(upstream: &Upstream) -> Builder {
     gateway(upstream)
         .set("upstream.max_answer", "\"4KiB\"")
-        .set("upstream.hold", "\"1ms\"")
         .set("upstream.breaker.consecutive", "1000")
         .set("upstream.breaker.min_calls", "1000")
         .set("upstream.codes.transient", "[\"3003\"]")

@@ -149,6 +149,9 @@ async fn an_order_that_is_answered_late_is_in_doubt_until_then_and_no_longer() {
     assert_eq!(upstream.calls(), 1);
     let settled = gateway.metric("commands_answered_late_total", &[]).await;
     assert_eq!(settled, 1.0);
+    let page = String::from_utf8(gateway.admin("/").await.body).unwrap();
+    let told = "since the start: 1. Answered later: 1. The log names each (in_doubt).";
+    assert!(page.contains(told), "{page}");
     let line = gateway
         .log()
         .into_iter()

@@ -242,6 +242,24 @@ fn a_syntax_error_tells_its_place_and_nothing_of_the_line() {
 }
 
 #[test]
+fn a_section_or_a_key_that_stands_twice_is_told_where_its_line_belongs() {
+    for (text, place) in [
+        ("[server]\n[log]\n[server]\ncommands = false\n", "line 3"),
+        ("[server]\ncommands = true\ncommands = false\n", "line 3"),
+        ("[tenants.a]\n[tenants.a]\ncommands = false\n", "line 2"),
+        (
+            "server.commands = true\nserver.commands = false\n",
+            "line 2",
+        ),
+        ("server = { commands = true, commands = false }\n", "line 1"),
+    ] {
+        let found = problems(text);
+        assert!(found[0].key.starts_with(place), "{found:#?}");
+        assert!(found[0].remedy.contains("stand once"), "{found:#?}");
+    }
+}
+
+#[test]
 fn no_message_quotes_a_value() {
     const MARK: &str = "s3cr3t-hunter2";
     let mut leaves = Vec::new();
