@@ -21,17 +21,18 @@
 //!    A **command** (`gateway/command.rs`) that comes with an idempotency key asks `gateway/keys.rs` whether one was sent
 //!    under it. Its request drives it; where that has gone, it goes on as a task of its own. It raises the *generation* of
 //!    what it may change: right before its first byte, and again after any outcome but "proven not sent".
-//! 7. `gateway/call.rs` makes the call, and where a query fails and the budget allows, another one; nothing is
-//!    asked while the *breaker* is open, or against a *brake* (`gateway/brakes.rs`), which is looked at once more as the
-//!    first byte leaves. `gateway/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a
-//!    part of one, and no call is made that can no longer be answered in time by then; `gateway/upstream.rs` connects it; an
-//!    idempotency key, and how many calls the day has seen, are written to [`state`]; `gateway/sign.rs` signs with the time
-//!    of now, after the permit and anew for each attempt; then the bytes leave.
+//! 7. `gateway/call.rs` makes the call, and where a query fails and the budget allows, another one. Nothing is asked while
+//!    the *breaker* is open, nor against a *brake* (`gateway/brakes.rs`), which is looked at once more as the first byte
+//!    leaves. `gateway/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a part of one, and no call is
+//!    made that can no longer be answered in time by then; `gateway/upstream.rs` connects it; an idempotency key, and how
+//!    many calls the day has seen, are written to [`state`]; `gateway/sign.rs` signs with the time of now, after the permit
+//!    and anew for each attempt; then the bytes leave. A call whose time has passed *holds* its slot until the vendor has
+//!    ended it.
 //! 8. Of HTTP/1.1, `gateway/upstream/head.rs` looks at each head before hyper does: what is odd where nobody needs it is
-//!    forgiven, what frames the body never is. `gateway/upstream.rs` says what the answer means, by HTTP status and by the envelope's `code`. Only a success of
-//!    the expected shape is stored. An answer that nothing classifies is passed on, until it is the usual one
-//!    (`gateway/unclassified.rs`). Whether a command may have been carried out without anybody knowing has one rule
-//!    (`gateway/doubt.rs`).
+//!    forgiven, what frames the body never is. `gateway/upstream.rs` says what the answer means, by HTTP status and by the
+//!    envelope's `code`. Only a success of the expected shape is stored. An answer that nothing classifies is passed on,
+//!    until it is the usual one (`gateway/unclassified.rs`). Whether a command is *in doubt* (it may have been carried out
+//!    without anybody knowing) has one rule (`gateway/doubt.rs`).
 //! 9. `gateway/error.rs` makes a failure a response. [`telemetry`] records the exchange: one histogram, and one log line, which
 //!    a thread of its own writes.
 //!
