@@ -303,6 +303,7 @@ impl Gateway {
             Err(error) => {
                 exchange.error = Some(error.code());
                 exchange.cause = error.sources();
+                exchange.outcome = error.answer_outcome();
                 exchange.redirect_host = error.redirect_host().map(str::to_owned);
                 exchange.fault = Some(error.fault().as_str());
                 exchange.sent = Some(error.sent().as_str());
@@ -538,6 +539,7 @@ impl Gateway {
             };
         } else {
             exchange.sent = Some(Sent::Yes.as_str());
+            exchange.outcome = Some(head.outcome);
         }
         Ok(response::of_page(&found))
     }

@@ -479,7 +479,9 @@ impl Gateway {
         };
         let verdict = usual.end(&Said::of(told.ok(), end), asked, now);
         match verdict.news {
-            Some(News::Begins(answer)) => metrics.episode_begins(route, tenant, &answer),
+            Some(News::Begins(answer)) => {
+                metrics.episode_begins(route, tenant, &answer, answer.remedy());
+            }
             Some(News::Ends) => metrics.episode_ends(route, tenant),
             None => {}
         }

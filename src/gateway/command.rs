@@ -134,6 +134,7 @@ impl Gateway {
             response::fault_of(answer.outcome)
         };
         exchange.fault = fault.map(Fault::as_str);
+        exchange.outcome = Some(answer.outcome.as_str());
         exchange.vendor_code.clone_from(&answer.vendor_code);
         exchange.redirect_host.clone_from(&answer.redirect_host);
         exchange.sent = Some(Sent::Yes.as_str());

@@ -21,6 +21,7 @@ use super::params::{Object, Params, Value, parse_object, write_object};
 use super::progress::Progress;
 use super::response::{self, Expected};
 use super::route::Policy;
+use super::upstream::Outcome;
 use super::{Call, Errand, Gateway};
 use crate::clock::Moment;
 use crate::config::CRAWLS;
@@ -246,10 +247,13 @@ impl Gateway {
     }
 }
 
-/// Of a page that came with HTTP 200.
+/// Of a page that came as a success.
 fn invalid(reason: InvalidAnswer) -> Error {
-    let status = StatusCode::OK;
-    Error::UpstreamInvalidAnswer { status, reason }
+    Error::UpstreamInvalidAnswer {
+        status: StatusCode::OK,
+        outcome: Outcome::Success.as_str(),
+        reason,
+    }
 }
 
 impl Crawl {

@@ -13,6 +13,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::breaker::{Open, Reason};
+use super::upstream::Outcome;
 use crate::body::{Body, ReadError};
 use crate::id::RequestId;
 use crate::state::WriteError;
@@ -323,6 +324,8 @@ pub enum Error {
     UpstreamInvalidAnswer {
         /// The answer's status.
         status: StatusCode,
+        /// What it means, in the word of metrics and logs.
+        outcome: &'static str,
         /// What is wrong with it.
         reason: InvalidAnswer,
     },
@@ -334,6 +337,8 @@ pub enum Error {
     UpstreamRedirects {
         /// The answer's status.
         status: StatusCode,
+        /// What it means, in the word of metrics and logs.
+        outcome: &'static str,
         /// Where to, if that is a host.
         host: Option<String>,
     },
@@ -633,6 +638,17 @@ impl Error {
         }
     }
 
+    /// What the vendor's answer means, where that is why.
+    pub fn answer_outcome(&self) -> Option<&'static str> {
+        match self.cause() {
+            Self::UpstreamInvalidAnswer { outcome, .. }
+            | Self::UpstreamRedirects { outcome, .. } => Some(outcome),
+            Self::UpstreamThrottled { .. } => Some(Outcome::Throttled.as_str()),
+            Self::UpstreamUnavailable { .. } => Some(Outcome::Transient.as_str()),
+            _ => None,
+        }
+    }
+
     /// What its sources say, for the log: the system's, TLS', hyper's and our own words, and none of a caller's. Where the
     /// vendor's answer is why: its status, and what is wrong with it.
     pub fn sources(&self) -> Option<String> {
@@ -841,10 +857,15 @@ mod tests {
             },
             E::UpstreamInvalidAnswer {
                 status,
+                outcome: "success",
                 reason: InvalidAnswer::TooLarge,
             },
             E::UpstreamMalformedAnswer(io()),
-            E::UpstreamRedirects { status, host: None },
+            E::UpstreamRedirects {
+                status,
+                outcome: "unknown",
+                host: None,
+            },
             E::UpstreamThrottled { retry_after: None },
             E::UpstreamUnavailable {
                 retry_after: HeaderValue::from_static("7"),

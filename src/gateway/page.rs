@@ -31,6 +31,8 @@ pub struct Head {
     pub more_headers: Box<[(HeaderName, HeaderValue)]>,
     /// If it is no success, whose fault that is.
     pub fault: Option<Fault>,
+    /// What it means, in the word of metrics and logs.
+    pub outcome: &'static str,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
 }
@@ -42,13 +44,14 @@ static KNOWN: Mutex<Vec<Weak<Head>>> = Mutex::new(Vec::new());
 const MOST_KNOWN: usize = 16;
 
 impl Head {
-    /// One that says nothing but its status.
+    /// That of a success, which says nothing but its status.
     pub fn of(status: StatusCode) -> Self {
         Self {
             status,
             content_type: None,
             more_headers: Box::default(),
             fault: None,
+            outcome: "success",
             vendor_code: None,
         }
     }

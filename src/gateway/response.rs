@@ -47,6 +47,7 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Moment) -> Result
     let invalid = |reason| {
         Err(Error::UpstreamInvalidAnswer {
             status: answer.status,
+            outcome: answer.outcome.as_str(),
             reason,
         })
     };
@@ -105,6 +106,7 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Moment) -> Result
             .flat_map(|name| all(name).map(|value| (name.clone(), value)))
             .collect(),
         fault: fault_of(answer.outcome),
+        outcome: answer.outcome.as_str(),
         vendor_code: answer.vendor_code,
     };
     let page = Page {
@@ -132,7 +134,11 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Moment) -> Result
 fn error_of(answer: &Answer) -> Option<Error> {
     let (status, host) = (answer.status, answer.redirect_host.clone());
     if status.is_redirection() {
-        return Some(Error::UpstreamRedirects { status, host });
+        return Some(Error::UpstreamRedirects {
+            status,
+            outcome: answer.outcome.as_str(),
+            host,
+        });
     }
     if answer.is_envelope || answer.is_encoded() {
         return None;

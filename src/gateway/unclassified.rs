@@ -19,7 +19,7 @@ use hyper::StatusCode;
 use tokio::time::Instant;
 
 use super::breaker::{End, Open, Reason};
-use super::upstream::{Answer, Outcome};
+use super::upstream::{Answer, Outcome, SUCCESS};
 
 /// Of the last answers so many in ten are alike,
 const TENTHS: usize = 9;
@@ -63,11 +63,24 @@ impl Meaning {
             _ => None,
         }
     }
+
+    /// What somebody can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Code(code) if code != SUCCESS => {
+                "tell the vendor; if it is no failure, put the code into the list of upstream.codes that says what it means"
+            }
+            _ => {
+                "tell the vendor, or whoever runs the proxy before it; no list of upstream.codes can have this"
+            }
+        }
+    }
 }
 
 impl std::fmt::Display for Meaning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Code(code) if code == SUCCESS => write!(f, "{code:?} without success"),
             Self::Code(code) => write!(f, "code {code}"),
             Self::Status(status) => write!(f, "HTTP {status}"),
         }

@@ -37,7 +37,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::answer::Meaning;
-pub use self::answer::{Outcome, Shape};
+pub use self::answer::{Outcome, SUCCESS, Shape};
 use self::connection::{
     Connection, Farewell, Payload, Socket, is_malformed, open_http1, open_http2,
 };

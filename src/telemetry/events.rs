@@ -99,9 +99,8 @@ impl Metrics {
     }
 
     /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the usual one there.
-    pub fn episode_begins(&self, route: usize, tenant: usize, answer: &dyn Display) {
+    pub fn episode_begins(&self, route: usize, tenant: usize, answer: &dyn Display, remedy: &str) {
         let (route, tenant) = self.names(route, tenant);
-        let remedy = "tell the vendor; if it is no failure, put the code into the list of upstream.codes that says what it means";
         warn!(
             tenant,
             route,

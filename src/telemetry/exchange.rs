@@ -46,6 +46,8 @@ pub struct Exchange<'a> {
     /// May a command have been carried out without anybody knowing? None for a query, and for a command whose caller left
     /// before its end.
     pub in_doubt: Option<bool>,
+    /// What Linksfield's answer means; none where no call was made for it, or none was answered.
+    pub outcome: Option<&'static str>,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
     /// Was no call of Linksfield made for it?
@@ -120,6 +122,7 @@ impl Exchange<'_> {
         let span_id = trace.and_then(Trace::span).map(display);
         let replayed = self.is_replay.then_some(true);
         let (vendor_code, error) = (self.vendor_code.as_deref(), self.error);
+        let outcome = self.outcome;
         let (sent, in_doubt) = (self.sent, self.in_doubt);
         let (cause, redirect_host) = (self.cause.as_deref(), self.redirect_host.as_deref());
         let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
@@ -140,6 +143,7 @@ impl Exchange<'_> {
                     tenant,
                     route,
                     result,
+                    outcome,
                     vendor_code,
                     error,
                     cause,
@@ -184,6 +188,7 @@ impl Metrics {
             redirect_host: None,
             sent: None,
             in_doubt: None,
+            outcome: None,
             vendor_code: None,
             saved_a_call: false,
             is_replay: false,

@@ -667,6 +667,12 @@ async fn what_a_balancer_says_by_its_status_is_told_as_that() {
         let reply = reply.await;
         let line = gateway.exchange_of("query").await;
         assert_eq!(line["cause"], json!(cause), "{name}");
+        let outcome = if end == "neither" {
+            "throttled"
+        } else {
+            "transient"
+        };
+        assert_eq!(line["outcome"], outcome, "{name}");
         assert_eq!(
             (reply.status, reply.header("retry-after")),
             (status, retry_after),

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use crate::support::client::post;
 use crate::support::gateway::Gateway;
-use crate::support::{Gate, connect, gateway, page, until, upstream};
+use crate::support::{Gate, connect, failure, gateway, page, until, upstream};
 
 const QUERY: &str = "/package/queryOrder";
+const ORDER: &str = "/package/orderPackage";
 const BODY: &str = r#"{"page_no":1,"page_size":2}"#;
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -159,6 +160,35 @@ async fn a_line_names_the_trace_of_its_request_and_linksfield_hears_nothing_of_i
             .iter()
             .all(|request| request.header("traceparent").is_none())
     );
+}
+
+#[tokio::test]
+async fn a_line_says_what_the_answer_means_that_came_for_it_and_none_where_none_came() {
+    let upstream = upstream()
+        .script(|request| match request.path() {
+            "/cube/v4/package/queryOrder" => page(1, 2, 105),
+            _ => failure("0000"),
+        })
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let no_store = ("Cache-Control", "no-store");
+    let key = ("Idempotency-Key", "once");
+    let rows = [
+        ("a-miss", QUERY, BODY, None, json!("success")),
+        ("a-hit", QUERY, BODY, None, Value::Null),
+        ("a-bypass", QUERY, BODY, Some(no_store), json!("success")),
+        ("a-refusal", QUERY, "[", None, Value::Null),
+        ("a-command", ORDER, "{}", Some(key), json!("unknown")),
+        ("a-replay", ORDER, "{}", Some(key), Value::Null),
+    ];
+    for (request_id, path, body, header, outcome) in rows {
+        let id = [("X-Request-Id", request_id)];
+        let headers: Vec<_> = id.into_iter().chain(header).collect();
+        gateway.post(path, &headers, body).await;
+        let line = gateway.exchange_of(request_id).await;
+        assert_eq!(line["outcome"], outcome, "{line}");
+    }
 }
 
 #[tokio::test]

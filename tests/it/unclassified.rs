@@ -174,7 +174,14 @@ async fn each_kind_of_unclassified_answer_can_become_the_usual_one() {
         |_, _| Some(raw(400, "").header("Content-Type", "text/html")),
         |_, _| Some(raw(302, "").header("Location", "https://elsewhere/")),
     ];
-    for mood in 1..=moods.len() {
+    let told_as = [
+        ("code 9001", "unknown", true),
+        ("\"0000\" without success", "unknown", false),
+        ("HTTP 404", "caller_error", false),
+        ("HTTP 400", "caller_error", false),
+        ("HTTP 302", "unknown", false),
+    ];
+    for (mood, (answer, outcome, has_list)) in (1..).zip(told_as) {
         let vendor = vendor(moods.clone()).await;
         let gateway = patient(&vendor).run().await;
         let old = gateway.page(1).await;
@@ -183,6 +190,17 @@ async fn each_kind_of_unclassified_answer_can_become_the_usual_one() {
             gateway.page(number).await;
         }
         assert!(is_open(&gateway).await, "{mood}");
+        until("it is told", async || told(&gateway, BEGINS).count() == 1).await;
+        let line = told(&gateway, BEGINS).next().unwrap();
+        assert_eq!(line["answer"], answer, "{line}");
+        let remedy = line["remedy"].as_str().unwrap();
+        assert_eq!(remedy.contains("put the code into the list"), has_list);
+        until("each line has the outcome of its call", async || {
+            let lines = told(&gateway, "exchange finished");
+            let of_calls = lines.filter(|line| line["outcome"] == outcome);
+            of_calls.count() as u64 == ENOUGH
+        })
+        .await;
         assert_eq!(gateway.page(1).await.body, old.body, "{mood}");
         assert_eq!(vendor.upstream.calls() as u64, ENOUGH + 1, "{mood}");
     }

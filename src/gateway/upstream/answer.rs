@@ -92,7 +92,7 @@ impl Shape {
 }
 
 /// The code of a success.
-const SUCCESS: &str = "0000";
+pub const SUCCESS: &str = "0000";
 
 /// The vendor's envelope: `{"code": …, "data": …, "message": …, "success": …}`.
 #[derive(Debug, Deserialize)]
