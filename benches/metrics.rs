@@ -72,6 +72,7 @@ fn snapshot() -> Snapshot {
         },
         keys: Keys::default(),
         state_store_failing: false,
+        state_store_failed: false,
         slots_held: 0,
         breaker_open: false,
         episodes: Vec::new(),

@@ -695,6 +695,7 @@ impl Gateway {
             quota: self.quota_levels(),
             keys: self.0.keys.census(),
             state_store_failing: self.0.keys.store_is_failing(),
+            state_store_failed: self.0.keys.store_has_failed(),
             slots_held: self.0.quota.slots_held(),
             breaker_open: self.0.breaker.is_open(),
             episodes: self.episodes(),

@@ -247,6 +247,11 @@ impl Store {
     pub fn is_failing(&self) -> bool {
         self.0.is_failing()
     }
+
+    /// Has the last write failed?
+    pub fn has_failed(&self) -> bool {
+        self.0.has_failed()
+    }
 }
 
 fn carry_out(database: &Database, work: Work) -> Result<(), WriteError> {

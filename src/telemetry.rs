@@ -132,6 +132,8 @@ pub struct Snapshot {
     pub keys: Keys,
     /// Did the last write to the directory of state fail?
     pub state_store_failing: bool,
+    /// Did it fail, so that a restart is needed?
+    pub state_store_failed: bool,
     /// Connections that were given up, and that the vendor has not ended.
     pub slots_held: usize,
     /// Is the vendor not asked now, or by one call at a time?

@@ -195,6 +195,15 @@ impl Page<'_> {
 fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Concern> {
     let mut all = Vec::new();
     let mut add = |weight, text: String| all.push(Concern { weight, text });
+    if snapshot.state_store_failing {
+        let text = "server.state_dir cannot be written, or its disk hangs: commands with an idempotency key are refused, all else goes on. See the log and the runbook (StateStoreLost).";
+        let remedy = if snapshot.state_store_failed {
+            " A write has failed: restart once the disk is well."
+        } else {
+            ""
+        };
+        add(BAD, format!("{text}{remedy}"));
+    }
     if shown.is_draining {
         add(
             WARN,

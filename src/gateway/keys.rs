@@ -164,6 +164,11 @@ impl Keys {
     pub fn store_is_failing(&self) -> bool {
         self.0.store.as_ref().is_some_and(Store::is_failing)
     }
+
+    /// Has the last write failed? The store is of no use any more then, until a restart.
+    pub fn store_has_failed(&self) -> bool {
+        self.0.store.as_ref().is_some_and(Store::has_failed)
+    }
 }
 
 /// A key with what it belongs to, and what was asked with it; as hashes.

@@ -109,7 +109,12 @@ impl Writer {
 
     /// Does one hang, or has the last one failed?
     pub fn is_failing(&self) -> bool {
-        self.0.0.has_failed.load(Ordering::Relaxed) || self.hangs()
+        self.has_failed() || self.hangs()
+    }
+
+    /// Has the last one failed?
+    pub fn has_failed(&self) -> bool {
+        self.0.0.has_failed.load(Ordering::Relaxed)
     }
 
     /// How often a write has hung.

@@ -4,7 +4,9 @@ use serde_json::json;
 
 use crate::support::answer::{Fault, raw};
 use crate::support::client::post;
-use crate::support::{Gateway, Reply, connect, failure, gateway, page, success, until, upstream};
+use crate::support::{
+    Gateway, Reply, Shim, connect, failure, gateway, page, success, until, upstream,
+};
 
 const TOKEN: &str = "admin-token-0123456789";
 const EVIL: &str = r#"<script>alert("1")</script>&'"#;
@@ -123,6 +125,38 @@ async fn the_page_says_what_somebody_has_to_know_first() {
     assert!(refused.contains("UTC: refused"), "{refused}");
     let configuration = refused.split("<pre id=\"configuration\"").nth(1);
     assert!(configuration.unwrap().contains("commands = false"));
+}
+
+#[tokio::test]
+async fn the_page_says_first_that_the_state_disk_hangs() {
+    let upstream = upstream().run().await;
+    let (folder, shim) = (tempfile::tempdir().unwrap(), Shim::new());
+    let path = folder.path().join("state");
+    let gateway = gateway(&upstream)
+        .set("server.state_dir", &format!("{:?}", path.to_str().unwrap()))
+        .under(&shim)
+        .run()
+        .await;
+    let lost = "server.state_dir cannot be written, or its disk hangs";
+    let (_, before) = look(&gateway, "").await;
+    assert!(!before.contains(lost));
+    shim.hang();
+    let key = [("Idempotency-Key", "one")];
+    let refused = gateway.post("/package/orderPackage", &key, "{}").await;
+    assert_eq!(refused.problem().1, "state_store_unavailable");
+    gateway.rewrite("upstream.paused", "true");
+    assert_eq!(gateway.reload().await.status, 200);
+    until("it is known to hang", async || {
+        let (_, page) = look(&gateway, "").await;
+        let paused = page.find("upstream.paused is on").unwrap();
+        page.find(lost).is_some_and(|place| place < paused) && !page.contains("restart once")
+    })
+    .await;
+    shim.let_go();
+    until("it hangs no more", async || {
+        !look(&gateway, "").await.1.contains(lost)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -195,9 +195,12 @@ async fn each_kind_of_unclassified_answer_can_become_the_usual_one() {
         assert_eq!(line["answer"], answer, "{line}");
         let remedy = line["remedy"].as_str().unwrap();
         assert_eq!(remedy.contains("put the code into the list"), has_list);
-        let lines: Vec<_> = told(&gateway, "exchange finished").collect();
-        let of_calls = lines.iter().filter(|line| line["outcome"] == outcome);
-        assert_eq!(of_calls.count() as u64, ENOUGH, "{mood}: {lines:?}");
+        until("each line has the outcome of its call", async || {
+            let lines = told(&gateway, "exchange finished");
+            let of_calls = lines.filter(|line| line["outcome"] == outcome);
+            of_calls.count() as u64 == ENOUGH
+        })
+        .await;
         assert_eq!(gateway.page(1).await.body, old.body, "{mood}");
         assert_eq!(vendor.upstream.calls() as u64, ENOUGH + 1, "{mood}");
     }
