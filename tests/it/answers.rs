@@ -594,7 +594,7 @@ async fn an_answer_to_a_command_that_cannot_be_read_is_not_given_again() {
         ("a refusal in HTML", raw(404, "<html>"), true),
         (
             "until the connection ends, by an old coding, cut",
-            wire("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 40\r\n\r\n[1]")
+            wire("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n[1]")
                 .fault(Fault::WireThenClose),
             false,
         ),
@@ -608,6 +608,34 @@ async fn an_answer_to_a_command_that_cannot_be_read_is_not_given_again() {
         assert_eq!(is_replay(&second), is_kept, "{name}: {second:?}");
         assert_eq!(upstream.calls(), 1, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_length_beside_the_coding_identity_tells_where_the_body_ends() {
+    let (upstream, gateway) = answering(|request| {
+        let body = body_for(request);
+        let length = body.len() + usize::from(request.path().ends_with("/cut"));
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let fault = match request.path().ends_with("/cut") {
+            true => Fault::WireThenClose,
+            false => Fault::Wire,
+        };
+        wire([head.as_bytes(), &body].concat()).fault(fault)
+    })
+    .await;
+    for number in 1..=2 {
+        let reply = gateway.page(number).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert!(is_hit(&gateway.page(number).await));
+    }
+    assert_eq!(keyed(&gateway, "one").await.status, 200);
+    assert!(is_replay(&keyed(&gateway, "one").await));
+    assert_eq!((upstream.calls(), upstream.connections_opened()), (3, 1));
+    let cut = gateway.post("/cut", &[], "{}").await;
+    let expected = (502, "upstream_disconnected".into(), "yes".into());
+    assert_eq!(cut.problem(), expected);
 }
 
 #[tokio::test]

@@ -162,6 +162,7 @@ impl<S: Wire> Heads<S> {
             }
             if self.held.is_empty()
                 && let Ok(Some(Kind::Final(framing))) = parse(come)
+                && !framing.has_idle_coding
             {
                 let length = framing.head;
                 self.awaits = false;
@@ -196,16 +197,16 @@ impl<S: Wire> Heads<S> {
             };
             self.searched = 0;
             let rest = self.held.split_off(end);
-            let kind = match parse(&self.held) {
+            let mut kind = match parse(&self.held) {
                 Ok(Some(kind)) => kind,
-                Ok(None) | Err(Malformed::Parser(_)) => {
-                    let mended = mend(&self.held)?;
-                    self.held.clear();
-                    self.held.extend_from_slice(&mended);
-                    parse(&self.held)?.ok_or(Malformed::Parser(httparse::Error::NewLine))?
-                }
+                Ok(None) | Err(Malformed::Parser(_)) => self.replace_head(&mend(&self.held)?)?,
                 Err(malformed) => return Err(malformed),
             };
+            if let Kind::Final(framing) = kind
+                && framing.has_idle_coding
+            {
+                kind = self.replace_head(&without_coding(&self.held))?;
+            }
             match kind {
                 Kind::Interim => {
                     self.interim += end;
@@ -227,6 +228,13 @@ impl<S: Wire> Heads<S> {
             }
         }
         Ok(())
+    }
+
+    /// What is held is a head that reads so instead.
+    fn replace_head(&mut self, head: &[u8]) -> Result<Kind, Malformed> {
+        self.held.clear();
+        self.held.extend_from_slice(head);
+        parse(&self.held)?.ok_or(Malformed::Parser(httparse::Error::NewLine))
     }
 
     /// Reads the body.
@@ -308,6 +316,8 @@ struct Framing {
     is_chunked: bool,
     /// Is it chunked, and has a `Content-Length` too?
     is_ambiguous: bool,
+    /// Is its coding `identity`, and has it a `Content-Length`?
+    has_idle_coding: bool,
 }
 
 /// None if it is not whole.
@@ -333,7 +343,8 @@ fn parse(bytes: &[u8]) -> Result<Option<Kind>, Malformed> {
     }))
 }
 
-/// RFC 9112, section 6: one way to read where the body ends. (`identity` is of RFC 2616: such a body ends with the connection.)
+/// RFC 9112, section 6: one way to read where the body ends. `identity` is of RFC 2616, section 4.4, where it is no transfer
+/// coding: the body has its `Content-Length`, or else ends with the connection.
 fn check_framing(lines: &[Header<'_>]) -> Result<Framing, Malformed> {
     let (mut length, mut coding) = (None, None);
     for line in lines {
@@ -363,7 +374,22 @@ fn check_framing(lines: &[Header<'_>]) -> Result<Framing, Malformed> {
         head: 0, // which its lines do not tell
         is_chunked,
         is_ambiguous: is_chunked && length.is_some(),
+        has_idle_coding: coding.is_some() && !is_chunked && length.is_some(),
     })
+}
+
+/// A head that parses, without its `Transfer-Encoding`: with it hyper would read until the connection ends.
+fn without_coding(head: &[u8]) -> Vec<u8> {
+    let is_coding = |line: &[u8]| {
+        let mut parts = line.split(|byte| *byte == b':');
+        let name = parts.next().unwrap_or_default();
+        framing(name) == Some("transfer-encoding")
+    };
+    let lines = head.split_inclusive(|byte| *byte == b'\n');
+    lines
+        .filter(|line| !is_coding(line))
+        .collect::<Vec<_>>()
+        .concat()
 }
 
 fn digits(text: &[u8]) -> Option<u64> {
@@ -647,6 +673,22 @@ mod tests {
                 "A: b\r\nContent-Length: 4\r\n",
             ),
             (
+                "Transfer-Encoding: identity\r\nContent-Length: 4\r\n",
+                "Content-Length: 4\r\n",
+            ),
+            (
+                "Content-Length: 4\r\nA: b\r\ntransfer-encoding:IDENTITY \r\n",
+                "Content-Length: 4\r\nA: b\r\n",
+            ),
+            (
+                "A : b\r\nTransfer-Encoding: identity\r\nContent-Length: 4\r\n",
+                "A: b\r\nContent-Length: 4\r\n",
+            ),
+            (
+                "Transfer-Encoding: identity\r\n",
+                "Transfer-Encoding: identity\r\n",
+            ),
+            (
                 "Expose: a,\r\n Content-Length\r\n",
                 "Expose: a, Content-Length\r\n",
             ),
@@ -699,6 +741,10 @@ mod tests {
             "Transfer-Encoding: gzip, chunked",
             "Transfer-Encoding: chunked, chunked",
             "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\nContent-Length: 4",
+            "Transfer-Encoding: identity\r\nA : b\r\nTransfer-Encoding: chunked\r\nContent-Length: 4",
+            "Transfer-Encoding: identity\r\nContent-Length: 4\r\nContent-Length: 5",
+            "Transfer-Encoding: identity\r\nContent-Length: x",
             "Transfer-Encoding: xchunked",
             "Transfer-Encoding: chunked;a=b",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
