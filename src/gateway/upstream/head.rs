@@ -46,7 +46,7 @@ pub(super) enum Malformed {
     Parser(httparse::Error),
     #[error("a malformed {0} line")]
     Framing(&'static str),
-    #[error("a carriage return or a NUL within a line")]
+    #[error("a line of nothing but carriage returns or NULs")]
     Byte,
     #[error("a head of more than 64 KiB")]
     TooLarge,
@@ -432,10 +432,40 @@ fn is_control(byte: u8) -> bool {
     byte.is_ascii_control() && byte != b'\t'
 }
 
+/// Has this line a NUL, or a carriage return within it? Some take either for the end of a line (RFC 9112, section 2.2; RFC 9110,
+/// section 5.5).
+fn breaks(line: &[u8]) -> bool {
+    line.iter().any(|byte| is_break(*byte))
+}
+
+fn is_break(byte: u8) -> bool {
+    matches!(byte, b'\r' | 0)
+}
+
+/// Such a line is left out as a whole, unless who ends lines there could read framing in it, or the end of the head.
+fn check_broken(line: &[u8]) -> Result<(), Malformed> {
+    if !breaks(line) {
+        return Ok(());
+    }
+    if line.iter().all(|byte| is_break(*byte) || is_blank(*byte)) {
+        return Err(Malformed::Byte);
+    }
+    let mut parts = line.split(|byte| *byte == b'\r');
+    let in_name = parts.find_map(|part| {
+        let name = part.split(|byte| *byte == b':').next();
+        resembles_framing(name.unwrap_or_default())
+    });
+    in_name
+        .or_else(|| resembles_framing(line))
+        .map_or(Ok(()), |name| Err(Malformed::Framing(name)))
+}
+
 /// A field as it goes on: its folds joined.
 struct Field<'a> {
     name: &'a [u8],
     value: Vec<u8>,
+    /// Has it a byte that no line may have?
+    is_broken: bool,
     /// What cannot be repaired does not go on, nor do its folds.
     goes_on: bool,
 }
@@ -453,6 +483,7 @@ impl<'a> Field<'a> {
         Ok(Self {
             name,
             value: value.get(1..).unwrap_or_default().trim_ascii().to_vec(),
+            is_broken: breaks(line),
             goes_on: colon.is_some() && !name.is_empty() && name.iter().all(|byte| is_token(*byte)),
         })
     }
@@ -467,6 +498,7 @@ impl<'a> Field<'a> {
         if let Some(name) = framing(self.name) {
             return Err(Malformed::Framing(name));
         }
+        self.is_broken |= breaks(line);
         let line = line.trim_ascii();
         if !self.value.is_empty() && !line.is_empty() {
             self.value.push(b' ');
@@ -477,7 +509,7 @@ impl<'a> Field<'a> {
 
     /// RFC 9110, section 5.5: a value with other bytes than these is none.
     fn check_value(&mut self) -> Result<(), Malformed> {
-        if !self.value.iter().any(|byte| is_control(*byte)) {
+        if !self.is_broken && !self.value.iter().any(|byte| is_control(*byte)) {
             return Ok(());
         }
         if let Some(name) = framing(self.name) {
@@ -499,9 +531,7 @@ fn mend(head: &[u8]) -> Result<Vec<u8>, Malformed> {
     let status_line = lines.next().unwrap_or_default();
     let mut fields = Vec::new();
     for line in lines.filter(|line| !line.is_empty()) {
-        if line.iter().any(|byte| matches!(byte, b'\r' | 0)) {
-            return Err(Malformed::Byte);
-        }
+        check_broken(line)?;
         if !is_blank(line[0]) {
             fields.push(Field::of(line)?);
             continue;
@@ -668,6 +698,15 @@ mod tests {
             (" A: b\r\nC: d\r\n", "C: d\r\n"),
             ("A : b\nC: d\r\n", "A: b\r\nC: d\r\n"),
             ("Connection: \u{1}\r\n", "Connection: close\r\n"),
+            ("A: b\0c\r\nD: e\r\n", "D: e\r\n"),
+            ("A: b\rC: d\r\nD: e\r\n", "D: e\r\n"),
+            ("A: b\r\r\nD: e\r\n", "D: e\r\n"),
+            ("A: b\0\r\n c\r\nD: e\r\n", "D: e\r\n"),
+            ("A: b\r\n c\rF: g\r\nD: e\r\n", "D: e\r\n"),
+            ("A\r: b\r\nA\0: b\r\n\rA: b\r\n", ""),
+            ("Retry-After: 7\rB: c\r\n", ""),
+            ("Connection: keep-alive\r\r\n", "Connection: close\r\n"),
+            ("Connection: keep-alive\0\r\n", "Connection: close\r\n"),
             (
                 "A : b\r\nContent-Length: 4\r\n",
                 "A: b\r\nContent-Length: 4\r\n",
@@ -749,6 +788,23 @@ mod tests {
             "Transfer-Encoding: chunked;a=b",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
             "Transfer-Encoding\u{7f}: chunked",
+            "Content-Length: 4\0",
+            "Content-Length: 4\r",
+            "Content-Length\r: 4",
+            "Content-\0Length: 4",
+            "Content-\rLength: 4",
+            "\0Content-Length: 4",
+            "Content-Length: 4\rA: b",
+            "A: b\rContent-Length: 4",
+            "A: b\0Content-Length: 4",
+            "A: b\rContent-\0Length: 4",
+            "A: b\rContent-Length\r",
+            "A: b\r\n c\rContent-Length: 4",
+            "Content-Length: 4\r\n \0x",
+            "A: b\rTransfer-Encoding : chunked",
+            "Transfer-Encoding: chun\0ked",
+            "Transfer-Encoding: identity\rContent-Length: 4",
+            "Content-Encoding: gzip\0",
             "Content-Encoding : gzip",
             "Content-Encoding: gz\r\n ip",
             "Content-Encoding: \u{1}gzip",
@@ -773,8 +829,10 @@ mod tests {
             ("HTTP/1.2 200 OK\r\n\r\n", Malformed::Parser(Version)),
             ("HTTP/1.1 20 OK\r\n\r\n", Malformed::Parser(Status)),
             ("HTTP/1.1 2000 OK\r\n\r\n", Malformed::Parser(Status)),
-            ("HTTP/1.1 200 OK\r\nA: b\rC: d\r\n\r\n", Malformed::Byte),
-            ("HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n", Malformed::Byte),
+            ("HTTP/1.1 200 OK\rA: b\r\n\r\n", Malformed::Parser(Status)),
+            ("HTTP/1.1 200 O\0K\r\n\r\n", Malformed::Parser(Status)),
+            ("HTTP/1.1 200 OK\r\n\r\r\nA: b\r\n\r\n", Malformed::Byte),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n \0\r\n\r\n", Malformed::Byte),
             (&large, Malformed::TooLarge),
             (&interim, Malformed::TooLarge),
         ] {
