@@ -402,11 +402,12 @@ impl Gateway {
     /// The vendor has had too many calls, if that is its answer.
     fn slow_down(&self, answer: &mut Answer, permit: &Permit<Slot>) {
         if answer.outcome == Outcome::Throttled {
-            let retry_after = answer.retry_after(wall_clock());
+            let now = wall_clock();
+            let retry_after = answer.retry_after(now);
             if permit.throttled(retry_after) == Throttled::Foreign {
                 self.0.metrics.foreign_throttle();
             }
-            answer.come_again_in(permit.next_call_in());
+            answer.come_again_in(permit.next_call_in(), now);
         }
     }
 

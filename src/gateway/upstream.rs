@@ -155,12 +155,13 @@ impl Answer {
         self.headers.contains_key(CONTENT_ENCODING)
     }
 
-    /// Where HTTP says "too many requests" and not when to come again, it says this: in whole seconds, 1 at least.
-    pub fn come_again_in(&mut self, wait: Duration) {
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
+    /// Where HTTP says "too many requests" and not when to come again, or not so that it can be read, it says this: in whole
+    /// seconds, 1 at least.
+    pub fn come_again_in(&mut self, wait: Duration, now: SystemTime) {
+        if self.status == StatusCode::TOO_MANY_REQUESTS && self.retry_after(now).is_none() {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            let entry = self.headers.entry(RETRY_AFTER);
-            entry.or_insert_with(|| HeaderValue::from(seconds.max(1)));
+            let value = HeaderValue::from(seconds.max(1));
+            self.headers.insert(RETRY_AFTER, value);
         }
     }
 
@@ -171,7 +172,8 @@ impl Answer {
 }
 
 fn pause(retry_after: &str, now: SystemTime) -> Option<Duration> {
-    let pause = if let Ok(seconds) = retry_after.parse() {
+    let is_number = retry_after.bytes().all(|byte| byte.is_ascii_digit());
+    let pause = if is_number && let Ok(seconds) = retry_after.parse() {
         Duration::from_secs(seconds)
     } else {
         let date = httpdate::parse_http_date(retry_after).ok()?;
@@ -658,5 +660,7 @@ mod tests {
         ] {
             assert_eq!(pause(text, now), seconds.map(Duration::from_secs), "{text}");
         }
+            ("+1", None),
+            ("", None),
     }
 }
