@@ -1,7 +1,7 @@
 //! When does an answer that no list knows become the vendor's failure?
 //!
-//! A code that is not configured, "0000" without success, a 4xx without an envelope: one of them is its caller's matter, and
-//! is passed on as a refusal. Where it becomes the *usual* answer of a route and tenant that have succeeded before, to
+//! A code that is not configured, "0000" without success, a 4xx without an envelope, as a firewall's 403: one of them is its
+//! caller's matter, and is passed on as a refusal. Where it becomes the *usual* answer of a route and tenant that have succeeded before, to
 //! different questions of different callers, it is none of theirs: an *episode* begins. While it lasts, such answers are
 //! failures there, one call at a time asks, and the first answer of another kind ends it. No other route or tenant is
 //! touched, unless its own answers show the same.
@@ -55,7 +55,12 @@ impl Meaning {
     fn of(answer: &Answer) -> Option<Self> {
         match answer.outcome {
             Outcome::Unknown if answer.is_envelope => answer.vendor_code.clone().map(Self::Code),
-            Outcome::Unknown | Outcome::CallerError
+            // Its status says whose fault it is, and as long as that is not everybody's, it is believed.
+            Outcome::CallerError if answer.has_unknown_code => {
+                answer.vendor_code.clone().map(Self::Code)
+            }
+            // An envelope would be the vendor's own word on the signature.
+            Outcome::Unknown | Outcome::CallerError | Outcome::BadSignature
                 if !answer.is_envelope && answer.status != StatusCode::OK =>
             {
                 Some(Self::Status(answer.status.as_u16()))

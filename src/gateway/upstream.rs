@@ -142,6 +142,8 @@ pub struct Answer {
     pub is_readable: bool,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
+    /// Does nothing say what that means?
+    pub has_unknown_code: bool,
 }
 
 impl Answer {
@@ -433,6 +435,7 @@ impl Upstream {
             outcome,
             is_envelope,
             vendor_code,
+            has_unknown_code,
             is_json,
         } = if headers.contains_key(CONTENT_ENCODING) {
             Meaning::of(head.status, &[], &self.codes)
@@ -457,6 +460,7 @@ impl Upstream {
             is_envelope,
             is_readable: has_no_body || (is_whole && has_end && is_json),
             vendor_code,
+            has_unknown_code,
         })
     }
 
@@ -656,11 +660,11 @@ mod tests {
             ("Sun, 06 Nov 1994 08:49:27 GMT", Some(0)),
             ("9300000000000000000", Some(3600)),
             ("-1", None),
+            ("+1", None),
+            ("", None),
             ("soon", None),
         ] {
             assert_eq!(pause(text, now), seconds.map(Duration::from_secs), "{text}");
         }
-            ("+1", None),
-            ("", None),
     }
 }
