@@ -271,12 +271,15 @@ impl Gateway {
         let (route, tenant) = (call.target.route.label, call.tenant.label);
         brakes.check(&subject)?; // who would be refused then does not wait for its turn
         this.breaker.check()?;
-        this.usual_answers.check((route, tenant))?;
+        this.usual_answers
+            .check((route, tenant), call.caller.as_deref())?;
         key.map_or(Ok(()), keys::Run::check_store)?;
         let permit = self.permit(call, errand, progress, errand.patience);
         let mut permit = brakes.unless_applied(&subject, permit).await?;
         let admission = this.breaker.admit()?;
-        let usual = this.usual_answers.admit((route, tenant))?;
+        let usual = this
+            .usual_answers
+            .admit((route, tenant), call.caller.as_deref())?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
         let timeout = call.target.route.timeout;

@@ -371,6 +371,48 @@ async fn a_caller_who_is_refused_over_and_over_closes_nothing_to_others() {
 }
 
 #[tokio::test]
+async fn a_caller_that_was_silent_so_far_is_asked_before_it_is_refused() {
+    let (loud, quiet) = ("token-of-the-loud-one", "token-of-the-quiet-one");
+    let vendor = vendor(vec![
+        |_, asked| asked["device_id"].is_string().then(|| failure("9001")),
+        |_, _| Some(failure("9001")),
+    ])
+    .await;
+    for is_everybodys in [false, true] {
+        vendor.turn(0);
+        let gateway = patient(&vendor)
+            .caller("loud", loud, &["acme"], false)
+            .caller("quiet", quiet, &["acme"], false)
+            .run()
+            .await;
+        let ask = async |token: &str, body: Value| {
+            let token = format!("Bearer {token}");
+            let headers = [("Authorization", &*token)];
+            gateway.post(QUERY, &headers, body.to_string()).await
+        };
+        ask(loud, json!({"page_no": 1})).await;
+        vendor.turn(1);
+        for number in 2..=ENOUGH + 1 {
+            let device = json!({"device_id": number.to_string(), "page_no": 1});
+            ask(loud, device).await;
+        }
+        let refused = ask(loud, json!({"page_no": 50})).await;
+        assert_eq!(refused.problem().1, "breaker_open");
+        if is_everybodys {
+            vendor.turn(2);
+        }
+        let reply = ask(quiet, json!({"page_no": 51})).await;
+        assert_eq!(reply.json()["success"], !is_everybodys, "{reply:?}");
+        for (token, number) in [(quiet, 52), (loud, 53)] {
+            let reply = ask(token, json!({"page_no": number})).await;
+            let is_refused = reply.json()["code"] == "breaker_open";
+            assert_eq!(is_refused, is_everybodys, "{reply:?}");
+        }
+        assert_eq!(is_open(&gateway).await, is_everybodys);
+    }
+}
+
+#[tokio::test]
 async fn one_question_again_and_again_and_a_first_start_close_nothing() {
     let vendor = vendor(vec![|_, _| Some(failure("9001"))]).await;
     let gateway = patient(&vendor).run().await;
