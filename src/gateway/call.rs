@@ -271,12 +271,15 @@ impl Gateway {
         let (route, tenant) = (call.target.route.label, call.tenant.label);
         brakes.check(&subject)?; // who would be refused then does not wait for its turn
         this.breaker.check()?;
-        this.usual_answers.check((route, tenant))?;
+        this.usual_answers
+            .check((route, tenant), call.caller.as_deref())?;
         key.map_or(Ok(()), keys::Run::check_store)?;
         let permit = self.permit(call, errand, progress, errand.patience);
         let mut permit = brakes.unless_applied(&subject, permit).await?;
         let admission = this.breaker.admit()?;
-        let usual = this.usual_answers.admit((route, tenant))?;
+        let usual = this
+            .usual_answers
+            .admit((route, tenant), call.caller.as_deref())?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
         let timeout = call.target.route.timeout;
@@ -402,11 +405,12 @@ impl Gateway {
     /// The vendor has had too many calls, if that is its answer.
     fn slow_down(&self, answer: &mut Answer, permit: &Permit<Slot>) {
         if answer.outcome == Outcome::Throttled {
-            let retry_after = answer.retry_after(wall_clock());
+            let now = wall_clock();
+            let retry_after = answer.retry_after(now);
             if permit.throttled(retry_after) == Throttled::Foreign {
                 self.0.metrics.foreign_throttle();
             }
-            answer.come_again_in(permit.next_call_in());
+            answer.come_again_in(permit.next_call_in(), now);
         }
     }
 

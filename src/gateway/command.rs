@@ -219,7 +219,11 @@ impl Gateway {
         };
         let (this, call) = (&*self.0, &command.call);
         let (route, tenant) = (call.target.route.label, call.tenant.label);
-        if this.usual_answers.is_usual_of_queries(tenant, &answer) {
+        let caller = call.caller.as_deref();
+        if this
+            .usual_answers
+            .is_usual_of_queries(tenant, caller, &answer)
+        {
             answer.outcome = Outcome::Usual;
         }
         let target = &call.target.route;

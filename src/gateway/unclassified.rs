@@ -1,10 +1,11 @@
 //! When does an answer that no list knows become the vendor's failure?
 //!
-//! A code that is not configured, "0000" without success, a 4xx without an envelope: one of them is its caller's matter, and
-//! is passed on as a refusal. Where it becomes the *usual* answer of a route and tenant that have succeeded before, to
+//! A code that is not configured, "0000" without success, a 4xx without an envelope, as a firewall's 403: one of them is its
+//! caller's matter, and is passed on as a refusal. Where it becomes the *usual* answer of a route and tenant that have succeeded before, to
 //! different questions of different callers, it is none of theirs: an *episode* begins. While it lasts, such answers are
 //! failures there, one call at a time asks, and the first answer of another kind ends it. No other route or tenant is
-//! touched, unless its own answers show the same.
+//! touched, unless its own answers show the same. Where only one caller has been answered, no other caller is touched either:
+//! its next answer shows whether the episode is everybody's.
 //!
 //! Orders are refused for their account's sake (no balance) as often as for the vendor's, so commands are no evidence. They
 //! follow: during an episode of a query of their tenant, the same answer to a command is a failure too.
@@ -55,7 +56,12 @@ impl Meaning {
     fn of(answer: &Answer) -> Option<Self> {
         match answer.outcome {
             Outcome::Unknown if answer.is_envelope => answer.vendor_code.clone().map(Self::Code),
-            Outcome::Unknown | Outcome::CallerError
+            // Its status says whose fault it is, and as long as that is not everybody's, it is believed.
+            Outcome::CallerError if answer.has_unknown_code => {
+                answer.vendor_code.clone().map(Self::Code)
+            }
+            // An envelope would be the vendor's own word on the signature.
+            Outcome::Unknown | Outcome::CallerError | Outcome::BadSignature
                 if !answer.is_envelope && answer.status != StatusCode::OK =>
             {
                 Some(Self::Status(answer.status.as_u16()))
@@ -139,6 +145,12 @@ fn hash(value: impl Hash) -> u64 {
     hasher.finish()
 }
 
+impl Asked<'_> {
+    fn caller(&self) -> Option<u64> {
+        self.caller.map(hash)
+    }
+}
+
 /// A route and a tenant, by their labels.
 pub type At = (usize, usize);
 
@@ -166,7 +178,7 @@ struct State {
     answers: VecDeque<Remembered>,
     has_succeeded: bool,
     /// The first caller that was answered, and whether another was.
-    first_caller: Option<u64>,
+    first_caller: Option<Option<u64>>,
     has_other_callers: bool,
     episode: Option<Episode>,
 }
@@ -176,7 +188,7 @@ struct Remembered {
     at: Instant,
     /// What was asked, and by whom; as hashes.
     question: u64,
-    caller: u64,
+    caller: Option<u64>,
     meaning: Option<Meaning>,
 }
 
@@ -186,6 +198,35 @@ struct Episode {
     /// Since when nothing is asked; then one call at a time.
     since: Instant,
     is_trying: bool,
+    whom: Whom,
+}
+
+/// Whom an episode holds for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Whom {
+    /// This caller, as no other was answered.
+    One(u64),
+    All,
+}
+
+impl Whom {
+    fn includes(self, caller: Option<u64>) -> bool {
+        match self {
+            Self::One(one) => caller == Some(one),
+            Self::All => true,
+        }
+    }
+}
+
+/// By which right a call is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// There is no episode.
+    Free,
+    /// It sees whether the vendor answers otherwise again.
+    Trial,
+    /// The episode is another caller's.
+    Untouched,
 }
 
 /// One call that may be made. Dropped without an end, it says nothing.
@@ -193,7 +234,7 @@ struct Episode {
 pub struct Admission<'a> {
     usual: &'a Usual,
     at: At,
-    is_trial: bool,
+    pass: Pass,
 }
 
 /// What an answer is in its route and tenant.
@@ -261,36 +302,48 @@ impl Usual {
         }
     }
 
-    /// Is anything asked there at all? To be looked at before a call waits for its turn.
-    pub fn check(&self, at: At) -> Result<(), Open> {
-        self.scope(at).may_pass(self.settings.open_for).map(|_| ())
+    /// Is anything asked there at all, for this caller? To be looked at before a call waits for its turn.
+    pub fn check(&self, at: At, caller: Option<&str>) -> Result<(), Open> {
+        let state = self.scope(at);
+        state.pass(caller, self.settings.open_for).map(|_| ())
     }
 
     /// One call, right before it is made.
-    pub fn admit(&self, at: At) -> Result<Admission<'_>, Open> {
+    pub fn admit(&self, at: At, caller: Option<&str>) -> Result<Admission<'_>, Open> {
         let mut state = self.scope(at);
-        let is_trial = state.may_pass(self.settings.open_for)?;
+        let pass = state.pass(caller, self.settings.open_for)?;
         if let Some(episode) = &mut state.episode {
-            episode.is_trying = true;
+            episode.is_trying |= pass == Pass::Trial;
         }
         Ok(Admission {
             usual: self,
             at,
-            is_trial,
+            pass,
         })
     }
 
     /// Where an episode is, and of what.
     pub fn episodes(&self) -> Vec<(At, Meaning)> {
         let all = (0..self.scopes.len()).map(|place| (place % self.routes, place / self.routes));
-        let of = |at| Some((at, self.scope(at).meaning_now(self.settings)?.clone()));
+        let of = |at| {
+            Some((
+                at,
+                self.scope(at).episode_now(self.settings)?.meaning.clone(),
+            ))
+        };
         all.filter_map(of).collect()
     }
 
-    /// Is this what the queries of this tenant get now? Then a command answered so, even too late to be waited for, has met
-    /// the vendor's failure.
-    pub fn is_usual_of_queries(&self, tenant: usize, answer: &Answer) -> bool {
-        Meaning::of(answer).is_some_and(|meaning| self.has_query_with(tenant, &meaning))
+    /// Is this what the queries of this tenant get now, for this caller? Then a command answered so, even too late to be waited
+    /// for, has met the vendor's failure.
+    pub fn is_usual_of_queries(
+        &self,
+        tenant: usize,
+        caller: Option<&str>,
+        answer: &Answer,
+    ) -> bool {
+        let is_usual = |meaning| self.evidence(tenant, &meaning, caller.map(hash)).is_some();
+        Meaning::of(answer).is_some_and(is_usual)
     }
 
     fn scope(&self, (route, tenant): At) -> MutexGuard<'_, State> {
@@ -298,20 +351,29 @@ impl Usual {
         scope.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Is a query of this tenant in an episode of this meaning?
-    fn has_query_with(&self, tenant: usize, meaning: &Meaning) -> bool {
-        let mut queries = (0..self.routes).filter(|route| self.queries[*route]);
-        queries.any(|route| {
+    /// Whom the queries of this tenant are in an episode of this meaning for, each that is.
+    fn queries_with(&self, tenant: usize, meaning: &Meaning) -> impl Iterator<Item = Whom> {
+        let queries = (0..self.routes).filter(|route| self.queries[*route]);
+        queries.filter_map(move |route| {
             let state = self.scope((route, tenant));
-            state.meaning_now(self.settings) == Some(meaning)
+            let episode = state.episode_now(self.settings)?;
+            (episode.meaning == *meaning).then_some(episode.whom)
         })
+    }
+
+    /// Do queries show a command of this caller that this meaning is the vendor's failure, and for whom?
+    fn evidence(&self, tenant: usize, meaning: &Meaning, caller: Option<u64>) -> Option<Whom> {
+        let queries = self.queries_with(tenant, meaning);
+        queries.filter(|whom| whom.includes(caller)).max()
     }
 
     /// An episode of a query has ended: so have those of the commands that followed it.
     fn release_commands(&self, tenant: usize) {
         for route in (0..self.routes).filter(|route| !self.queries[*route]) {
             let mut state = self.scope((route, tenant));
-            let is_over = |episode: &mut Episode| !self.has_query_with(tenant, &episode.meaning);
+            let is_over = |episode: &mut Episode| {
+                self.queries_with(tenant, &episode.meaning).next().is_none()
+            };
             state.episode.take_if(is_over);
         }
     }
@@ -319,20 +381,23 @@ impl Usual {
 
 impl State {
     /// What is usual, if that was seen of late: where nobody asks any more, nothing is.
-    fn meaning_now(&self, settings: Settings) -> Option<&Meaning> {
+    fn episode_now(&self, settings: Settings) -> Option<&Episode> {
         let episode = self.episode.as_ref()?;
         let lasts = settings.window.max(settings.open_for);
-        (episode.since.elapsed() <= lasts).then_some(&episode.meaning)
+        (episode.since.elapsed() <= lasts).then_some(episode)
     }
 
-    /// May a call be made, and would it be the one that sees whether the vendor answers otherwise again?
-    fn may_pass(&self, open_for: Duration) -> Result<bool, Open> {
+    /// May this caller make a call?
+    fn pass(&self, caller: Option<&str>, open_for: Duration) -> Result<Pass, Open> {
         let Some(episode) = &self.episode else {
-            return Ok(false);
+            return Ok(Pass::Free);
         };
+        if !episode.whom.includes(caller.map(hash)) {
+            return Ok(Pass::Untouched);
+        }
         let left = (episode.since + open_for).saturating_duration_since(Instant::now());
         if left.is_zero() && !episode.is_trying {
-            return Ok(true);
+            return Ok(Pass::Trial);
         }
         let retry_after = left.max(Duration::from_secs(1));
         Err(Open {
@@ -345,7 +410,7 @@ impl State {
         if matches!(said, Said::Nothing | Said::Failure) {
             return;
         }
-        let caller = hash(asked.caller);
+        let caller = asked.caller();
         self.has_other_callers |= *self.first_caller.get_or_insert(caller) != caller;
         self.answers.push_back(Remembered {
             at: now,
@@ -361,33 +426,52 @@ impl State {
         }
     }
 
-    /// Is this what (nearly) everybody gets who asks, and was it otherwise before?
-    fn is_usual(&self, meaning: &Meaning, settings: Settings) -> bool {
+    /// Is this what (nearly) everybody gets who asks, and was it otherwise before? Then for whom: where callers are told from
+    /// one another and only one was heard, nobody knows what another would get.
+    fn is_usual(&self, meaning: &Meaning, settings: Settings) -> Option<Whom> {
         let most = settings.most();
         if !self.has_succeeded || self.answers.len() < most {
-            return false;
+            return None;
         }
         let alike = self.answers.iter();
         let alike = alike.filter(|answer| answer.meaning.as_ref() == Some(meaning));
         let questions: BTreeSet<_> = alike.clone().map(|answer| answer.question).collect();
         let callers: BTreeSet<_> = alike.clone().map(|answer| answer.caller).collect();
-        alike.count() * 10 >= most * TENTHS
+        let is_usual = alike.count() * 10 >= most * TENTHS
             && questions.len() >= QUESTIONS
-            && (!self.has_other_callers || callers.len() > 1)
+            && (!self.has_other_callers || callers.len() > 1);
+        let one = callers.first().copied().flatten();
+        is_usual.then_some(match one {
+            Some(one) if callers.len() == 1 => Whom::One(one),
+            _ => Whom::All,
+        })
     }
 
-    /// A call has ended during an episode: does that go on?
-    fn go_on(&mut self, said: &Said, has_evidence: bool, is_trial: bool, now: Instant) -> Verdict {
+    /// A call has ended during an episode: does that go on? `evidence` tells whom its answer is known to be usual for.
+    fn go_on(
+        &mut self,
+        said: &Said,
+        caller: Option<u64>,
+        evidence: Option<Whom>,
+        pass: Pass,
+        now: Instant,
+    ) -> Verdict {
         let Some(episode) = &mut self.episode else {
             return Verdict::NOTHING;
         };
+        let is_trial = pass == Pass::Trial;
         episode.is_trying &= !is_trial;
-        let is_same = has_evidence && said.meaning() == Some(&episode.meaning);
+        let has_meaning = said.meaning() == Some(&episode.meaning);
+        let is_same = has_meaning && evidence.is_some();
         if is_trial && (is_same || *said == Said::Failure) {
             episode.since = now;
         }
-        let is_otherwise = !is_same && !matches!(said, Said::Nothing | Said::Failure);
-        if is_trial && is_otherwise {
+        let is_otherwise = match pass {
+            Pass::Free => false, // it began before the episode did
+            Pass::Trial => !is_same,
+            Pass::Untouched => !has_meaning,
+        };
+        if is_otherwise && !matches!(said, Said::Nothing | Said::Failure) {
             self.episode = None;
             self.answers.clear();
             return Verdict {
@@ -395,19 +479,22 @@ impl State {
                 news: Some(News::Ends),
             };
         }
-        // Any other one began before the episode did.
-        if is_same {
-            Verdict::FAILURE
-        } else {
-            Verdict::NOTHING
+        if !is_same {
+            return Verdict::NOTHING;
         }
+        if !episode.whom.includes(caller) {
+            episode.whom = Whom::All;
+            episode.since = now;
+        }
+        Verdict::FAILURE
     }
 
-    fn begin(&mut self, meaning: Meaning, now: Instant) -> Verdict {
+    fn begin(&mut self, meaning: Meaning, whom: Whom, now: Instant) -> Verdict {
         self.episode = Some(Episode {
             meaning: meaning.clone(),
             since: now,
             is_trying: false,
+            whom,
         });
         Verdict {
             is_failure: true,
@@ -427,16 +514,19 @@ impl Admission<'_> {
     pub fn end(mut self, said: &Said, asked: Asked<'_>, now: Instant) -> Verdict {
         let ((route, tenant), usual) = (self.at, self.usual);
         let is_query = usual.queries[route];
+        let caller = asked.caller();
         // Commands look at queries, and queries at no other scope: no two locks are ever waited for in a circle.
-        let has_evidence = is_query
-            || said
-                .meaning()
-                .is_some_and(|meaning| usual.has_query_with(tenant, meaning));
-        let is_trial = std::mem::take(&mut self.is_trial);
+        let evidence = if is_query {
+            Some(Whom::All)
+        } else {
+            let meaning = said.meaning();
+            meaning.and_then(|meaning| usual.evidence(tenant, meaning, caller))
+        };
+        let pass = std::mem::replace(&mut self.pass, Pass::Free);
         let mut state = usual.scope(self.at);
         state.has_succeeded |= *said == Said::Success;
         if state.episode.is_some() {
-            let verdict = state.go_on(said, has_evidence, is_trial, now);
+            let verdict = state.go_on(said, caller, evidence, pass, now);
             drop(state);
             if is_query && verdict.news == Some(News::Ends) {
                 usual.release_commands(tenant);
@@ -446,20 +536,24 @@ impl Admission<'_> {
         if is_query {
             state.remember(said, asked, now, usual.settings);
         }
-        match said.meaning() {
-            Some(meaning)
-                if has_evidence && (!is_query || state.is_usual(meaning, usual.settings)) =>
-            {
-                state.begin(meaning.clone(), now).told_of(is_query)
-            }
-            _ => Verdict::NOTHING,
+        let Some(meaning) = said.meaning() else {
+            return Verdict::NOTHING;
+        };
+        let whom = if is_query {
+            state.is_usual(meaning, usual.settings)
+        } else {
+            evidence
+        };
+        match whom {
+            Some(whom) => state.begin(meaning.clone(), whom, now).told_of(is_query),
+            None => Verdict::NOTHING,
         }
     }
 }
 
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
-        if self.is_trial
+        if self.pass == Pass::Trial
             && let Some(episode) = &mut self.usual.scope(self.at).episode
         {
             episode.is_trying = false;
@@ -501,7 +595,7 @@ mod tests {
     }
 
     fn end(usual: &Usual, at: At, said: &Said, question: usize, caller: Option<&str>) -> Verdict {
-        let admission = usual.admit(at).expect("it is closed");
+        let admission = usual.admit(at, caller).expect("it is closed");
         let params = &question.to_string();
         let asked = Asked { params, caller };
         admission.end(said, asked, Instant::now())
@@ -514,7 +608,7 @@ mod tests {
     }
 
     fn is_open(usual: &Usual, at: At) -> bool {
-        usual.check(at).is_err()
+        usual.check(at, None).is_err()
     }
 
     #[tokio::test(start_paused = true)]
@@ -574,6 +668,78 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_episode_of_one_caller_holds_for_another_only_if_its_answer_shows_the_same() {
+        let open = Open {
+            reason: Reason::UsualAnswer,
+            retry_after: SECOND * 5,
+        };
+        for (said, is_failure, for_a, for_b) in [
+            (code("4711"), true, Err(open), Err(open)),
+            (Said::Failure, false, Err(open), Ok(())),
+            (Said::Nothing, false, Err(open), Ok(())),
+            (Said::Success, false, Ok(()), Ok(())),
+            (Said::Refusal, false, Ok(()), Ok(())),
+            (code("4712"), false, Ok(()), Ok(())),
+        ] {
+            let usual = usual(None);
+            let at = (QUERY, 0);
+            end(&usual, at, &Said::Success, 0, Some("a"));
+            let before = usual.admit(at, Some("b")).unwrap();
+            for question in 0..19 {
+                end(&usual, at, &code("4711"), question, Some("a"));
+            }
+            assert_eq!(usual.check(at, Some("a")), Err(open));
+            assert_eq!(usual.check(at, Some("b")), Ok(()));
+            let asked = Asked {
+                params: "1",
+                caller: Some("b"),
+            };
+            before.end(&Said::Success, asked, Instant::now());
+            assert_eq!(usual.check(at, Some("a")), Err(open), "it began before");
+            drop(usual.admit(at, Some("b")).unwrap());
+            let verdict = end(&usual, at, &said, 1, Some("b"));
+            assert_eq!(verdict.is_failure, is_failure, "{said:?}");
+            assert_eq!(usual.check(at, Some("a")), for_a, "{said:?}");
+            assert_eq!(usual.check(at, Some("b")), for_b, "{said:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_of_an_untouched_caller_is_not_the_trial() {
+        let usual = usual(None);
+        let at = (QUERY, 0);
+        end(&usual, at, &Said::Success, 0, Some("a"));
+        for question in 0..19 {
+            end(&usual, at, &code("4711"), question, Some("a"));
+        }
+        tokio::time::advance(SECOND * 5).await;
+        let others = [(); 2].map(|()| usual.admit(at, Some("b")).unwrap());
+        let trial = usual.admit(at, Some("a")).unwrap();
+        drop(others);
+        assert!(usual.admit(at, Some("a")).is_err(), "one at a time");
+        drop(trial);
+        assert!(usual.admit(at, Some("a")).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_follows_only_an_episode_that_holds_for_its_caller() {
+        let usual = usual(None);
+        end(&usual, (QUERY, 0), &Said::Success, 0, Some("a"));
+        for question in 0..19 {
+            end(&usual, (QUERY, 0), &code("4711"), question, Some("a"));
+        }
+        let command = |caller| end(&usual, (COMMAND, 0), &code("4711"), 1, Some(caller));
+        assert!(!command("b").is_failure);
+        assert!(command("a").is_failure);
+        assert!(usual.check((COMMAND, 0), Some("a")).is_err());
+        assert!(!command("b").is_failure, "not of its own queries yet");
+        assert!(usual.check((COMMAND, 0), Some("a")).is_err());
+        assert!(end(&usual, (QUERY, 0), &code("4711"), 1, Some("b")).is_failure);
+        assert!(command("b").is_failure);
+        assert!(usual.check((COMMAND, 0), Some("b")).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn answers_older_than_the_window_are_no_evidence() {
         let usual = usual(None);
         answers(&usual, (QUERY, 0), &Said::Success, 1);
@@ -601,16 +767,19 @@ mod tests {
             (Said::Unclassified(Meaning::Status(404)), true),
         ] {
             let usual = begin();
-            let under_way = usual.admit((QUERY, 0)).unwrap();
+            let under_way = usual.admit((QUERY, 0), None).unwrap();
             end(&usual, (QUERY, 0), &code("4711"), 99, None);
             let verdict = under_way.end(&Said::Success, ASKED, Instant::now());
             assert_eq!(verdict, Verdict::NOTHING, "it began before");
-            assert_eq!(usual.check((QUERY, 0)).unwrap_err().retry_after, SECOND * 5);
+            assert_eq!(
+                usual.check((QUERY, 0), None).unwrap_err().retry_after,
+                SECOND * 5
+            );
             tokio::time::advance(SECOND * 5).await;
-            let trial = usual.admit((QUERY, 0)).unwrap();
-            assert!(usual.admit((QUERY, 0)).is_err(), "one at a time");
+            let trial = usual.admit((QUERY, 0), None).unwrap();
+            assert!(usual.admit((QUERY, 0), None).is_err(), "one at a time");
             drop(trial); // its caller left: the next one tries
-            let trial = usual.admit((QUERY, 0)).unwrap();
+            let trial = usual.admit((QUERY, 0), None).unwrap();
             trial.end(&Said::Nothing, ASKED, Instant::now());
             let verdict = end(&usual, (QUERY, 0), &said, 1, None);
             let is_same = said == code("4711");

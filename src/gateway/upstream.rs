@@ -142,6 +142,8 @@ pub struct Answer {
     pub is_readable: bool,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
+    /// Does nothing say what that means?
+    pub has_unknown_code: bool,
 }
 
 impl Answer {
@@ -155,12 +157,13 @@ impl Answer {
         self.headers.contains_key(CONTENT_ENCODING)
     }
 
-    /// Where HTTP says "too many requests" and not when to come again, it says this: in whole seconds, 1 at least.
-    pub fn come_again_in(&mut self, wait: Duration) {
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
+    /// Where HTTP says "too many requests" and not when to come again, or not so that it can be read, it says this: in whole
+    /// seconds, 1 at least.
+    pub fn come_again_in(&mut self, wait: Duration, now: SystemTime) {
+        if self.status == StatusCode::TOO_MANY_REQUESTS && self.retry_after(now).is_none() {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            let entry = self.headers.entry(RETRY_AFTER);
-            entry.or_insert_with(|| HeaderValue::from(seconds.max(1)));
+            let value = HeaderValue::from(seconds.max(1));
+            self.headers.insert(RETRY_AFTER, value);
         }
     }
 
@@ -171,7 +174,8 @@ impl Answer {
 }
 
 fn pause(retry_after: &str, now: SystemTime) -> Option<Duration> {
-    let pause = if let Ok(seconds) = retry_after.parse() {
+    let is_number = retry_after.bytes().all(|byte| byte.is_ascii_digit());
+    let pause = if is_number && let Ok(seconds) = retry_after.parse() {
         Duration::from_secs(seconds)
     } else {
         let date = httpdate::parse_http_date(retry_after).ok()?;
@@ -431,6 +435,7 @@ impl Upstream {
             outcome,
             is_envelope,
             vendor_code,
+            has_unknown_code,
             is_json,
         } = if headers.contains_key(CONTENT_ENCODING) {
             Meaning::of(head.status, &[], &self.codes)
@@ -455,6 +460,7 @@ impl Upstream {
             is_envelope,
             is_readable: has_no_body || (is_whole && has_end && is_json),
             vendor_code,
+            has_unknown_code,
         })
     }
 
@@ -654,6 +660,8 @@ mod tests {
             ("Sun, 06 Nov 1994 08:49:27 GMT", Some(0)),
             ("9300000000000000000", Some(3600)),
             ("-1", None),
+            ("+1", None),
+            ("", None),
             ("soon", None),
         ] {
             assert_eq!(pause(text, now), seconds.map(Duration::from_secs), "{text}");

@@ -63,6 +63,12 @@ async fn an_odd_line_in_a_header_that_nobody_reads_loses_nothing() {
         ("a fold of nothing", "X-Policy: a;\r\n \r\n"),
         ("a control character", "Set-Cookie: a\u{1}b\r\n"),
         ("DEL", "Set-Cookie: a\u{7f}b\r\n"),
+        ("a NUL", "Set-Cookie: a\0b\r\n"),
+        (
+            "a carriage return within a line",
+            "Set-Cookie: a\rRetry-After: 7\r\n",
+        ),
+        ("two at its end", "Set-Cookie: a\r\r\n"),
         ("an odd name", "X(Cookie): a\r\n"),
         ("a blank in a name", "X Cookie: a\r\n"),
         ("no colon", "nonsense\r\n"),
@@ -246,12 +252,12 @@ fn malformed() -> Vec<(&'static str, Vec<u8>)> {
             )),
         ),
         (
-            "a carriage return in a value",
-            head(&format!("X: a\rb\r\nContent-Length: {length}")),
+            "a carriage return that could end a line, before a length",
+            head(&format!("X: a\rContent-Length: {length}")),
         ),
         (
-            "a NUL in a value",
-            head(&format!("X: a\0b\r\nContent-Length: {length}")),
+            "a NUL in a length",
+            head(&format!("Content-Length: {length}\0")),
         ),
         ("a status of two digits", beginning("HTTP/1.1 20 OK")),
         ("a status that is none", beginning("HTTP/1.1 000 OK")),
@@ -594,7 +600,7 @@ async fn an_answer_to_a_command_that_cannot_be_read_is_not_given_again() {
         ("a refusal in HTML", raw(404, "<html>"), true),
         (
             "until the connection ends, by an old coding, cut",
-            wire("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 40\r\n\r\n[1]")
+            wire("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n[1]")
                 .fault(Fault::WireThenClose),
             false,
         ),
@@ -608,6 +614,34 @@ async fn an_answer_to_a_command_that_cannot_be_read_is_not_given_again() {
         assert_eq!(is_replay(&second), is_kept, "{name}: {second:?}");
         assert_eq!(upstream.calls(), 1, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_length_beside_the_coding_identity_tells_where_the_body_ends() {
+    let (upstream, gateway) = answering(|request| {
+        let body = body_for(request);
+        let length = body.len() + usize::from(request.path().ends_with("/cut"));
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let fault = match request.path().ends_with("/cut") {
+            true => Fault::WireThenClose,
+            false => Fault::Wire,
+        };
+        wire([head.as_bytes(), &body].concat()).fault(fault)
+    })
+    .await;
+    for number in 1..=2 {
+        let reply = gateway.page(number).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert!(is_hit(&gateway.page(number).await));
+    }
+    assert_eq!(keyed(&gateway, "one").await.status, 200);
+    assert!(is_replay(&keyed(&gateway, "one").await));
+    assert_eq!((upstream.calls(), upstream.connections_opened()), (3, 1));
+    let cut = gateway.post("/cut", &[], "{}").await;
+    let expected = (502, "upstream_disconnected".into(), "yes".into());
+    assert_eq!(cut.problem(), expected);
 }
 
 #[tokio::test]
@@ -652,7 +686,7 @@ async fn what_a_balancer_says_by_its_status_is_told_as_that() {
     let rows = [
         (html(429).header("Retry-After", "7"), 429, Some("upstream_throttled"), Some("7"), "neither"),
         (html(429), 429, Some("upstream_throttled"), Some("1"), "neither"), // when the gateway asks again
-        (html(429).header("Retry-After", "soon"), 429, Some("upstream_throttled"), None, "neither"),
+        (html(429).header("Retry-After", "soon"), 429, Some("upstream_throttled"), Some("1"), "neither"),
         (html(503).header("Retry-After", "7"), 503, Some("upstream_unavailable"), Some("7"), "failure"),
         (html(503), 502, Some("upstream_invalid_answer"), None, "failure"),
         (html(502).header("Retry-After", "7"), 502, Some("upstream_invalid_answer"), None, "failure"),

@@ -431,3 +431,30 @@ async fn a_429_that_is_passed_on_says_when_to_come_again() {
         "{reply:?}"
     );
 }
+
+#[tokio::test]
+async fn a_passed_on_429_that_cannot_be_read_says_what_the_gateway_knows() {
+    for unreadable in [
+        "soon",
+        "",
+        "-5",
+        "+5",
+        "1.5",
+        "99999999999999999999",
+        "Sun, 06 Nov",
+    ] {
+        let upstream = upstream()
+            .script(move |_| raw(429, failure("x").body).header("Retry-After", unreadable))
+            .run()
+            .await;
+        let gateway = gateway(&upstream).run().await;
+        for path in ["/package/queryOrder", ORDER] {
+            let reply = gateway.post(path, &[], r#"{"page_no":3}"#).await;
+            let told = reply.header("retry-after").unwrap_or_default();
+            assert!(
+                reply.status == 429 && told.parse::<u64>().is_ok_and(|seconds| seconds >= 1),
+                "{path} {unreadable:?}: {reply:?}"
+            );
+        }
+    }
+}

@@ -60,6 +60,14 @@ fn failures() -> Vec<(&'static str, Failure)> {
             "an unknown code to everything",
             Failure::Usually(failure("4711")),
         ),
+        (
+            "an unknown code with 400 to everything",
+            Failure::Usually(raw(400, failure("4711").body)),
+        ),
+        (
+            "a firewall's HTML (403) to everything",
+            Failure::Usually(raw(403, "<html>")),
+        ),
         ("not JSON", answers(200, b"<html>".to_vec())),
         ("oversized", Failure::Answers(oversized)),
         ("delimited by close", fault(Fault::CloseDelimited)),

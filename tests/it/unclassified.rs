@@ -173,6 +173,10 @@ async fn each_kind_of_unclassified_answer_can_become_the_usual_one() {
         |_, _| Some(raw(404, "<html>")),
         |_, _| Some(raw(400, "").header("Content-Type", "text/html")),
         |_, _| Some(raw(302, "").header("Location", "https://elsewhere/")),
+        |_, _| Some(raw(403, "<html>").header("Content-Type", "text/html")),
+        |_, _| Some(raw(401, "")),
+        |_, _| Some(raw(400, failure("9001").body)),
+        |_, _| Some(raw(422, failure("9001").body)),
     ];
     let told_as = [
         ("code 9001", "unknown", true),
@@ -204,6 +208,53 @@ async fn each_kind_of_unclassified_answer_can_become_the_usual_one() {
         assert_eq!(gateway.page(1).await.body, old.body, "{mood}");
         assert_eq!(vendor.upstream.calls() as u64, ENOUGH + 1, "{mood}");
     }
+}
+
+#[tokio::test]
+async fn a_refused_signature_and_a_listed_code_with_4xx_are_classified() {
+    let moods: Vec<fn(&str, &Value) -> Option<Answer>> = vec![
+        |_, _| Some(raw(403, failure("9001").body)),
+        |_, _| Some(raw(401, failure("9001").body)),
+        |_, _| Some(raw(400, failure("4004").body)),
+    ];
+    for mood in 1..=moods.len() {
+        let vendor = vendor(moods.clone()).await;
+        let gateway = patient(&vendor)
+            .set("upstream.codes.caller_error", "[\"4004\"]")
+            .run()
+            .await;
+        gateway.page(1).await;
+        vendor.turn(mood);
+        for number in 2..=2 * ENOUGH {
+            gateway.page(number).await;
+        }
+        assert!(!is_open(&gateway).await, "{mood}");
+        assert_eq!(vendor.upstream.calls() as u64, 2 * ENOUGH, "{mood}");
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_a_firewall_refuses_is_in_doubt_only_while_it_refuses_everything() {
+    let vendor = vendor(vec![|_, _| Some(raw(403, "<html>"))]).await;
+    let gateway = patient(&vendor).run().await;
+    gateway.page(1).await;
+    vendor.turn(1);
+    let order = async |key: &str| {
+        let key = [("Idempotency-Key", key)];
+        gateway.post(ORDER, &key, "{}").await
+    };
+    let calls = vendor.upstream.calls();
+    for _ in 0..2 {
+        let reply = order("one").await;
+        assert_eq!(reply.status, 403);
+        assert_eq!(reply.header("x-linksfield-in-doubt"), None);
+    }
+    assert_eq!(vendor.upstream.calls(), calls + 2, "its key is free");
+    for number in 2..=ENOUGH + 1 {
+        gateway.page(number).await;
+    }
+    assert!(order("two").await.header("x-linksfield-in-doubt").is_some());
+    assert_eq!(order("two").await.problem().1, "command_in_doubt");
 }
 
 #[tokio::test]
@@ -337,6 +388,48 @@ async fn a_caller_who_is_refused_over_and_over_closes_nothing_to_others() {
     assert!(!is_open(&gateway).await);
     let reply = ask(quiet, json!({"page_no": 2})).await;
     assert_eq!(reply.json()["success"], true);
+}
+
+#[tokio::test]
+async fn a_caller_that_was_silent_so_far_is_asked_before_it_is_refused() {
+    let (loud, quiet) = ("token-of-the-loud-one", "token-of-the-quiet-one");
+    let vendor = vendor(vec![
+        |_, asked| asked["device_id"].is_string().then(|| failure("9001")),
+        |_, _| Some(failure("9001")),
+    ])
+    .await;
+    for is_everybodys in [false, true] {
+        vendor.turn(0);
+        let gateway = patient(&vendor)
+            .caller("loud", loud, &["acme"], false)
+            .caller("quiet", quiet, &["acme"], false)
+            .run()
+            .await;
+        let ask = async |token: &str, body: Value| {
+            let token = format!("Bearer {token}");
+            let headers = [("Authorization", &*token)];
+            gateway.post(QUERY, &headers, body.to_string()).await
+        };
+        ask(loud, json!({"page_no": 1})).await;
+        vendor.turn(1);
+        for number in 2..=ENOUGH + 1 {
+            let device = json!({"device_id": number.to_string(), "page_no": 1});
+            ask(loud, device).await;
+        }
+        let refused = ask(loud, json!({"page_no": 50})).await;
+        assert_eq!(refused.problem().1, "breaker_open");
+        if is_everybodys {
+            vendor.turn(2);
+        }
+        let reply = ask(quiet, json!({"page_no": 51})).await;
+        assert_eq!(reply.json()["success"], !is_everybodys, "{reply:?}");
+        for (token, number) in [(quiet, 52), (loud, 53)] {
+            let reply = ask(token, json!({"page_no": number})).await;
+            let is_refused = reply.json()["code"] == "breaker_open";
+            assert_eq!(is_refused, is_everybodys, "{reply:?}");
+        }
+        assert_eq!(is_open(&gateway).await, is_everybodys);
+    }
 }
 
 #[tokio::test]

@@ -98,6 +98,7 @@ pub(super) mod tests {
             is_envelope: true,
             is_readable: true,
             vendor_code: Some("0000".into()),
+            has_unknown_code: false,
         }
     }
 

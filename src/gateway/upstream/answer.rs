@@ -62,6 +62,8 @@ pub struct Meaning {
     /// Is it a JSON object with a `code`?
     pub is_envelope: bool,
     pub vendor_code: Option<Cow<'static, str>>,
+    /// Does nothing say what the envelope's code means? Then the status alone decides.
+    pub has_unknown_code: bool,
     pub is_json: bool,
 }
 
@@ -72,6 +74,9 @@ impl Meaning {
             outcome: classify(status, envelope.as_ref(), codes),
             is_envelope: envelope.is_some(),
             is_json: envelope.is_some() || is_json(body),
+            has_unknown_code: envelope
+                .as_ref()
+                .is_some_and(|envelope| !is_known(&envelope.code, codes)),
             vendor_code: envelope.map(|envelope| presentable(envelope.code)),
         }
     }
@@ -183,6 +188,17 @@ fn order_id(order: &RawValue) -> Option<OrderId> {
     Some(hasher.finish())
 }
 
+fn is_known(code: &str, codes: &Codes) -> bool {
+    let Codes {
+        bad_signature,
+        throttled,
+        transient,
+        caller_error,
+    } = codes;
+    let mut lists = [bad_signature, throttled, transient, caller_error].into_iter();
+    code == SUCCESS || lists.any(|list| list.iter().any(|listed| listed == code))
+}
+
 /// The table: status and `code` → meaning.
 fn classify(status: StatusCode, envelope: Option<&Envelope<'_>>, codes: &Codes) -> Outcome {
     let listed = |list: &[String]| {
@@ -250,6 +266,22 @@ mod tests {
             let meaning = Meaning::of(status, body.as_bytes(), &codes);
             assert_eq!(meaning.outcome, expected, "{status} {body}");
         }
+    }
+
+    #[test]
+    fn a_code_is_known_that_is_in_a_list_or_that_of_a_success() {
+        let codes = Codes {
+            caller_error: vec!["4004".into()],
+            ..Codes::default()
+        };
+        for (code, is_unknown) in [("4711", true), ("4004", false), ("0000", false)] {
+            for status in [StatusCode::OK, StatusCode::BAD_REQUEST] {
+                let body = format!(r#"{{"code":"{code}","success":false}}"#);
+                let meaning = Meaning::of(status, body.as_bytes(), &codes);
+                assert_eq!(meaning.has_unknown_code, is_unknown, "{status} {code}");
+            }
+        }
+        assert!(!Meaning::of(StatusCode::OK, b"[]", &codes).has_unknown_code);
     }
 
     #[test]

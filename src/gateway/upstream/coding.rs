@@ -41,8 +41,8 @@ fn names_coding(line: &HeaderValue) -> bool {
     })
 }
 
-/// Is the end of its body told, so that a cut is noticed? With another transfer coding than `chunked` it is the end of the
-/// connection, whatever `Content-Length` says (RFC 9112, section 6.3).
+/// Is the end of its body told, so that a cut is noticed? With `identity`, the only other transfer coding that comes here, it is
+/// the end of the connection: where a `Content-Length` stands beside it, [`head`](super::head) has left it out.
 pub(super) fn is_framed(head: &Parts) -> bool {
     if head.version == Version::HTTP_2 {
         return true;

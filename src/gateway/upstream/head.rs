@@ -46,7 +46,7 @@ pub(super) enum Malformed {
     Parser(httparse::Error),
     #[error("a malformed {0} line")]
     Framing(&'static str),
-    #[error("a carriage return or a NUL within a line")]
+    #[error("a line of nothing but carriage returns or NULs")]
     Byte,
     #[error("a head of more than 64 KiB")]
     TooLarge,
@@ -162,6 +162,7 @@ impl<S: Wire> Heads<S> {
             }
             if self.held.is_empty()
                 && let Ok(Some(Kind::Final(framing))) = parse(come)
+                && !framing.has_idle_coding
             {
                 let length = framing.head;
                 self.awaits = false;
@@ -197,16 +198,16 @@ impl<S: Wire> Heads<S> {
             };
             self.searched = 0;
             let rest = self.held.split_off(end);
-            let kind = match parse(&self.held) {
+            let mut kind = match parse(&self.held) {
                 Ok(Some(kind)) => kind,
-                Ok(None) | Err(Malformed::Parser(_)) => {
-                    let mended = mend(&self.held)?;
-                    self.held.clear();
-                    self.held.extend_from_slice(&mended);
-                    parse(&self.held)?.ok_or(Malformed::Parser(httparse::Error::NewLine))?
-                }
+                Ok(None) | Err(Malformed::Parser(_)) => self.replace_head(&mend(&self.held)?)?,
                 Err(malformed) => return Err(malformed),
             };
+            if let Kind::Final(framing) = kind
+                && framing.has_idle_coding
+            {
+                kind = self.replace_head(&without_coding(&self.held))?;
+            }
             match kind {
                 Kind::Interim => {
                     self.interim += end;
@@ -228,6 +229,13 @@ impl<S: Wire> Heads<S> {
             }
         }
         Ok(())
+    }
+
+    /// What is held is a head that reads so instead.
+    fn replace_head(&mut self, head: &[u8]) -> Result<Kind, Malformed> {
+        self.held.clear();
+        self.held.extend_from_slice(head);
+        parse(&self.held)?.ok_or(Malformed::Parser(httparse::Error::NewLine))
     }
 
     /// Reads the body.
@@ -309,6 +317,8 @@ struct Framing {
     is_chunked: bool,
     /// Is it chunked, and has a `Content-Length` too?
     is_ambiguous: bool,
+    /// Is its coding `identity`, and has it a `Content-Length`?
+    has_idle_coding: bool,
 }
 
 /// None if it is not whole.
@@ -334,7 +344,8 @@ fn parse(bytes: &[u8]) -> Result<Option<Kind>, Malformed> {
     }))
 }
 
-/// RFC 9112, section 6: one way to read where the body ends. (`identity` is of RFC 2616: such a body ends with the connection.)
+/// RFC 9112, section 6: one way to read where the body ends. `identity` is of RFC 2616, section 4.4, where it is no transfer
+/// coding: the body has its `Content-Length`, or else ends with the connection.
 fn check_framing(lines: &[Header<'_>]) -> Result<Framing, Malformed> {
     let (mut length, mut coding) = (None, None);
     for line in lines {
@@ -364,7 +375,22 @@ fn check_framing(lines: &[Header<'_>]) -> Result<Framing, Malformed> {
         head: 0, // which its lines do not tell
         is_chunked,
         is_ambiguous: is_chunked && length.is_some(),
+        has_idle_coding: coding.is_some() && !is_chunked && length.is_some(),
     })
+}
+
+/// A head that parses, without its `Transfer-Encoding`: with it hyper would read until the connection ends.
+fn without_coding(head: &[u8]) -> Vec<u8> {
+    let is_coding = |line: &[u8]| {
+        let mut parts = line.split(|byte| *byte == b':');
+        let name = parts.next().unwrap_or_default();
+        framing(name) == Some("transfer-encoding")
+    };
+    let lines = head.split_inclusive(|byte| *byte == b'\n');
+    lines
+        .filter(|line| !is_coding(line))
+        .collect::<Vec<_>>()
+        .concat()
 }
 
 fn digits(text: &[u8]) -> Option<u64> {
@@ -416,10 +442,40 @@ fn is_control(byte: u8) -> bool {
     byte.is_ascii_control() && byte != b'\t'
 }
 
+/// Has this line a NUL, or a carriage return within it? Some take either for the end of a line (RFC 9112, section 2.2; RFC 9110,
+/// section 5.5).
+fn breaks(line: &[u8]) -> bool {
+    line.iter().any(|byte| is_break(*byte))
+}
+
+fn is_break(byte: u8) -> bool {
+    matches!(byte, b'\r' | 0)
+}
+
+/// Such a line is left out as a whole, unless who ends lines there could read framing in it, or the end of the head.
+fn check_broken(line: &[u8]) -> Result<(), Malformed> {
+    if !breaks(line) {
+        return Ok(());
+    }
+    if line.iter().all(|byte| is_break(*byte) || is_blank(*byte)) {
+        return Err(Malformed::Byte);
+    }
+    let mut parts = line.split(|byte| *byte == b'\r');
+    let in_name = parts.find_map(|part| {
+        let name = part.split(|byte| *byte == b':').next();
+        resembles_framing(name.unwrap_or_default())
+    });
+    in_name
+        .or_else(|| resembles_framing(line))
+        .map_or(Ok(()), |name| Err(Malformed::Framing(name)))
+}
+
 /// A field as it goes on: its folds joined.
 struct Field<'a> {
     name: &'a [u8],
     value: Vec<u8>,
+    /// Has it a byte that no line may have?
+    is_broken: bool,
     /// What cannot be repaired does not go on, nor do its folds.
     goes_on: bool,
 }
@@ -437,6 +493,7 @@ impl<'a> Field<'a> {
         Ok(Self {
             name,
             value: trim_blanks(value.get(1..).unwrap_or_default()).to_vec(),
+            is_broken: breaks(line),
             goes_on: colon.is_some() && !name.is_empty() && name.iter().all(|byte| is_token(*byte)),
         })
     }
@@ -451,6 +508,7 @@ impl<'a> Field<'a> {
         if let Some(name) = framing(self.name) {
             return Err(Malformed::Framing(name));
         }
+        self.is_broken |= breaks(line);
         let line = trim_blanks(line);
         if !self.value.is_empty() && !line.is_empty() {
             self.value.push(b' ');
@@ -461,7 +519,7 @@ impl<'a> Field<'a> {
 
     /// RFC 9110, section 5.5: a value with other bytes than these is none.
     fn check_value(&mut self) -> Result<(), Malformed> {
-        if !self.value.iter().any(|byte| is_control(*byte)) {
+        if !self.is_broken && !self.value.iter().any(|byte| is_control(*byte)) {
             return Ok(());
         }
         if let Some(name) = framing(self.name) {
@@ -483,9 +541,7 @@ fn mend(head: &[u8]) -> Result<Vec<u8>, Malformed> {
     let status_line = lines.next().unwrap_or_default();
     let mut fields = Vec::new();
     for line in lines.filter(|line| !line.is_empty()) {
-        if line.iter().any(|byte| matches!(byte, b'\r' | 0)) {
-            return Err(Malformed::Byte);
-        }
+        check_broken(line)?;
         if !is_blank(line[0]) {
             fields.push(Field::of(line)?);
             continue;
@@ -652,9 +708,34 @@ mod tests {
             (" A: b\r\nC: d\r\n", "C: d\r\n"),
             ("A : b\nC: d\r\n", "A: b\r\nC: d\r\n"),
             ("Connection: \u{1}\r\n", "Connection: close\r\n"),
+            ("A: b\0c\r\nD: e\r\n", "D: e\r\n"),
+            ("A: b\rC: d\r\nD: e\r\n", "D: e\r\n"),
+            ("A: b\r\r\nD: e\r\n", "D: e\r\n"),
+            ("A: b\0\r\n c\r\nD: e\r\n", "D: e\r\n"),
+            ("A: b\r\n c\rF: g\r\nD: e\r\n", "D: e\r\n"),
+            ("A\r: b\r\nA\0: b\r\n\rA: b\r\n", ""),
+            ("Retry-After: 7\rB: c\r\n", ""),
+            ("Connection: keep-alive\r\r\n", "Connection: close\r\n"),
+            ("Connection: keep-alive\0\r\n", "Connection: close\r\n"),
             (
                 "A : b\r\nContent-Length: 4\r\n",
                 "A: b\r\nContent-Length: 4\r\n",
+            ),
+            (
+                "Transfer-Encoding: identity\r\nContent-Length: 4\r\n",
+                "Content-Length: 4\r\n",
+            ),
+            (
+                "Content-Length: 4\r\nA: b\r\ntransfer-encoding:IDENTITY \r\n",
+                "Content-Length: 4\r\nA: b\r\n",
+            ),
+            (
+                "A : b\r\nTransfer-Encoding: identity\r\nContent-Length: 4\r\n",
+                "A: b\r\nContent-Length: 4\r\n",
+            ),
+            (
+                "Transfer-Encoding: identity\r\n",
+                "Transfer-Encoding: identity\r\n",
             ),
             (
                 "Expose: a,\r\n Content-Length\r\n",
@@ -713,10 +794,31 @@ mod tests {
             "Transfer-Encoding: gzip, chunked",
             "Transfer-Encoding: chunked, chunked",
             "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\nContent-Length: 4",
+            "Transfer-Encoding: identity\r\nA : b\r\nTransfer-Encoding: chunked\r\nContent-Length: 4",
+            "Transfer-Encoding: identity\r\nContent-Length: 4\r\nContent-Length: 5",
+            "Transfer-Encoding: identity\r\nContent-Length: x",
             "Transfer-Encoding: xchunked",
             "Transfer-Encoding: chunked;a=b",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
             "Transfer-Encoding\u{7f}: chunked",
+            "Content-Length: 4\0",
+            "Content-Length: 4\r",
+            "Content-Length\r: 4",
+            "Content-\0Length: 4",
+            "Content-\rLength: 4",
+            "\0Content-Length: 4",
+            "Content-Length: 4\rA: b",
+            "A: b\rContent-Length: 4",
+            "A: b\0Content-Length: 4",
+            "A: b\rContent-\0Length: 4",
+            "A: b\rContent-Length\r",
+            "A: b\r\n c\rContent-Length: 4",
+            "Content-Length: 4\r\n \0x",
+            "A: b\rTransfer-Encoding : chunked",
+            "Transfer-Encoding: chun\0ked",
+            "Transfer-Encoding: identity\rContent-Length: 4",
+            "Content-Encoding: gzip\0",
             "Content-Encoding : gzip",
             "Content-Encoding: gz\r\n ip",
             "Content-Encoding: \u{1}gzip",
@@ -741,8 +843,10 @@ mod tests {
             ("HTTP/1.2 200 OK\r\n\r\n", Malformed::Parser(Version)),
             ("HTTP/1.1 20 OK\r\n\r\n", Malformed::Parser(Status)),
             ("HTTP/1.1 2000 OK\r\n\r\n", Malformed::Parser(Status)),
-            ("HTTP/1.1 200 OK\r\nA: b\rC: d\r\n\r\n", Malformed::Byte),
-            ("HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n", Malformed::Byte),
+            ("HTTP/1.1 200 OK\rA: b\r\n\r\n", Malformed::Parser(Status)),
+            ("HTTP/1.1 200 O\0K\r\n\r\n", Malformed::Parser(Status)),
+            ("HTTP/1.1 200 OK\r\n\r\r\nA: b\r\n\r\n", Malformed::Byte),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n \0\r\n\r\n", Malformed::Byte),
             (&large, Malformed::TooLarge),
             (&interim, Malformed::TooLarge),
         ] {
