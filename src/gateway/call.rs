@@ -1,6 +1,6 @@
 //! How is Linksfield called? One call, and for queries the further attempts that may follow it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
@@ -87,6 +87,15 @@ pub struct Timing(Arc<Times>);
 struct Times {
     begun: Instant,
     granted: OnceLock<Instant>,
+    disk: Mutex<Disk>,
+}
+
+/// How long the state disk was waited for, which is no time of the vendor's.
+#[derive(Debug, Default)]
+struct Disk {
+    waited: Duration,
+    /// Since when it is waited for now.
+    since: Option<Instant>,
 }
 
 impl Timing {
@@ -95,6 +104,7 @@ impl Timing {
         Self(Arc::new(Times {
             begun: Instant::now(),
             granted: OnceLock::new(),
+            disk: Mutex::default(),
         }))
     }
 
@@ -111,11 +121,28 @@ impl Timing {
         self.0.granted.get().copied()
     }
 
+    /// Waits for the state disk.
+    async fn on_disk<T>(&self, work: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        self.disk().since = Some(began);
+        let done = work.await;
+        let mut disk = self.disk();
+        disk.since = None;
+        disk.waited += began.elapsed();
+        done
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.0.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells the record how the time was spent, as far as the call has come.
     pub fn tell(&self, exchange: &mut Exchange<'_>) {
         let (now, granted) = (Instant::now(), self.granted_at());
+        let disk = self.disk();
+        let waited = disk.waited + disk.since.map_or(Duration::ZERO, |since| now - since);
         exchange.queue = Some(granted.unwrap_or(now) - self.0.begun);
-        exchange.upstream = granted.map(|granted| now - granted);
+        exchange.upstream = granted.map(|granted| (now - granted).saturating_sub(waited));
     }
 }
 
@@ -289,6 +316,7 @@ impl Gateway {
             this.metrics
                 .upstream_call(route, tenant, outcome, errand.reason, duration);
         };
+        let given = deadline;
         let (mut anew, mut is_saved, mut is_stuck) = (0, this.store.is_none(), false);
         let mut result = loop {
             let ready = self.ready(&mut permit, errand, (key, &mut is_saved), &mut deadline);
@@ -349,8 +377,9 @@ impl Gateway {
             this.breaker.trip(ended_at);
         }
         let duration = ended_at - granted_at;
-        this.paces[route].call.record(duration);
-        record(outcome, duration);
+        this.paces[route].call.record(duration); // who waits for the next one waits for the disk too
+        let on_disk = deadline - given;
+        record(outcome, duration.saturating_sub(on_disk));
         result.map(|(answer, sent_at, line, permit)| Answered {
             answer,
             sent_at,
@@ -373,10 +402,12 @@ impl Gateway {
             // A disk takes its time: whether the connection may still be used is looked at after it.
             let line = self.connect(permit, errand.max_idle, *deadline).await?;
             if let Some(key) = key.filter(|key| !key.is_durable()) {
-                *deadline += key.make_durable(self.told(), *deadline).await?;
+                let durable = key.make_durable(self.told(), *deadline);
+                *deadline += errand.timing.on_disk(durable).await?;
             } else if !*is_saved {
                 permit.count(self.told());
-                *deadline += self.save_calls(*deadline).await;
+                let saved = self.save_calls(*deadline);
+                *deadline += errand.timing.on_disk(saved).await;
                 *is_saved = true;
             } else {
                 return Ok(line);

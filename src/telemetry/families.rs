@@ -187,7 +187,7 @@ impl Families {
             upstream_duration: histograms(
                 &registry,
                 "upstream_request_duration_seconds",
-                "From the permit of a call to its answer.",
+                "From the permit of a call to its answer, but for what the state disk takes.",
                 DURATION_BUCKETS,
                 &["route", "outcome"],
             ),

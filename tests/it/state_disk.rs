@@ -17,7 +17,8 @@ fn with_state(builder: Builder, folder: &TempDir) -> Builder {
 
 async fn order(gateway: &Gateway, key: &str) -> Reply {
     let body = json!({ "key": key }).to_string();
-    gateway.post(ORDER, &[("Idempotency-Key", key)], body).await
+    let headers = [("Idempotency-Key", key), ("X-Request-Id", key)];
+    gateway.post(ORDER, &headers, body).await
 }
 
 fn unavailable() -> (u16, String, String) {
@@ -189,6 +190,13 @@ async fn a_process_ends_within_its_drain_time_though_its_disk_hangs() {
         .await;
     shim.hang();
     assert_eq!(order(&gateway, "one").await.problem(), unavailable());
+    let line = gateway.exchange_of("one").await;
+    let seconds = |name: &str| line[name].as_f64().unwrap();
+    let of_others = seconds("duration") - seconds("upstream");
+    assert!(
+        of_others > 0.9,
+        "the disk's second is none of the vendor's: {line}"
+    );
     assert_eq!(gateway.page(1).await.status, 200);
     gateway.signal("TERM");
     assert_eq!(gateway.exit().await.code(), Some(0));
