@@ -97,7 +97,9 @@ pub(super) struct Day {
     known_since: i64,
     /// What the time of the world is ahead of the clock that began with the process.
     ahead: i64,
-    /// What the earlier one of our clock and Linksfield's is ahead of it; none before Linksfield has told its own.
+    /// What the later one of our clock and Linksfield's is ahead of it: what is written goes by that.
+    latest: i64,
+    /// What the earlier one is ahead of it; none before Linksfield has told its own.
     agreed: Option<i64>,
     /// By how many seconds our clock is to be corrected, as was known last.
     correction: i64,
@@ -126,6 +128,7 @@ pub(super) struct Counted(i64);
 impl Day {
     pub fn new(limits: &Limits, now: SystemTime, history: Option<&History>) -> Self {
         let wall = millis(now);
+        let correction = history.map_or(0, |history| history.correction.saturating_mul(SECOND));
         let mut day = Self {
             limit: None,
             reserve: 0,
@@ -134,7 +137,8 @@ impl Day {
             known_since: history.map_or(wall, |history| {
                 i64::try_from(history.known_since).map_or(wall, |minute| minute * MINUTE)
             }),
-            ahead: history.map_or(0, |history| history.correction.saturating_mul(SECOND)),
+            ahead: correction,
+            latest: correction.max(0),
             agreed: None,
             correction: history.map_or(0, |history| history.correction),
             loaded: history.map_or_else(Calls::new, |history| history.minutes.clone()),
@@ -172,10 +176,11 @@ impl Day {
         clock::look(); // else what is counted right after a sleep would count from before it
         let clock = self.clock(now);
         self.ahead = millis(told.now) - clock;
-        if told.is_confirmed() {
+        if told.is_confirmed {
             self.correction = told.correction;
         }
-        self.agreed = told.agreed.map(|agreed| millis(agreed) - clock);
+        self.latest = millis(told.latest) - clock;
+        self.agreed = told.agreed().map(|agreed| millis(agreed) - clock);
         self.forget(clock);
     }
 
@@ -310,7 +315,7 @@ impl Day {
         let day_ago = self.clock(now) - DAY;
         for minute in self.minutes.iter().filter(|minute| minute.last > day_ago) {
             let minute_of_world = Time {
-                number: u64::try_from((minute.last + self.ahead) / MINUTE).unwrap_or(0),
+                number: u64::try_from((minute.last + self.latest) / MINUTE).unwrap_or(0),
                 is_confirmed: self.agreed.is_some(),
             };
             let calls = history.minutes.entry(minute_of_world).or_default();

@@ -156,7 +156,9 @@ fn told() -> Told {
 fn agreed(now: SystemTime) -> Told {
     Told {
         now,
-        agreed: Some(now),
+        earliest: now,
+        latest: now,
+        is_confirmed: true,
         correction: 0,
     }
 }
@@ -713,7 +715,9 @@ async fn a_clock_that_is_wrong_forgets_no_calls_of_before_the_start() {
             // Linksfield tells the right time: the earlier one of the two counts.
             quota.learn(Told {
                 now: right,
-                agreed: Some(right.min(wrong)),
+                earliest: right.min(wrong),
+                latest: right.max(wrong),
+                is_confirmed: true,
                 correction: 0,
             });
             assert_eq!(quota.levels().day.unwrap().remaining, 7, "{wrong:?}");
@@ -721,7 +725,9 @@ async fn a_clock_that_is_wrong_forgets_no_calls_of_before_the_start() {
             let mut permit = acquire(&quota, Instant::now() + HOUR).await.unwrap();
             permit.count(Told {
                 now: wall(Instant::now()),
-                agreed: Some(right.min(wrong)),
+                earliest: right.min(wrong),
+                latest: right.max(wrong),
+                is_confirmed: true,
                 correction: 0,
             });
             drop(permit);
