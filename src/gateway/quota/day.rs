@@ -5,7 +5,8 @@
 //! A call that may begin but has not yet is spent already.
 //!
 //! Ages are measured by a clock that nobody sets and that goes on while the machine sleeps; only the beginning of a fixed
-//! day and what a store keeps go by the time of the world, which is told with each call, so that a step of it is followed.
+//! day and what a store keeps go by the time of the world, which is told with each call, so that a step of it is followed;
+//! and of a fixed day nothing is over before it is so by our clock and by Linksfield's.
 //!
 //! What a store kept of before the start counts until our clock and Linksfield's agree that it is over, or for a further
 //! day: our clock alone may be wrong by a month. As nothing tells Linksfield's time but an answer, a call that only such
@@ -97,9 +98,11 @@ pub(super) struct Day {
     known_since: i64,
     /// What the time of the world is ahead of the clock that began with the process.
     ahead: i64,
-    /// What the later one of our clock and Linksfield's is ahead of it: what is written goes by that.
+    /// What the earlier one of our clock and Linksfield's is ahead of it.
+    earliest: i64,
+    /// What the later one is ahead of it: what is written goes by that.
     latest: i64,
-    /// What the earlier one is ahead of it; none before Linksfield has told its own.
+    /// The earlier one, once Linksfield has told its own.
     agreed: Option<i64>,
     /// By how many seconds our clock is to be corrected, as was known last.
     correction: i64,
@@ -138,6 +141,7 @@ impl Day {
                 i64::try_from(history.known_since).map_or(wall, |minute| minute * MINUTE)
             }),
             ahead: correction,
+            earliest: correction.min(0),
             latest: correction.max(0),
             agreed: None,
             correction: history.map_or(0, |history| history.correction),
@@ -179,6 +183,7 @@ impl Day {
         if told.is_confirmed {
             self.correction = told.correction;
         }
+        self.earliest = millis(told.earliest) - clock;
         self.latest = millis(told.latest) - clock;
         self.agreed = told.agreed().map(|agreed| millis(agreed) - clock);
         self.forget(clock);
@@ -403,9 +408,12 @@ impl Day {
             .filter(move |minute| minute.last > since)
     }
 
-    /// Calls that had ended then count no more.
+    /// Calls that had ended then count no more. A fixed day has begun anew once it has by both clocks: one that is wrong, by
+    /// whatever and in whatever direction, begins none.
     fn since(&self, now: Instant) -> i64 {
-        self.since_by(self.clock(now) + self.ahead) - self.ahead
+        let clock = self.clock(now);
+        let by = |ahead| self.since_by(clock + ahead) - ahead;
+        by(self.earliest).min(by(self.latest))
     }
 
     /// The same by a time of the world.
@@ -424,9 +432,11 @@ impl Day {
         wall - (wall - begins_at).rem_euclid(DAY)
     }
 
+    /// When the calls that count begin later: at the end of the day that began first.
     fn until_end(&self, now: Instant) -> Duration {
-        let wall = self.clock(now) + self.ahead;
-        positive(self.begun(wall) + DAY - wall)
+        let clock = self.clock(now);
+        let by = |ahead| self.begun(clock + ahead) + DAY - (clock + ahead);
+        positive(by(self.earliest).min(by(self.latest)))
     }
 
     fn forget(&mut self, clock: i64) {
