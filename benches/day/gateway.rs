@@ -564,7 +564,9 @@ fn told(time: Duration) -> Told {
     let now = wall(time);
     Told {
         now,
-        agreed: Some(now),
+        earliest: now,
+        latest: now,
+        is_confirmed: true,
         correction: 0,
     }
 }

@@ -200,8 +200,8 @@ impl Key {
     fn change(&self, state: Saved, now: Told) -> Change {
         let record = Record {
             since: Time {
-                number: seconds(now.now),
-                is_confirmed: now.is_confirmed(),
+                number: seconds(now.latest), // else one wrong clock would end it at the next start
+                is_confirmed: now.is_confirmed,
             },
             fingerprint: self.fingerprint,
             state,
@@ -267,7 +267,7 @@ impl Shared {
         let mut table = self.table();
         table.end(Moment::now());
         if !table.loaded.is_empty()
-            && let Some(agreed) = self.skew.tell(wall_clock()).agreed
+            && let Some(agreed) = self.skew.tell(wall_clock()).agreed()
         {
             table.end_loaded(seconds(agreed));
         }
@@ -527,7 +527,9 @@ mod tests {
         let now = UNIX_EPOCH + HOUR * u32::try_from(hours).unwrap();
         Told {
             now,
-            agreed: Some(now),
+            earliest: now,
+            latest: now,
+            is_confirmed: true,
             correction: 0,
         }
     }

@@ -45,16 +45,20 @@ struct Recent {
 pub struct Told {
     /// By our clock; where that is grossly wrong, by Linksfield's.
     pub now: SystemTime,
-    /// The earlier one of the two: what is over by that is over. None as long as Linksfield has not told its own.
-    pub agreed: Option<SystemTime>,
+    /// The earlier one of the two, or of our clock and what has passed since the start.
+    pub earliest: SystemTime,
+    /// The later one: what is written with it looks older than it is by no clock that is wrong alone.
+    pub latest: SystemTime,
+    /// Has Linksfield told its own?
+    pub is_confirmed: bool,
     /// By how many seconds our clock was corrected for that.
     pub correction: i64,
 }
 
 impl Told {
-    /// Has Linksfield told its own?
-    pub fn is_confirmed(&self) -> bool {
-        self.agreed.is_some()
+    /// What is over by this is over. None as long as Linksfield has not told its own.
+    pub fn agreed(&self) -> Option<SystemTime> {
+        self.is_confirmed.then_some(self.earliest)
     }
 }
 
@@ -116,7 +120,9 @@ impl Skew {
         let is_gross = correction.abs() > GROSS;
         Told {
             now: if is_gross { best } else { wall },
-            agreed: median.map(|_| wall.min(best)),
+            earliest: wall.min(best),
+            latest: wall.max(best),
+            is_confirmed: median.is_some(),
             correction: if is_gross { whole(correction) } else { 0 },
         }
     }
@@ -217,7 +223,7 @@ mod tests {
         let sent = (Moment::now(), epoch());
         assert_eq!(skew.record(&date, sent, Duration::ZERO), None);
         assert_eq!(skew.seconds(epoch()), None);
-        assert!(!skew.tell(epoch()).is_confirmed());
+        assert!(!skew.tell(epoch()).is_confirmed);
     }
 
     #[tokio::test(start_paused = true)]
@@ -225,7 +231,7 @@ mod tests {
         let skew = Skew::new(epoch());
         let told = |wall| {
             let told = skew.tell(wall);
-            (ahead(told.now, epoch()).round(), told.agreed)
+            (ahead(told.now, epoch()).round(), told.agreed())
         };
         assert_eq!(told(epoch() + Duration::from_secs(60)), (60.0, None));
         assert_eq!(
@@ -244,6 +250,9 @@ mod tests {
         let (now, agreed) = told(epoch() + HOUR * 720);
         assert!((now - 3.0 * 3600.0).abs() <= 1.0, "{now}");
         assert!((ahead(agreed.unwrap(), epoch()) - now).abs() <= 1.0);
+        let (behind, ahead_of_both) = (epoch() + HOUR, epoch() + HOUR * 720);
+        assert!(skew.tell(behind).latest > behind + HOUR, "Linksfield's");
+        assert_eq!(skew.tell(ahead_of_both).latest, ahead_of_both, "ours");
         let near = epoch() + HOUR * 3 + Duration::from_secs(90);
         assert_eq!(skew.tell(near).now, near, "seconds are");
     }

@@ -165,6 +165,43 @@ async fn a_start_with_a_clock_that_is_wrong_forgets_no_key() {
 }
 
 #[tokio::test]
+async fn one_wrong_date_before_a_restart_sends_no_order_twice_and_loses_no_call_of_the_day() {
+    for day in days() {
+        for wrong in [-2 * DAY, -MONTH, 2 * DAY, MONTH] {
+            let told = Told::default();
+            let upstream = vendor(&told, pages).await;
+            let (folder, shim) = (tempfile::tempdir().unwrap(), Shim::new());
+            let run = async || {
+                with_state(gateway(&upstream), &folder)
+                    .set("upstream.limits.requests_per_day", "20")
+                    .set("upstream.limits.day", &day)
+                    .under(&shim)
+                    .run()
+                    .await
+            };
+            told.set(wrong);
+            let gateway = run().await;
+            for key in ["one", "two"] {
+                assert_eq!(order(&gateway, key).await.status, 200);
+            }
+            assert_eq!(gateway.page(1).await.status, 200); // and the day is written with what is told
+            drop(gateway); // which kills it
+
+            told.set(0);
+            let gateway = run().await;
+            assert_eq!(left(&gateway).await, 17.0, "{wrong} {day}");
+            assert_eq!(gateway.page(1).await.status, 200); // and Linksfield has told its time
+            for key in ["one", "two"] {
+                let replay = order(&gateway, key).await;
+                let is_replay = replay.header("idempotency-replayed") == Some("true");
+                assert!(is_replay, "{key} {wrong} {day}: {replay:?}");
+            }
+            assert_eq!(left(&gateway).await, 16.0, "{wrong} {day}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_key_whose_window_has_ended_by_linksfields_clock_is_free() {
     let told = Told::default();
     let upstream = vendor(&told, pages).await;

@@ -5,7 +5,8 @@
 //! A call that may begin but has not yet is spent already.
 //!
 //! Ages are measured by a clock that nobody sets and that goes on while the machine sleeps; only the beginning of a fixed
-//! day and what a store keeps go by the time of the world, which is told with each call, so that a step of it is followed.
+//! day and what a store keeps go by the time of the world, which is told with each call, so that a step of it is followed;
+//! and of a fixed day nothing is over before it is so by our clock and by Linksfield's.
 //!
 //! What a store kept of before the start counts until our clock and Linksfield's agree that it is over, or for a further
 //! day: our clock alone may be wrong by a month. As nothing tells Linksfield's time but an answer, a call that only such
@@ -97,7 +98,11 @@ pub(super) struct Day {
     known_since: i64,
     /// What the time of the world is ahead of the clock that began with the process.
     ahead: i64,
-    /// What the earlier one of our clock and Linksfield's is ahead of it; none before Linksfield has told its own.
+    /// What the earlier one of our clock and Linksfield's is ahead of it.
+    earliest: i64,
+    /// What the later one is ahead of it: what is written goes by that.
+    latest: i64,
+    /// The earlier one, once Linksfield has told its own.
     agreed: Option<i64>,
     /// By how many seconds our clock is to be corrected, as was known last.
     correction: i64,
@@ -126,6 +131,7 @@ pub(super) struct Counted(i64);
 impl Day {
     pub fn new(limits: &Limits, now: SystemTime, history: Option<&History>) -> Self {
         let wall = millis(now);
+        let correction = history.map_or(0, |history| history.correction.saturating_mul(SECOND));
         let mut day = Self {
             limit: None,
             reserve: 0,
@@ -134,7 +140,9 @@ impl Day {
             known_since: history.map_or(wall, |history| {
                 i64::try_from(history.known_since).map_or(wall, |minute| minute * MINUTE)
             }),
-            ahead: history.map_or(0, |history| history.correction.saturating_mul(SECOND)),
+            ahead: correction,
+            earliest: correction.min(0),
+            latest: correction.max(0),
             agreed: None,
             correction: history.map_or(0, |history| history.correction),
             loaded: history.map_or_else(Calls::new, |history| history.minutes.clone()),
@@ -172,10 +180,12 @@ impl Day {
         clock::look(); // else what is counted right after a sleep would count from before it
         let clock = self.clock(now);
         self.ahead = millis(told.now) - clock;
-        if told.is_confirmed() {
+        if told.is_confirmed {
             self.correction = told.correction;
         }
-        self.agreed = told.agreed.map(|agreed| millis(agreed) - clock);
+        self.earliest = millis(told.earliest) - clock;
+        self.latest = millis(told.latest) - clock;
+        self.agreed = told.agreed().map(|agreed| millis(agreed) - clock);
         self.forget(clock);
     }
 
@@ -310,7 +320,7 @@ impl Day {
         let day_ago = self.clock(now) - DAY;
         for minute in self.minutes.iter().filter(|minute| minute.last > day_ago) {
             let minute_of_world = Time {
-                number: u64::try_from((minute.last + self.ahead) / MINUTE).unwrap_or(0),
+                number: u64::try_from((minute.last + self.latest) / MINUTE).unwrap_or(0),
                 is_confirmed: self.agreed.is_some(),
             };
             let calls = history.minutes.entry(minute_of_world).or_default();
@@ -398,9 +408,12 @@ impl Day {
             .filter(move |minute| minute.last > since)
     }
 
-    /// Calls that had ended then count no more.
+    /// Calls that had ended then count no more. A fixed day has begun anew once it has by both clocks: one that is wrong, by
+    /// whatever and in whatever direction, begins none.
     fn since(&self, now: Instant) -> i64 {
-        self.since_by(self.clock(now) + self.ahead) - self.ahead
+        let clock = self.clock(now);
+        let by = |ahead| self.since_by(clock + ahead) - ahead;
+        by(self.earliest).min(by(self.latest))
     }
 
     /// The same by a time of the world.
@@ -419,9 +432,11 @@ impl Day {
         wall - (wall - begins_at).rem_euclid(DAY)
     }
 
+    /// When the calls that count begin later: at the end of the day that began first.
     fn until_end(&self, now: Instant) -> Duration {
-        let wall = self.clock(now) + self.ahead;
-        positive(self.begun(wall) + DAY - wall)
+        let clock = self.clock(now);
+        let by = |ahead| self.begun(clock + ahead) + DAY - (clock + ahead);
+        positive(by(self.earliest).min(by(self.latest)))
     }
 
     fn forget(&mut self, clock: i64) {

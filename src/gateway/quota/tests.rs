@@ -156,7 +156,9 @@ fn told() -> Told {
 fn agreed(now: SystemTime) -> Told {
     Told {
         now,
-        agreed: Some(now),
+        earliest: now,
+        latest: now,
+        is_confirmed: true,
         correction: 0,
     }
 }
@@ -713,7 +715,9 @@ async fn a_clock_that_is_wrong_forgets_no_calls_of_before_the_start() {
             // Linksfield tells the right time: the earlier one of the two counts.
             quota.learn(Told {
                 now: right,
-                agreed: Some(right.min(wrong)),
+                earliest: right.min(wrong),
+                latest: right.max(wrong),
+                is_confirmed: true,
                 correction: 0,
             });
             assert_eq!(quota.levels().day.unwrap().remaining, 7, "{wrong:?}");
@@ -721,7 +725,9 @@ async fn a_clock_that_is_wrong_forgets_no_calls_of_before_the_start() {
             let mut permit = acquire(&quota, Instant::now() + HOUR).await.unwrap();
             permit.count(Told {
                 now: wall(Instant::now()),
-                agreed: Some(right.min(wrong)),
+                earliest: right.min(wrong),
+                latest: right.max(wrong),
+                is_confirmed: true,
                 correction: 0,
             });
             drop(permit);
@@ -731,6 +737,54 @@ async fn a_clock_that_is_wrong_forgets_no_calls_of_before_the_start() {
             sleep(DAY).await;
             assert_eq!(quota.levels().day.unwrap().remaining, 10, "a further day");
             assert!(quota.history().minutes.is_empty());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_day_that_is_spent_begins_anew_by_no_clock_alone() {
+    let limits = Limits {
+        day_begins_at: Some(0), // 21 hours ago
+        ..of_day(3, 0.0)
+    };
+    for is_confirmed in [true, false] {
+        // By each, the beginning of a day lies between the calls and what is told after them.
+        for (is_ahead, by) in [
+            (true, HOUR * 2 + SECOND * 3570),
+            (true, DAY * 30 + HOUR * 2 + SECOND * 3570),
+            (false, HOUR * 21 + SECOND * 30),
+            (false, DAY * 30 + HOUR * 21 + SECOND * 30),
+        ] {
+            let start = WALL + DAY * 20_000 + HOUR * 21;
+            let quota: Quota<Slot> = Quota::new(&limits, start, None);
+            quota.0.lock().rate = Rate::new(None);
+            let tell = |right: SystemTime| {
+                let wrong = if is_ahead { right + by } else { right - by };
+                quota.learn(Told {
+                    now: wrong,
+                    earliest: right.min(wrong),
+                    latest: right.max(wrong),
+                    is_confirmed,
+                    correction: 0,
+                });
+            };
+            let began = Instant::now();
+            let right = || {
+                let passed = Instant::now().saturating_duration_since(began);
+                start + passed
+            };
+            for _ in 0..3 {
+                let mut permit = at_once(&quota).await.unwrap();
+                permit.count(agreed(right()));
+            }
+            sleep(SECOND * 64).await;
+            tell(right());
+            let day = quota.levels().day.unwrap();
+            assert_eq!(day.remaining, 0, "{is_ahead} {by:?} {is_confirmed}");
+            // Once both have passed its beginning it has begun, however far they are apart.
+            sleep(DAY).await;
+            tell(right());
+            assert_eq!(quota.levels().day.unwrap().remaining, 3);
         }
     }
 }
