@@ -298,15 +298,12 @@ impl Gateway {
         let (route, tenant) = (call.target.route.label, call.tenant.label);
         brakes.check(&subject)?; // who would be refused then does not wait for its turn
         this.breaker.check()?;
-        this.usual_answers
-            .check((route, tenant), call.caller.as_deref())?;
+        this.usual_answers.check((route, tenant), call.asked())?;
         key.map_or(Ok(()), keys::Run::check_store)?;
         let permit = self.permit(call, errand, progress, errand.patience);
         let mut permit = brakes.unless_applied(&subject, permit).await?;
         let admission = this.breaker.admit()?;
-        let usual = this
-            .usual_answers
-            .admit((route, tenant), call.caller.as_deref())?;
+        let usual = this.usual_answers.admit((route, tenant), call.asked())?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
         let timeout = call.target.route.timeout;
@@ -508,11 +505,7 @@ impl Gateway {
         let told = result.as_deref().map_err(|error| *error);
         let (metrics, end) = (&self.0.metrics, end_of(told, call));
         let (route, tenant) = (call.target.route.label, call.tenant.label);
-        let asked = Asked {
-            params: call.params.as_str(),
-            caller: call.caller.as_deref(),
-        };
-        let verdict = usual.end(&Said::of(told.ok(), end), asked, now);
+        let verdict = usual.end(&Said::of(told.ok(), end), call.asked(), now);
         match verdict.news {
             Some(News::Begins(answer)) => {
                 metrics.episode_begins(route, tenant, &answer, answer.remedy());
@@ -591,6 +584,14 @@ impl Gateway {
 }
 
 impl Call {
+    /// What is asked, and by whom.
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            params: self.params.as_str(),
+            caller: self.caller.as_deref(),
+        }
+    }
+
     /// What is sent, signed at this time.
     fn message(&self, secret: Which, signed_at: SystemTime, subject: Subject) -> Message<'_> {
         let signer = self.tenant.signers.of(secret);

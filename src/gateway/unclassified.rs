@@ -28,6 +28,9 @@ const TENTHS: usize = 9;
 /// to so many different questions at least.
 const QUESTIONS: usize = 5;
 
+/// Questions that are known to have an answer: so many at most.
+const KNOWN: usize = 256;
+
 /// More answers than these are not remembered.
 const REMEMBERED: usize = 1024;
 
@@ -149,6 +152,10 @@ impl Asked<'_> {
     fn caller(&self) -> Option<u64> {
         self.caller.map(hash)
     }
+
+    fn question(&self) -> u64 {
+        hash(self.params)
+    }
 }
 
 /// A route and a tenant, by their labels.
@@ -180,6 +187,8 @@ struct State {
     /// The first caller that was answered, and whether another was.
     first_caller: Option<Option<u64>>,
     has_other_callers: bool,
+    /// Questions that were answered with a success, as hashes; the youngest first.
+    known: VecDeque<u64>,
     episode: Option<Episode>,
 }
 
@@ -198,6 +207,8 @@ struct Episode {
     /// Since when nothing is asked; then one call at a time.
     since: Instant,
     is_trying: bool,
+    /// The next trial is kept until then for a question that is known to have an answer: one such was refused.
+    kept_until: Option<Instant>,
     whom: Whom,
 }
 
@@ -303,17 +314,20 @@ impl Usual {
     }
 
     /// Is anything asked there at all, for this caller? To be looked at before a call waits for its turn.
-    pub fn check(&self, at: At, caller: Option<&str>) -> Result<(), Open> {
-        let state = self.scope(at);
-        state.pass(caller, self.settings.open_for).map(|_| ())
+    pub fn check(&self, at: At, asked: Asked<'_>) -> Result<(), Open> {
+        let mut state = self.scope(at);
+        state.pass(asked, self.settings.open_for).map(|_| ())
     }
 
     /// One call, right before it is made.
-    pub fn admit(&self, at: At, caller: Option<&str>) -> Result<Admission<'_>, Open> {
+    pub fn admit(&self, at: At, asked: Asked<'_>) -> Result<Admission<'_>, Open> {
         let mut state = self.scope(at);
-        let pass = state.pass(caller, self.settings.open_for)?;
-        if let Some(episode) = &mut state.episode {
-            episode.is_trying |= pass == Pass::Trial;
+        let pass = state.pass(asked, self.settings.open_for)?;
+        if let Some(episode) = &mut state.episode
+            && pass == Pass::Trial
+        {
+            episode.is_trying = true;
+            episode.kept_until = None;
         }
         Ok(Admission {
             usual: self,
@@ -387,23 +401,37 @@ impl State {
         (episode.since.elapsed() <= lasts).then_some(episode)
     }
 
-    /// May this caller make a call?
-    fn pass(&self, caller: Option<&str>, open_for: Duration) -> Result<Pass, Open> {
-        let Some(episode) = &self.episode else {
+    /// May this be asked? Somebody who asks for what does not exist, again and again, must not have all trials: a question
+    /// that has succeeded before goes first.
+    fn pass(&mut self, asked: Asked<'_>, open_for: Duration) -> Result<Pass, Open> {
+        let Some(episode) = &mut self.episode else {
             return Ok(Pass::Free);
         };
-        if !episode.whom.includes(caller.map(hash)) {
+        if !episode.whom.includes(asked.caller()) {
             return Ok(Pass::Untouched);
         }
-        let left = (episode.since + open_for).saturating_duration_since(Instant::now());
-        if left.is_zero() && !episode.is_trying {
+        let now = Instant::now();
+        let left = (episode.since + open_for).saturating_duration_since(now);
+        let is_known = self.known.contains(&asked.question());
+        let is_kept = episode.kept_until.is_some_and(|until| now < until);
+        if left.is_zero() && !episode.is_trying && (is_known || !is_kept) {
             return Ok(Pass::Trial);
+        }
+        if is_known {
+            episode.kept_until = Some(now + open_for * 2);
         }
         let retry_after = left.max(Duration::from_secs(1));
         Err(Open {
             reason: Reason::UsualAnswer,
             retry_after,
         })
+    }
+
+    fn know(&mut self, question: u64) {
+        if !self.known.contains(&question) {
+            self.known.truncate(KNOWN - 1);
+            self.known.push_front(question);
+        }
     }
 
     fn remember(&mut self, said: &Said, asked: Asked<'_>, now: Instant, settings: Settings) {
@@ -414,7 +442,7 @@ impl State {
         self.has_other_callers |= *self.first_caller.get_or_insert(caller) != caller;
         self.answers.push_back(Remembered {
             at: now,
-            question: hash(asked.params),
+            question: asked.question(),
             caller,
             meaning: said.meaning().cloned(),
         });
@@ -494,6 +522,7 @@ impl State {
             meaning: meaning.clone(),
             since: now,
             is_trying: false,
+            kept_until: None,
             whom,
         });
         Verdict {
@@ -524,7 +553,12 @@ impl Admission<'_> {
         };
         let pass = std::mem::replace(&mut self.pass, Pass::Free);
         let mut state = usual.scope(self.at);
-        state.has_succeeded |= *said == Said::Success;
+        if *said == Said::Success {
+            state.has_succeeded = true;
+            if is_query {
+                state.know(asked.question());
+            }
+        }
         if state.episode.is_some() {
             let verdict = state.go_on(said, caller, evidence, pass, now);
             drop(state);
@@ -594,10 +628,16 @@ mod tests {
         Said::Unclassified(Meaning::Code(code.into()))
     }
 
+    /// A question that nobody else has.
+    fn by(caller: Option<&str>) -> Asked<'_> {
+        let params = "of no other";
+        Asked { params, caller }
+    }
+
     fn end(usual: &Usual, at: At, said: &Said, question: usize, caller: Option<&str>) -> Verdict {
-        let admission = usual.admit(at, caller).expect("it is closed");
         let params = &question.to_string();
         let asked = Asked { params, caller };
+        let admission = usual.admit(at, asked).expect("it is closed");
         admission.end(said, asked, Instant::now())
     }
 
@@ -608,7 +648,7 @@ mod tests {
     }
 
     fn is_open(usual: &Usual, at: At) -> bool {
-        usual.check(at, None).is_err()
+        usual.check(at, by(None)).is_err()
     }
 
     #[tokio::test(start_paused = true)]
@@ -684,23 +724,23 @@ mod tests {
             let usual = usual(None);
             let at = (QUERY, 0);
             end(&usual, at, &Said::Success, 0, Some("a"));
-            let before = usual.admit(at, Some("b")).unwrap();
+            let before = usual.admit(at, by(Some("b"))).unwrap();
             for question in 0..19 {
                 end(&usual, at, &code("4711"), question, Some("a"));
             }
-            assert_eq!(usual.check(at, Some("a")), Err(open));
-            assert_eq!(usual.check(at, Some("b")), Ok(()));
+            assert_eq!(usual.check(at, by(Some("a"))), Err(open));
+            assert_eq!(usual.check(at, by(Some("b"))), Ok(()));
             let asked = Asked {
                 params: "1",
                 caller: Some("b"),
             };
             before.end(&Said::Success, asked, Instant::now());
-            assert_eq!(usual.check(at, Some("a")), Err(open), "it began before");
-            drop(usual.admit(at, Some("b")).unwrap());
+            assert_eq!(usual.check(at, by(Some("a"))), Err(open), "it began before");
+            drop(usual.admit(at, by(Some("b"))).unwrap());
             let verdict = end(&usual, at, &said, 1, Some("b"));
             assert_eq!(verdict.is_failure, is_failure, "{said:?}");
-            assert_eq!(usual.check(at, Some("a")), for_a, "{said:?}");
-            assert_eq!(usual.check(at, Some("b")), for_b, "{said:?}");
+            assert_eq!(usual.check(at, by(Some("a"))), for_a, "{said:?}");
+            assert_eq!(usual.check(at, by(Some("b"))), for_b, "{said:?}");
         }
     }
 
@@ -713,12 +753,12 @@ mod tests {
             end(&usual, at, &code("4711"), question, Some("a"));
         }
         tokio::time::advance(SECOND * 5).await;
-        let others = [(); 2].map(|()| usual.admit(at, Some("b")).unwrap());
-        let trial = usual.admit(at, Some("a")).unwrap();
+        let others = [(); 2].map(|()| usual.admit(at, by(Some("b"))).unwrap());
+        let trial = usual.admit(at, by(Some("a"))).unwrap();
         drop(others);
-        assert!(usual.admit(at, Some("a")).is_err(), "one at a time");
+        assert!(usual.admit(at, by(Some("a"))).is_err(), "one at a time");
         drop(trial);
-        assert!(usual.admit(at, Some("a")).is_ok());
+        assert!(usual.admit(at, by(Some("a"))).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -731,12 +771,12 @@ mod tests {
         let command = |caller| end(&usual, (COMMAND, 0), &code("4711"), 1, Some(caller));
         assert!(!command("b").is_failure);
         assert!(command("a").is_failure);
-        assert!(usual.check((COMMAND, 0), Some("a")).is_err());
+        assert!(usual.check((COMMAND, 0), by(Some("a"))).is_err());
         assert!(!command("b").is_failure, "not of its own queries yet");
-        assert!(usual.check((COMMAND, 0), Some("a")).is_err());
+        assert!(usual.check((COMMAND, 0), by(Some("a"))).is_err());
         assert!(end(&usual, (QUERY, 0), &code("4711"), 1, Some("b")).is_failure);
         assert!(command("b").is_failure);
-        assert!(usual.check((COMMAND, 0), Some("b")).is_err());
+        assert!(usual.check((COMMAND, 0), by(Some("b"))).is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -767,19 +807,19 @@ mod tests {
             (Said::Unclassified(Meaning::Status(404)), true),
         ] {
             let usual = begin();
-            let under_way = usual.admit((QUERY, 0), None).unwrap();
+            let under_way = usual.admit((QUERY, 0), by(None)).unwrap();
             end(&usual, (QUERY, 0), &code("4711"), 99, None);
             let verdict = under_way.end(&Said::Success, ASKED, Instant::now());
             assert_eq!(verdict, Verdict::NOTHING, "it began before");
             assert_eq!(
-                usual.check((QUERY, 0), None).unwrap_err().retry_after,
+                usual.check((QUERY, 0), by(None)).unwrap_err().retry_after,
                 SECOND * 5
             );
             tokio::time::advance(SECOND * 5).await;
-            let trial = usual.admit((QUERY, 0), None).unwrap();
-            assert!(usual.admit((QUERY, 0), None).is_err(), "one at a time");
+            let trial = usual.admit((QUERY, 0), by(None)).unwrap();
+            assert!(usual.admit((QUERY, 0), by(None)).is_err(), "one at a time");
             drop(trial); // its caller left: the next one tries
-            let trial = usual.admit((QUERY, 0), None).unwrap();
+            let trial = usual.admit((QUERY, 0), by(None)).unwrap();
             trial.end(&Said::Nothing, ASKED, Instant::now());
             let verdict = end(&usual, (QUERY, 0), &said, 1, None);
             let is_same = said == code("4711");
@@ -845,5 +885,38 @@ mod tests {
         let routes = routes.map(|(name, is_query)| (name.to_owned(), is_query));
         let after = Usual::new(SETTINGS, &routes, &names(&["P2"]), Some(&before));
         assert_eq!(after.episodes(), [((1, 0), Meaning::Code("4711".into()))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_what_has_an_answer_tries_before_who_asks_for_what_has_none() {
+        let usual = usual(None);
+        let at = (QUERY, 0);
+        let good = Asked {
+            params: "0",
+            caller: None,
+        };
+        end(&usual, at, &Said::Success, 0, None);
+        for question in 1..20 {
+            end(&usual, at, &code("4711"), question, None);
+        }
+        assert!(usual.check(at, good).is_err(), "and it is remembered");
+        tokio::time::advance(SECOND * 5).await;
+        assert!(
+            usual.check(at, by(None)).is_err(),
+            "it is kept for the other"
+        );
+        assert!(usual.check(at, good).is_ok());
+        let verdict = usual.admit(at, good).unwrap();
+        let verdict = verdict.end(&Said::Success, good, Instant::now());
+        assert_eq!(verdict.news, Some(News::Ends));
+
+        for question in 20..41 {
+            if usual.check(at, by(None)).is_ok() {
+                end(&usual, at, &code("4711"), question, None);
+            }
+        }
+        assert!(usual.check(at, good).is_err());
+        tokio::time::advance(SECOND * 11).await;
+        assert!(usual.check(at, by(None)).is_ok(), "nor is it kept for ever");
     }
 }
