@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::answer::{Answer, Fault, raw};
 use crate::support::client::{Connection, post, try_to_connect};
-use crate::support::gateway::{Gateway, with_state};
+use crate::support::gateway::{Builder, Gateway, with_state};
 use crate::support::{Gate, Reply, Upstream, failure, gateway, page, success, until, upstream};
 
 const ORDER: &str = "/package/orderPackage";
