@@ -185,7 +185,7 @@ struct State {
     answers: VecDeque<Remembered>,
     has_succeeded: bool,
     /// The first caller that was answered, and whether another was.
-    first_caller: Option<Option<u64>>,
+    first_caller: Option<u64>,
     has_other_callers: bool,
     /// Questions that were answered with a success, as hashes; the youngest first.
     known: VecDeque<u64>,
@@ -439,7 +439,8 @@ impl State {
             return;
         }
         let caller = asked.caller();
-        self.has_other_callers |= *self.first_caller.get_or_insert(caller) != caller;
+        let id = hash(caller);
+        self.has_other_callers |= *self.first_caller.get_or_insert(id) != id;
         self.answers.push_back(Remembered {
             at: now,
             question: asked.question(),

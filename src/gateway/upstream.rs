@@ -118,6 +118,10 @@ pub struct Message<'a> {
 
 /// An answer of Linksfield, with the headers that are passed on.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, which no other one follows from"
+)]
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,

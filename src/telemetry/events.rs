@@ -201,40 +201,13 @@ impl Metrics {
         tenant: usize,
         ended: &CommandEnd<'_>,
     ) {
-        let (route, tenant) = self.names(route, tenant);
-        let CommandEnd {
-            sent,
-            outcome,
-            vendor_code,
-            cause,
-            in_doubt,
-            duration,
-        } = *ended;
-        let duration = duration.as_secs_f64();
-        macro_rules! line {
-            ($level:ident) => {
-                $level!(
-                    target: log::COMMANDS,
-                    request_id,
-                    tenant,
-                    route,
-                    outcome,
-                    vendor_code,
-                    cause,
-                    sent,
-                    in_doubt,
-                    duration,
-                    "command finished without its caller"
-                )
-            };
-        }
-        if in_doubt {
+        let names = self.names(route, tenant);
+        if ended.in_doubt {
             let recent = &self.families.recent;
-            recent.add(request_id, (route, tenant), outcome, sent);
-            line!(warn);
-        } else {
-            line!(info);
+            recent.add(request_id, names, ended.outcome, ended.sent);
         }
+        let message = "command finished without its caller";
+        command_line(request_id, names, ended, ended.in_doubt, message);
     }
 
     /// A command in doubt was answered after all.
@@ -245,30 +218,11 @@ impl Metrics {
         tenant: usize,
         ended: &CommandEnd<'_>,
     ) {
-        let (route, tenant) = self.names(route, tenant);
+        let names @ (route, tenant) = self.names(route, tenant);
         let family = &self.families.commands_answered_late;
         family.with_label_values(&[route, tenant]).inc();
-        let CommandEnd {
-            sent,
-            outcome,
-            vendor_code,
-            in_doubt,
-            duration,
-            ..
-        } = *ended;
-        let duration = duration.as_secs_f64();
-        info!(
-            target: log::COMMANDS,
-            request_id,
-            tenant,
-            route,
-            outcome,
-            vendor_code,
-            sent,
-            in_doubt,
-            duration,
-            "command answered after its time"
-        );
+        let message = "command answered after its time";
+        command_line(request_id, names, ended, false, message);
     }
 
     /// What became of a command could not be saved under its key: a repeat after a restart will find it in doubt.
@@ -288,5 +242,46 @@ impl Metrics {
     fn names(&self, route: usize, tenant: usize) -> (&str, &str) {
         let labels = &self.labels;
         (&labels.routes[route], &labels.tenants[tenant])
+    }
+}
+
+/// The line of a command's end that nobody waits for.
+fn command_line(
+    request_id: &str,
+    (route, tenant): (&str, &str),
+    ended: &CommandEnd<'_>,
+    is_warning: bool,
+    message: &'static str,
+) {
+    let CommandEnd {
+        sent,
+        outcome,
+        vendor_code,
+        cause,
+        in_doubt,
+        duration,
+    } = *ended;
+    let duration = duration.as_secs_f64();
+    macro_rules! line {
+        ($level:ident) => {
+            $level!(
+                target: log::COMMANDS,
+                request_id,
+                tenant,
+                route,
+                outcome,
+                vendor_code,
+                cause,
+                sent,
+                in_doubt,
+                duration,
+                "{message}"
+            )
+        };
+    }
+    if is_warning {
+        line!(warn);
+    } else {
+        line!(info);
     }
 }

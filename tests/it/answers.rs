@@ -620,13 +620,15 @@ async fn an_answer_to_a_command_that_cannot_be_read_is_not_given_again() {
 async fn a_length_beside_the_coding_identity_tells_where_the_body_ends() {
     let (upstream, gateway) = answering(|request| {
         let body = body_for(request);
-        let length = body.len() + usize::from(request.path().ends_with("/cut"));
+        let is_cut = request.path().ends_with("/cut");
+        let length = body.len() + usize::from(is_cut);
         let head = format!(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: {length}\r\n\r\n"
         );
-        let fault = match request.path().ends_with("/cut") {
-            true => Fault::WireThenClose,
-            false => Fault::Wire,
+        let fault = if is_cut {
+            Fault::WireThenClose
+        } else {
+            Fault::Wire
         };
         wire([head.as_bytes(), &body].concat()).fault(fault)
     })

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::answer::raw;
 use crate::support::gateway::Gateway;
-use crate::support::{Gate, SECRET, failure, gateway, page, success, until, upstream};
+use crate::support::{Gate, SECRET, Upstream, failure, gateway, page, success, until, upstream};
 
 const RUNBOOK: &str = include_str!("../../docs/runbook.md");
 
@@ -255,22 +255,27 @@ async fn once_a_reload_has_answered_no_order_that_waits_is_sent() {
     }
 }
 
-#[tokio::test]
-async fn a_crawl_asks_for_no_further_page_once_calls_are_paused() {
-    let gate = Gate::new();
+/// Answers with pages, these behind the gate.
+async fn pages(gate: &Gate, is_held: fn(u64) -> bool) -> Upstream {
     let held = gate.clone();
-    let upstream = upstream()
+    upstream()
         .script(move |request| {
             let number = request.json()["page_no"].as_u64().unwrap();
             let answer = page(number, 2, 105);
-            if number == 3 {
+            if is_held(number) {
                 answer.behind(&held)
             } else {
                 answer
             }
         })
         .run()
-        .await;
+        .await
+}
+
+#[tokio::test]
+async fn a_crawl_asks_for_no_further_page_once_calls_are_paused() {
+    let gate = Gate::new();
+    let upstream = pages(&gate, |number| number == 3).await;
     let gateway = gateway(&upstream).run().await;
     let all = [("x-linksfield-pages", "all")];
     let crawl = gateway.post("/package/queryOrder", &all, r#"{"page_size":2}"#);
@@ -301,19 +306,7 @@ async fn a_query_that_waits_gets_its_old_page_once_calls_are_paused_and_not_if_i
         ),
     ] {
         let gate = Gate::new();
-        let held = gate.clone();
-        let upstream = upstream()
-            .script(move |request| {
-                let number = request.json()["page_no"].as_u64().unwrap();
-                let answer = page(number, 2, 105);
-                if number == 1 {
-                    answer
-                } else {
-                    answer.behind(&held)
-                }
-            })
-            .run()
-            .await;
+        let upstream = pages(&gate, |number| number != 1).await;
         let gateway = gateway(&upstream)
             .set("routes./package/queryOrder.fresh_for", "\"0s\"")
             .set("routes./package/queryOrder.stale_for", "\"0s\"")

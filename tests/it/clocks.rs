@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::support::answer::{Answer, Fault};
 use crate::support::client::post;
-use crate::support::gateway::{Builder, Gateway};
+use crate::support::gateway::{Gateway, keyed_order as order, with_state};
 use crate::support::upstream::Request;
-use crate::support::{Gate, Reply, Shim, Upstream, gateway, page, success, until, upstream};
+use crate::support::{Gate, Shim, Upstream, gateway, page, success, until, upstream};
 
 const ORDER: &str = "/package/orderPackage";
 const HOUR: i64 = 60 * 60;
@@ -63,16 +62,6 @@ fn pages(request: &Request) -> Answer {
         }
         _ => success(&json!({})),
     }
-}
-
-fn with_state(builder: Builder, folder: &TempDir) -> Builder {
-    let path = folder.path().join("state");
-    builder.set("server.state_dir", &format!("{:?}", path.to_str().unwrap()))
-}
-
-async fn order(gateway: &Gateway, key: &str) -> Reply {
-    let body = json!({ "key": key }).to_string();
-    gateway.post(ORDER, &[("Idempotency-Key", key)], body).await
 }
 
 async fn end(mut gateway: Gateway) {

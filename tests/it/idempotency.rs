@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::support::answer::{Answer, Fault, raw};
 use crate::support::client::{Connection, post, try_to_connect};
-use crate::support::gateway::{Builder, Gateway};
+use crate::support::gateway::{Builder, Gateway, with_state};
 use crate::support::{Gate, Reply, Upstream, failure, gateway, page, success, until, upstream};
 
 const ORDER: &str = "/package/orderPackage";
@@ -27,11 +26,6 @@ enum Repeat {
     InDoubt,
     /// It is sent.
     Sent,
-}
-
-fn state_dir(builder: Builder, folder: &TempDir) -> Builder {
-    let path = folder.path().join("state");
-    builder.set("server.state_dir", &format!("{:?}", path.to_str().unwrap()))
 }
 
 async fn order(gateway: &Gateway, key: &str, body: &Value) -> Reply {
@@ -115,7 +109,7 @@ async fn what_a_repeat_gets_follows_from_what_the_vendor_answered() {
                 .set("upstream.codes.transient", "[\"3003\"]")
                 .set("routes./package/orderPackage.timeout", "\"300ms\"");
             let builder = if with_store {
-                state_dir(builder, &folder)
+                with_state(builder, &folder)
             } else {
                 builder
             };
@@ -297,7 +291,7 @@ async fn a_command_called_off_in_the_queue_leaves_its_key_to_whoever_waits_with_
         let folder = tempfile::tempdir().unwrap();
         let builder = gateway(&upstream).set("upstream.limits.connections", "1");
         let builder = if with_store {
-            state_dir(builder, &folder)
+            with_state(builder, &folder)
         } else {
             builder
         };
@@ -350,7 +344,7 @@ async fn a_reload_keeps_the_keys_of_what_has_run_and_of_what_runs() {
         .run()
         .await;
     let folder = tempfile::tempdir().unwrap();
-    let gateway = state_dir(gateway(&upstream), &folder).run().await;
+    let gateway = with_state(gateway(&upstream), &folder).run().await;
     assert_eq!(order(&gateway, "done", &json!({})).await.status, 200);
     let mut first = gateway.connect().await;
     let request = post(ORDER, &[("Idempotency-Key", "slow")], br#"{"slow":1}"#);
@@ -488,7 +482,7 @@ async fn where_there_is_no_room_new_keys_are_refused_and_none_is_forgotten() {
 async fn a_key_is_new_again_when_its_window_has_ended() {
     let upstream = upstream().answers(success(&json!({}))).run().await;
     let folder = tempfile::tempdir().unwrap();
-    let gateway = state_dir(gateway(&upstream), &folder)
+    let gateway = with_state(gateway(&upstream), &folder)
         .set("idempotency.window", "\"200ms\"")
         .set("idempotency.max_keys", "1")
         .run()
@@ -511,12 +505,12 @@ async fn a_command_under_way_when_the_process_is_killed_is_in_doubt_afterwards()
         .run()
         .await;
     let folder = tempfile::tempdir().unwrap();
-    let first = state_dir(gateway(&upstream), &folder).run().await;
+    let first = with_state(gateway(&upstream), &folder).run().await;
     let _waits = connect_and_order(&first, &[("Idempotency-Key", "one")]).await;
     gate.arrived().await;
     drop(first); // which kills it
     gate.open();
-    let second = state_dir(gateway(&upstream), &folder).run().await;
+    let second = with_state(gateway(&upstream), &folder).run().await;
     assert_eq!(keys(&second, "in_doubt").await, 1.0);
     assert_eq!(
         order(&second, "one", &json!({})).await.problem(),
@@ -540,7 +534,7 @@ async fn counted_on_after(signal: &str) {
     let upstream = upstream().run().await;
     let folder = tempfile::tempdir().unwrap();
     let run = async || {
-        state_dir(gateway(&upstream), &folder)
+        with_state(gateway(&upstream), &folder)
             .set("upstream.limits.requests_per_day", "3")
             .set("upstream.limits.command_reserve", "0.0")
             .run()
@@ -569,7 +563,7 @@ async fn the_store_is_its_owners_alone_and_holds_neither_keys_nor_parameters() {
         .run()
         .await;
     let folder = tempfile::tempdir().unwrap();
-    let gateway = state_dir(gateway(&upstream), &folder)
+    let gateway = with_state(gateway(&upstream), &folder)
         .set("log.level", "\"trace\"")
         .caller("billing", TOKEN, &["acme"], true)
         .run()
@@ -602,7 +596,7 @@ async fn a_store_in_use_or_damaged_is_a_reason_not_to_start() {
     let upstream = upstream().run().await;
     let folder = tempfile::tempdir().unwrap();
     let serve = || {
-        let builder = state_dir(gateway(&upstream), &folder);
+        let builder = with_state(gateway(&upstream), &folder);
         let config = builder.write();
         let output = builder
             .command(&["serve", "--config", &config])
@@ -611,7 +605,7 @@ async fn a_store_in_use_or_damaged_is_a_reason_not_to_start() {
         let error = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), error)
     };
-    let first = state_dir(gateway(&upstream), &folder).run().await;
+    let first = with_state(gateway(&upstream), &folder).run().await;
     let (code, error) = serve();
     assert_eq!(code, Some(1));
     assert!(
@@ -635,10 +629,10 @@ async fn an_answer_that_cannot_be_saved_leaves_its_key_in_doubt() {
         .run()
         .await;
     let folder = tempfile::tempdir().unwrap();
-    drop(state_dir(gateway(&upstream), &folder).run().await);
+    drop(with_state(gateway(&upstream), &folder).run().await);
     let file = folder.path().join("state/state.redb");
     let size = file.metadata().unwrap().len();
-    let full = state_dir(gateway(&upstream), &folder)
+    let full = with_state(gateway(&upstream), &folder)
         .largest_file(size / 512 + 64)
         .run()
         .await;
@@ -652,7 +646,7 @@ async fn an_answer_that_cannot_be_saved_leaves_its_key_in_doubt() {
     assert_eq!(full.order().await.status, 200, "without a key");
     assert_eq!(upstream.calls(), 2);
     drop(full);
-    let gateway = state_dir(gateway(&upstream), &folder).run().await;
+    let gateway = with_state(gateway(&upstream), &folder).run().await;
     assert_eq!(
         order(&gateway, "one", &json!({})).await.problem(),
         in_doubt()
@@ -681,7 +675,7 @@ async fn check_says_where_keys_are_kept_and_warns_where_a_restart_would_forget_r
         (gateway(&upstream), "in memory only", false),
         (required(), "in memory only", true),
         (
-            state_dir(required(), &folder),
+            with_state(required(), &folder),
             "in memory and in server.state_dir",
             false,
         ),
@@ -750,7 +744,7 @@ async fn killed_at_any_moment_no_command_that_has_left_is_missing_from_the_store
         keys.collect::<Vec<_>>()
     };
     let folder = tempfile::tempdir().unwrap();
-    let run = async || state_dir(gateway(&upstream), &folder).run().await;
+    let run = async || with_state(gateway(&upstream), &folder).run().await;
     let mut gateway = run().await;
     let (mut kept, mut in_doubt) = (0, 0);
     for round in 0..ROUNDS {

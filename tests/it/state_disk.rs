@@ -2,24 +2,12 @@
 //! fault.
 
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::matrix::{assert_told, cell, twice};
-use crate::support::gateway::{Builder, Gateway};
+use crate::support::gateway::{Gateway, keyed_order as order, with_state};
 use crate::support::{Gate, Reply, Shim, gateway, page, success, until, upstream};
 
 const ORDER: &str = "/package/orderPackage";
-
-fn with_state(builder: Builder, folder: &TempDir) -> Builder {
-    let path = folder.path().join("state");
-    builder.set("server.state_dir", &format!("{:?}", path.to_str().unwrap()))
-}
-
-async fn order(gateway: &Gateway, key: &str) -> Reply {
-    let body = json!({ "key": key }).to_string();
-    let headers = [("Idempotency-Key", key), ("X-Request-Id", key)];
-    gateway.post(ORDER, &headers, body).await
-}
 
 fn unavailable() -> (u16, String, String) {
     (503, "state_store_unavailable".into(), "no".into())

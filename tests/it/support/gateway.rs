@@ -357,3 +357,16 @@ impl Gateway {
         connection
     }
 }
+
+/// With a state directory in this folder.
+pub fn with_state(builder: Builder, folder: &TempDir) -> Builder {
+    let path = folder.path().join("state");
+    builder.set("server.state_dir", &format!("{:?}", path.to_str().unwrap()))
+}
+
+/// An order with a key, which its parameters name too.
+pub async fn keyed_order(gateway: &Gateway, key: &str) -> Reply {
+    let body = json!({ "key": key }).to_string();
+    let key = [("Idempotency-Key", key)];
+    gateway.post("/package/orderPackage", &key, body).await
+}
