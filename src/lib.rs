@@ -69,7 +69,8 @@
 //!   the doubt about a command. With a state directory a call of the day is on disk before it leaves, unless the disk hangs.
 //! - Nothing that is kept is forgotten by the wall clock alone, which may be wrong by a month or be set: what grows old goes by a
 //!   clock that nobody sets, and that goes on while the machine sleeps (`clock.rs`). Keys and calls of before a start count
-//!   until Linksfield's `Date` agrees that they are over (`gateway/skew.rs`), or for a further window.
+//!   until Linksfield's `Date` agrees that they are over (`gateway/skew.rs`), or for a further window. Nor by that `Date`
+//!   alone: what is written goes by the later of the two clocks, what erases by the earlier, and a fixed day begins by both.
 //!
 //! # Lexicon
 //!

@@ -58,11 +58,15 @@ struct Table {
     ended: Vec<KeyId>,
     census: Census,
     bytes: u64,
+    /// How many commands have claimed a key so far.
+    runs: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     fingerprint: [u8; 32],
+    /// Which command claimed it; 0 before the start. The same key and parameters may be claimed anew after the window.
+    run: u64,
     state: State,
     /// Its place in `ends`.
     end: Option<Moment>,
@@ -100,6 +104,7 @@ impl Keys {
             let state = kept.map_or(State::InDoubt, |kept| State::Kept(Arc::new(kept)));
             let entry = Entry {
                 fingerprint: record.fingerprint,
+                run: 0,
                 state,
                 end: Some(end),
                 until,
@@ -134,8 +139,11 @@ impl Keys {
             return Err(Error::IdempotencyStoreFull);
         }
         let (tell, end) = watch::channel(None);
+        table.runs += 1;
+        let run = table.runs;
         let entry = Entry {
             fingerprint: key.fingerprint,
+            run,
             state: State::Running(Waiter {
                 end,
                 progress: progress.clone(),
@@ -147,6 +155,7 @@ impl Keys {
         Ok(Claim::Run(Run {
             shared: self.0.clone(),
             key: key.clone(),
+            number: run,
             tell,
             progress: progress.clone(),
             is_written: AtomicBool::new(false),
@@ -289,6 +298,25 @@ impl Shared {
         store.write_keys(changes).await
     }
 
+    /// The same for what became of a command. A disk that is too slow for it has it once it hangs no more; by then the key may
+    /// be another command's.
+    async fn save_end(
+        self: &Arc<Self>,
+        (id, run): (KeyId, u64),
+        change: impl Fn() -> Change + Send + 'static,
+    ) -> Result<(), WriteError> {
+        let saved = self.save(change()).await;
+        if let (Err(WriteError::Late), Some(store)) = (&saved, &self.store) {
+            let shared = Arc::downgrade(self); // else what waits would keep the store open at the end of the process
+            store.write_keys_later(move || {
+                let is_of_another = |shared: Arc<Self>| shared.table().is_of_another(&id, run);
+                let is_its = !shared.upgrade().is_some_and(is_of_another);
+                is_its.then(change).into_iter().collect()
+            });
+        }
+        saved
+    }
+
     /// The store shall not have this key, whatever was asked of it before.
     fn take_back(&self, id: KeyId) {
         if let Some(store) = &self.store {
@@ -317,20 +345,24 @@ impl Table {
         self.entries.insert(id, entry);
     }
 
-    fn is_in_doubt(&self, key: &Key) -> bool {
-        let entry = self.entries.get(&key.id);
-        entry.is_some_and(|entry| {
-            entry.fingerprint == key.fingerprint && matches!(entry.state, State::InDoubt)
-        })
+    /// Has this command left the key in doubt?
+    fn is_in_doubt(&self, id: &KeyId, run: u64) -> bool {
+        let entry = self.entries.get(id);
+        entry.is_some_and(|entry| entry.run == run && matches!(entry.state, State::InDoubt))
+    }
+
+    /// Has another command the key now?
+    fn is_of_another(&self, id: &KeyId, run: u64) -> bool {
+        self.entries.get(id).is_some_and(|entry| entry.run != run)
     }
 
     /// A key in doubt is so no more; its window goes on. None: it is free.
-    fn resolve(&mut self, key: &Key, state: Option<State>) {
-        let Some(entry) = self.remove(&key.id) else {
+    fn resolve(&mut self, id: KeyId, state: Option<State>) {
+        let Some(entry) = self.remove(&id) else {
             return;
         };
         if let Some(state) = state {
-            self.put(key.id, Entry { state, ..entry });
+            self.put(id, Entry { state, ..entry });
         }
     }
 
@@ -380,6 +412,8 @@ fn place<'a>(census: &'a mut Census, state: &State) -> &'a mut usize {
 pub struct Run {
     shared: Arc<Shared>,
     key: Key,
+    /// Which command this is.
+    number: u64,
     tell: watch::Sender<Option<End>>,
     progress: Progress,
     /// May the store have the key?
@@ -414,21 +448,27 @@ impl Run {
         Ok(began.elapsed())
     }
 
-    /// The command has ended. What is kept is on disk before anybody is told; what cannot be saved is in doubt.
+    /// The command has ended. What is kept is on disk before anybody is told, unless that takes too long or fails: memory
+    /// has it all the same, and a restart before it is on disk finds the command in doubt.
     pub async fn settle(mut self, ended: Ended<'_>, now: Told) -> Result<(), WriteError> {
-        let fate = Fate::of(ended);
+        let (fate, key) = (Fate::of(ended), self.key.clone());
+        let its = (key.id, self.number);
         let saved = match &fate {
             Fate::Keep(kept) => {
-                let change = self.change(Saved::Kept(kept.save()), now);
-                self.shared.save(change).await
+                let kept = kept.clone();
+                let change = move || key.change(Saved::Kept(kept.save()), now);
+                self.shared.save_end(its, change).await
             }
-            Fate::Doubt => self.shared.save(self.change(Saved::InDoubt, now)).await,
+            Fate::Doubt => {
+                let change = move || key.change(Saved::InDoubt, now);
+                self.shared.save_end(its, change).await
+            }
             Fate::Free => Ok(()), // nobody waits until the store has forgotten it
         };
         let end = End::of(&fate, ended);
         let state = match fate {
-            Fate::Keep(kept) if saved.is_ok() => Some(State::Kept(kept)),
-            Fate::Keep(_) | Fate::Doubt => Some(State::InDoubt),
+            Fate::Keep(kept) => Some(State::Kept(kept)),
+            Fate::Doubt => Some(State::InDoubt),
             Fate::Free => None,
         };
         self.settle_as(state);
@@ -448,6 +488,7 @@ impl Run {
         if let Some(state) = state {
             let entry = Entry {
                 fingerprint,
+                run: self.number,
                 state,
                 end: Some(Moment::now() + self.shared.window),
                 until: None,
@@ -465,6 +506,7 @@ impl Run {
         Unsettled {
             shared: self.shared.clone(),
             key: self.key.clone(),
+            run: self.number,
         }
     }
 }
@@ -474,28 +516,34 @@ impl Run {
 pub struct Unsettled {
     shared: Arc<Shared>,
     key: Key,
+    /// The command.
+    run: u64,
 }
 
 impl Unsettled {
-    /// The answer has come after all. What is kept is on disk before anybody is told.
+    /// The answer has come after all: of this command, which may have the key no more. What is kept is on disk before anybody
+    /// is told, unless that takes too long or fails.
     pub async fn settle(self, answer: &Answer, now: Told) -> Result<(), WriteError> {
-        let (state, change) = match Fate::of(Some(Ok(answer))) {
-            Fate::Keep(kept) => {
-                let change = self.key.change(Saved::Kept(kept.save()), now);
-                (Some(State::Kept(kept)), change)
-            }
-            Fate::Free => (None, Change::Remove(self.key.id)),
+        let Self { shared, key, run } = self;
+        let (id, kept) = match Fate::of(Some(Ok(answer))) {
+            Fate::Keep(kept) => (key.id, Some(kept)),
+            Fate::Free => (key.id, None),
             Fate::Doubt => return Ok(()),
         };
-        if !self.shared.table().is_in_doubt(&self.key) {
+        if !shared.table().is_in_doubt(&id, run) {
             return Ok(());
         }
-        self.shared.save(change).await?;
-        let mut table = self.shared.table();
-        if table.is_in_doubt(&self.key) {
-            table.resolve(&self.key, state);
+        let to_save = kept.clone();
+        let change = move || match &to_save {
+            Some(kept) => key.change(Saved::Kept(kept.save()), now),
+            None => Change::Remove(id),
+        };
+        let saved = shared.save_end((id, run), change).await;
+        let mut table = shared.table();
+        if table.is_in_doubt(&id, run) {
+            table.resolve(id, kept.map(State::Kept));
         }
-        Ok(())
+        saved
     }
 }
 
@@ -620,6 +668,27 @@ mod tests {
         tokio::time::advance(HOUR).await;
         assert_eq!(keys.census(), census(0, 0, 0));
         assert_eq!(keys.0.table().bytes, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_comes_late_settles_no_other_command_of_its_key() {
+        let keys = Keys::new(&config(), None, Vec::new(), skew());
+        let (progress, failed) = (Progress::default(), Error::UpstreamTimeout(Sent::Unknown));
+        let failed = Arc::new(failed);
+        let lose = async || {
+            let run = run(&keys, &key("a"), &progress);
+            let unsettled = run.unsettled();
+            run.settle(Some(Err(&failed)), at(1)).await.unwrap();
+            unsettled
+        };
+        let first = lose().await;
+        tokio::time::advance(HOUR * 24).await;
+        assert_eq!(keys.census(), census(0, 0, 0), "its window has ended");
+        let second = lose().await;
+        first.settle(&answer(200), at(25)).await.unwrap();
+        assert_eq!(keys.census(), census(0, 0, 1), "not the first one's");
+        second.settle(&answer(200), at(25)).await.unwrap();
+        assert_eq!(keys.census(), census(0, 1, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 //! The thread is not one of the runtime's: the end of the process waits for those, and would hang with the disk.
 //! Whoever wants something written waits for it for a second at most. What was given up before its turn is not written;
 //! what has begun is finished, whoever waits, and what was asked for later comes later. So the queue is bounded by those
-//! who wait, and by the removals of what they have given up.
+//! who wait, by the removals of what they have given up, and by the ends of commands that were under way when a hang began.
 
 use std::collections::VecDeque;
 use std::io;

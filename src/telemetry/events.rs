@@ -225,7 +225,8 @@ impl Metrics {
         command_line(request_id, names, ended, false, message);
     }
 
-    /// What became of a command could not be saved under its key: a repeat after a restart will find it in doubt.
+    /// What became of a command could not be saved under its key, or not in time: a repeat gets it from memory; after a restart
+    /// that comes before it is on disk, it finds the command in doubt.
     pub fn key_not_saved(
         &self,
         request_id: &str,

@@ -358,7 +358,8 @@ impl Day {
         let (clock, (_, began)) = (self.clock(now), self.began);
         let is_told = self.agreed.is_none() || minute.is_confirmed;
         if is_told && !self.is_doubtful(minute, now) {
-            return end_of(minute) + DAY - clock - self.agreed.unwrap_or(self.ahead);
+            let by_clock = end_of(minute) + DAY - clock - self.agreed.unwrap_or(self.ahead);
+            return by_clock.min(began + DAY - clock);
         }
         match self.agreed {
             None => SECOND, // one call finds it out
@@ -397,7 +398,8 @@ impl Day {
     fn is_doubtful(&self, minute: Time, now: Instant) -> bool {
         let clock = self.clock(now);
         let world = clock + self.agreed.unwrap_or(self.ahead);
-        end_of(minute) <= self.since_by(world) || end_of(minute) > world + 2 * MINUTE
+        let latest = clock + self.latest; // by which it was written
+        end_of(minute) <= self.since_by(world) || end_of(minute) > latest + 2 * MINUTE
     }
 
     /// The minutes that count now.
