@@ -192,9 +192,21 @@ impl Page<'_> {
     }
 }
 
+/// What somebody should know first.
 fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Concern> {
     let mut all = Vec::new();
     let mut add = |weight, text: String| all.push(Concern { weight, text });
+    concerns_of_us(shown, snapshot, &mut add);
+    concerns_of_linksfield(shown, snapshot, &mut add);
+    concerns_of_commands(totals, snapshot, &mut add);
+    concerns_of_the_day(snapshot, &mut add);
+    all
+}
+
+/// Adds one.
+type Add<'a> = &'a mut dyn FnMut(&'static str, String);
+
+fn concerns_of_us(shown: &Shown<'_>, snapshot: &Snapshot, add: Add<'_>) {
     if snapshot.state_store_failing {
         let text = "server.state_dir cannot be written, or its disk hangs: commands with an idempotency key are refused, all else goes on. See the log and the runbook (StateStoreLost).";
         let remedy = if snapshot.state_store_failed {
@@ -219,6 +231,25 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
         let text = "server.commands is off: the commands of everybody are refused.";
         add(WARN, text.into());
     }
+    if let Some(refusal) = refusal(shown) {
+        let text = "The configuration or a secret was refused, and the last good one stays";
+        add(BAD, format!("{text}: {refusal}"));
+    }
+    for (name, _) in shown
+        .current
+        .config
+        .tenants
+        .iter()
+        .filter(|(_, tenant)| !tenant.commands)
+    {
+        add(
+            WARN,
+            format!("Commands of the tenant {name} are switched off."),
+        );
+    }
+}
+
+fn concerns_of_linksfield(shown: &Shown<'_>, snapshot: &Snapshot, add: Add<'_>) {
     if snapshot.breaker_open {
         let text = "Linksfield fails: nothing is asked now, or one call at a time. Old pages are served where they may be.";
         add(BAD, text.into());
@@ -233,37 +264,6 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
     if snapshot.slots_held > 0 {
         let text = "Connections held by calls that Linksfield does not end, though their time has passed: {}.";
         add(WARN, text.replace("{}", &snapshot.slots_held.to_string()));
-    }
-    if let Some(refusal) = refusal(shown) {
-        let text = "The configuration or a secret was refused, and the last good one stays";
-        add(BAD, format!("{text}: {refusal}"));
-    }
-    let in_doubt = snapshot.keys.in_doubt;
-    if in_doubt > 0 {
-        let text =
-            "Commands in doubt: {}. Look with a query before one is sent again under a new key.";
-        add(BAD, text.replace("{}", &in_doubt.to_string()));
-    }
-    if totals.commands_unknown > 0 {
-        let (all, late) = (totals.commands_unknown, totals.commands_answered_late);
-        let text = format!(
-            "Commands that were in doubt, with a key or without, since the start: {}. Answered later: {}. The log names each (in_doubt).",
-            grouped(all),
-            grouped(late)
-        );
-        add(WARN, text);
-    }
-    match snapshot.quota.thrift {
-        0 => {}
-        4 => add(
-            BAD,
-            "The queries' part of the day is spent: they are refused unless memory answers them."
-                .into(),
-        ),
-        thrift => add(
-            WARN,
-            format!("The day's budget runs short: {}.", spared(thrift)),
-        ),
     }
     if let Some(seconds) = snapshot
         .clock_skew
@@ -285,19 +285,39 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
             format!("Linksfield's certificate ends at {}.", time(at)),
         );
     }
-    for (name, _) in shown
-        .current
-        .config
-        .tenants
-        .iter()
-        .filter(|(_, tenant)| !tenant.commands)
-    {
-        add(
-            WARN,
-            format!("Commands of the tenant {name} are switched off."),
-        );
+}
+
+fn concerns_of_commands(totals: &Totals, snapshot: &Snapshot, add: Add<'_>) {
+    let in_doubt = snapshot.keys.in_doubt;
+    if in_doubt > 0 {
+        let text =
+            "Commands in doubt: {}. Look with a query before one is sent again under a new key.";
+        add(BAD, text.replace("{}", &in_doubt.to_string()));
     }
-    all
+    if totals.commands_unknown > 0 {
+        let (all, late) = (totals.commands_unknown, totals.commands_answered_late);
+        let text = format!(
+            "Commands that were in doubt, with a key or without, since the start: {}. Answered later: {}. The log names each (in_doubt).",
+            grouped(all),
+            grouped(late)
+        );
+        add(WARN, text);
+    }
+}
+
+fn concerns_of_the_day(snapshot: &Snapshot, add: Add<'_>) {
+    match snapshot.quota.thrift {
+        0 => {}
+        4 => add(
+            BAD,
+            "The queries' part of the day is spent: they are refused unless memory answers them."
+                .into(),
+        ),
+        thrift => add(
+            WARN,
+            format!("The day's budget runs short: {}.", spared(thrift)),
+        ),
+    }
 }
 
 fn cards(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot, windows: &[Window]) -> Vec<Card> {

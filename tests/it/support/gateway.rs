@@ -364,9 +364,9 @@ pub fn with_state(builder: Builder, folder: &TempDir) -> Builder {
     builder.set("server.state_dir", &format!("{:?}", path.to_str().unwrap()))
 }
 
-/// An order with a key, which its parameters name too.
+/// An order with a key, which its parameters and its request id name too.
 pub async fn keyed_order(gateway: &Gateway, key: &str) -> Reply {
     let body = json!({ "key": key }).to_string();
-    let key = [("Idempotency-Key", key)];
-    gateway.post("/package/orderPackage", &key, body).await
+    let headers = [("Idempotency-Key", key), ("X-Request-Id", key)];
+    gateway.post("/package/orderPackage", &headers, body).await
 }
