@@ -475,6 +475,22 @@ async fn a_command_goes_through_a_silent_connection_only_after_a_sign_of_life() 
     }
 }
 
+/// The vendor takes streams again, and what waited for stream 3 never comes.
+async fn the_next_is_stream_5(peer: &mut Peer, gateway: &Gateway) {
+    let served = async {
+        peer.set(MAX_CONCURRENT_STREAMS, 100).await;
+        loop {
+            match peer.told_beside_pings().await {
+                Told::Request(5) => break peer.answer(5).await,
+                Told::Reset(3) => {} // its head may have left
+                told => panic!("{told:?}"),
+            }
+        }
+    };
+    let (reply, ()) = tokio::join!(gateway.page(3), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
 #[tokio::test]
 async fn a_call_that_gets_no_stream_in_its_time_was_not_sent_and_never_is() {
     let (vendor, gateway) =
@@ -492,18 +508,7 @@ async fn a_call_that_gets_no_stream_in_its_time_was_not_sent_and_never_is() {
     let mut peer = peer.unwrap();
     let problem = (504, "upstream_timeout".into(), "no".into());
     assert_eq!(gateway.page(2).await.problem(), problem);
-    let served = async {
-        peer.set(MAX_CONCURRENT_STREAMS, 100).await;
-        loop {
-            match peer.told_beside_pings().await {
-                Told::Request(5) => break peer.answer(5).await,
-                Told::Reset(3) => {} // its head may have left
-                told => panic!("{told:?}"),
-            }
-        }
-    };
-    let (reply, ()) = tokio::join!(gateway.page(3), served);
-    assert_eq!(reply.status, 200, "{reply:?}");
+    the_next_is_stream_5(&mut peer, &gateway).await;
 }
 
 /// The same, and the vendor takes no byte of a body from now on.
@@ -688,16 +693,5 @@ async fn an_order_that_waits_for_a_stream_is_dismissed_by_a_brake_and_never_sent
     let (reply, ()) = tokio::join!(gateway.order(), brake);
     let dismissed = (403, "commands_disabled".into(), "no".into());
     assert_eq!(reply.problem(), dismissed);
-    let served = async {
-        peer.set(MAX_CONCURRENT_STREAMS, 100).await;
-        loop {
-            match peer.told_beside_pings().await {
-                Told::Request(5) => break peer.answer(5).await,
-                Told::Reset(3) => {} // its head may have left
-                told => panic!("{told:?}"),
-            }
-        }
-    };
-    let (reply, ()) = tokio::join!(gateway.page(3), served);
-    assert_eq!(reply.status, 200, "{reply:?}");
+    the_next_is_stream_5(&mut peer, &gateway).await;
 }
