@@ -4,7 +4,8 @@
 //! A request is answered under the configuration that it began with, but for these: `server.commands`,
 //! `server.unlisted_paths`, `commands` of a tenant or a caller, `kind = "refuse"` of a route, and `upstream.paused`. Once
 //! [`apply`](Brakes::apply) has returned, no first byte leaves against them: who waits is dismissed, and
-//! [`leave`](Brakes::leave) guards the moment in which a request goes into its connection.
+//! [`leave`](Brakes::leave) guards the moment in which a request goes into its connection. (With HTTP/2 that is all:
+//! what a connection has taken leaves when the vendor reads it.)
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
