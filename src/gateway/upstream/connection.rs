@@ -19,8 +19,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockRef, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
@@ -328,18 +329,14 @@ impl Line {
                 _ => unreachable!("its line holds it until the exchange ends"),
             },
             Way::Http2(mouth) => {
-                let sending = mouth
-                    .lock()
-                    .as_mut()
-                    .map(|sender| sender.try_send_request(request));
-                let Some(sending) = sending else {
+                let Some(sent) = mouth.send(request).await else {
                     progress.not_sent();
                     return Err(Failure::NotSent(Error::UpstreamUnreachable {
                         reason: Unreachable::Connection,
                         source: io::ErrorKind::NotConnected.into(),
                     }));
                 };
-                sending.await
+                sent
             }
         };
         sent.map_err(|mut error| {
@@ -482,17 +479,15 @@ pub(super) async fn open_http1<S: Wire>(
     })
 }
 
-pub(super) async fn open_http2<S>(
-    stream: S,
+pub(super) async fn open_http2(
+    stream: TlsStream<Socket>,
     upstream: u64,
     brakes: Brakes,
     heard: watch::Receiver<Moment>,
     traffic: Traffic,
-) -> hyper::Result<Connection>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mouth, capacity) = http2::open(stream, brakes, &traffic).await?;
+) -> hyper::Result<Connection> {
+    let counted = traffic.connection(Protocol::Http2);
+    let (mouth, capacity) = http2::open(stream, brakes, counted).await?;
     Ok(Connection {
         upstream,
         capacity,
@@ -523,6 +518,30 @@ impl Socket {
     /// When the vendor was heard last, from now on.
     pub(super) fn heard(&self) -> watch::Receiver<Moment> {
         self.heard.subscribe()
+    }
+
+    /// Ready when the system takes a byte more. (That it took the last one does not say so.)
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = &self.stream else {
+            return Poll::Ready(());
+        };
+        loop {
+            // One that is broken takes nothing, and whoever writes is told.
+            if ready!(stream.poll_write_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let look = || {
+                let mut asked = [PollFd::new(stream, PollFlags::OUT)];
+                let has_room = poll(&mut asked, Some(&Timespec::default()))? > 0;
+                has_room
+                    .then_some(())
+                    .ok_or(io::ErrorKind::WouldBlock.into())
+            };
+            match stream.try_io(Interest::WRITABLE, look) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return Poll::Ready(()),
+            }
+        }
     }
 
     fn stream(&mut self) -> Pin<&mut TcpStream> {

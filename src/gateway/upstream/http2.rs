@@ -1,21 +1,31 @@
 //! A connection of HTTP/2: what goes into it, and who drives it?
+//!
+//! h2 takes whatever it is given, and writes it when the vendor reads. What it has taken can no longer be stopped, so it is
+//! given no more than leaves at once: a request waits with its call while the vendor does not read, and its body until a
+//! byte of it gets through the vendor's window. One task drives the connection with all that hyper splits off, the writing
+//! last: what is taken in a step leaves in it, and whoever changes the [brakes](Brakes) waits for its end.
 
-use std::future::{pending, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use hyper::client::conn::http2;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::Executor;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tokio_rustls::client::TlsStream;
 
-use super::drive::{Driven, move_on, until_given_up};
+use super::connection::Socket;
+use super::drive::{Driven, until_given_up};
 use super::payload::Payload;
-use super::traffic::{Protocol, Token, Traffic};
+use super::traffic::Token;
 use crate::config::STREAMS;
 use crate::gateway::brakes::Brakes;
 
@@ -35,11 +45,12 @@ pub(super) struct Mouth {
     /// As long as it takes any. There is no other handle: once this one is dropped, hyper hands back what it has not taken
     /// yet. (One that comes while hyper gives up would else wait for ever.)
     sender: Mutex<Option<http2::SendRequest<Payload>>>,
+    backpressure: Backpressure,
     _driven_until: Driven,
 }
 
 impl Mouth {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Option<http2::SendRequest<Payload>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<http2::SendRequest<Payload>>> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -48,25 +59,32 @@ impl Mouth {
             .as_ref()
             .is_some_and(|sender| !sender.is_closed())
     }
+
+    /// Waits until the vendor reads, and sends a request; none if the connection takes no more.
+    pub(super) async fn send(&self, mut request: Request<Payload>) -> Option<Sent> {
+        self.backpressure.off().await;
+        request.body_mut().waits_for(self.backpressure.clone());
+        let sending = self.lock().as_mut()?.try_send_request(request);
+        Some(sending.await)
+    }
 }
 
-/// Takes a connection that has agreed on HTTP/2: where requests go in, and how many at a time it takes now.
-pub(super) async fn open<S>(
-    stream: S,
+type Sent = Result<Response<Incoming>, TrySendError<Request<Payload>>>;
+
+/// Takes a connection that has agreed on HTTP/2: where requests go in, and how many at a time it takes now. It is
+/// `counted` until it is closed.
+pub(super) async fn open(
+    stream: TlsStream<Socket>,
     brakes: Brakes,
-    traffic: &Traffic,
-) -> hyper::Result<(Arc<Mouth>, Arc<AtomicUsize>)>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let ended = CancellationToken::new();
-    let tasks = Tasks {
-        ended: ended.clone(),
-        brakes: brakes.clone(),
-        counted: Arc::new(traffic.connection(Protocol::Http2)),
+    counted: Token,
+) -> hyper::Result<(Arc<Mouth>, Arc<AtomicUsize>)> {
+    let tasks = Tasks::default();
+    let backpressure = Backpressure::default();
+    let stream = Outgoing {
+        stream,
+        backpressure: backpressure.clone(),
     };
-    let until_the_end = ended.drop_guard();
-    let (sender, connection) = http2::Builder::new(tasks)
+    let (sender, requests) = http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW * STREAMS)
@@ -76,72 +94,94 @@ where
         .keep_alive_while_idle(false)
         .handshake(TokioIo::new(stream))
         .await?;
-    let capacity = Arc::new(AtomicUsize::new(capacity_of(&connection)));
+    let capacity = Arc::new(AtomicUsize::new(capacity_of(&requests)));
     let (driven_until, given_up) = oneshot::channel();
     let mouth = Arc::new(Mouth {
         sender: Mutex::new(Some(sender)),
+        backpressure,
         _driven_until: driven_until,
     });
-    let drive = drive_http2(connection, brakes, capacity.clone(), Arc::downgrade(&mouth));
-    tokio::spawn(async {
-        until_given_up(given_up, async {
-            drive.await;
-            pending::<()>().await; // one that takes no more calls may still have some
-        })
-        .await;
-        drop(until_the_end);
+    let driver = Driver {
+        requests: Some(requests),
+        tasks: Vec::new(),
+        split_off: tasks,
+        capacity: capacity.clone(),
+        mouth: Arc::downgrade(&mouth),
+    };
+    tokio::spawn(async move {
+        until_given_up(given_up, driver.drive(&brakes)).await;
+        drop(counted);
     });
     Ok((mouth, capacity))
 }
 
-type Http2<S> = http2::Connection<TokioIo<S>, Payload, Tasks>;
+type Requests = http2::Connection<TokioIo<Outgoing>, Payload, Tasks>;
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-fn capacity_of<S>(connection: &Http2<S>) -> usize
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+fn capacity_of(requests: &Requests) -> usize {
     let most = usize::try_from(STREAMS).unwrap_or(usize::MAX);
-    connection.current_max_send_streams().clamp(1, most)
+    requests.current_max_send_streams().clamp(1, most)
 }
 
-/// Drives a connection to its end, with the tasks that hyper splits off.
-async fn drive_http2<S>(
-    connection: Http2<S>,
-    brakes: Brakes,
+/// Drives a connection, with the tasks that hyper splits off.
+struct Driver {
+    /// Until it takes none any more.
+    requests: Option<Requests>,
+    /// The first one reads and writes, the others each wait for a window or an answer.
+    tasks: Vec<Task>,
+    split_off: Tasks,
     capacity: Arc<AtomicUsize>,
     mouth: Weak<Mouth>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    {
-        let mut connection = pin!(connection);
-        let _ = poll_fn(|cx| {
+}
+
+impl Driver {
+    async fn drive(mut self, brakes: &Brakes) {
+        poll_fn(|cx| {
             let _leaving = brakes.leave();
-            let end = connection.as_mut().poll(cx);
-            // The vendor may say another number while calls are made.
-            let now = if end.is_ready() {
-                0
-            } else {
-                capacity_of(&connection)
-            };
-            capacity.store(now, Ordering::Relaxed);
-            end
+            self.step(cx)
         })
         .await;
     }
-    if let Some(mouth) = mouth.upgrade() {
-        let sender = mouth.lock().take();
-        drop(sender);
+
+    /// Ready once all calls have ended too.
+    fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(requests) = &mut self.requests {
+            let end = Pin::new(&mut *requests).poll(cx);
+            // The vendor may say another number while calls are made.
+            let most = end.is_pending().then(|| capacity_of(requests));
+            self.capacity.store(most.unwrap_or(0), Ordering::Relaxed);
+            if end.is_ready() {
+                self.requests = None;
+                if let Some(mouth) = self.mouth.upgrade() {
+                    let sender = mouth.lock().take();
+                    drop(sender);
+                    mouth.backpressure.take_off(); // whoever waits goes elsewhere
+                }
+            }
+        }
+        self.tasks.append(&mut self.split_off.lock());
+        // The youngest first, so that the first one writes what the others have given it.
+        for place in (0..self.tasks.len()).rev() {
+            if self.tasks[place].as_mut().poll(cx).is_ready() {
+                drop(self.tasks.remove(place));
+            }
+        }
+        if self.requests.is_none() && self.tasks.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 
-/// Runs hyper's tasks of one connection until they end, or it does.
-#[derive(Clone)]
-struct Tasks {
-    ended: CancellationToken,
-    brakes: Brakes,
-    /// Once, however many tasks there are.
-    counted: Arc<Token>,
+/// The tasks that hyper has split off, until the driver takes them.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<Vec<Task>>>);
+
+impl Tasks {
+    fn lock(&self) -> MutexGuard<'_, Vec<Task>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<F> Executor<F> for Tasks
@@ -149,15 +189,118 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        let Self {
-            ended,
-            brakes,
-            counted,
-        } = self.clone();
-        tokio::spawn(async move {
-            let task = move_on(&brakes, task);
-            ended.run_until_cancelled(task).await;
-            drop(counted);
-        });
+        self.lock().push(Box::pin(async {
+            task.await;
+        }));
+    }
+}
+
+/// Does the vendor read? A clone is of the same connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Backpressure(Arc<Mutex<Pressure>>);
+
+#[derive(Debug, Default)]
+struct Pressure {
+    /// All that was written is with the system, which takes more. Not known before the first write.
+    is_off: bool,
+    waiting: Vec<Waker>,
+}
+
+impl Backpressure {
+    fn lock(&self) -> MutexGuard<'_, Pressure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready when what is given now leaves at once.
+    fn poll_off(&self, cx: &mut Context<'_>) -> Poll<MutexGuard<'_, Pressure>> {
+        let mut pressure = self.lock();
+        if pressure.is_off {
+            return Poll::Ready(pressure);
+        }
+        let waker = cx.waker();
+        if !pressure.waiting.iter().any(|known| known.will_wake(waker)) {
+            pressure.waiting.push(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    async fn off(&self) {
+        poll_fn(|cx| self.poll_off(cx).map(drop)).await;
+    }
+
+    /// Ready for one body at a time: the next one waits until this one has been written.
+    pub(super) fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_off(cx)
+            .map(|mut pressure| pressure.is_off = false)
+    }
+
+    fn apply(&self) {
+        self.lock().is_off = false;
+    }
+
+    fn take_off(&self) {
+        let mut pressure = self.lock();
+        pressure.is_off = true;
+        let waiting = std::mem::take(&mut pressure.waiting);
+        drop(pressure);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    fn is_off(&self) -> bool {
+        self.lock().is_off
+    }
+}
+
+/// What h2 writes to.
+struct Outgoing {
+    stream: TlsStream<Socket>,
+    backpressure: Backpressure,
+}
+
+impl AsyncRead for Outgoing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Outgoing {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.backpressure.apply();
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.backpressure.apply();
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// h2 flushes at the end of each step, when it has written all that it may.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        // A system that has taken the last byte may have no room for the next.
+        if !self.backpressure.is_off() && self.stream.get_ref().0.poll_room(cx).is_ready() {
+            self.backpressure.take_off();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -4,19 +4,31 @@ use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
+use super::http2::Backpressure;
 use crate::gateway::brakes::{Brakes, Subject};
 
 /// The body of a request, in the hands of its connection.
 #[derive(Debug)]
 pub(super) struct Payload {
     handle: Handle,
-    length: u64,
-    is_taken: bool,
+    length: usize,
+    given: Given,
+    /// With HTTP/2: what it waits for before it is given.
+    backpressure: Option<Backpressure>,
+}
+
+/// How much of a body its connection has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Given {
+    Nothing,
+    /// The first byte, by HTTP/2.
+    Begun,
+    All,
 }
 
 /// The same body, in the hands of its call. Whoever takes it first has it: the connection, to send it, or the call, so that
@@ -33,13 +45,31 @@ struct Cargo {
 
 impl Handle {
     /// For the connection. What it takes leaves with the same step of the connection.
-    fn take(&self) -> Option<Bytes> {
-        let subject = self.0.subject.as_ref();
-        let is_stopped = subject.is_some_and(|(brakes, subject)| brakes.check(subject).is_err());
-        if is_stopped { None } else { self.body().take() }
+    fn take(&self) -> io::Result<Bytes> {
+        self.check()?;
+        self.body().take().ok_or_else(called_off)
     }
 
-    /// True if nothing of it has left, nor will.
+    /// For the connection: what can be sent, and is nothing without the rest.
+    fn first_byte(&self) -> io::Result<Bytes> {
+        self.check()?;
+        self.body()
+            .as_ref()
+            .map(|body| body.slice(..1))
+            .ok_or_else(called_off)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        let subject = self.0.subject.as_ref();
+        let is_stopped = subject.is_some_and(|(brakes, subject)| brakes.check(subject).is_err());
+        if is_stopped {
+            Err(called_off())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// True if no more than a first byte of it has left, nor will.
     pub(super) fn take_back(&self) -> bool {
         self.body().take().is_some()
     }
@@ -60,22 +90,48 @@ impl Handle {
     }
 }
 
-impl Payload {
-    pub(super) fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
+fn called_off() -> io::Error {
+    io::Error::other("the call was given up")
 }
 
 impl Payload {
     pub(super) fn new(body: Bytes, subject: Option<(Brakes, Subject)>) -> Self {
         Self {
-            length: body.len() as u64,
+            length: body.len(),
             handle: Handle(Arc::new(Cargo {
                 body: Mutex::new(Some(body)),
                 subject,
             })),
-            is_taken: false,
+            given: Given::Nothing,
+            backpressure: None,
         }
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// It goes into a connection of HTTP/2.
+    pub(super) fn waits_for(&mut self, backpressure: Backpressure) {
+        self.backpressure = Some(backpressure);
+    }
+
+    /// hyper asks for a body before it looks whether the vendor's window has room for it, so the first byte goes alone: as
+    /// long as it gets nowhere, the rest is still with the call.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let Some(backpressure) = &self.backpressure else {
+            self.given = Given::All;
+            return Poll::Ready(self.handle.take());
+        };
+        if self.given == Given::Nothing && self.length > 1 {
+            self.given = Given::Begun;
+            return Poll::Ready(self.handle.first_byte());
+        }
+        ready!(backpressure.poll_turn(cx));
+        let is_begun = self.given == Given::Begun;
+        self.given = Given::All;
+        let body = self.handle.take();
+        Poll::Ready(body.map(|body| body.slice(usize::from(is_begun)..)))
     }
 }
 
@@ -85,22 +141,25 @@ impl HttpBody for Payload {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.is_taken {
+        if self.is_end_stream() {
             return Poll::Ready(None);
         }
-        self.is_taken = true;
-        let body = self.handle.take();
-        let called_off = || io::Error::other("the call was given up");
-        Poll::Ready(Some(body.map(Frame::data).ok_or_else(called_off)))
+        let bytes = ready!(self.poll_bytes(cx));
+        Poll::Ready(Some(bytes.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_taken
+        self.given == Given::All
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(if self.is_taken { 0 } else { self.length })
+        let left = match self.given {
+            Given::Nothing => self.length,
+            Given::Begun => self.length - 1,
+            Given::All => 0,
+        };
+        SizeHint::with_exact(left as u64)
     }
 }
