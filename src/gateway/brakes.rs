@@ -4,8 +4,7 @@
 //! A request is answered under the configuration that it began with, but for these: `server.commands`,
 //! `server.unlisted_paths`, `commands` of a tenant or a caller, `kind = "refuse"` of a route, and `upstream.paused`. Once
 //! [`apply`](Brakes::apply) has returned, no first byte leaves against them: who waits is dismissed, and
-//! [`leave`](Brakes::leave) guards the moment in which a request goes into its connection. (With HTTP/2 that is all:
-//! what a connection has taken leaves when the vendor reads it.)
+//! [`leave`](Brakes::leave) guards the moment in which a request goes into its connection.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -82,8 +81,7 @@ impl Brakes {
         );
     }
 
-    /// Held while a connection moves on: from its look at the brakes until the bytes are with the system. With HTTP/2 the look
-    /// and the write are steps of two tasks: a body that was taken before a brake leaves when the vendor takes it.
+    /// Held while a connection moves on: from its look at the brakes until the bytes are with the system.
     pub fn leave(&self) -> RwLockReadGuard<'_, ()> {
         self.0
             .leaving

@@ -670,7 +670,7 @@ async fn a_call_that_is_made_anew_takes_another_turn() {
 }
 
 /// Waits until so many calls are in their connection.
-async fn until_under_way(gateway: &Gateway, calls: u16) {
+async fn until_under_way(gateway: &Gateway, calls: u32) {
     until("the calls are in their connection", async || {
         let labels = [("protocol", "h2")];
         gateway.metric("upstream_requests_in_flight", &labels).await == f64::from(calls)
@@ -730,31 +730,29 @@ async fn an_order_of_which_only_the_head_has_left_is_dismissed_by_a_brake() {
 
 #[tokio::test]
 async fn orders_that_wait_for_a_vendor_who_does_not_read_are_dismissed_by_a_brake() {
-    const ORDERS: u16 = 14; // about 8 MB, of which the buffers of the system take half at most
-    let (vendor, gateway) = frames_with(1, |builder| builder).await;
+    let unhurried =
+        |builder: Builder| builder.set("upstream.limits.requests_per_second", "\"none\"");
+    const ORDERS: u32 = 14; // about 8 MB, of which the buffers of the system take half at most
+    let (vendor, gateway) = frames_with(1, unhurried).await;
     let served = async {
         let mut peer = vendor.accept().await;
-        peer.set(INITIAL_WINDOW_SIZE, 1 << 24).await;
+        peer.set(INITIAL_WINDOW_SIZE, 0).await;
         peer.open_window(1 << 30).await;
-        assert_eq!(peer.told_beside_pings().await, Told::Request(1));
-        peer.answer(1).await;
+        peer.tells_heads = true;
+        for order in 0..ORDERS {
+            assert_eq!(peer.told_beside_pings().await, Told::Head(2 * order + 1));
+        }
+        peer.tells_heads = false;
+        peer.set(INITIAL_WINDOW_SIZE, 1 << 24).await;
+        peer.tells_parts = true;
+        assert!(matches!(peer.told_beside_pings().await, Told::Part(_)));
+        peer.tells_parts = false;
         peer
     };
-    let (reply, mut peer) = tokio::join!(gateway.page(1), served);
-    assert_eq!(reply.status, 200, "{reply:?}");
     let order = json!({"device_id": "x".repeat(600_000)}).to_string();
     let orders = (0..ORDERS).map(|_| gateway.post("/package/orderPackage", &[], &order));
     let vendor = async {
-        let signs_of_life = async {
-            loop {
-                peer.send(PING, 0, 0, &[0; 8]).await; // no command goes to a vendor that is silent
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::select! {
-            () = until_under_way(&gateway, ORDERS) => {}
-            () = signs_of_life => {}
-        }
+        let mut peer = served.await;
         refuse_commands(&gateway).await;
         // Whatever waits in the connection comes before the next request.
         let mut read = 0;
@@ -782,7 +780,7 @@ async fn orders_that_wait_for_a_vendor_who_does_not_read_are_dismissed_by_a_brak
     let (answered, others): (Vec<_>, Vec<_>) =
         replies.into_iter().partition(|reply| reply.status == 200);
     assert_eq!(answered.len(), read);
-    assert!(others.len() > 5, "{} were dismissed", others.len());
+    assert!(others.len() > 3, "{} were dismissed", others.len());
     for reply in others {
         assert_eq!(reply.problem(), dismissed());
     }

@@ -29,12 +29,16 @@ pub struct Peer {
     pub sent_at: Instant,
     /// Is a head told of, before the rest of its request?
     pub tells_heads: bool,
+    /// Is a part of a body told of, before the rest?
+    pub tells_parts: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Told {
     /// The head of one, if that is told.
     Head(u32),
+    /// A part of a body, if that is told.
+    Part(u32),
     /// A whole request, on this stream.
     Request(u32),
     Ping([u8; 8]),
@@ -88,6 +92,7 @@ impl Frames {
             stream,
             sent_at: Instant::now(),
             tells_heads: false,
+            tells_parts: false,
         };
         peer.send(SETTINGS, 0, 0, &[]).await;
         peer
@@ -135,6 +140,7 @@ impl Peer {
                 DATA if flags & END_STREAM != 0 => {
                     return Told::Request(u32::from_be_bytes(stream));
                 }
+                DATA if self.tells_parts => return Told::Part(u32::from_be_bytes(stream)),
                 HEADERS if self.tells_heads => return Told::Head(u32::from_be_bytes(stream)),
                 RST_STREAM => return Told::Reset(u32::from_be_bytes(stream)),
                 PING if flags & ACK == 0 => return Told::Ping(payload.try_into().unwrap()),
