@@ -1,0 +1,319 @@
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const ASKED: Asked<'_> = Asked {
+    params: "1",
+    caller: None,
+};
+const SETTINGS: Settings = Settings {
+    answers: 20,
+    window: Duration::from_secs(300),
+    open_for: Duration::from_secs(5),
+};
+/// Two tenants have two queries and a command each.
+const QUERY: usize = 0;
+const OTHER_QUERY: usize = 1;
+const COMMAND: usize = 2;
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn usual(before: Option<&Usual>) -> Usual {
+    let routes = [("/q", true), ("/r", true), ("/c", false)];
+    let routes = routes.map(|(name, is_query)| (name.to_owned(), is_query));
+    Usual::new(SETTINGS, &routes, &names(&["P1", "P2"]), before)
+}
+
+fn code(code: &'static str) -> Said {
+    Said::Unclassified(Meaning::Code(code.into()))
+}
+
+/// A question that nobody else has.
+fn by(caller: Option<&str>) -> Asked<'_> {
+    let params = "of no other";
+    Asked { params, caller }
+}
+
+fn end(usual: &Usual, at: At, said: &Said, question: usize, caller: Option<&str>) -> Verdict {
+    let params = &question.to_string();
+    let asked = Asked { params, caller };
+    let admission = usual.admit(at, asked).expect("it is closed");
+    admission.end(said, asked, Instant::now())
+}
+
+/// Each to a question of its own.
+fn answers(usual: &Usual, at: At, said: &Said, number: usize) -> Vec<Verdict> {
+    let each = (0..number).map(|question| end(usual, at, said, question, None));
+    each.collect()
+}
+
+fn is_open(usual: &Usual, at: At) -> bool {
+    usual.check(at, by(None)).is_err()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_twentieth_alike_begins_an_episode_where_there_was_a_success_before() {
+    for (first, begins) in [(Said::Success, true), (Said::Refusal, false)] {
+        let usual = usual(None);
+        answers(&usual, (QUERY, 0), &first, 1);
+        tokio::time::advance(SECOND * 301).await;
+        let verdicts = answers(&usual, (QUERY, 0), &code("4711"), 19);
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::NOTHING));
+        assert!(!is_open(&usual, (QUERY, 0)));
+        let last = end(&usual, (QUERY, 0), &code("4711"), 19, None);
+        assert_eq!(last.is_failure, begins);
+        assert_eq!(is_open(&usual, (QUERY, 0)), begins);
+        for other in [(OTHER_QUERY, 0), (COMMAND, 0), (QUERY, 1)] {
+            assert!(!is_open(&usual, other), "{other:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_usual_begins_none() {
+    let run = |rows: Vec<(Said, usize, &'static str)>| {
+        let usual = usual(None);
+        end(&usual, (QUERY, 0), &Said::Success, 0, Some("a"));
+        let each = rows.into_iter();
+        each.map(|(said, question, caller)| end(&usual, (QUERY, 0), &said, question, Some(caller)))
+            .filter(|verdict| verdict.is_failure)
+            .count()
+    };
+    let alike = |number| move |_| (code("4711"), number, "a");
+    let of =
+        |caller: fn(usize) -> &'static str| move |number| (code("4711"), number, caller(number));
+    assert_eq!(run((0..40).map(alike(7)).collect()), 0, "one question");
+    let few = |number: usize| (code("4711"), number % 4, "a");
+    assert_eq!(run((0..40).map(few).collect()), 0, "four questions");
+    let mixed = |number: usize| match number % 6 {
+        0 => (Said::Success, number, "a"),
+        _ => (code("4711"), number, "a"),
+    };
+    assert_eq!(run((0..60).map(mixed).collect()), 0, "five of six");
+    let other = |number: usize| (code(["1", "2"][number % 2]), number, "a");
+    assert_eq!(run((0..60).map(other).collect()), 0, "two meanings");
+    let nothing = |number| (Said::Nothing, number, "a");
+    assert_eq!(run((0..60).map(nothing).collect()), 0, "throttled");
+    let refused = |number| (Said::Refusal, number, "a");
+    assert_eq!(run((0..60).map(refused).collect()), 0, "classified");
+    let alone = [(Said::Success, 0, "b")].into_iter();
+    let alone = alone.chain((0..40).map(of(|_| "a")));
+    assert_eq!(run(alone.collect()), 0, "one of two callers");
+    let both = |number: usize| ["a", "b"][number % 2];
+    assert_eq!(run((0..19).map(of(both)).collect()), 1);
+    assert_eq!(run((0..19).map(of(|_| "a")).collect()), 1, "the only one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_episode_of_one_caller_holds_for_another_only_if_its_answer_shows_the_same() {
+    let open = Open {
+        reason: Reason::UsualAnswer,
+        retry_after: SECOND * 5,
+    };
+    for (said, is_failure, for_a, for_b) in [
+        (code("4711"), true, Err(open), Err(open)),
+        (Said::Failure, false, Err(open), Ok(())),
+        (Said::Nothing, false, Err(open), Ok(())),
+        (Said::Success, false, Ok(()), Ok(())),
+        (Said::Refusal, false, Ok(()), Ok(())),
+        (code("4712"), false, Ok(()), Ok(())),
+    ] {
+        let usual = usual(None);
+        let at = (QUERY, 0);
+        end(&usual, at, &Said::Success, 0, Some("a"));
+        let before = usual.admit(at, by(Some("b"))).unwrap();
+        for question in 0..19 {
+            end(&usual, at, &code("4711"), question, Some("a"));
+        }
+        assert_eq!(usual.check(at, by(Some("a"))), Err(open));
+        assert_eq!(usual.check(at, by(Some("b"))), Ok(()));
+        let asked = Asked {
+            params: "1",
+            caller: Some("b"),
+        };
+        before.end(&Said::Success, asked, Instant::now());
+        assert_eq!(usual.check(at, by(Some("a"))), Err(open), "it began before");
+        drop(usual.admit(at, by(Some("b"))).unwrap());
+        let verdict = end(&usual, at, &said, 1, Some("b"));
+        assert_eq!(verdict.is_failure, is_failure, "{said:?}");
+        assert_eq!(usual.check(at, by(Some("a"))), for_a, "{said:?}");
+        assert_eq!(usual.check(at, by(Some("b"))), for_b, "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_an_untouched_caller_is_not_the_trial() {
+    let usual = usual(None);
+    let at = (QUERY, 0);
+    end(&usual, at, &Said::Success, 0, Some("a"));
+    for question in 0..19 {
+        end(&usual, at, &code("4711"), question, Some("a"));
+    }
+    tokio::time::advance(SECOND * 5).await;
+    let others = [(); 2].map(|()| usual.admit(at, by(Some("b"))).unwrap());
+    let trial = usual.admit(at, by(Some("a"))).unwrap();
+    drop(others);
+    assert!(usual.admit(at, by(Some("a"))).is_err(), "one at a time");
+    drop(trial);
+    assert!(usual.admit(at, by(Some("a"))).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_follows_only_an_episode_that_holds_for_its_caller() {
+    let usual = usual(None);
+    end(&usual, (QUERY, 0), &Said::Success, 0, Some("a"));
+    for question in 0..19 {
+        end(&usual, (QUERY, 0), &code("4711"), question, Some("a"));
+    }
+    let command = |caller| end(&usual, (COMMAND, 0), &code("4711"), 1, Some(caller));
+    assert!(!command("b").is_failure);
+    assert!(command("a").is_failure);
+    assert!(usual.check((COMMAND, 0), by(Some("a"))).is_err());
+    assert!(!command("b").is_failure, "not of its own queries yet");
+    assert!(usual.check((COMMAND, 0), by(Some("a"))).is_err());
+    assert!(end(&usual, (QUERY, 0), &code("4711"), 1, Some("b")).is_failure);
+    assert!(command("b").is_failure);
+    assert!(usual.check((COMMAND, 0), by(Some("b"))).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_older_than_the_window_are_no_evidence() {
+    let usual = usual(None);
+    answers(&usual, (QUERY, 0), &Said::Success, 1);
+    for number in 0..60 {
+        tokio::time::advance(SECOND * 16).await;
+        let verdict = end(&usual, (QUERY, 0), &code("4711"), number, None);
+        assert!(!verdict.is_failure, "nineteen in five minutes");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_call_at_a_time_tries_and_any_other_answer_ends_it() {
+    let begin = || {
+        let usual = usual(None);
+        answers(&usual, (QUERY, 0), &Said::Success, 1);
+        answers(&usual, (QUERY, 0), &code("4711"), 18);
+        usual
+    };
+    for (said, ends) in [
+        (code("4711"), false),
+        (Said::Failure, false),
+        (Said::Success, true),
+        (Said::Refusal, true),
+        (code("4712"), true),
+        (Said::Unclassified(Meaning::Status(404)), true),
+    ] {
+        let usual = begin();
+        let under_way = usual.admit((QUERY, 0), by(None)).unwrap();
+        end(&usual, (QUERY, 0), &code("4711"), 99, None);
+        let verdict = under_way.end(&Said::Success, ASKED, Instant::now());
+        assert_eq!(verdict, Verdict::NOTHING, "it began before");
+        assert_eq!(
+            usual.check((QUERY, 0), by(None)).unwrap_err().retry_after,
+            SECOND * 5
+        );
+        tokio::time::advance(SECOND * 5).await;
+        let trial = usual.admit((QUERY, 0), by(None)).unwrap();
+        assert!(usual.admit((QUERY, 0), by(None)).is_err(), "one at a time");
+        drop(trial); // its caller left: the next one tries
+        let trial = usual.admit((QUERY, 0), by(None)).unwrap();
+        trial.end(&Said::Nothing, ASKED, Instant::now());
+        let verdict = end(&usual, (QUERY, 0), &said, 1, None);
+        let is_same = said == code("4711");
+        let news = ends.then_some(News::Ends);
+        let expected = Verdict {
+            is_failure: is_same,
+            news,
+        };
+        assert_eq!(verdict, expected, "{said:?}");
+        assert_eq!(is_open(&usual, (QUERY, 0)), !ends, "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_is_no_evidence_and_follows_the_queries_of_its_tenant() {
+    let usual = usual(None);
+    answers(&usual, (COMMAND, 0), &Said::Success, 1);
+    let verdicts = answers(&usual, (COMMAND, 0), &code("4711"), 60);
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::NOTHING));
+
+    answers(&usual, (QUERY, 0), &Said::Success, 1);
+    answers(&usual, (QUERY, 0), &code("4711"), 19);
+    assert_eq!(usual.episodes().len(), 1);
+    let other = end(&usual, (COMMAND, 0), &code("4712"), 1, None);
+    assert_eq!(other, Verdict::NOTHING);
+    let of_another = end(&usual, (COMMAND, 1), &code("4711"), 1, None);
+    assert_eq!(of_another, Verdict::NOTHING);
+    assert!(end(&usual, (COMMAND, 0), &code("4711"), 1, None).is_failure);
+    assert!(is_open(&usual, (COMMAND, 0)));
+
+    tokio::time::advance(SECOND * 5).await;
+    assert!(end(&usual, (COMMAND, 0), &code("4711"), 1, None).is_failure);
+    assert_eq!(usual.episodes().len(), 2);
+    tokio::time::advance(SECOND * 5).await;
+    end(&usual, (QUERY, 0), &Said::Success, 1, None);
+    assert!(
+        usual.episodes().is_empty(),
+        "though nobody has ordered since"
+    );
+    let alone = end(&usual, (COMMAND, 0), &code("4711"), 1, None);
+    assert_eq!(alone, Verdict::NOTHING, "its own matter again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_asks_any_more_nothing_is_usual_and_the_next_call_tries() {
+    let usual = usual(None);
+    answers(&usual, (QUERY, 0), &Said::Success, 1);
+    answers(&usual, (QUERY, 0), &code("4711"), 19);
+    tokio::time::advance(SECOND * 300).await;
+    assert_eq!(usual.episodes().len(), 1);
+    tokio::time::advance(SECOND).await;
+    assert_eq!(usual.episodes(), []);
+    assert!(end(&usual, (QUERY, 0), &code("4711"), 1, None).is_failure);
+    assert_eq!(usual.episodes().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_moves_labels_keeps_what_is_known() {
+    let before = usual(None);
+    answers(&before, (QUERY, 1), &Said::Success, 1);
+    answers(&before, (QUERY, 1), &code("4711"), 19);
+    let routes = [("/new", false), ("/q", true)];
+    let routes = routes.map(|(name, is_query)| (name.to_owned(), is_query));
+    let after = Usual::new(SETTINGS, &routes, &names(&["P2"]), Some(&before));
+    assert_eq!(after.episodes(), [((1, 0), Meaning::Code("4711".into()))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_what_has_an_answer_tries_before_who_asks_for_what_has_none() {
+    let usual = usual(None);
+    let at = (QUERY, 0);
+    let good = Asked {
+        params: "0",
+        caller: None,
+    };
+    end(&usual, at, &Said::Success, 0, None);
+    for question in 1..20 {
+        end(&usual, at, &code("4711"), question, None);
+    }
+    assert!(usual.check(at, good).is_err(), "and it is remembered");
+    tokio::time::advance(SECOND * 5).await;
+    assert!(
+        usual.check(at, by(None)).is_err(),
+        "it is kept for the other"
+    );
+    assert!(usual.check(at, good).is_ok());
+    let verdict = usual.admit(at, good).unwrap();
+    let verdict = verdict.end(&Said::Success, good, Instant::now());
+    assert_eq!(verdict.news, Some(News::Ends));
+
+    for question in 20..41 {
+        if usual.check(at, by(None)).is_ok() {
+            end(&usual, at, &code("4711"), question, None);
+        }
+    }
+    assert!(usual.check(at, good).is_err());
+    tokio::time::advance(SECOND * 11).await;
+    assert!(usual.check(at, by(None)).is_ok(), "nor is it kept for ever");
+}
