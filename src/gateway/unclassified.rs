@@ -1,17 +1,27 @@
 //! When does an answer that no list knows become the vendor's failure?
 //!
 //! A code that is not configured, "0000" without success, a 4xx without an envelope, as a firewall's 403: one of them is its
-//! caller's matter, and is passed on as a refusal. Where it becomes the *usual* answer of a route and tenant that have succeeded before, to
-//! different questions of different callers, it is none of theirs: an *episode* begins. While it lasts, such answers are
-//! failures there, one call at a time asks, and the first answer of another kind ends it. No other route or tenant is
-//! touched, unless its own answers show the same. Where only one caller has been answered, no other caller is touched either:
-//! its next answer shows whether the episode is everybody's.
+//! caller's matter, and is passed on as a refusal. Its law where it is no single one, for each route and tenant:
+//!
+//! - It is the *usual* answer where the route has succeeded before, and nine in ten of the last answers are it, to different
+//!   questions of different callers. Then it is none of theirs, and an *episode* begins: such answers are failures.
+//! - An episode holds for the callers whose own answers show it. Everybody else passes untouched, until an answer of its own
+//!   shows the same.
+//! - Nothing is asked for a while, then trials are made (`unclassified/episode.rs`). The first answer of another kind ends it.
+//! - A success that ends it has *refuted* the meaning: a vendor that answers well answers so, too, as it does to a job that asks for what
+//!   does not exist. While the two go on side by side (no longer than a window passes between such an answer and the next
+//!   success), only questions that have succeeded before are evidence: five different ones, with no other answer in between,
+//!   begin an episode again.
 //!
 //! Orders are refused for their account's sake (no balance) as often as for the vendor's, so commands are no evidence. They
-//! follow: during an episode of a query of their tenant, the same answer to a command is a failure too.
+//! follow: during an episode of a query of their tenant that holds for their caller, the same answer to a command is a failure
+//! too.
+
+mod episode;
+mod scope;
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,7 +29,9 @@ use std::time::Duration;
 use hyper::StatusCode;
 use tokio::time::Instant;
 
-use super::breaker::{End, Open, Reason};
+use self::episode::{Callers, Episode, Heard, Pass};
+use self::scope::State;
+use super::breaker::{End, Open};
 use super::upstream::{Answer, Outcome, SUCCESS};
 
 /// Of the last answers so many in ten are alike,
@@ -27,9 +39,6 @@ const TENTHS: usize = 9;
 
 /// to so many different questions at least.
 const QUESTIONS: usize = 5;
-
-/// Questions that are known to have an answer: so many at most.
-const KNOWN: usize = 256;
 
 /// More answers than these are not remembered.
 const REMEMBERED: usize = 1024;
@@ -149,8 +158,9 @@ fn hash(value: impl Hash) -> u64 {
 }
 
 impl Asked<'_> {
-    fn caller(&self) -> Option<u64> {
-        self.caller.map(hash)
+    /// Where none are configured, everybody is one.
+    fn caller(&self) -> u64 {
+        hash(self.caller)
     }
 
     fn question(&self) -> u64 {
@@ -178,67 +188,6 @@ pub struct Usual {
 /// One route of one tenant.
 #[derive(Debug, Default)]
 struct Scope(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    /// The oldest first.
-    answers: VecDeque<Remembered>,
-    has_succeeded: bool,
-    /// The first caller that was answered, and whether another was.
-    first_caller: Option<u64>,
-    has_other_callers: bool,
-    /// Questions that were answered with a success, as hashes; the youngest first.
-    known: VecDeque<u64>,
-    episode: Option<Episode>,
-}
-
-#[derive(Debug)]
-struct Remembered {
-    at: Instant,
-    /// What was asked, and by whom; as hashes.
-    question: u64,
-    caller: Option<u64>,
-    meaning: Option<Meaning>,
-}
-
-#[derive(Debug)]
-struct Episode {
-    meaning: Meaning,
-    /// Since when nothing is asked; then one call at a time.
-    since: Instant,
-    is_trying: bool,
-    /// The next trial is kept until then for a question that is known to have an answer: one such was refused.
-    kept_until: Option<Instant>,
-    whom: Whom,
-}
-
-/// Whom an episode holds for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Whom {
-    /// This caller, as no other was answered.
-    One(u64),
-    All,
-}
-
-impl Whom {
-    fn includes(self, caller: Option<u64>) -> bool {
-        match self {
-            Self::One(one) => caller == Some(one),
-            Self::All => true,
-        }
-    }
-}
-
-/// By which right a call is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    /// There is no episode.
-    Free,
-    /// It sees whether the vendor answers otherwise again.
-    Trial,
-    /// The episode is another caller's.
-    Untouched,
-}
 
 /// One call that may be made. Dropped without an end, it says nothing.
 #[derive(Debug)]
@@ -272,10 +221,12 @@ impl Verdict {
         news: None,
     };
 
-    const FAILURE: Self = Self {
-        is_failure: true,
-        news: None,
-    };
+    fn of(heard: Heard) -> Self {
+        Self {
+            is_failure: heard == Heard::Same,
+            news: (heard == Heard::Over).then_some(News::Ends),
+        }
+    }
 
     /// A command only follows, and has an end of its own told in the log already.
     fn told_of(self, is_query: bool) -> Self {
@@ -316,18 +267,15 @@ impl Usual {
     /// Is anything asked there at all, for this caller? To be looked at before a call waits for its turn.
     pub fn check(&self, at: At, asked: Asked<'_>) -> Result<(), Open> {
         let mut state = self.scope(at);
-        state.pass(asked, self.settings.open_for).map(|_| ())
+        state.pass(asked, self.settings).map(|_| ())
     }
 
     /// One call, right before it is made.
     pub fn admit(&self, at: At, asked: Asked<'_>) -> Result<Admission<'_>, Open> {
         let mut state = self.scope(at);
-        let pass = state.pass(asked, self.settings.open_for)?;
-        if let Some(episode) = &mut state.episode
-            && pass == Pass::Trial
-        {
-            episode.is_trying = true;
-            episode.kept_until = None;
+        let pass = state.pass(asked, self.settings)?;
+        if let Some(episode) = &mut state.episode {
+            episode.begin(pass, asked.question());
         }
         Ok(Admission {
             usual: self,
@@ -356,7 +304,8 @@ impl Usual {
         caller: Option<&str>,
         answer: &Answer,
     ) -> bool {
-        let is_usual = |meaning| self.evidence(tenant, &meaning, caller.map(hash)).is_some();
+        let caller = Asked { params: "", caller }.caller();
+        let is_usual = |meaning| self.evidence(tenant, &meaning, caller).is_some();
         Meaning::of(answer).is_some_and(is_usual)
     }
 
@@ -366,19 +315,20 @@ impl Usual {
     }
 
     /// Whom the queries of this tenant are in an episode of this meaning for, each that is.
-    fn queries_with(&self, tenant: usize, meaning: &Meaning) -> impl Iterator<Item = Whom> {
+    fn queries_with(&self, tenant: usize, meaning: &Meaning) -> impl Iterator<Item = Callers> {
         let queries = (0..self.routes).filter(|route| self.queries[*route]);
         queries.filter_map(move |route| {
             let state = self.scope((route, tenant));
             let episode = state.episode_now(self.settings)?;
-            (episode.meaning == *meaning).then_some(episode.whom)
+            (episode.meaning == *meaning).then(|| episode.callers.clone())
         })
     }
 
     /// Do queries show a command of this caller that this meaning is the vendor's failure, and for whom?
-    fn evidence(&self, tenant: usize, meaning: &Meaning, caller: Option<u64>) -> Option<Whom> {
+    fn evidence(&self, tenant: usize, meaning: &Meaning, caller: u64) -> Option<Callers> {
         let queries = self.queries_with(tenant, meaning);
-        queries.filter(|whom| whom.includes(caller)).max()
+        let queries = queries.filter(|callers| callers.contains(&caller));
+        queries.reduce(|callers, more| &callers | &more)
     }
 
     /// An episode of a query has ended: so have those of the commands that followed it.
@@ -389,146 +339,6 @@ impl Usual {
                 self.queries_with(tenant, &episode.meaning).next().is_none()
             };
             state.episode.take_if(is_over);
-        }
-    }
-}
-
-impl State {
-    /// What is usual, if that was seen of late: where nobody asks any more, nothing is.
-    fn episode_now(&self, settings: Settings) -> Option<&Episode> {
-        let episode = self.episode.as_ref()?;
-        let lasts = settings.window.max(settings.open_for);
-        (episode.since.elapsed() <= lasts).then_some(episode)
-    }
-
-    /// May this be asked? Somebody who asks for what does not exist, again and again, must not have all trials: a question
-    /// that has succeeded before goes first.
-    fn pass(&mut self, asked: Asked<'_>, open_for: Duration) -> Result<Pass, Open> {
-        let Some(episode) = &mut self.episode else {
-            return Ok(Pass::Free);
-        };
-        if !episode.whom.includes(asked.caller()) {
-            return Ok(Pass::Untouched);
-        }
-        let now = Instant::now();
-        let left = (episode.since + open_for).saturating_duration_since(now);
-        let is_known = self.known.contains(&asked.question());
-        let is_kept = episode.kept_until.is_some_and(|until| now < until);
-        if left.is_zero() && !episode.is_trying && (is_known || !is_kept) {
-            return Ok(Pass::Trial);
-        }
-        if is_known {
-            episode.kept_until = Some(now + open_for * 2);
-        }
-        let retry_after = left.max(Duration::from_secs(1));
-        Err(Open {
-            reason: Reason::UsualAnswer,
-            retry_after,
-        })
-    }
-
-    fn know(&mut self, question: u64) {
-        if !self.known.contains(&question) {
-            self.known.truncate(KNOWN - 1);
-            self.known.push_front(question);
-        }
-    }
-
-    fn remember(&mut self, said: &Said, asked: Asked<'_>, now: Instant, settings: Settings) {
-        if matches!(said, Said::Nothing | Said::Failure) {
-            return;
-        }
-        let caller = asked.caller();
-        let id = hash(caller);
-        self.has_other_callers |= *self.first_caller.get_or_insert(id) != id;
-        self.answers.push_back(Remembered {
-            at: now,
-            question: asked.question(),
-            caller,
-            meaning: said.meaning().cloned(),
-        });
-        let most = settings.most();
-        while let Some(oldest) = self.answers.front()
-            && (self.answers.len() > most || oldest.at + settings.window < now)
-        {
-            self.answers.pop_front();
-        }
-    }
-
-    /// Is this what (nearly) everybody gets who asks, and was it otherwise before? Then for whom: where callers are told from
-    /// one another and only one was heard, nobody knows what another would get.
-    fn is_usual(&self, meaning: &Meaning, settings: Settings) -> Option<Whom> {
-        let most = settings.most();
-        if !self.has_succeeded || self.answers.len() < most {
-            return None;
-        }
-        let alike = self.answers.iter();
-        let alike = alike.filter(|answer| answer.meaning.as_ref() == Some(meaning));
-        let questions: BTreeSet<_> = alike.clone().map(|answer| answer.question).collect();
-        let callers: BTreeSet<_> = alike.clone().map(|answer| answer.caller).collect();
-        let is_usual = alike.count() * 10 >= most * TENTHS
-            && questions.len() >= QUESTIONS
-            && (!self.has_other_callers || callers.len() > 1);
-        let one = callers.first().copied().flatten();
-        is_usual.then_some(match one {
-            Some(one) if callers.len() == 1 => Whom::One(one),
-            _ => Whom::All,
-        })
-    }
-
-    /// A call has ended during an episode: does that go on? `evidence` tells whom its answer is known to be usual for.
-    fn go_on(
-        &mut self,
-        said: &Said,
-        caller: Option<u64>,
-        evidence: Option<Whom>,
-        pass: Pass,
-        now: Instant,
-    ) -> Verdict {
-        let Some(episode) = &mut self.episode else {
-            return Verdict::NOTHING;
-        };
-        let is_trial = pass == Pass::Trial;
-        episode.is_trying &= !is_trial;
-        let has_meaning = said.meaning() == Some(&episode.meaning);
-        let is_same = has_meaning && evidence.is_some();
-        if is_trial && (is_same || *said == Said::Failure) {
-            episode.since = now;
-        }
-        let is_otherwise = match pass {
-            Pass::Free => false, // it began before the episode did
-            Pass::Trial => !is_same,
-            Pass::Untouched => !has_meaning,
-        };
-        if is_otherwise && !matches!(said, Said::Nothing | Said::Failure) {
-            self.episode = None;
-            self.answers.clear();
-            return Verdict {
-                is_failure: false,
-                news: Some(News::Ends),
-            };
-        }
-        if !is_same {
-            return Verdict::NOTHING;
-        }
-        if !episode.whom.includes(caller) {
-            episode.whom = Whom::All;
-            episode.since = now;
-        }
-        Verdict::FAILURE
-    }
-
-    fn begin(&mut self, meaning: Meaning, whom: Whom, now: Instant) -> Verdict {
-        self.episode = Some(Episode {
-            meaning: meaning.clone(),
-            since: now,
-            is_trying: false,
-            kept_until: None,
-            whom,
-        });
-        Verdict {
-            is_failure: true,
-            news: Some(News::Begins(meaning)),
         }
     }
 }
@@ -544,29 +354,28 @@ impl Admission<'_> {
     pub fn end(mut self, said: &Said, asked: Asked<'_>, now: Instant) -> Verdict {
         let ((route, tenant), usual) = (self.at, self.usual);
         let is_query = usual.queries[route];
-        let caller = asked.caller();
         // Commands look at queries, and queries at no other scope: no two locks are ever waited for in a circle.
-        let evidence = if is_query {
-            Some(Whom::All)
-        } else {
-            let meaning = said.meaning();
-            meaning.and_then(|meaning| usual.evidence(tenant, meaning, caller))
-        };
+        let evidence = said
+            .meaning()
+            .filter(|_| !is_query)
+            .and_then(|meaning| usual.evidence(tenant, meaning, asked.caller()));
         let pass = std::mem::replace(&mut self.pass, Pass::Free);
         let mut state = usual.scope(self.at);
-        if *said == Said::Success {
-            state.has_succeeded = true;
-            if is_query {
-                state.know(asked.question());
-            }
+        let is_answered = is_query && *said == Said::Success;
+        if is_answered {
+            state.know(asked);
         }
         if state.episode.is_some() {
-            let verdict = state.go_on(said, caller, evidence, pass, now);
-            drop(state);
-            if is_query && verdict.news == Some(News::Ends) {
-                usual.release_commands(tenant);
+            let is_shown = is_query || evidence.is_some();
+            let heard = state.hear(said, asked, (pass, is_shown), now);
+            if heard == Heard::Over {
+                state.end(is_answered, now);
+                drop(state);
+                if is_query {
+                    usual.release_commands(tenant);
+                }
             }
-            return verdict.told_of(is_query);
+            return Verdict::of(heard).told_of(is_query);
         }
         if is_query {
             state.remember(said, asked, now, usual.settings);
@@ -574,24 +383,25 @@ impl Admission<'_> {
         let Some(meaning) = said.meaning() else {
             return Verdict::NOTHING;
         };
-        let whom = if is_query {
+        let callers = if is_query {
             state.is_usual(meaning, usual.settings)
         } else {
             evidence
         };
-        match whom {
-            Some(whom) => state.begin(meaning.clone(), whom, now).told_of(is_query),
-            None => Verdict::NOTHING,
-        }
+        let Some(callers) = callers else {
+            return Verdict::NOTHING;
+        };
+        let is_failure = callers.contains(&asked.caller());
+        state.episode = Some(Episode::new(meaning.clone(), callers, is_query, now));
+        let news = Some(News::Begins(meaning.clone()));
+        Verdict { is_failure, news }.told_of(is_query)
     }
 }
 
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
-        if self.pass == Pass::Trial
-            && let Some(episode) = &mut self.usual.scope(self.at).episode
-        {
-            episode.is_trying = false;
+        if let Some(episode) = &mut self.usual.scope(self.at).episode {
+            episode.release(self.pass);
         }
     }
 }

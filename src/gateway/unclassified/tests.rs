@@ -1,4 +1,7 @@
+use std::collections::VecDeque;
+
 use super::*;
+use crate::gateway::breaker::Reason;
 
 const SECOND: Duration = Duration::from_secs(1);
 const ASKED: Asked<'_> = Asked {
@@ -27,6 +30,12 @@ fn usual(before: Option<&Usual>) -> Usual {
 
 fn code(code: &'static str) -> Said {
     Said::Unclassified(Meaning::Code(code.into()))
+}
+
+/// A question, where nobody is told from others.
+fn question(params: &str) -> Asked<'_> {
+    let caller = None;
+    Asked { params, caller }
 }
 
 /// A question that nobody else has.
@@ -227,7 +236,7 @@ async fn one_call_at_a_time_tries_and_any_other_answer_ends_it() {
             news,
         };
         assert_eq!(verdict, expected, "{said:?}");
-        assert_eq!(is_open(&usual, (QUERY, 0)), !ends, "{said:?}");
+        assert_eq!(usual.check((QUERY, 0), ASKED).is_err(), !ends, "{said:?}");
     }
 }
 
@@ -285,18 +294,22 @@ async fn a_reload_that_moves_labels_keeps_what_is_known() {
     assert_eq!(after.episodes(), [((1, 0), Meaning::Code("4711".into()))]);
 }
 
+/// An episode of the query shown by questions 1 to 19, after a success of question 0; nobody is told from others.
+fn begun() -> Usual {
+    let usual = usual(None);
+    answers(&usual, (QUERY, 0), &Said::Success, 1);
+    for question in 1..20 {
+        end(&usual, (QUERY, 0), &code("4711"), question, None);
+    }
+    assert_eq!(usual.episodes().len(), 1);
+    usual
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_asks_for_what_has_an_answer_tries_before_who_asks_for_what_has_none() {
-    let usual = usual(None);
     let at = (QUERY, 0);
-    let good = Asked {
-        params: "0",
-        caller: None,
-    };
-    end(&usual, at, &Said::Success, 0, None);
-    for question in 1..20 {
-        end(&usual, at, &code("4711"), question, None);
-    }
+    let good = question("0");
+    let usual = begun();
     assert!(usual.check(at, good).is_err(), "and it is remembered");
     tokio::time::advance(SECOND * 5).await;
     assert!(
@@ -308,12 +321,270 @@ async fn who_asks_for_what_has_an_answer_tries_before_who_asks_for_what_has_none
     let verdict = verdict.end(&Said::Success, good, Instant::now());
     assert_eq!(verdict.news, Some(News::Ends));
 
-    for question in 20..41 {
-        if usual.check(at, by(None)).is_ok() {
-            end(&usual, at, &code("4711"), question, None);
-        }
-    }
+    let usual = begun();
     assert!(usual.check(at, good).is_err());
     tokio::time::advance(SECOND * 11).await;
     assert!(usual.check(at, by(None)).is_ok(), "nor is it kept for ever");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_episode_holds_for_those_whose_own_latest_answers_show_it() {
+    let at = (QUERY, 0);
+    let usual = usual(None);
+    end(&usual, at, &Said::Success, 0, Some("c"));
+    tokio::time::advance(SECOND * 301).await; // c is known, and nothing of it
+    for (said, caller) in [
+        (code("4711"), "b"),
+        (code("4711"), "d"),
+        (Said::Success, "d"),
+    ] {
+        end(&usual, at, &said, 0, Some(caller));
+    }
+    for question in 0..17 {
+        end(&usual, at, &code("4711"), question, Some("a"));
+    }
+    let expected = [("a", true), ("b", true), ("c", false), ("d", false)];
+    for (caller, is_refused) in expected {
+        let check = usual.check(at, by(Some(caller)));
+        assert_eq!(check.is_err(), is_refused, "{caller}");
+        let order = |number| end(&usual, (COMMAND, 0), &code("4711"), number, Some(caller));
+        if caller != "b" {
+            assert_eq!(order(1).is_failure, is_refused, "{caller}");
+        }
+        let check = usual.check((COMMAND, 0), by(Some(caller)));
+        assert_eq!(check.is_err(), is_refused, "{caller}");
+    }
+    assert!(end(&usual, at, &code("4711"), 1, Some("c")).is_failure);
+    assert!(usual.check(at, by(Some("c"))).is_err());
+    assert!(usual.check(at, by(Some("d"))).is_ok());
+    let verdict = end(&usual, at, &Said::Success, 1, Some("d"));
+    assert_eq!(verdict.news, Some(News::Ends), "the vendor answers");
+}
+
+#[tokio::test(start_paused = true)]
+async fn different_questions_are_tried_at_first_and_then_one_at_a_time() {
+    let at = (QUERY, 0);
+    let usual = begun();
+    let refused = |params: &str| {
+        let trial = usual.admit(at, question(params)).unwrap();
+        trial.end(&code("4711"), question(params), Instant::now())
+    };
+    assert!(usual.check(at, question("a")).is_err());
+    tokio::time::advance(SECOND * 5).await;
+    let first = usual.admit(at, question("a")).unwrap();
+    assert!(
+        usual.check(at, question("b")).is_err(),
+        "the first one is alone"
+    );
+    first.end(&code("4711"), question("a"), Instant::now());
+    assert!(
+        usual.check(at, question("a")).is_err(),
+        "a question is tried once"
+    );
+    let further: Vec<_> = (0..19)
+        .map(|number| usual.admit(at, question(&number.to_string())).unwrap())
+        .collect();
+    assert!(usual.check(at, question("b")).is_err(), "a window's worth");
+    drop(further);
+    for _ in 0..10 {
+        tokio::time::advance(SECOND * 5).await;
+        assert!(refused("b").is_failure);
+        assert!(usual.check(at, question("c")).is_err());
+    }
+    tokio::time::advance(SECOND * 5).await;
+    let trial = usual.admit(at, question("c")).unwrap();
+    let verdict = trial.end(&Said::Success, question("c"), Instant::now());
+    assert_eq!(verdict.news, Some(News::Ends));
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_are_tried_one_at_a_time_from_the_first() {
+    let usual = begun();
+    let order = |number| end(&usual, (COMMAND, 0), &code("4711"), number, None);
+    order(0);
+    tokio::time::advance(SECOND * 5).await;
+    assert!(order(1).is_failure);
+    assert!(is_open(&usual, (COMMAND, 0)));
+}
+
+/// What is answered, question by question.
+type Script = Vec<(Said, usize)>;
+
+/// Is an episode on, once it was refuted by the success of question 0 and this was answered?
+async fn begins_again(script: Script) -> bool {
+    let usual = begun();
+    tokio::time::advance(SECOND * 5).await;
+    end(&usual, (QUERY, 0), &Said::Success, 0, None);
+    for question in 200..205 {
+        end(&usual, (QUERY, 0), &Said::Success, question, None);
+    }
+    let each = script.into_iter();
+    each.map(|(said, question)| end(&usual, (QUERY, 0), &said, question, None))
+        .any(|verdict| verdict.news.is_some())
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_refuted_meaning_only_questions_that_had_an_answer_are_evidence() {
+    let alike = |questions: std::ops::Range<usize>| questions.map(|number| (code("4711"), number));
+    let known = || alike(200..204);
+    let last = (code("4711"), 204);
+    let with = |between: (Said, usize)| known().chain([between, last.clone()]).collect();
+    let rows: [(&str, Script, bool); 9] = [
+        ("new questions", alike(300..400).collect(), false),
+        ("four of them", known().chain(known()).collect(), false),
+        ("five known", alike(200..205).collect(), true),
+        ("five and a new one", with((code("4711"), 300)), true),
+        ("throttled meanwhile", with((Said::Nothing, 300)), true),
+        ("a success meanwhile", with((Said::Success, 300)), false),
+        ("a refusal meanwhile", with((Said::Refusal, 300)), false),
+        ("another meaning", with((code("4712"), 300)), false),
+        (
+            "another one is not refuted",
+            (300..320).map(|number| (code("4712"), number)).collect(),
+            true,
+        ),
+    ];
+    for (name, script, begins) in rows {
+        assert_eq!(begins_again(script).await, begins, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refutation_is_forgotten_after_a_window_without_one_of_the_two() {
+    for (with_alike, with_success, is_forgotten) in [
+        (true, true, false),
+        (false, true, true),
+        (true, false, true),
+    ] {
+        let usual = begun();
+        let at = (QUERY, 0);
+        tokio::time::advance(SECOND * 5).await;
+        end(&usual, at, &Said::Success, 0, None);
+        for number in 0..4 {
+            tokio::time::advance(SECOND * 100).await;
+            if with_alike {
+                end(&usual, at, &code("4711"), 300 + number, None);
+            }
+            if with_success {
+                end(&usual, at, &Said::Success, 0, None);
+            }
+        }
+        let begins = (400..420)
+            .map(|number| end(&usual, at, &code("4711"), number, None))
+            .any(|verdict| verdict.is_failure);
+        let row = (with_alike, with_success);
+        assert_eq!(begins, is_forgotten, "{row:?}");
+    }
+}
+
+/// Somebody who asks one question after the other.
+struct Asker {
+    /// In milliseconds.
+    first: u64,
+    every: u64,
+    /// So many different ones, over and over.
+    questions: u64,
+    name: &'static str,
+    said: Said,
+}
+
+/// What has become of the questions of one asker, and of the episodes.
+#[derive(Debug, Default)]
+struct Seen {
+    asked: [u64; 2],
+    refused: [u64; 2],
+    begins: usize,
+}
+
+/// Two askers, for so long, of a vendor that takes so many milliseconds.
+async fn simulate(usual: &Usual, askers: &[Asker; 2], seconds: u64, latency: u64) -> Seen {
+    const TICK: u64 = 5;
+    let at = (QUERY, 0);
+    let mut seen = Seen::default();
+    let mut flying: VecDeque<(u64, Admission<'_>, &Said, String)> = VecDeque::new();
+    for now in (0..seconds * 1000).step_by(usize::try_from(TICK).unwrap()) {
+        while flying.front().is_some_and(|(ends, ..)| *ends <= now) {
+            let (_, admission, said, params) = flying.pop_front().unwrap();
+            let asked = question(&params);
+            let verdict = admission.end(said, asked, Instant::now());
+            seen.begins += usize::from(matches!(verdict.news, Some(News::Begins(_))));
+        }
+        for (place, asker) in askers.iter().enumerate() {
+            if now < asker.first || !(now - asker.first).is_multiple_of(asker.every) {
+                continue;
+            }
+            let number = (now - asker.first) / asker.every % asker.questions;
+            let params = format!("{} {number}", asker.name);
+            let asked = question(&params);
+            match usual.admit(at, asked) {
+                Ok(admission) => {
+                    seen.asked[place] += 1;
+                    flying.push_back((now + latency, admission, &asker.said, params));
+                }
+                Err(_) => seen.refused[place] += 1,
+            }
+        }
+        tokio::time::advance(Duration::from_millis(TICK)).await;
+    }
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_refused_over_and_over_costs_another_a_few_seconds_in_ten_minutes() {
+    for (latency, phase) in [(5, 0), (40, 5), (40, 45), (100, 20), (300, 30), (1000, 10)] {
+        let usual = usual(None);
+        let job = Asker {
+            first: 0,
+            every: 50,
+            questions: u64::MAX,
+            name: "nothing",
+            said: code("4711"),
+        };
+        let innocent = Asker {
+            first: phase,
+            every: 600,
+            questions: u64::MAX,
+            name: "page",
+            said: Said::Success,
+        };
+        let seen = simulate(&usual, &[job, innocent], 600, latency).await;
+        eprintln!("FIG job {latency} {phase} {seen:?}");
+        assert_eq!(seen.begins, 1, "{latency} ms, {phase}: {seen:?}");
+        assert!(seen.refused[1] <= 12, "{latency} ms, {phase}: {seen:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_tens_of_calls_in_four_minutes_and_each_further_one_begins_an_episode() {
+    for latency in [5, 300] {
+        let usual = usual(None);
+        let ask = async |said: &Said, seconds: u64| {
+            let many = |every, questions, name| Asker {
+                first: 0,
+                every,
+                questions,
+                name,
+                said: said.clone(),
+            };
+            let askers = [many(100, 30, "page"), many(150, 1000, "device")];
+            simulate(&usual, &askers, seconds, latency).await
+        };
+        for healthy in [10, 10, 600, 2] {
+            assert_eq!(
+                ask(&Said::Success, healthy)
+                    .await
+                    .refused
+                    .iter()
+                    .sum::<u64>(),
+                0
+            );
+            let seen = ask(&code("4711"), 240).await;
+            assert_eq!(seen.begins, 1, "after {healthy} s: {seen:?}");
+            eprintln!("FIG outage {latency} {healthy} {seen:?}");
+            let calls: u64 = seen.asked.iter().sum();
+            assert!(calls <= 100, "after {healthy} s: {seen:?}");
+            ask(&Said::Success, 10).await;
+            assert_eq!(usual.episodes(), []);
+        }
+    }
 }
