@@ -1,17 +1,17 @@
 //! When does an answer that no list knows become the vendor's failure?
 //!
 //! A code that is not configured, "0000" without success, a 4xx without an envelope, as a firewall's 403: one of them is its
-//! caller's matter, and is passed on as a refusal. Its law where it is no single one, for each route and tenant:
+//! caller's matter, and is passed on as a refusal. For many of them the law is, in each route of each tenant:
 //!
-//! - It is the *usual* answer where the route has succeeded before, and nine in ten of the last answers are it, to different
+//! - It is the *usual* answer where there was a success before, and where nine in ten of the last answers are it, to different
 //!   questions of different callers. Then it is none of theirs, and an *episode* begins: such answers are failures.
 //! - An episode holds for the callers whose own answers show it. Everybody else passes untouched, until an answer of its own
 //!   shows the same.
 //! - Nothing is asked for a while, then trials are made (`unclassified/episode.rs`). The first answer of another kind ends it.
-//! - A success that ends it has *refuted* the meaning: a vendor that answers well answers so, too, as it does to a job that asks for what
-//!   does not exist. While the two go on side by side (no longer than a window passes between such an answer and the next
-//!   success), only questions that have succeeded before are evidence: five different ones, with no other answer in between,
-//!   begin an episode again.
+//! - A success that ends it has *refuted* the meaning: a vendor that answers well answers so, too, perhaps to a job that asks
+//!   for what does not exist. As long as both go on (a success follows such an answer at least once in a window), only
+//!   questions that have succeeded before are evidence: five different ones, with no other answer in between, begin an
+//!   episode again. Where a success comes after all, these are evidence no more until they succeed again.
 //!
 //! Orders are refused for their account's sake (no balance) as often as for the vendor's, so commands are no evidence. They
 //! follow: during an episode of a query of their tenant that holds for their caller, the same answer to a command is a failure
@@ -274,9 +274,7 @@ impl Usual {
     pub fn admit(&self, at: At, asked: Asked<'_>) -> Result<Admission<'_>, Open> {
         let mut state = self.scope(at);
         let pass = state.pass(asked, self.settings)?;
-        if let Some(episode) = &mut state.episode {
-            episode.begin(pass, asked.question());
-        }
+        state.begin(pass, asked);
         Ok(Admission {
             usual: self,
             at,
@@ -369,7 +367,7 @@ impl Admission<'_> {
             let is_shown = is_query || evidence.is_some();
             let heard = state.hear(said, asked, (pass, is_shown), now);
             if heard == Heard::Over {
-                state.end(is_answered, now);
+                state.end(is_answered.then_some(asked), now);
                 drop(state);
                 if is_query {
                     usual.release_commands(tenant);

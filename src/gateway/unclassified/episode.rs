@@ -1,8 +1,9 @@
 //! While an unclassified answer is the usual one: whom does that hold for, and who tries whether it still is?
 //!
-//! Nothing is asked for `open_for`; then one call tries. That one was refused proves nothing, as the next may be somebody
-//! else's: as many different questions as a beginning needs answers are tried after it, once. They do not wait for each other, as who
-//! asks most often would have each turn. From then on it is one call at a time, and one each `open_for`.
+//! Nothing is asked for `open_for`; then one call tries. Where it gets the usual answer, that proves little, as the next may be
+//! somebody else's: once in an episode other questions are tried right after it, about as many as it took to begin. They do
+//! not wait for each other, or else who asks most often could have each turn, for ever if the two ask in step. From then on
+//! one call tries each `open_for`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use super::{Asked, Meaning, Said};
 use crate::gateway::breaker::{Open, Reason};
 
-/// Questions that are tried at first, before it is one each `open_for`.
+/// So many questions are tried before it is one each `open_for`.
 const FIRST_TRIALS: usize = 20;
 
 /// As hashes.
@@ -28,9 +29,11 @@ pub(super) struct Episode {
     is_trying: bool,
     /// The next trial is kept until then for a question that is known to have an answer: one such was refused.
     kept_until: Option<Instant>,
-    /// The first questions that were tried,
+    /// Such a question was the last that tried: the next trial is anybody's, as there may be no answer to it any more.
+    was_known: bool,
+    /// The questions of the first trials,
     tried: BTreeSet<u64>,
-    /// so many at most.
+    /// of which there are so many at most.
     first_trials: usize,
 }
 
@@ -65,7 +68,7 @@ pub(super) enum Heard {
 }
 
 impl Episode {
-    /// Of a query, or of a command: each of these that is tried may cost money, so it is one at a time from the first.
+    /// Of a query, or of a command. One of these that is tried may cost money, so it is never more than one at a time.
     pub fn new(meaning: Meaning, callers: Callers, is_query: bool, now: Instant) -> Self {
         Self {
             meaning,
@@ -73,13 +76,14 @@ impl Episode {
             since: now,
             is_trying: false,
             kept_until: None,
+            was_known: false,
             tried: BTreeSet::new(),
             first_trials: if is_query { FIRST_TRIALS } else { 0 },
         }
     }
 
     /// May this be asked? Somebody who asks for what does not exist, again and again, must not have all trials: a question
-    /// that has succeeded before (`is_known`) goes first.
+    /// that has succeeded before (`is_known`) goes first, every other time.
     pub fn pass(
         &mut self,
         asked: Asked<'_>,
@@ -92,15 +96,13 @@ impl Episode {
         let now = Instant::now();
         let left = (self.since + open_for).saturating_duration_since(now);
         let is_kept = self.kept_until.is_some_and(|until| now < until);
-        if !self.is_trying && (is_known || !is_kept) {
-            if left.is_zero() {
-                return Ok(Pass::Trial);
-            }
-            if self.is_further(asked.question()) {
-                return Ok(Pass::FurtherTrial);
-            }
+        if !self.is_trying && left.is_zero() && (is_known || !is_kept) {
+            return Ok(Pass::Trial);
         }
-        if is_known {
+        if !self.is_trying && self.is_further(asked.question()) {
+            return Ok(Pass::FurtherTrial);
+        }
+        if is_known && !self.was_known {
             self.kept_until = Some(now + open_for * 2);
         }
         let retry_after = left.max(Duration::from_secs(1));
@@ -116,14 +118,15 @@ impl Episode {
     }
 
     /// A call is made by this right.
-    pub fn begin(&mut self, pass: Pass, question: u64) {
-        if !pass.is_trial() {
-            return;
-        }
-        self.kept_until = None;
+    pub fn begin(&mut self, pass: Pass, question: u64, is_known: bool) {
         match pass {
-            Pass::Trial => self.is_trying = true,
-            _ => self.note(question),
+            Pass::Trial => {
+                self.is_trying = true;
+                self.kept_until = None;
+                self.was_known = is_known;
+            }
+            Pass::FurtherTrial => self.note(question),
+            Pass::Free | Pass::Untouched => {}
         }
     }
 

@@ -59,21 +59,33 @@ impl Refuted {
         }
     }
 
-    fn hear(&mut self, said: &Said, asked: Asked<'_>, is_known: bool, now: Instant) {
+    /// Returns the questions that are known to have an answer no more: they got this one beside a success.
+    fn hear(
+        &mut self,
+        said: &Said,
+        asked: Asked<'_>,
+        is_known: bool,
+        now: Instant,
+    ) -> BTreeSet<u64> {
         if said.meaning() == Some(&self.meaning) {
             self.is_back = true;
             if is_known {
                 self.questions.insert(asked.question());
                 self.callers.insert(asked.caller());
             }
-            return;
+            return BTreeSet::new();
         }
-        self.questions.clear();
         self.callers.clear();
-        if *said == Said::Success && self.is_back {
+        let mut questions = std::mem::take(&mut self.questions);
+        if *said != Said::Success {
+            return BTreeSet::new();
+        }
+        if self.is_back {
             self.at = now;
             self.is_back = false;
         }
+        questions.remove(&asked.question());
+        questions
     }
 }
 
@@ -91,6 +103,14 @@ impl State {
         match &mut self.episode {
             Some(episode) => episode.pass(asked, is_known, settings.open_for),
             None => Ok(Pass::Free),
+        }
+    }
+
+    /// A call is made by this right.
+    pub fn begin(&mut self, pass: Pass, asked: Asked<'_>) {
+        let is_known = self.is_known(asked);
+        if let Some(episode) = &mut self.episode {
+            episode.begin(pass, asked.question(), is_known);
         }
     }
 
@@ -117,7 +137,8 @@ impl State {
         self.refuted
             .retain(|refuted| refuted.at + settings.window >= now);
         for refuted in &mut self.refuted {
-            refuted.hear(said, asked, is_known, now);
+            let lost = refuted.hear(said, asked, is_known, now);
+            self.known.retain(|question| !lost.contains(question));
         }
         self.answers.push_back(Remembered {
             at: now,
@@ -147,16 +168,23 @@ impl State {
         })
     }
 
-    /// The episode is over; its meaning `is_refuted` if a question of a query was answered well meanwhile.
-    pub fn end(&mut self, is_refuted: bool, now: Instant) {
+    /// The episode is over, and its meaning is refuted if this question of a query was answered well.
+    pub fn end(&mut self, answered: Option<Asked<'_>>, now: Instant) {
         self.answers.clear();
         let Some(Episode { meaning, .. }) = self.episode.take() else {
             return;
         };
-        if is_refuted {
-            self.refuted.retain(|refuted| refuted.meaning != meaning);
-            self.refuted.push(Refuted::new(meaning, now));
+        let Some(asked) = answered else {
+            return;
+        };
+        for mut before in self
+            .refuted
+            .extract_if(.., |refuted| refuted.meaning == meaning)
+        {
+            let lost = before.hear(&Said::Success, asked, true, now);
+            self.known.retain(|question| !lost.contains(question));
         }
+        self.refuted.push(Refuted::new(meaning, now));
     }
 
     /// Is this what (nearly) everybody gets who asks, and was it otherwise before? Then for which callers.

@@ -428,14 +428,22 @@ async fn of_a_refuted_meaning_only_questions_that_had_an_answer_are_evidence() {
     let alike = |questions: std::ops::Range<usize>| questions.map(|number| (code("4711"), number));
     let known = || alike(200..204);
     let last = (code("4711"), 204);
-    let with = |between: (Said, usize)| known().chain([between, last.clone()]).collect();
-    let rows: [(&str, Script, bool); 9] = [
+    let with = |between: (Said, usize)| known().chain([between, last.clone()]).collect::<Script>();
+    let rows: [(&str, Script, bool); 10] = [
         ("new questions", alike(300..400).collect(), false),
         ("four of them", known().chain(known()).collect(), false),
         ("five known", alike(200..205).collect(), true),
         ("five and a new one", with((code("4711"), 300)), true),
         ("throttled meanwhile", with((Said::Nothing, 300)), true),
         ("a success meanwhile", with((Said::Success, 300)), false),
+        (
+            "five of which four were refused beside a success",
+            with((Said::Success, 300))
+                .into_iter()
+                .chain(known())
+                .collect(),
+            false,
+        ),
         ("a refusal meanwhile", with((Said::Refusal, 300)), false),
         ("another meaning", with((code("4712"), 300)), false),
         (
@@ -529,28 +537,47 @@ async fn simulate(usual: &Usual, askers: &[Asker; 2], seconds: u64, latency: u64
     seen
 }
 
+/// Twenty questions a second.
+fn job(questions: u64, said: Said) -> Asker {
+    Asker {
+        first: 0,
+        every: 50,
+        questions,
+        name: "device",
+        said,
+    }
+}
+
+/// Another question each time, and each has an answer.
+fn innocent(first: u64) -> Asker {
+    Asker {
+        first,
+        every: 600,
+        questions: u64::MAX,
+        name: "page",
+        said: Said::Success,
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_job_refused_over_and_over_costs_another_a_few_seconds_in_ten_minutes() {
     for (latency, phase) in [(5, 0), (40, 5), (40, 45), (100, 20), (300, 30), (1000, 10)] {
         let usual = usual(None);
-        let job = Asker {
-            first: 0,
-            every: 50,
-            questions: u64::MAX,
-            name: "nothing",
-            said: code("4711"),
-        };
-        let innocent = Asker {
-            first: phase,
-            every: 600,
-            questions: u64::MAX,
-            name: "page",
-            said: Said::Success,
-        };
-        let seen = simulate(&usual, &[job, innocent], 600, latency).await;
-        eprintln!("FIG job {latency} {phase} {seen:?}");
+        let askers = [job(u64::MAX, code("4711")), innocent(phase)];
+        let seen = simulate(&usual, &askers, 600, latency).await;
         assert_eq!(seen.begins, 1, "{latency} ms, {phase}: {seen:?}");
         assert!(seen.refused[1] <= 12, "{latency} ms, {phase}: {seen:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_devices_are_gone_has_no_trial_and_no_evidence_for_ever() {
+    for (latency, phase) in [(5, 0), (40, 5), (300, 30)] {
+        let usual = usual(None);
+        simulate(&usual, &[job(30, Said::Success), innocent(phase)], 10, 5).await;
+        let askers = [job(30, code("4711")), innocent(phase)];
+        let seen = simulate(&usual, &askers, 600, latency).await;
+        assert!(seen.refused[1] <= 100, "{latency} ms, {phase}: {seen:?}");
     }
 }
 
@@ -580,7 +607,6 @@ async fn an_outage_costs_tens_of_calls_in_four_minutes_and_each_further_one_begi
             );
             let seen = ask(&code("4711"), 240).await;
             assert_eq!(seen.begins, 1, "after {healthy} s: {seen:?}");
-            eprintln!("FIG outage {latency} {healthy} {seen:?}");
             let calls: u64 = seen.asked.iter().sum();
             assert!(calls <= 100, "after {healthy} s: {seen:?}");
             ask(&Said::Success, 10).await;
