@@ -138,7 +138,7 @@ pub struct Snapshot {
     pub slots_held: usize,
     /// Is the vendor not asked now, or by one call at a time?
     pub breaker_open: bool,
-    /// Where an answer that nothing classifies is the usual one: there, too, it is not asked, or by one call at a time.
+    /// Where an answer that nothing classifies is the usual one: there, too, it is not asked, or only by calls that try.
     pub episodes: Vec<Episode>,
     /// By how many seconds the vendor's clock is ahead of ours; none before the first answer.
     pub clock_skew: Option<f64>,

@@ -1,17 +1,27 @@
 //! When does an answer that no list knows become the vendor's failure?
 //!
 //! A code that is not configured, "0000" without success, a 4xx without an envelope, as a firewall's 403: one of them is its
-//! caller's matter, and is passed on as a refusal. Where it becomes the *usual* answer of a route and tenant that have succeeded before, to
-//! different questions of different callers, it is none of theirs: an *episode* begins. While it lasts, such answers are
-//! failures there, one call at a time asks, and the first answer of another kind ends it. No other route or tenant is
-//! touched, unless its own answers show the same. Where only one caller has been answered, no other caller is touched either:
-//! its next answer shows whether the episode is everybody's.
+//! caller's matter, and is passed on as a refusal. For many of them the law is, in each route of each tenant:
+//!
+//! - It is the *usual* answer where there was a success before, and where nine in ten of the last answers are it, to different
+//!   questions of different callers. Then it is none of theirs, and an *episode* begins: such answers are failures.
+//! - An episode holds for the callers whose own answers show it. Everybody else passes untouched, until an answer of its own
+//!   shows the same.
+//! - Nothing is asked for a while, then trials are made (`unclassified/episode.rs`). The first answer of another kind ends it.
+//! - A success that ends it has *refuted* the meaning: a vendor that answers well answers so, too, perhaps to a job that asks
+//!   for what does not exist. As long as both go on (a success follows such an answer at least once in a window), only
+//!   questions that have succeeded before are evidence: five different ones, with no other answer in between, begin an
+//!   episode again. Where a success comes after all, these are evidence no more until they succeed again.
 //!
 //! Orders are refused for their account's sake (no balance) as often as for the vendor's, so commands are no evidence. They
-//! follow: during an episode of a query of their tenant, the same answer to a command is a failure too.
+//! follow: during an episode of a query of their tenant that holds for their caller, the same answer to a command is a failure
+//! too.
+
+mod episode;
+mod scope;
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,7 +29,9 @@ use std::time::Duration;
 use hyper::StatusCode;
 use tokio::time::Instant;
 
-use super::breaker::{End, Open, Reason};
+use self::episode::{Callers, Episode, Heard, Pass};
+use self::scope::State;
+use super::breaker::{End, Open};
 use super::upstream::{Answer, Outcome, SUCCESS};
 
 /// Of the last answers so many in ten are alike,
@@ -27,9 +39,6 @@ const TENTHS: usize = 9;
 
 /// to so many different questions at least.
 const QUESTIONS: usize = 5;
-
-/// Questions that are known to have an answer: so many at most.
-const KNOWN: usize = 256;
 
 /// More answers than these are not remembered.
 const REMEMBERED: usize = 1024;
@@ -149,8 +158,9 @@ fn hash(value: impl Hash) -> u64 {
 }
 
 impl Asked<'_> {
-    fn caller(&self) -> Option<u64> {
-        self.caller.map(hash)
+    /// Where none are configured, everybody is one.
+    fn caller(&self) -> u64 {
+        hash(self.caller)
     }
 
     fn question(&self) -> u64 {
@@ -178,67 +188,6 @@ pub struct Usual {
 /// One route of one tenant.
 #[derive(Debug, Default)]
 struct Scope(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    /// The oldest first.
-    answers: VecDeque<Remembered>,
-    has_succeeded: bool,
-    /// The first caller that was answered, and whether another was.
-    first_caller: Option<u64>,
-    has_other_callers: bool,
-    /// Questions that were answered with a success, as hashes; the youngest first.
-    known: VecDeque<u64>,
-    episode: Option<Episode>,
-}
-
-#[derive(Debug)]
-struct Remembered {
-    at: Instant,
-    /// What was asked, and by whom; as hashes.
-    question: u64,
-    caller: Option<u64>,
-    meaning: Option<Meaning>,
-}
-
-#[derive(Debug)]
-struct Episode {
-    meaning: Meaning,
-    /// Since when nothing is asked; then one call at a time.
-    since: Instant,
-    is_trying: bool,
-    /// The next trial is kept until then for a question that is known to have an answer: one such was refused.
-    kept_until: Option<Instant>,
-    whom: Whom,
-}
-
-/// Whom an episode holds for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Whom {
-    /// This caller, as no other was answered.
-    One(u64),
-    All,
-}
-
-impl Whom {
-    fn includes(self, caller: Option<u64>) -> bool {
-        match self {
-            Self::One(one) => caller == Some(one),
-            Self::All => true,
-        }
-    }
-}
-
-/// By which right a call is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    /// There is no episode.
-    Free,
-    /// It sees whether the vendor answers otherwise again.
-    Trial,
-    /// The episode is another caller's.
-    Untouched,
-}
 
 /// One call that may be made. Dropped without an end, it says nothing.
 #[derive(Debug)]
@@ -272,10 +221,12 @@ impl Verdict {
         news: None,
     };
 
-    const FAILURE: Self = Self {
-        is_failure: true,
-        news: None,
-    };
+    fn of(heard: Heard) -> Self {
+        Self {
+            is_failure: heard == Heard::Same,
+            news: (heard == Heard::Over).then_some(News::Ends),
+        }
+    }
 
     /// A command only follows, and has an end of its own told in the log already.
     fn told_of(self, is_query: bool) -> Self {
@@ -316,19 +267,14 @@ impl Usual {
     /// Is anything asked there at all, for this caller? To be looked at before a call waits for its turn.
     pub fn check(&self, at: At, asked: Asked<'_>) -> Result<(), Open> {
         let mut state = self.scope(at);
-        state.pass(asked, self.settings.open_for).map(|_| ())
+        state.pass(asked, self.settings).map(|_| ())
     }
 
     /// One call, right before it is made.
     pub fn admit(&self, at: At, asked: Asked<'_>) -> Result<Admission<'_>, Open> {
         let mut state = self.scope(at);
-        let pass = state.pass(asked, self.settings.open_for)?;
-        if let Some(episode) = &mut state.episode
-            && pass == Pass::Trial
-        {
-            episode.is_trying = true;
-            episode.kept_until = None;
-        }
+        let pass = state.pass(asked, self.settings)?;
+        state.begin(pass, asked);
         Ok(Admission {
             usual: self,
             at,
@@ -356,7 +302,8 @@ impl Usual {
         caller: Option<&str>,
         answer: &Answer,
     ) -> bool {
-        let is_usual = |meaning| self.evidence(tenant, &meaning, caller.map(hash)).is_some();
+        let caller = Asked { params: "", caller }.caller();
+        let is_usual = |meaning| self.evidence(tenant, &meaning, caller).is_some();
         Meaning::of(answer).is_some_and(is_usual)
     }
 
@@ -366,19 +313,20 @@ impl Usual {
     }
 
     /// Whom the queries of this tenant are in an episode of this meaning for, each that is.
-    fn queries_with(&self, tenant: usize, meaning: &Meaning) -> impl Iterator<Item = Whom> {
+    fn queries_with(&self, tenant: usize, meaning: &Meaning) -> impl Iterator<Item = Callers> {
         let queries = (0..self.routes).filter(|route| self.queries[*route]);
         queries.filter_map(move |route| {
             let state = self.scope((route, tenant));
             let episode = state.episode_now(self.settings)?;
-            (episode.meaning == *meaning).then_some(episode.whom)
+            (episode.meaning == *meaning).then(|| episode.callers.clone())
         })
     }
 
     /// Do queries show a command of this caller that this meaning is the vendor's failure, and for whom?
-    fn evidence(&self, tenant: usize, meaning: &Meaning, caller: Option<u64>) -> Option<Whom> {
+    fn evidence(&self, tenant: usize, meaning: &Meaning, caller: u64) -> Option<Callers> {
         let queries = self.queries_with(tenant, meaning);
-        queries.filter(|whom| whom.includes(caller)).max()
+        let queries = queries.filter(|callers| callers.contains(&caller));
+        queries.reduce(|callers, more| &callers | &more)
     }
 
     /// An episode of a query has ended: so have those of the commands that followed it.
@@ -389,146 +337,6 @@ impl Usual {
                 self.queries_with(tenant, &episode.meaning).next().is_none()
             };
             state.episode.take_if(is_over);
-        }
-    }
-}
-
-impl State {
-    /// What is usual, if that was seen of late: where nobody asks any more, nothing is.
-    fn episode_now(&self, settings: Settings) -> Option<&Episode> {
-        let episode = self.episode.as_ref()?;
-        let lasts = settings.window.max(settings.open_for);
-        (episode.since.elapsed() <= lasts).then_some(episode)
-    }
-
-    /// May this be asked? Somebody who asks for what does not exist, again and again, must not have all trials: a question
-    /// that has succeeded before goes first.
-    fn pass(&mut self, asked: Asked<'_>, open_for: Duration) -> Result<Pass, Open> {
-        let Some(episode) = &mut self.episode else {
-            return Ok(Pass::Free);
-        };
-        if !episode.whom.includes(asked.caller()) {
-            return Ok(Pass::Untouched);
-        }
-        let now = Instant::now();
-        let left = (episode.since + open_for).saturating_duration_since(now);
-        let is_known = self.known.contains(&asked.question());
-        let is_kept = episode.kept_until.is_some_and(|until| now < until);
-        if left.is_zero() && !episode.is_trying && (is_known || !is_kept) {
-            return Ok(Pass::Trial);
-        }
-        if is_known {
-            episode.kept_until = Some(now + open_for * 2);
-        }
-        let retry_after = left.max(Duration::from_secs(1));
-        Err(Open {
-            reason: Reason::UsualAnswer,
-            retry_after,
-        })
-    }
-
-    fn know(&mut self, question: u64) {
-        if !self.known.contains(&question) {
-            self.known.truncate(KNOWN - 1);
-            self.known.push_front(question);
-        }
-    }
-
-    fn remember(&mut self, said: &Said, asked: Asked<'_>, now: Instant, settings: Settings) {
-        if matches!(said, Said::Nothing | Said::Failure) {
-            return;
-        }
-        let caller = asked.caller();
-        let id = hash(caller);
-        self.has_other_callers |= *self.first_caller.get_or_insert(id) != id;
-        self.answers.push_back(Remembered {
-            at: now,
-            question: asked.question(),
-            caller,
-            meaning: said.meaning().cloned(),
-        });
-        let most = settings.most();
-        while let Some(oldest) = self.answers.front()
-            && (self.answers.len() > most || oldest.at + settings.window < now)
-        {
-            self.answers.pop_front();
-        }
-    }
-
-    /// Is this what (nearly) everybody gets who asks, and was it otherwise before? Then for whom: where callers are told from
-    /// one another and only one was heard, nobody knows what another would get.
-    fn is_usual(&self, meaning: &Meaning, settings: Settings) -> Option<Whom> {
-        let most = settings.most();
-        if !self.has_succeeded || self.answers.len() < most {
-            return None;
-        }
-        let alike = self.answers.iter();
-        let alike = alike.filter(|answer| answer.meaning.as_ref() == Some(meaning));
-        let questions: BTreeSet<_> = alike.clone().map(|answer| answer.question).collect();
-        let callers: BTreeSet<_> = alike.clone().map(|answer| answer.caller).collect();
-        let is_usual = alike.count() * 10 >= most * TENTHS
-            && questions.len() >= QUESTIONS
-            && (!self.has_other_callers || callers.len() > 1);
-        let one = callers.first().copied().flatten();
-        is_usual.then_some(match one {
-            Some(one) if callers.len() == 1 => Whom::One(one),
-            _ => Whom::All,
-        })
-    }
-
-    /// A call has ended during an episode: does that go on? `evidence` tells whom its answer is known to be usual for.
-    fn go_on(
-        &mut self,
-        said: &Said,
-        caller: Option<u64>,
-        evidence: Option<Whom>,
-        pass: Pass,
-        now: Instant,
-    ) -> Verdict {
-        let Some(episode) = &mut self.episode else {
-            return Verdict::NOTHING;
-        };
-        let is_trial = pass == Pass::Trial;
-        episode.is_trying &= !is_trial;
-        let has_meaning = said.meaning() == Some(&episode.meaning);
-        let is_same = has_meaning && evidence.is_some();
-        if is_trial && (is_same || *said == Said::Failure) {
-            episode.since = now;
-        }
-        let is_otherwise = match pass {
-            Pass::Free => false, // it began before the episode did
-            Pass::Trial => !is_same,
-            Pass::Untouched => !has_meaning,
-        };
-        if is_otherwise && !matches!(said, Said::Nothing | Said::Failure) {
-            self.episode = None;
-            self.answers.clear();
-            return Verdict {
-                is_failure: false,
-                news: Some(News::Ends),
-            };
-        }
-        if !is_same {
-            return Verdict::NOTHING;
-        }
-        if !episode.whom.includes(caller) {
-            episode.whom = Whom::All;
-            episode.since = now;
-        }
-        Verdict::FAILURE
-    }
-
-    fn begin(&mut self, meaning: Meaning, whom: Whom, now: Instant) -> Verdict {
-        self.episode = Some(Episode {
-            meaning: meaning.clone(),
-            since: now,
-            is_trying: false,
-            kept_until: None,
-            whom,
-        });
-        Verdict {
-            is_failure: true,
-            news: Some(News::Begins(meaning)),
         }
     }
 }
@@ -544,29 +352,28 @@ impl Admission<'_> {
     pub fn end(mut self, said: &Said, asked: Asked<'_>, now: Instant) -> Verdict {
         let ((route, tenant), usual) = (self.at, self.usual);
         let is_query = usual.queries[route];
-        let caller = asked.caller();
         // Commands look at queries, and queries at no other scope: no two locks are ever waited for in a circle.
-        let evidence = if is_query {
-            Some(Whom::All)
-        } else {
-            let meaning = said.meaning();
-            meaning.and_then(|meaning| usual.evidence(tenant, meaning, caller))
-        };
+        let evidence = said
+            .meaning()
+            .filter(|_| !is_query)
+            .and_then(|meaning| usual.evidence(tenant, meaning, asked.caller()));
         let pass = std::mem::replace(&mut self.pass, Pass::Free);
         let mut state = usual.scope(self.at);
-        if *said == Said::Success {
-            state.has_succeeded = true;
-            if is_query {
-                state.know(asked.question());
-            }
+        let is_answered = is_query && *said == Said::Success;
+        if is_answered {
+            state.know(asked);
         }
         if state.episode.is_some() {
-            let verdict = state.go_on(said, caller, evidence, pass, now);
-            drop(state);
-            if is_query && verdict.news == Some(News::Ends) {
-                usual.release_commands(tenant);
+            let is_shown = is_query || evidence.is_some();
+            let heard = state.hear(said, asked, (pass, is_shown), now);
+            if heard == Heard::Over {
+                state.end(is_answered.then_some(asked), now);
+                drop(state);
+                if is_query {
+                    usual.release_commands(tenant);
+                }
             }
-            return verdict.told_of(is_query);
+            return Verdict::of(heard).told_of(is_query);
         }
         if is_query {
             state.remember(said, asked, now, usual.settings);
@@ -574,350 +381,28 @@ impl Admission<'_> {
         let Some(meaning) = said.meaning() else {
             return Verdict::NOTHING;
         };
-        let whom = if is_query {
+        let callers = if is_query {
             state.is_usual(meaning, usual.settings)
         } else {
             evidence
         };
-        match whom {
-            Some(whom) => state.begin(meaning.clone(), whom, now).told_of(is_query),
-            None => Verdict::NOTHING,
-        }
+        let Some(callers) = callers else {
+            return Verdict::NOTHING;
+        };
+        let is_failure = callers.contains(&asked.caller());
+        state.episode = Some(Episode::new(meaning.clone(), callers, is_query, now));
+        let news = Some(News::Begins(meaning.clone()));
+        Verdict { is_failure, news }.told_of(is_query)
     }
 }
 
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
-        if self.pass == Pass::Trial
-            && let Some(episode) = &mut self.usual.scope(self.at).episode
-        {
-            episode.is_trying = false;
+        if let Some(episode) = &mut self.usual.scope(self.at).episode {
+            episode.release(self.pass);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-    const ASKED: Asked<'_> = Asked {
-        params: "1",
-        caller: None,
-    };
-    const SETTINGS: Settings = Settings {
-        answers: 20,
-        window: Duration::from_secs(300),
-        open_for: Duration::from_secs(5),
-    };
-    /// Two tenants have two queries and a command each.
-    const QUERY: usize = 0;
-    const OTHER_QUERY: usize = 1;
-    const COMMAND: usize = 2;
-
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    fn usual(before: Option<&Usual>) -> Usual {
-        let routes = [("/q", true), ("/r", true), ("/c", false)];
-        let routes = routes.map(|(name, is_query)| (name.to_owned(), is_query));
-        Usual::new(SETTINGS, &routes, &names(&["P1", "P2"]), before)
-    }
-
-    fn code(code: &'static str) -> Said {
-        Said::Unclassified(Meaning::Code(code.into()))
-    }
-
-    /// A question that nobody else has.
-    fn by(caller: Option<&str>) -> Asked<'_> {
-        let params = "of no other";
-        Asked { params, caller }
-    }
-
-    fn end(usual: &Usual, at: At, said: &Said, question: usize, caller: Option<&str>) -> Verdict {
-        let params = &question.to_string();
-        let asked = Asked { params, caller };
-        let admission = usual.admit(at, asked).expect("it is closed");
-        admission.end(said, asked, Instant::now())
-    }
-
-    /// Each to a question of its own.
-    fn answers(usual: &Usual, at: At, said: &Said, number: usize) -> Vec<Verdict> {
-        let each = (0..number).map(|question| end(usual, at, said, question, None));
-        each.collect()
-    }
-
-    fn is_open(usual: &Usual, at: At) -> bool {
-        usual.check(at, by(None)).is_err()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_twentieth_alike_begins_an_episode_where_there_was_a_success_before() {
-        for (first, begins) in [(Said::Success, true), (Said::Refusal, false)] {
-            let usual = usual(None);
-            answers(&usual, (QUERY, 0), &first, 1);
-            tokio::time::advance(SECOND * 301).await;
-            let verdicts = answers(&usual, (QUERY, 0), &code("4711"), 19);
-            assert!(verdicts.iter().all(|verdict| *verdict == Verdict::NOTHING));
-            assert!(!is_open(&usual, (QUERY, 0)));
-            let last = end(&usual, (QUERY, 0), &code("4711"), 19, None);
-            assert_eq!(last.is_failure, begins);
-            assert_eq!(is_open(&usual, (QUERY, 0)), begins);
-            for other in [(OTHER_QUERY, 0), (COMMAND, 0), (QUERY, 1)] {
-                assert!(!is_open(&usual, other), "{other:?}");
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_not_usual_begins_none() {
-        let run = |rows: Vec<(Said, usize, &'static str)>| {
-            let usual = usual(None);
-            end(&usual, (QUERY, 0), &Said::Success, 0, Some("a"));
-            let each = rows.into_iter();
-            each.map(|(said, question, caller)| {
-                end(&usual, (QUERY, 0), &said, question, Some(caller))
-            })
-            .filter(|verdict| verdict.is_failure)
-            .count()
-        };
-        let alike = |number| move |_| (code("4711"), number, "a");
-        let of = |caller: fn(usize) -> &'static str| {
-            move |number| (code("4711"), number, caller(number))
-        };
-        assert_eq!(run((0..40).map(alike(7)).collect()), 0, "one question");
-        let few = |number: usize| (code("4711"), number % 4, "a");
-        assert_eq!(run((0..40).map(few).collect()), 0, "four questions");
-        let mixed = |number: usize| match number % 6 {
-            0 => (Said::Success, number, "a"),
-            _ => (code("4711"), number, "a"),
-        };
-        assert_eq!(run((0..60).map(mixed).collect()), 0, "five of six");
-        let other = |number: usize| (code(["1", "2"][number % 2]), number, "a");
-        assert_eq!(run((0..60).map(other).collect()), 0, "two meanings");
-        let nothing = |number| (Said::Nothing, number, "a");
-        assert_eq!(run((0..60).map(nothing).collect()), 0, "throttled");
-        let refused = |number| (Said::Refusal, number, "a");
-        assert_eq!(run((0..60).map(refused).collect()), 0, "classified");
-        let alone = [(Said::Success, 0, "b")].into_iter();
-        let alone = alone.chain((0..40).map(of(|_| "a")));
-        assert_eq!(run(alone.collect()), 0, "one of two callers");
-        let both = |number: usize| ["a", "b"][number % 2];
-        assert_eq!(run((0..19).map(of(both)).collect()), 1);
-        assert_eq!(run((0..19).map(of(|_| "a")).collect()), 1, "the only one");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_episode_of_one_caller_holds_for_another_only_if_its_answer_shows_the_same() {
-        let open = Open {
-            reason: Reason::UsualAnswer,
-            retry_after: SECOND * 5,
-        };
-        for (said, is_failure, for_a, for_b) in [
-            (code("4711"), true, Err(open), Err(open)),
-            (Said::Failure, false, Err(open), Ok(())),
-            (Said::Nothing, false, Err(open), Ok(())),
-            (Said::Success, false, Ok(()), Ok(())),
-            (Said::Refusal, false, Ok(()), Ok(())),
-            (code("4712"), false, Ok(()), Ok(())),
-        ] {
-            let usual = usual(None);
-            let at = (QUERY, 0);
-            end(&usual, at, &Said::Success, 0, Some("a"));
-            let before = usual.admit(at, by(Some("b"))).unwrap();
-            for question in 0..19 {
-                end(&usual, at, &code("4711"), question, Some("a"));
-            }
-            assert_eq!(usual.check(at, by(Some("a"))), Err(open));
-            assert_eq!(usual.check(at, by(Some("b"))), Ok(()));
-            let asked = Asked {
-                params: "1",
-                caller: Some("b"),
-            };
-            before.end(&Said::Success, asked, Instant::now());
-            assert_eq!(usual.check(at, by(Some("a"))), Err(open), "it began before");
-            drop(usual.admit(at, by(Some("b"))).unwrap());
-            let verdict = end(&usual, at, &said, 1, Some("b"));
-            assert_eq!(verdict.is_failure, is_failure, "{said:?}");
-            assert_eq!(usual.check(at, by(Some("a"))), for_a, "{said:?}");
-            assert_eq!(usual.check(at, by(Some("b"))), for_b, "{said:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_of_an_untouched_caller_is_not_the_trial() {
-        let usual = usual(None);
-        let at = (QUERY, 0);
-        end(&usual, at, &Said::Success, 0, Some("a"));
-        for question in 0..19 {
-            end(&usual, at, &code("4711"), question, Some("a"));
-        }
-        tokio::time::advance(SECOND * 5).await;
-        let others = [(); 2].map(|()| usual.admit(at, by(Some("b"))).unwrap());
-        let trial = usual.admit(at, by(Some("a"))).unwrap();
-        drop(others);
-        assert!(usual.admit(at, by(Some("a"))).is_err(), "one at a time");
-        drop(trial);
-        assert!(usual.admit(at, by(Some("a"))).is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_command_follows_only_an_episode_that_holds_for_its_caller() {
-        let usual = usual(None);
-        end(&usual, (QUERY, 0), &Said::Success, 0, Some("a"));
-        for question in 0..19 {
-            end(&usual, (QUERY, 0), &code("4711"), question, Some("a"));
-        }
-        let command = |caller| end(&usual, (COMMAND, 0), &code("4711"), 1, Some(caller));
-        assert!(!command("b").is_failure);
-        assert!(command("a").is_failure);
-        assert!(usual.check((COMMAND, 0), by(Some("a"))).is_err());
-        assert!(!command("b").is_failure, "not of its own queries yet");
-        assert!(usual.check((COMMAND, 0), by(Some("a"))).is_err());
-        assert!(end(&usual, (QUERY, 0), &code("4711"), 1, Some("b")).is_failure);
-        assert!(command("b").is_failure);
-        assert!(usual.check((COMMAND, 0), by(Some("b"))).is_err());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn answers_older_than_the_window_are_no_evidence() {
-        let usual = usual(None);
-        answers(&usual, (QUERY, 0), &Said::Success, 1);
-        for number in 0..60 {
-            tokio::time::advance(SECOND * 16).await;
-            let verdict = end(&usual, (QUERY, 0), &code("4711"), number, None);
-            assert!(!verdict.is_failure, "nineteen in five minutes");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_call_at_a_time_tries_and_any_other_answer_ends_it() {
-        let begin = || {
-            let usual = usual(None);
-            answers(&usual, (QUERY, 0), &Said::Success, 1);
-            answers(&usual, (QUERY, 0), &code("4711"), 18);
-            usual
-        };
-        for (said, ends) in [
-            (code("4711"), false),
-            (Said::Failure, false),
-            (Said::Success, true),
-            (Said::Refusal, true),
-            (code("4712"), true),
-            (Said::Unclassified(Meaning::Status(404)), true),
-        ] {
-            let usual = begin();
-            let under_way = usual.admit((QUERY, 0), by(None)).unwrap();
-            end(&usual, (QUERY, 0), &code("4711"), 99, None);
-            let verdict = under_way.end(&Said::Success, ASKED, Instant::now());
-            assert_eq!(verdict, Verdict::NOTHING, "it began before");
-            assert_eq!(
-                usual.check((QUERY, 0), by(None)).unwrap_err().retry_after,
-                SECOND * 5
-            );
-            tokio::time::advance(SECOND * 5).await;
-            let trial = usual.admit((QUERY, 0), by(None)).unwrap();
-            assert!(usual.admit((QUERY, 0), by(None)).is_err(), "one at a time");
-            drop(trial); // its caller left: the next one tries
-            let trial = usual.admit((QUERY, 0), by(None)).unwrap();
-            trial.end(&Said::Nothing, ASKED, Instant::now());
-            let verdict = end(&usual, (QUERY, 0), &said, 1, None);
-            let is_same = said == code("4711");
-            let news = ends.then_some(News::Ends);
-            let expected = Verdict {
-                is_failure: is_same,
-                news,
-            };
-            assert_eq!(verdict, expected, "{said:?}");
-            assert_eq!(is_open(&usual, (QUERY, 0)), !ends, "{said:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_command_is_no_evidence_and_follows_the_queries_of_its_tenant() {
-        let usual = usual(None);
-        answers(&usual, (COMMAND, 0), &Said::Success, 1);
-        let verdicts = answers(&usual, (COMMAND, 0), &code("4711"), 60);
-        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::NOTHING));
-
-        answers(&usual, (QUERY, 0), &Said::Success, 1);
-        answers(&usual, (QUERY, 0), &code("4711"), 19);
-        assert_eq!(usual.episodes().len(), 1);
-        let other = end(&usual, (COMMAND, 0), &code("4712"), 1, None);
-        assert_eq!(other, Verdict::NOTHING);
-        let of_another = end(&usual, (COMMAND, 1), &code("4711"), 1, None);
-        assert_eq!(of_another, Verdict::NOTHING);
-        assert!(end(&usual, (COMMAND, 0), &code("4711"), 1, None).is_failure);
-        assert!(is_open(&usual, (COMMAND, 0)));
-
-        tokio::time::advance(SECOND * 5).await;
-        assert!(end(&usual, (COMMAND, 0), &code("4711"), 1, None).is_failure);
-        assert_eq!(usual.episodes().len(), 2);
-        tokio::time::advance(SECOND * 5).await;
-        end(&usual, (QUERY, 0), &Said::Success, 1, None);
-        assert!(
-            usual.episodes().is_empty(),
-            "though nobody has ordered since"
-        );
-        let alone = end(&usual, (COMMAND, 0), &code("4711"), 1, None);
-        assert_eq!(alone, Verdict::NOTHING, "its own matter again");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn where_nobody_asks_any_more_nothing_is_usual_and_the_next_call_tries() {
-        let usual = usual(None);
-        answers(&usual, (QUERY, 0), &Said::Success, 1);
-        answers(&usual, (QUERY, 0), &code("4711"), 19);
-        tokio::time::advance(SECOND * 300).await;
-        assert_eq!(usual.episodes().len(), 1);
-        tokio::time::advance(SECOND).await;
-        assert_eq!(usual.episodes(), []);
-        assert!(end(&usual, (QUERY, 0), &code("4711"), 1, None).is_failure);
-        assert_eq!(usual.episodes().len(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reload_that_moves_labels_keeps_what_is_known() {
-        let before = usual(None);
-        answers(&before, (QUERY, 1), &Said::Success, 1);
-        answers(&before, (QUERY, 1), &code("4711"), 19);
-        let routes = [("/new", false), ("/q", true)];
-        let routes = routes.map(|(name, is_query)| (name.to_owned(), is_query));
-        let after = Usual::new(SETTINGS, &routes, &names(&["P2"]), Some(&before));
-        assert_eq!(after.episodes(), [((1, 0), Meaning::Code("4711".into()))]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_asks_for_what_has_an_answer_tries_before_who_asks_for_what_has_none() {
-        let usual = usual(None);
-        let at = (QUERY, 0);
-        let good = Asked {
-            params: "0",
-            caller: None,
-        };
-        end(&usual, at, &Said::Success, 0, None);
-        for question in 1..20 {
-            end(&usual, at, &code("4711"), question, None);
-        }
-        assert!(usual.check(at, good).is_err(), "and it is remembered");
-        tokio::time::advance(SECOND * 5).await;
-        assert!(
-            usual.check(at, by(None)).is_err(),
-            "it is kept for the other"
-        );
-        assert!(usual.check(at, good).is_ok());
-        let verdict = usual.admit(at, good).unwrap();
-        let verdict = verdict.end(&Said::Success, good, Instant::now());
-        assert_eq!(verdict.news, Some(News::Ends));
-
-        for question in 20..41 {
-            if usual.check(at, by(None)).is_ok() {
-                end(&usual, at, &code("4711"), question, None);
-            }
-        }
-        assert!(usual.check(at, good).is_err());
-        tokio::time::advance(SECOND * 11).await;
-        assert!(usual.check(at, by(None)).is_ok(), "nor is it kept for ever");
-    }
-}
+mod tests;

@@ -346,7 +346,7 @@ impl Families {
             breaker_open: gauge(
                 &registry,
                 "upstream_breaker_open",
-                "1 while the vendor is not asked, or by one call at a time: by all, or by a route and tenant whose usual answer nothing classifies.",
+                "1 while the vendor is not asked, or only by calls that try: by all, or by a route and tenant whose usual answer nothing classifies.",
             ),
             clock_skew: registered(
                 &registry,

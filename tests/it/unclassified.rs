@@ -64,9 +64,41 @@ fn patient(vendor: &Vendor) -> Builder {
         .set("upstream.breaker.open_for", "\"1h\"")
 }
 
-/// Tries come at once.
+/// Trials come at once.
 fn trying(builder: Builder) -> Builder {
     builder.set("upstream.breaker.open_for", "\"1ms\"")
+}
+
+/// Each of these may ask and order. Nothing is tried within the test.
+fn with_callers(vendor: &Vendor, names: &[&str]) -> Builder {
+    names.iter().fold(patient(vendor), |builder, name| {
+        builder.caller(name, &token_of(name), &["acme"], true)
+    })
+}
+
+fn token_of(caller: &str) -> String {
+    format!("token-of-the-{caller}-one")
+}
+
+/// A caller asks the query.
+async fn ask(gateway: &Gateway, caller: &str, body: Value) -> Reply {
+    post_by(gateway, caller, QUERY, &body).await
+}
+
+async fn post_by(gateway: &Gateway, caller: &str, path: &str, body: &Value) -> Reply {
+    let token = format!("Bearer {}", token_of(caller));
+    let headers = [("Authorization", &*token)];
+    gateway.post(path, &headers, body.to_string()).await
+}
+
+/// Asks for a device that does not exist.
+fn of_no_device(number: u64) -> Value {
+    json!({"device_id": number.to_string(), "page_no": 1})
+}
+
+/// There is no such device; all else is well.
+fn no_device(_: &str, asked: &Value) -> Option<Answer> {
+    asked["device_id"].is_string().then(|| failure("9001"))
 }
 
 async fn is_open(gateway: &Gateway) -> bool {
@@ -365,73 +397,167 @@ async fn orders_refused_for_want_of_balance_close_nothing() {
 
 #[tokio::test]
 async fn a_caller_who_is_refused_over_and_over_closes_nothing_to_others() {
-    let (loud, quiet) = ("token-of-the-loud-one", "token-of-the-quiet-one");
-    let vendor = vendor(vec![|_, asked| {
-        let is_loud = asked["device_id"].is_string();
-        is_loud.then(|| failure("9001"))
-    }])
-    .await;
-    let gateway = patient(&vendor)
-        .caller("loud", loud, &["acme"], false)
-        .caller("quiet", quiet, &["acme"], false)
-        .run()
-        .await;
-    let ask = async |token: &str, body: Value| {
-        let token = format!("Bearer {token}");
-        let headers = [("Authorization", &*token)];
-        gateway.post(QUERY, &headers, body.to_string()).await
-    };
-    ask(quiet, json!({"page_no": 1})).await;
+    let vendor = vendor(vec![no_device]).await;
+    let gateway = with_callers(&vendor, &["loud", "quiet"]).run().await;
+    ask(&gateway, "quiet", json!({"page_no": 1})).await;
     vendor.turn(1);
     for number in 0..60 {
-        let device = json!({"device_id": number.to_string(), "page_no": 1});
-        assert_eq!(ask(loud, device).await.json()["code"], "9001");
+        let reply = ask(&gateway, "loud", of_no_device(number)).await;
+        assert_eq!(reply.json()["code"], "9001");
     }
     assert!(!is_open(&gateway).await);
-    let reply = ask(quiet, json!({"page_no": 2})).await;
+    let reply = ask(&gateway, "quiet", json!({"page_no": 2})).await;
     assert_eq!(reply.json()["success"], true);
 }
 
 #[tokio::test]
 async fn a_caller_that_was_silent_so_far_is_asked_before_it_is_refused() {
-    let (loud, quiet) = ("token-of-the-loud-one", "token-of-the-quiet-one");
-    let vendor = vendor(vec![
-        |_, asked| asked["device_id"].is_string().then(|| failure("9001")),
-        |_, _| Some(failure("9001")),
-    ])
-    .await;
+    let vendor = vendor(vec![no_device, |_, _| Some(failure("9001"))]).await;
     for is_everybodys in [false, true] {
         vendor.turn(0);
-        let gateway = patient(&vendor)
-            .caller("loud", loud, &["acme"], false)
-            .caller("quiet", quiet, &["acme"], false)
-            .run()
-            .await;
-        let ask = async |token: &str, body: Value| {
-            let token = format!("Bearer {token}");
-            let headers = [("Authorization", &*token)];
-            gateway.post(QUERY, &headers, body.to_string()).await
-        };
-        ask(loud, json!({"page_no": 1})).await;
+        let gateway = with_callers(&vendor, &["loud", "quiet"]).run().await;
+        ask(&gateway, "loud", json!({"page_no": 1})).await;
         vendor.turn(1);
         for number in 2..=ENOUGH + 1 {
-            let device = json!({"device_id": number.to_string(), "page_no": 1});
-            ask(loud, device).await;
+            ask(&gateway, "loud", of_no_device(number)).await;
         }
-        let refused = ask(loud, json!({"page_no": 50})).await;
+        let refused = ask(&gateway, "loud", json!({"page_no": 50})).await;
         assert_eq!(refused.problem().1, "breaker_open");
         if is_everybodys {
             vendor.turn(2);
         }
-        let reply = ask(quiet, json!({"page_no": 51})).await;
+        let reply = ask(&gateway, "quiet", json!({"page_no": 51})).await;
         assert_eq!(reply.json()["success"], !is_everybodys, "{reply:?}");
-        for (token, number) in [(quiet, 52), (loud, 53)] {
-            let reply = ask(token, json!({"page_no": number})).await;
+        for (caller, number) in [("quiet", 52), ("loud", 53)] {
+            let reply = ask(&gateway, caller, json!({"page_no": number})).await;
             let is_refused = reply.json()["code"] == "breaker_open";
             assert_eq!(is_refused, is_everybodys, "{reply:?}");
         }
         assert_eq!(is_open(&gateway).await, is_everybodys);
     }
+}
+
+#[tokio::test]
+async fn what_two_callers_are_answered_closes_nothing_to_a_third() {
+    let vendor = vendor(vec![|path, asked| {
+        no_device(path, asked).or_else(|| path.ends_with(ORDER).then(|| failure("9001")))
+    }])
+    .await;
+    let gateway = with_callers(&vendor, &["loud", "second", "quiet"])
+        .run()
+        .await;
+    ask(&gateway, "loud", json!({"page_no": 1})).await;
+    vendor.turn(1);
+    for number in 2..=ENOUGH {
+        ask(&gateway, "loud", of_no_device(number)).await;
+    }
+    ask(&gateway, "second", of_no_device(1)).await;
+    assert!(is_open(&gateway).await);
+    let order = async |caller: &str, number: u64| {
+        let body = json!({"device_id": number.to_string()});
+        let reply = post_by(&gateway, caller, ORDER, &body).await;
+        (
+            reply.json()["code"].clone(),
+            reply.header("x-linksfield-in-doubt").is_some(),
+        )
+    };
+    assert_eq!(order("quiet", 1).await, (json!("9001"), false));
+    assert_eq!(order("loud", 2).await, (json!("9001"), true));
+    for (caller, number) in [("loud", 3), ("second", 4)] {
+        let reply = ask(&gateway, caller, json!({"page_no": 50 + number})).await;
+        assert_eq!(reply.problem().1, "breaker_open", "{caller}");
+        assert_eq!(order(caller, number).await.0, "breaker_open", "{caller}");
+    }
+    assert_eq!(order("quiet", 5).await, (json!("9001"), false));
+    let reply = ask(&gateway, "quiet", json!({"page_no": 2})).await;
+    assert_eq!(reply.json()["success"], true, "{reply:?}");
+    assert!(!is_open(&gateway).await, "the vendor answers");
+}
+
+#[tokio::test]
+async fn a_job_that_asks_for_what_does_not_exist_stops_others_once_and_not_again() {
+    let vendor = vendor(vec![|path, asked| {
+        no_device(path, asked).or_else(|| path.ends_with(ORDER).then(|| failure("9001")))
+    }])
+    .await;
+    let gateway = trying(patient(&vendor)).run().await;
+    let query = async |body: Value| gateway.post(QUERY, &[], body.to_string()).await;
+    gateway.page(1).await;
+    vendor.turn(1);
+    for number in 0..ENOUGH {
+        query(of_no_device(number)).await;
+    }
+    assert!(is_open(&gateway).await, "this may be everybody's");
+    let mut numbers = 2..;
+    until("a question of somebody else is answered", async || {
+        let page = gateway.page(numbers.next().unwrap()).await;
+        page.json()["success"] == true
+    })
+    .await;
+    until("both are told", async || {
+        told(&gateway, BEGINS).count() == 1 && told(&gateway, ENDS).count() == 1
+    })
+    .await;
+    // No two questions are alike.
+    for number in numbers.take(20) {
+        for device in 0..ENOUGH {
+            let reply = query(of_no_device(number * 100 + device)).await;
+            assert_eq!(reply.json()["code"], "9001", "{reply:?}");
+        }
+        let body = json!({"device_id": number.to_string()}).to_string();
+        let order = gateway.post(ORDER, &[], body).await;
+        assert_eq!(order.json()["code"], "9001");
+        assert_eq!(order.header("x-linksfield-in-doubt"), None, "it is its own");
+        let page = gateway.page(number).await;
+        assert_eq!(page.json()["success"], true, "{page:?}");
+    }
+    assert_eq!(told(&gateway, BEGINS).count(), 1, "it does not come back");
+}
+
+#[tokio::test]
+async fn one_refused_question_proves_nothing_so_that_others_are_tried_at_once() {
+    let vendor = vendor(vec![no_device]).await;
+    let gateway = patient(&vendor)
+        .set("upstream.breaker.open_for", "\"2s\"")
+        .run()
+        .await;
+    let query = async |body: Value| gateway.post(QUERY, &[], body.to_string()).await;
+    gateway.page(1).await;
+    vendor.turn(1);
+    for number in 0..ENOUGH {
+        query(of_no_device(number)).await;
+    }
+    let mut numbers = 100..;
+    until("one is tried", async || {
+        let reply = query(of_no_device(numbers.next().unwrap())).await;
+        reply.json()["code"] == "9001"
+    })
+    .await;
+    let page = gateway.page(50).await;
+    assert_eq!(page.json()["success"], true, "{page:?}");
+    assert!(!is_open(&gateway).await);
+}
+
+#[tokio::test]
+async fn a_vendor_that_fails_again_is_seen_by_the_questions_that_had_an_answer() {
+    let vendor = vendor(vec![|_, _| Some(failure("9001"))]).await;
+    let gateway = trying(patient(&vendor)).run().await;
+    for number in 1..=6 {
+        gateway.page(number).await;
+    }
+    vendor.turn(1);
+    for number in 10..=10 + ENOUGH {
+        gateway.page(number).await;
+    }
+    assert!(is_open(&gateway).await);
+    vendor.turn(0);
+    until("it closes", async || gateway.page(50).await.status == 200).await;
+    vendor.turn(1);
+    for number in 1..=6 {
+        gateway.page(number).await;
+    }
+    assert!(is_open(&gateway).await);
+    until("it is told", async || told(&gateway, BEGINS).count() == 2).await;
 }
 
 #[tokio::test]
