@@ -19,7 +19,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use tracing::{error, warn};
 
-use crate::body::{Body, read_whole};
+use crate::body::{Body, read_whole, without_mark};
 use crate::config::{Config, Log};
 use crate::gateway::error::Error;
 use crate::gateway::head::Fields;
@@ -308,7 +308,8 @@ impl Admin {
 
     async fn read_body(&self, body: Incoming) -> Result<Bytes, Response<Body>> {
         let body = read_whole(body, MAX_BODY, BODY_PATIENCE).await;
-        body.map_err(|error| self.problem(&Error::of_body(error, MAX_BODY)))
+        let body = body.map_err(|error| self.problem(&Error::of_body(error, MAX_BODY)))?;
+        Ok(body.slice_ref(without_mark(&body)))
     }
 
     fn problem(&self, error: &Error) -> Response<Body> {

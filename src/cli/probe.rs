@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Done, Failed, load, print, runtime, unknown_tenant, wall_clock};
+use crate::body::without_mark;
 use crate::gateway::brakes::Brakes;
 use crate::gateway::error::Error;
 use crate::gateway::language::Languages;
@@ -122,7 +123,7 @@ fn describe(report: &mut String, answer: &Answer, duration: Duration, now: Syste
     struct Told {
         message: Option<String>,
     }
-    let told = serde_json::from_slice::<Told>(&answer.body)
+    let told = serde_json::from_slice::<Told>(without_mark(&answer.body))
         .ok()
         .and_then(|told| told.message);
     let code = answer
