@@ -430,7 +430,7 @@ impl Gateway {
         let caller = caller.map(|caller| &*caller.name);
         let key = key.map(|key| {
             let (access_code, path) = (&call.tenant.access_code, &call.target.path);
-            CommandKey::new(key, access_code, caller, path, &call.params)
+            CommandKey::new(&key, access_code, caller, path, &call.params)
         });
         Ok((call, key))
     }

@@ -10,6 +10,7 @@ use hyper::{Uri, Version};
 
 use super::directives::Directives;
 use super::error::Error;
+use super::keys::Spelling;
 use crate::id::RequestId;
 use crate::telemetry::trace::{TRACEPARENT, Trace};
 
@@ -204,20 +205,15 @@ impl<'a> Fields<'a> {
     }
 
     /// The key under which a command is sent once.
-    pub fn idempotency_key(&self) -> Result<Option<&'a str>, Error> {
-        let Some(key) = self.idempotency_key.first else {
+    pub fn idempotency_key(&self) -> Result<Option<Spelling<'a>>, Error> {
+        let Some(value) = self.idempotency_key.first else {
             return Ok(None);
         };
-        let is_key = |key: &&str| {
-            (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
-        };
-        match key.to_str().ok().filter(is_key) {
-            Some(key) => Ok(Some(key)),
-            None => Err(Error::InvalidHeader {
-                name: IDEMPOTENCY_KEY,
-                expected: "1 to 255 visible ASCII characters, such as a UUID",
-            }),
-        }
+        let spelling = Spelling::read(value.to_str().unwrap_or_default());
+        spelling.map(Some).map_err(|expected| Error::InvalidHeader {
+            name: IDEMPOTENCY_KEY,
+            expected,
+        })
     }
 
     /// Does the caller want all pages of a query as one document?
