@@ -127,6 +127,9 @@ impl Admin {
         head: &request::Parts,
         body: Incoming,
     ) -> Result<Response<Body>, Response<Body>> {
+        Fields::of(&head.headers)
+            .check_target(head)
+            .map_err(|error| self.problem(&error))?;
         let this = self.parts.live.current();
         let is_read = matches!(head.method, Method::GET | Method::HEAD); // of a HEAD hyper sends no body
         let is_post = head.method == Method::POST;
@@ -156,6 +159,11 @@ impl Admin {
             path => match page::FILES.iter().find(|(name, ..)| *name == path) {
                 Some((_, content_type, text)) if is_read => Ok(answer(content_type, *text)),
                 Some(_) => Err(not_allowed("GET, HEAD")),
+                None if path.ends_with('/') => {
+                    let message =
+                        format!("a path has no slash at its end: leave it out\n{NOT_HERE}");
+                    Err(refusal(StatusCode::NOT_FOUND, message))
+                }
                 None => Err(refusal(StatusCode::NOT_FOUND, NOT_HERE)),
             },
         }
