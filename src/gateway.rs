@@ -333,7 +333,7 @@ impl Gateway {
         body: Incoming,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
-        fields.check(&head.uri, head.version)?;
+        fields.check(head)?;
         let target = self.0.routes.find(head.uri.path());
         let is_unlisted = match &target {
             Ok(target) => !target.route.is_listed,

@@ -122,7 +122,9 @@ mod tests {
 
     fn fragments(pieces: &[&[u8]], targets: &[&str]) -> Vec<bool> {
         let mut lines = Lines::default();
-        pieces.iter().for_each(|piece| lines.read(piece));
+        for piece in pieces {
+            lines.read(piece);
+        }
         let take = |target: &&str| lines.take(&Method::POST, &target.parse::<Uri>().unwrap());
         targets.iter().map(take).collect()
     }

@@ -25,10 +25,10 @@ pub fn parse_object(body: &[u8]) -> Result<Object<'_>, InvalidParams> {
 /// By its byte order mark, or by where its first characters, which are ASCII in JSON, have their zeros.
 fn wide_encoding(body: &[u8]) -> Option<&'static str> {
     match body {
-        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Some("UTF-32"),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16"),
-        [0, 0, 0, ..] | [_, 0, 0, 0, ..] => Some("UTF-32"),
-        [0, ..] | [_, 0, ..] => Some("UTF-16"),
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [0, 0, 0, ..] | [_, 0, 0, 0, ..] => {
+            Some("UTF-32")
+        }
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, ..] | [_, 0, ..] => Some("UTF-16"),
         _ => None,
     }
 }
