@@ -450,7 +450,7 @@ async fn a_fragment_in_the_target_is_refused_however_it_comes() {
             ("X-Issue", "#7"),
             ("User-Agent", "POST /package/queryOrder#x HTTP/1.1"),
         ],
-        br##"{"page_no":1,"x":"POST /package/queryOrder#x HTTP/1.1"}"##,
+        br#"{"page_no":1,"x":"POST /package/queryOrder#x HTTP/1.1"}"#,
     );
     let bad = query("/package/queryOrder#x");
     let pipelined = [&good[..], &bad, &good, b"\r\n", &bad, &bad, &good].concat();
