@@ -6,7 +6,7 @@ use super::LARGEST_SECRET;
 pub(super) fn check(
     bytes: Vec<u8>,
 ) -> Result<(String, Option<String>), (&'static str, &'static str)> {
-    const AS_UTF_8: &str = "save it as UTF-8 without a byte order mark";
+    const AS_UTF_8: &str = "save it as text in UTF-8, without a byte order mark";
     let refused = if bytes.trim_ascii().is_empty() {
         ("is empty", "write the secret into it")
     } else if bytes.len() as u64 > LARGEST_SECRET {
@@ -40,7 +40,7 @@ fn doubtful(text: &str) -> Option<String> {
                 .map(|name| format!("holds {name}")),
         );
     }
-    (!faults.is_empty()).then(|| faults.join(", "))
+    (!faults.is_empty()).then(|| faults.join(" and "))
 }
 
 /// What is hardly the first or the last character of a secret.
