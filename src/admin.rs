@@ -19,7 +19,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use tracing::{error, warn};
 
-use crate::body::{Body, read_whole};
+use crate::body::{Body, read_whole, without_mark};
 use crate::config::{Config, Log};
 use crate::gateway::error::Error;
 use crate::gateway::head::Fields;
@@ -127,6 +127,9 @@ impl Admin {
         head: &request::Parts,
         body: Incoming,
     ) -> Result<Response<Body>, Response<Body>> {
+        Fields::of(&head.headers)
+            .check_target(head)
+            .map_err(|error| self.problem(&error))?;
         let this = self.parts.live.current();
         let is_read = matches!(head.method, Method::GET | Method::HEAD); // of a HEAD hyper sends no body
         let is_post = head.method == Method::POST;
@@ -156,6 +159,11 @@ impl Admin {
             path => match page::FILES.iter().find(|(name, ..)| *name == path) {
                 Some((_, content_type, text)) if is_read => Ok(answer(content_type, *text)),
                 Some(_) => Err(not_allowed("GET, HEAD")),
+                None if path.ends_with('/') => {
+                    let message =
+                        format!("a path has no slash at its end: leave it out\n{NOT_HERE}");
+                    Err(refusal(StatusCode::NOT_FOUND, message))
+                }
                 None => Err(refusal(StatusCode::NOT_FOUND, NOT_HERE)),
             },
         }
@@ -308,7 +316,8 @@ impl Admin {
 
     async fn read_body(&self, body: Incoming) -> Result<Bytes, Response<Body>> {
         let body = read_whole(body, MAX_BODY, BODY_PATIENCE).await;
-        body.map_err(|error| self.problem(&Error::of_body(error, MAX_BODY)))
+        let body = body.map_err(|error| self.problem(&Error::of_body(error, MAX_BODY)))?;
+        Ok(body.slice_ref(without_mark(&body)))
     }
 
     fn problem(&self, error: &Error) -> Response<Body> {

@@ -158,9 +158,7 @@ fn check(path: &Path, no_secrets: bool) -> Done {
         warnings.extend(secrets.warnings.iter().cloned());
         Tenants::new(&config, &secrets)?;
     }
-    for warning in &warnings {
-        let _ = writeln!(io::stderr(), "{warning}");
-    }
+    print_warnings(&warnings);
     let arithmetic = config.arithmetic();
     let arithmetic = arithmetic.lines().map(|line| format!("# {line}\n"));
     let effective = [config.effective(), "\n".to_owned()];
@@ -169,6 +167,7 @@ fn check(path: &Path, no_secrets: bool) -> Done {
 
 fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {
     let (config, secrets, _) = load(path)?;
+    print_warnings(&secrets.warnings);
     let tenants = Tenants::new(&config, &secrets)?;
     let tenant = tenants
         .named(tenant)
@@ -268,6 +267,12 @@ fn standard_input() -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     io::stdin().read_to_end(&mut body)?;
     Ok(body)
+}
+
+fn print_warnings(warnings: &[Warning]) {
+    for warning in warnings {
+        let _ = writeln!(io::stderr(), "{warning}");
+    }
 }
 
 /// Prints a result. A reader who has gone is no reason to panic.

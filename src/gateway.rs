@@ -333,7 +333,7 @@ impl Gateway {
         body: Incoming,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
-        fields.check(&head.uri, head.version)?;
+        fields.check(head)?;
         let target = self.0.routes.find(head.uri.path());
         let is_unlisted = match &target {
             Ok(target) => !target.route.is_listed,
@@ -430,7 +430,7 @@ impl Gateway {
         let caller = caller.map(|caller| &*caller.name);
         let key = key.map(|key| {
             let (access_code, path) = (&call.tenant.access_code, &call.target.path);
-            CommandKey::new(key, access_code, caller, path, &call.params)
+            CommandKey::new(&key, access_code, caller, path, &call.params)
         });
         Ok((call, key))
     }

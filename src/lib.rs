@@ -7,7 +7,8 @@
 //! # The life of a request
 //!
 //! 1. [`server`] accepts the connection. Its I/O wrapper keeps the times that a peer may take (for a head, between
-//!    requests, to read an answer) and decides, while draining, which connections are idle.
+//!    requests, to read an answer) and decides, while draining, which connections are idle. It shows the lines of requests
+//!    to `target.rs`, as hyper drops a fragment unsaid.
 //! 2. [`gateway`] is the table of contents: [`Gateway::handle`](gateway::Gateway::handle) calls the stations below in
 //!    this order, and nothing else knows the order. It refuses what is not a well-formed POST of JSON.
 //! 3. `gateway/route.rs` reads the path: *query* or *command*, and its policy. What is not configured is a command.
@@ -42,7 +43,7 @@
 //!        lib → admin → telemetry      gateway → quota, upstream
 //!                                     gateway → keys, call → state
 //! reload implements what server and admin serve; server knows none of them
-//! leaves: config, telemetry, body, id, state, clock; error (imports body, id, state), progress (imports error's `Sent`)
+//! leaves: config, telemetry, body, id, state, clock, target; error (imports body, id, state), progress (imports error's `Sent`)
 //! ```
 //!
 //! # Invariants
@@ -93,6 +94,7 @@ pub mod reload;
 pub mod server;
 pub mod simulator;
 pub mod state;
+pub mod target;
 pub mod telemetry;
 
 use std::io;

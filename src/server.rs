@@ -28,6 +28,7 @@ use tracing::warn;
 pub use self::patience::Times;
 use self::patience::{Answering, PatientStream};
 use crate::body::Body;
+use crate::target::Targets;
 
 /// Connections beyond the limit that are told so; further ones are closed without a word.
 const TOLD_TOO_MANY: usize = 64;
@@ -186,16 +187,19 @@ impl Server {
         let drain = self.drain.clone();
         let answering = Answering::default();
         let _ = stream.set_nodelay(true); // without it the answer is late, no more
-        let stream = PatientStream::new(stream, self.times, answering.clone(), &drain.closing);
+        let targets = Targets::default();
+        let seen = (answering.clone(), targets.clone());
+        let stream = PatientStream::new(stream, self.times, seen, &drain.closing);
         async move {
             let _slot = slot;
             let _counted = gauge.map(Counted::new);
             let answer = service_fn(|request: Request<Incoming>| {
                 answering.begin();
                 let ended = EndsAnswering(answering.clone());
-                let (service, drain) = (&service, &drain);
+                let (service, drain, targets) = (&service, &drain, &targets);
                 async move {
-                    let (head, body) = request.into_parts();
+                    let (mut head, body) = request.into_parts();
+                    targets.mark(&mut head);
                     let mut response = if refuse {
                         service.refuse_connection()
                     } else {

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
 
-use super::{Done, Failed, print, standard_input};
+use super::{Done, Failed, print, print_warnings, standard_input};
 use crate::config::{
     Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
     SecretEncoding, Signing, Spaces, Timestamp, TimestampType, hex_decode, read_secret,
@@ -20,7 +20,8 @@ use crate::gateway::params::{Object, Value, parse_object};
 use crate::gateway::sign::{Signer, canonical_text};
 
 pub(super) fn run(secret_file: &Path) -> Done {
-    let secret = read_secret("--secret-file", secret_file)?;
+    let (secret, warnings) = read_secret("--secret-file", secret_file)?;
+    print_warnings(&warnings);
     let body = standard_input()?;
     match calibrate(&body, &secret)? {
         Some(found) => print(&found.report()),

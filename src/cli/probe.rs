@@ -9,7 +9,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Done, Failed, load, print, runtime, unknown_tenant, wall_clock};
+use super::{Done, Failed, load, print, print_warnings, runtime, unknown_tenant, wall_clock};
+use crate::body::without_mark;
 use crate::gateway::brakes::Brakes;
 use crate::gateway::error::Error;
 use crate::gateway::language::Languages;
@@ -43,6 +44,7 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> Done {
     let (mut config, secrets, _) = load(&options.config)?;
+    print_warnings(&secrets.warnings);
     let uses_http2 = std::mem::replace(&mut config.upstream.http2, true); // offered here in any case
     let tenants = Tenants::new(&config, &secrets)?;
     let tenant = tenants
@@ -122,7 +124,7 @@ fn describe(report: &mut String, answer: &Answer, duration: Duration, now: Syste
     struct Told {
         message: Option<String>,
     }
-    let told = serde_json::from_slice::<Told>(&answer.body)
+    let told = serde_json::from_slice::<Told>(without_mark(&answer.body))
         .ok()
         .and_then(|told| told.message);
     let code = answer

@@ -125,11 +125,13 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
     let Some(segments) = path.strip_prefix('/') else {
         return Some("a path starts with a slash");
     };
+    let mut segments = segments.split('/');
+    let last = segments.next_back();
     let is_ambiguous = |segment| matches!(segment, "" | "." | "..");
-    segments
-        .split('/')
-        .any(is_ambiguous)
-        .then_some("a path has no empty segment and no dot segment")
+    if segments.any(is_ambiguous) || matches!(last, Some("." | "..")) {
+        return Some("a path has no empty segment and no dot segment");
+    }
+    (last == Some("")).then_some("a path has no slash at its end: leave it out")
 }
 
 /// Why a path cannot be that of the base URL, as the end of a sentence.

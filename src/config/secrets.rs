@@ -2,6 +2,8 @@
 //!
 //! Every message names the key and where the secret is, never what is there.
 
+mod content;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -208,16 +210,18 @@ pub(super) fn reload(
     Ok((secrets, wrong))
 }
 
-/// Reads one secret from a file that an argument names.
-pub fn read_secret(argument: &str, path: &Path) -> Result<SecretString, Problems> {
+/// Reads one secret from a file that an argument names, and says what is doubtful about it.
+pub fn read_secret(argument: &str, path: &Path) -> Result<(SecretString, Vec<Warning>), Problems> {
     let mut loader = Loader {
         variable: |_: &str| None,
         encoding: SecretEncoding::default(),
         problems: Vec::new(),
         warnings: Vec::new(),
     };
-    let secret = loader.file(argument, path);
-    secret.ok_or(Problems::new("arguments", loader.problems))
+    match loader.file(argument, path) {
+        Some(secret) => Ok((secret, loader.warnings)),
+        None => Err(Problems::new("arguments", loader.problems)),
+    }
 }
 
 impl<V: Fn(&str) -> Option<String>> Loader<V> {
@@ -312,18 +316,23 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
         if bytes.pop_if(|last| *last == b'\n').is_some() {
             bytes.pop_if(|last| *last == b'\r');
         }
-        let (reason, remedy) = if bytes.trim_ascii().is_empty() {
-            ("is empty", "write the secret into it")
-        } else if bytes.len() as u64 > LARGEST_SECRET {
-            ("is larger than 64 KiB", "name what holds the secret alone")
-        } else if let Ok(text) = String::from_utf8(bytes) {
-            return Some(SecretString::from(text));
-        } else {
-            ("is not UTF-8", "write the secret as text")
-        };
-        self.problems
-            .push(Problem::new(key, format!("{origin} {reason}"), remedy));
-        None
+        match content::check(bytes) {
+            Ok((text, warning)) => {
+                self.warnings.extend(warning.map(|doubtful| {
+                    Warning::new(
+                        key,
+                        format!("{origin} {doubtful}"),
+                        "if that is no part of it, write it anew without: only one newline at the end is dropped",
+                    )
+                }));
+                Some(SecretString::from(text))
+            }
+            Err((reason, remedy)) => {
+                self.problems
+                    .push(Problem::new(key, format!("{origin} {reason}"), remedy));
+                None
+            }
+        }
     }
 
     fn token(&mut self, key: &str, path: &Path) -> Option<SecretString> {

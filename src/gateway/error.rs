@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName,
+    HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -134,9 +134,14 @@ pub enum Error {
         /// The value of `Allow`.
         allow: &'static str,
     },
-    /// A content type other than JSON, or a compressed body.
-    #[error("send the parameters as application/json in UTF-8, not compressed")]
+    /// A content type other than JSON, or a charset in which JSON cannot be.
+    #[error(
+        "send the parameters as JSON in UTF-8, with one Content-Type: application/json, or application/json; charset=utf-8"
+    )]
     UnsupportedMediaType,
+    /// A compressed body.
+    #[error("send the body as it is, without Content-Encoding")]
+    UnsupportedCoding,
     /// A web page tries to use the gateway.
     #[error("requests of web pages are not taken: remove the Origin header if this is no browser")]
     ForeignOrigin,
@@ -522,6 +527,7 @@ impl Error {
             Self::InvalidPath(_) => ("invalid_path", S::BAD_REQUEST, "Invalid path", Sent::No, REQUEST),
             Self::MethodNotAllowed { .. } => ("method_not_allowed", S::METHOD_NOT_ALLOWED, "Method not allowed", Sent::No, REQUEST),
             Self::UnsupportedMediaType => ("unsupported_media_type", S::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type", Sent::No, REQUEST),
+            Self::UnsupportedCoding => ("unsupported_media_type", S::UNSUPPORTED_MEDIA_TYPE, "Unsupported content coding", Sent::No, REQUEST),
             Self::ForeignOrigin => ("foreign_origin", S::FORBIDDEN, "Request of a web page", Sent::No, DENIED),
             Self::InvalidHeader { .. } => ("invalid_header", S::BAD_REQUEST, "Invalid header", Sent::No, REQUEST),
             Self::Unauthenticated => ("unauthenticated", S::UNAUTHORIZED, "Unknown caller", Sent::No, DENIED),
@@ -739,6 +745,13 @@ impl Error {
             Self::MethodNotAllowed { allow } => {
                 headers.insert(ALLOW, HeaderValue::from_static(allow));
             }
+            // RFC 9110, section 15.5.16
+            Self::UnsupportedMediaType => {
+                headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+            }
+            Self::UnsupportedCoding => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
             Self::Unauthenticated => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
@@ -804,6 +817,7 @@ mod tests {
             E::InvalidPath("x"),
             E::MethodNotAllowed { allow: "POST" },
             E::UnsupportedMediaType,
+            E::UnsupportedCoding,
             E::ForeignOrigin,
             E::InvalidHeader {
                 name: "x",
@@ -885,6 +899,7 @@ mod tests {
                 | E::InvalidPath(_)
                 | E::MethodNotAllowed { .. }
                 | E::UnsupportedMediaType
+                | E::UnsupportedCoding
                 | E::ForeignOrigin
                 | E::InvalidHeader { .. }
                 | E::Unauthenticated

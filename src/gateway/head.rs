@@ -3,14 +3,17 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use hyper::Version;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use hyper::http::uri::Authority;
-use hyper::{Uri, Version};
+use hyper::http::request;
+use hyper::http::uri::{Authority, Scheme};
 
 use super::directives::Directives;
 use super::error::Error;
+use super::keys::Spelling;
 use crate::id::RequestId;
+use crate::target::Fragment;
 use crate::telemetry::trace::{TRACEPARENT, Trace};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -90,15 +93,9 @@ impl<'a> Fields<'a> {
     }
 
     /// Refuses what another server might read differently (RFC 9112, section 3.2), and every web page.
-    pub fn check(&self, uri: &Uri, version: Version) -> Result<(), Error> {
-        if uri.scheme().is_some() || uri.authority().is_some() {
-            // The upstream is fixed by the configuration; nobody chooses another by a URL.
-            return Err(Error::MalformedRequest(
-                "send the path only (origin-form): this is no forward proxy",
-            ));
-        }
+    pub fn check(&self, head: &request::Parts) -> Result<(), Error> {
         match self.host.first {
-            None if version == Version::HTTP_11 => {
+            None if head.version == Version::HTTP_11 => {
                 return Err(Error::MalformedRequest("HTTP/1.1 needs a Host header"));
             }
             _ if self.host.is_repeated => {
@@ -109,6 +106,7 @@ impl<'a> Fields<'a> {
             }
             _ => {}
         }
+        self.check_target(head)?;
         // Of these the first would count, unseen by whoever checks the last.
         let once = [
             self.authorization,
@@ -128,12 +126,34 @@ impl<'a> Fields<'a> {
                 "chunked is the only transfer coding that is understood",
             ));
         }
-        if uri.query().is_some() {
+        if head.uri.query().is_some() {
             return Err(Error::InvalidPath(
                 "Linksfield reads no query string here: put the parameters into the JSON body",
             ));
         }
         self.check_origin()
+    }
+
+    /// Refuses a fragment, and a whole URL that is not one of ours.
+    pub fn check_target(&self, head: &request::Parts) -> Result<(), Error> {
+        if head.extensions.get::<Fragment>().is_some() {
+            return Err(Error::InvalidPath(
+                "a request has no fragment: leave out # and what stands behind it",
+            ));
+        }
+        let uri = &head.uri;
+        let Some(authority) = uri.authority() else {
+            return Ok(());
+        };
+        // The upstream is fixed by the configuration; nobody chooses another by a URL.
+        let host = self.host.first.and_then(|host| host.to_str().ok());
+        let is_host = host.is_some_and(|host| is_same_authority(authority.as_str(), host));
+        if uri.scheme() == Some(&Scheme::HTTP) && is_host {
+            return Ok(()); // RFC 9112, section 3.2.2
+        }
+        Err(Error::MalformedRequest(
+            "send the path only, or an http:// URL with the host and port of the Host header: this is no forward proxy",
+        ))
     }
 
     /// Refuses every web page but our own.
@@ -154,8 +174,9 @@ impl<'a> Fields<'a> {
     pub fn check_content(&self, body: &Incoming) -> Result<(), Error> {
         let is_plain = self.every_coding_is("identity", CONTENT_ENCODING, self.content_encoding);
         match (self.content_type.first, self.content_type.is_repeated) {
-            (Some(value), false) if is_plain && is_json(value) => Ok(()),
             (None, _) if body.is_end_stream() => Ok(()),
+            _ if !is_plain => Err(Error::UnsupportedCoding),
+            (Some(value), false) if is_json(value) => Ok(()),
             _ => Err(Error::UnsupportedMediaType),
         }
     }
@@ -204,20 +225,15 @@ impl<'a> Fields<'a> {
     }
 
     /// The key under which a command is sent once.
-    pub fn idempotency_key(&self) -> Result<Option<&'a str>, Error> {
-        let Some(key) = self.idempotency_key.first else {
+    pub fn idempotency_key(&self) -> Result<Option<Spelling<'a>>, Error> {
+        let Some(value) = self.idempotency_key.first else {
             return Ok(None);
         };
-        let is_key = |key: &&str| {
-            (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
-        };
-        match key.to_str().ok().filter(is_key) {
-            Some(key) => Ok(Some(key)),
-            None => Err(Error::InvalidHeader {
-                name: IDEMPOTENCY_KEY,
-                expected: "1 to 255 visible ASCII characters, such as a UUID",
-            }),
-        }
+        let spelling = Spelling::read(value.to_str().unwrap_or_default());
+        spelling.map(Some).map_err(|expected| Error::InvalidHeader {
+            name: IDEMPOTENCY_KEY,
+            expected,
+        })
     }
 
     /// Does the caller want all pages of a query as one document?
@@ -284,11 +300,25 @@ fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
     is_own_name(authority)
 }
 
+/// Is it the same host, and by http the same port (RFC 9110, section 4.2.3)?
+fn is_same_authority(left: &str, right: &str) -> bool {
+    let [(left, left_port), (right, right_port)] = [left, right].map(|authority| {
+        let (name, port) = name_and_port(authority);
+        (name, if port.is_empty() { "80" } else { port })
+    });
+    left.eq_ignore_ascii_case(right) && left_port == right_port
+}
+
+/// The port is empty where there is none.
+fn name_and_port(authority: &str) -> (&str, &str) {
+    match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (name, port),
+        _ => (authority, ""),
+    }
+}
+
 fn is_own_name(authority: &str) -> bool {
-    let name = match authority.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => authority,
-    };
+    let (name, _) = name_and_port(authority);
     name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
@@ -296,20 +326,29 @@ fn is_json(content_type: &HeaderValue) -> bool {
     if content_type == "application/json" {
         return true; // as nearly everybody writes it
     }
-    let mut parts = content_type
-        .to_str()
-        .unwrap_or_default()
-        .split(';')
-        .map(str::trim);
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let mut ends_a_part = |character: char| {
+        match character {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = is_quoted,
+            '"' => is_quoted = !is_quoted,
+            _ => return character == ';' && !is_quoted,
+        }
+        false
+    };
+    let text = content_type.to_str().unwrap_or_default();
+    let mut parts = text.split(&mut ends_a_part).map(str::trim);
     let is_json = parts
         .next()
         .is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
     is_json
         && parts.all(|parameter| match parameter.split_once('=') {
-            Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
+            Some((name, value)) if name.trim_end().eq_ignore_ascii_case("charset") => {
+                let charset = value.trim().trim_matches('"').replace('\\', "");
+                // RFC 8259, section 11: there is no such parameter, and what is ASCII is UTF-8 too.
                 matches!(
-                    value.trim_matches('"').to_ascii_lowercase().as_str(),
-                    "utf-8" | "utf8"
+                    charset.to_ascii_lowercase().as_str(),
+                    "utf-8" | "utf8" | "us-ascii"
                 )
             }
             _ => true,

@@ -9,6 +9,7 @@
 
 mod fate;
 mod kept;
+mod spelling;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use self::fate::Fate;
 pub use self::fate::{End, Ended};
 pub use self::kept::Kept;
+pub use self::spelling::Spelling;
 use super::error::{Error, Sent};
 use super::params::Params;
 use super::progress::Progress;
@@ -125,15 +127,23 @@ impl Keys {
     /// `progress` is that of the command.
     pub fn claim(&self, key: &Key, progress: &Progress) -> Result<Claim, Error> {
         let mut table = self.0.table_of_now();
-        if let Some(entry) = table.entries.get(&key.id) {
-            if entry.fingerprint != key.fingerprint {
-                return Err(Error::IdempotencyMismatch);
-            }
+        let ids = [Some((key.id, key.fingerprint)), key.other];
+        let entries = ids.iter().flatten();
+        let known: Vec<_> = entries
+            .filter_map(|(id, asked)| Some((table.entries.get(id)?, asked)))
+            .collect();
+        let same = known
+            .iter()
+            .find(|(entry, asked)| entry.fingerprint == **asked);
+        if let Some((entry, _)) = same {
             return Ok(match &entry.state {
                 State::Running(waiter) => Claim::Wait(waiter.clone()),
                 State::Kept(kept) => Claim::Known(kept.clone()),
                 State::InDoubt => Claim::InDoubt,
             });
+        }
+        if !known.is_empty() {
+            return Err(Error::IdempotencyMismatch);
         }
         if table.entries.len() >= self.0.max_keys || table.bytes >= self.0.max_bytes {
             return Err(Error::IdempotencyStoreFull);
@@ -185,22 +195,30 @@ impl Keys {
 pub struct Key {
     id: KeyId,
     fingerprint: [u8; 32],
+    /// The same by its other spelling, as an earlier version may have stored it.
+    other: Option<(KeyId, [u8; 32])>,
 }
 
 impl Key {
-    /// `key` as the caller has sent it. Without callers, everybody is the same one.
+    /// Without callers, everybody is the same one.
     pub fn new(
-        key: &str,
+        key: &Spelling<'_>,
         access_code: &str,
         caller: Option<&str>,
         path: &str,
         params: &Params,
     ) -> Self {
         let caller = caller.map_or_else(String::new, |name| format!("={name}"));
-        Self {
-            id: hash(&[access_code, &caller, path, key]),
+        let hashes = |key| {
+            let id = hash(&[access_code, &caller, path, key]);
             // With the key, so that nobody who has the store can try what was asked.
-            fingerprint: hash(&[key, params.as_str()]),
+            (id, hash(&[key, params.as_str()]))
+        };
+        let (id, fingerprint) = hashes(key.normal());
+        Self {
+            id,
+            fingerprint,
+            other: key.other().map(hashes),
         }
     }
 }
@@ -595,7 +613,8 @@ mod tests {
 
     fn key(text: &str) -> Key {
         let params = Params::parse(b"{}").unwrap();
-        Key::new(text, "P1", None, "/order", &params)
+        let text = Spelling::read(text).unwrap();
+        Key::new(&text, "P1", None, "/order", &params)
     }
 
     fn run(keys: &Keys, key: &Key, progress: &Progress) -> Run {
@@ -616,19 +635,20 @@ mod tests {
     #[test]
     fn what_a_key_belongs_to_is_part_of_it() {
         let params = |text: &str| Params::parse(text.as_bytes()).unwrap();
-        let one = Key::new("k", "P1", Some("a"), "/x", &params("{}"));
+        let [k, k2] = ["k", "k2"].map(|text| Spelling::read(text).unwrap());
+        let one = Key::new(&k, "P1", Some("a"), "/x", &params("{}"));
         for other in [
-            Key::new("k2", "P1", Some("a"), "/x", &params("{}")),
-            Key::new("k", "P2", Some("a"), "/x", &params("{}")),
-            Key::new("k", "P1", Some("b"), "/x", &params("{}")),
-            Key::new("k", "P1", None, "/x", &params("{}")),
-            Key::new("k", "P1", Some(""), "/x", &params("{}")),
-            Key::new("k", "P1", Some("a"), "/y", &params("{}")),
-            Key::new("k", "P1", Some("a/x"), "", &params("{}")),
+            Key::new(&k2, "P1", Some("a"), "/x", &params("{}")),
+            Key::new(&k, "P2", Some("a"), "/x", &params("{}")),
+            Key::new(&k, "P1", Some("b"), "/x", &params("{}")),
+            Key::new(&k, "P1", None, "/x", &params("{}")),
+            Key::new(&k, "P1", Some(""), "/x", &params("{}")),
+            Key::new(&k, "P1", Some("a"), "/y", &params("{}")),
+            Key::new(&k, "P1", Some("a/x"), "", &params("{}")),
         ] {
             assert_ne!(other.id, one.id);
         }
-        let asked = Key::new("k", "P1", Some("a"), "/x", &params(r#"{"a":1}"#));
+        let asked = Key::new(&k, "P1", Some("a"), "/x", &params(r#"{"a":1}"#));
         assert_eq!(asked.id, one.id);
         assert_ne!(asked.fingerprint, one.fingerprint);
     }
@@ -750,7 +770,7 @@ mod tests {
         let failed = Arc::new(Error::UpstreamTimeout(Sent::Unknown));
         let lost = begin("lost", at(0)).await;
         lost.settle(Some(Err(&failed)), at(9)).await.unwrap();
-        let called_off = begin("called off", at(0)).await;
+        let called_off = begin("called-off", at(0)).await;
         called_off.settle(None, at(10)).await.unwrap();
         std::mem::forget(begin("running", at(10)).await); // as if killed
         let old = begin("old", at(0)).await;

@@ -237,6 +237,7 @@ mod tests {
             ("", "{}"),
             ("{}", "{}"),
             (" { } ", "{}"),
+            ("\u{feff}{}", "{}"),
             // keys in order of their UTF-16 code units, at every level
             (
                 r#"{"b":1,"a":{"z":1,"Z":2,"_":3}}"#,
@@ -286,9 +287,12 @@ mod tests {
         let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(32), "]".repeat(32));
         let many: Vec<_> = (0..20).map(|number| format!("\"k{number}\":0")).collect();
         let many = format!("{{{},\"k7\":0}}", many.join(","));
-        let rows: [(&[u8], &str); 15] = [
+        let rows: [(&[u8], &str); 18] = [
             (many.as_bytes(), "\"k7\" stands twice"),
             (b" ", "blank"),
+            (b"\xef\xbb\xbf", "blank"),
+            (b"\xff\xfe{\0}\0", "in UTF-16: send it in UTF-8"),
+            (b"\0\0\0{\0\0\0}", "in UTF-32: send it in UTF-8"),
             (b"[]", "must be a JSON object"),
             (b"null", "must be a JSON object"),
             (b"{\"a\":1", "EOF"),

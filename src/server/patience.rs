@@ -22,6 +22,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::target::Targets;
+
 /// The times that a peer may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
@@ -88,6 +90,7 @@ pub struct PatientStream {
     stream: TcpStream,
     times: Times,
     answering: Answering,
+    targets: Targets,
     answers_seen: u64,
     phase: Phase,
     /// When the peer was first found not to read.
@@ -113,7 +116,7 @@ impl PatientStream {
     pub fn new(
         stream: TcpStream,
         times: Times,
-        answering: Answering,
+        (answering, targets): (Answering, Targets),
         drain: &CancellationToken,
     ) -> Self {
         let at = Instant::now();
@@ -121,6 +124,7 @@ impl PatientStream {
             stream,
             times,
             answering,
+            targets,
             answers_seen: 0,
             phase: Phase::Accepted { at },
             write_blocked_since: None,
@@ -192,6 +196,7 @@ impl AsyncRead for PatientStream {
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) {
             if buf.filled().len() > before {
+                this.targets.read(&buf.filled()[before..]);
                 this.bytes_read();
             }
             return Poll::Ready(read);

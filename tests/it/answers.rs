@@ -676,6 +676,41 @@ async fn what_is_not_utf_8_is_no_page() {
 }
 
 #[tokio::test]
+async fn a_byte_order_mark_before_an_answer_is_taken_and_handed_on() {
+    let marked = |mut answer: Answer| {
+        answer.body.splice(..0, *b"\xef\xbb\xbf");
+        answer
+    };
+    let (upstream, gateway) = answering(move |request| {
+        let asked = request.json();
+        match asked["page_no"].as_u64() {
+            Some(number) => marked(page(number, 2, 3)),
+            None => marked(success(&json!({"order_id": "ORDER_1"}))),
+        }
+    })
+    .await;
+    let first = gateway.page(1).await;
+    assert_eq!(first.status, 200, "{first:?}");
+    assert_eq!(first.body, marked(page(1, 2, 3)).body);
+    let second = gateway.page(1).await;
+    assert_eq!((second.body, upstream.calls()), (first.body, 1), "kept");
+
+    let all = gateway
+        .post(QUERY, &ALL, r#"{"page_no":1,"page_size":2}"#)
+        .await;
+    let orders = all.json()["data"]["package_order"].clone();
+    assert_eq!(orders.as_array().map(Vec::len), Some(3), "{all:?}");
+
+    let calls = upstream.calls();
+    for is_repeat in [false, true] {
+        let reply = keyed(&gateway, "marked").await;
+        assert_eq!(reply.header("x-linksfield-in-doubt"), None, "{reply:?}");
+        assert_eq!(is_replay(&reply), is_repeat);
+    }
+    assert_eq!(upstream.calls(), calls + 1);
+}
+
+#[tokio::test]
 async fn what_a_balancer_says_by_its_status_is_told_as_that() {
     let html = |status| raw(status, "<html>").header("Content-Type", "text/html");
     let envelope = |status| {

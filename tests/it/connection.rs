@@ -1,7 +1,7 @@
 //! HTTP that could be read in two ways, and callers that are no services.
 
 use crate::support::client::post;
-use crate::support::{gateway, upstream};
+use crate::support::{connect, gateway, success, upstream};
 
 const BODY: &str = r#"{"page_no":1}"#;
 
@@ -302,4 +302,257 @@ async fn a_request_id_is_kept_or_made() {
     let id = made.header("x-request-id").unwrap().to_owned();
     assert_ne!(id, "no good");
     assert_eq!(made.json()["request_id"], id);
+}
+
+#[tokio::test]
+async fn a_415_says_what_to_send_and_charsets_in_which_json_is_utf_8_get_none() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let query = async |headers: &[(&str, &str)]| {
+        let reply = gateway.post("/package/queryOrder", headers, BODY).await;
+        let told = (reply.header("accept"), reply.header("accept-encoding"));
+        let told = (told.0.map(str::to_owned), told.1.map(str::to_owned));
+        (reply, told)
+    };
+    for content_type in [
+        "application/json; charset=us-ascii",
+        "application/json;charset=US-ASCII",
+        "application/json; charset=\"us-ascii\"",
+        "application/json; Charset=\"Us-Ascii\"; profile=x",
+        "application/json; charset=\"utf\\-8\"",
+        "application/json; charset = utf-8",
+        "application/json; profile=\"a;charset=gbk\"",
+        "application/json;",
+    ] {
+        let (reply, _) = query(&[("Content-Type", content_type)]).await;
+        assert_eq!(reply.status, 200, "{content_type}: {reply:?}");
+    }
+    for content_type in [
+        "application/json; charset=iso-8859-1",
+        "application/json; charset=\"utf-16\"",
+        "application/json; charset = gbk",
+        "application/json; charset=us-ascii; charset=gbk",
+        "application/json; charset=",
+        "application/vnd.api+json",
+        "text/json",
+    ] {
+        let (reply, told) = query(&[("Content-Type", content_type)]).await;
+        assert_eq!(reply.status, 415, "{content_type}");
+        assert_eq!(told, (Some("application/json".into()), None));
+        let detail = reply.json()["detail"].to_string();
+        assert!(detail.contains("charset=utf-8"), "{detail}");
+    }
+    for coding in ["gzip", "GZIP", "br, identity", "aws-chunked"] {
+        let (reply, told) = query(&[("Content-Encoding", coding)]).await;
+        assert_eq!(reply.status, 415, "{coding}");
+        assert_eq!(told, (None, Some("identity".into())));
+        let detail = reply.json()["detail"].to_string();
+        assert!(detail.contains("Content-Encoding"), "{detail}");
+    }
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_whole_url_is_taken_if_its_authority_is_that_of_host() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let rows = [
+        ("http://gateway:6180", "gateway:6180", true),
+        ("HTTP://GateWay:6180", "gateway:6180", true),
+        ("http://gateway", "GATEWAY", true),
+        ("http://gateway:80", "gateway", true),
+        ("http://gateway", "gateway:80", true),
+        ("http://gateway:", "gateway", true),
+        ("http://[::1]:6180", "[::1]:6180", true),
+        ("http://[FE80::1]", "[fe80::1]:80", true),
+        ("http://gateway:6180/cube/v4", "gateway:6180", true),
+        ("http://evil.example", "gateway", false),
+        ("http://gateway:6181", "gateway:6180", false),
+        ("http://gateway:6180", "gateway", false),
+        ("http://gateway:443", "gateway", false),
+        ("http://gateway.", "gateway", false),
+        ("http://me@gateway", "gateway", false),
+        ("http://gateway@evil.example", "gateway", false),
+        ("https://gateway", "gateway", false),
+        ("ftp://gateway", "gateway", false),
+    ];
+    let head = "Content-Type: application/json\r\nContent-Length: 13\r\n\r\n";
+    for (origin, host, is_taken) in rows {
+        for version in ["1.1", "1.0"] {
+            let request = format!(
+                "POST {origin}/package/queryOrder HTTP/{version}\r\nHost: {host}\r\n{head}{BODY}"
+            );
+            let mut connection = gateway.connect().await;
+            let reply = connection.exchange(request.as_bytes()).await;
+            if is_taken {
+                assert_eq!(reply.status, 200, "{origin} {host}: {reply:?}");
+            } else {
+                let refused = (400, "malformed_request".into(), "no".into());
+                assert_eq!(reply.problem(), refused, "{origin} {host}");
+                assert!(reply.json()["detail"].to_string().contains("Host"));
+            }
+        }
+    }
+    for lines in ["", "Host: gateway\r\nHost: gateway\r\n"] {
+        let request =
+            format!("POST http://gateway/package/queryOrder HTTP/1.1\r\n{lines}{head}{BODY}");
+        let mut connection = gateway.connect().await;
+        let reply = connection.exchange(request.as_bytes()).await;
+        assert_eq!(reply.problem().1, "malformed_request", "{lines:?}");
+    }
+    assert_eq!(upstream.calls(), 1);
+    let rows = [
+        ("http://evil.example", 400),
+        ("http://gateway", 200),
+        ("", 200),
+    ];
+    for (origin, status) in rows {
+        let request = format!("GET {origin}/livez HTTP/1.1\r\nHost: gateway\r\n\r\n");
+        let mut connection = connect(&gateway.admin).await;
+        let reply = connection.exchange(request.as_bytes()).await;
+        assert_eq!(reply.status, status, "admin: {origin}");
+    }
+}
+
+#[tokio::test]
+async fn a_fragment_in_the_target_is_refused_however_it_comes() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let is_named = |reply: &crate::support::Reply| {
+        assert_eq!(reply.problem().1, "invalid_path", "{reply:?}");
+        let detail = reply.json()["detail"].to_string();
+        assert!(detail.contains("fragment"), "{detail}");
+    };
+    let query = |target: &str| post(target, &[], BODY.as_bytes());
+    for target in [
+        "/package/queryOrder#",
+        "/package/queryOrder#x",
+        "/package/queryOrder#x#y?z",
+        "/package/queryOrder?#x",
+        "http://gateway/package/queryOrder#x",
+    ] {
+        let mut connection = gateway.connect().await;
+        let reply = connection.exchange(&query(target)).await;
+        is_named(&reply);
+        let mut connection = gateway.connect().await;
+        for byte in query(target) {
+            connection.send(&[byte]).await;
+        }
+        is_named(&connection.reply().await);
+    }
+    assert_eq!(upstream.calls(), 0);
+
+    // Behind one another, and with the sign in places where it may be.
+    let mut connection = gateway.connect().await;
+    let good = post(
+        "/package/queryOrder",
+        &[
+            ("X-Issue", "#7"),
+            ("User-Agent", "POST /package/queryOrder#x HTTP/1.1"),
+        ],
+        br#"{"page_no":1,"x":"POST /package/queryOrder#x HTTP/1.1"}"#,
+    );
+    let bad = query("/package/queryOrder#x");
+    let pipelined = [&good[..], &bad, &good, b"\r\n", &bad, &bad, &good].concat();
+    connection.send(&pipelined).await;
+    for is_good in [true, false, true, false, false, true] {
+        let reply = connection.reply().await;
+        if is_good {
+            assert_eq!(reply.status, 200, "{reply:?}");
+        } else {
+            is_named(&reply);
+        }
+    }
+    assert_eq!(connection.exchange(&good).await.status, 200);
+    is_named(&connection.exchange(&bad).await);
+    assert_eq!(upstream.calls(), 1);
+
+    let mut admin = connect(&gateway.admin).await;
+    let reply = admin
+        .exchange(b"GET /livez#x HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        .await;
+    is_named(&reply);
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_of_a_path_is_named_in_its_refusal() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    for path in [
+        "/package/queryOrder/",
+        "/cube/v4/package/queryOrder/",
+        "/package/orderPackage/",
+        "/not/configured/",
+    ] {
+        let reply = gateway.post(path, &[], BODY).await;
+        assert_eq!(reply.problem().1, "invalid_path", "{path}");
+        let detail = reply.json()["detail"].to_string();
+        assert!(detail.contains("slash at its end"), "{path}: {detail}");
+    }
+    assert_eq!(upstream.calls(), 0);
+    for path in ["/metrics/", "/cache/purge/"] {
+        let reply = gateway.admin(path).await;
+        assert_eq!(reply.status, 404);
+        let text = String::from_utf8(reply.body).unwrap();
+        assert!(text.contains("slash at its end"), "{path}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_before_a_body_is_no_part_of_it() {
+    let upstream = upstream().run().await; // it checks signatures
+    let gateway = gateway(&upstream).run().await;
+    gateway.post("/package/queryOrder", &[], BODY).await;
+    let marked = ["\u{feff}", BODY].concat();
+    let hit = gateway.post("/package/queryOrder", &[], &marked).await;
+    assert!(
+        hit.header("cache-status").unwrap().contains("; hit"),
+        "{hit:?}"
+    );
+    let order = gateway.post("/package/orderPackage", &[], &marked).await;
+    assert_eq!(order.status, 200);
+    assert!(upstream.last().body.starts_with('{'));
+    assert_eq!(upstream.calls(), 2);
+    let explained = gateway.post_to_admin("/explain", &[], &marked).await;
+    assert_eq!(explained.json()["params"], BODY);
+    let purged = gateway
+        .post_to_admin("/cache/purge", &[], "\u{feff}{\"all\":true}")
+        .await;
+    assert_eq!(purged.json()["purged"], 0, "the order has");
+    let level = gateway
+        .post_to_admin("/log-level", &[], "\u{feff}info")
+        .await;
+    assert_eq!(level.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_in_utf_16_or_utf_32_is_told_so() {
+    let upstream = upstream()
+        .answers(success(&serde_json::json!({})))
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let utf_16 = |to_bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
+        BODY.encode_utf16().flat_map(to_bytes).collect()
+    };
+    let utf_32 = |to_bytes: fn(u32) -> [u8; 4]| -> Vec<u8> {
+        BODY.chars().map(u32::from).flat_map(to_bytes).collect()
+    };
+    let rows = [
+        ("UTF-16", &b"\xff\xfe"[..], utf_16(u16::to_le_bytes)),
+        ("UTF-16", b"\xfe\xff", utf_16(u16::to_be_bytes)),
+        ("UTF-32", b"\xff\xfe\0\0", utf_32(u32::to_le_bytes)),
+        ("UTF-32", b"\0\0\xfe\xff", utf_32(u32::to_be_bytes)),
+    ];
+    for (encoding, mark, body) in rows {
+        for mark in [mark, b""] {
+            let body = [mark, &body].concat();
+            let reply = gateway.post("/package/orderPackage", &[], &body).await;
+            assert_eq!(reply.problem().1, "invalid_json", "{body:?}");
+            let detail = reply.json()["detail"].to_string();
+            assert!(detail.contains(encoding), "{body:?}: {detail}");
+            assert!(detail.contains("UTF-8"), "{body:?}: {detail}");
+        }
+    }
+    assert_eq!(upstream.calls(), 0);
 }

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -433,7 +434,8 @@ async fn a_key_is_visible_ascii_demanded_where_the_route_says_so_and_ignored_by_
         .run()
         .await;
     let long = "x".repeat(256);
-    for key in ["", "a b", "ключ", &long] {
+    let long_string = format!("\"{long}\"");
+    for key in ["", "a b", "ключ", &long, &long_string, "\"\"", "\"ключ\""] {
         let headers = [("Idempotency-Key", key)];
         let reply = gateway.post(ORDER, &headers, "{}").await;
         assert_eq!(
@@ -455,6 +457,158 @@ async fn a_key_is_visible_ascii_demanded_where_the_route_says_so_and_ignored_by_
     let reply = order(&gateway, &long[1..], &json!({})).await;
     assert_eq!(reply.status, 200);
     assert_eq!(gateway.post("/unlisted", &[], "{}").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_is_one_key_with_quotes_or_without() {
+    let upstream = upstream()
+        .script(|_| success(&json!({"order_id": "ORDER_1"})))
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let long = "x".repeat(255);
+    let (bare, string) = (long.clone(), format!("\"{long}\""));
+    let rows = [
+        vec!["k", r#""k""#],
+        vec![r#""K""#, "K"],
+        vec![r#"a"b"#, r#""a\"b""#],
+        vec![r"a\b", r#""a\\b""#],
+        vec![r#""unclosed"#, r#""\"unclosed""#],
+        vec![r#"""#, r#""\"""#],
+        vec![r#""a b""#],
+        vec![r#"" ""#],
+        vec![r#""\"quoted\"""#],
+        vec!["quoted", r#""quoted""#],
+        vec![r#""bad\escape""#],
+        vec![&bare, &string],
+    ];
+    for (number, spellings) in rows.iter().enumerate() {
+        let body = json!({"row": number});
+        for spelling in [spellings.clone(), spellings.clone()].concat() {
+            let reply = order(&gateway, spelling, &body).await;
+            assert_eq!(reply.status, 200, "{spelling}: {reply:?}");
+            assert_eq!(upstream.calls(), number + 1, "{spelling}");
+        }
+        let other = order(&gateway, spellings[0], &json!({"another": 1})).await;
+        assert_eq!(other.problem().1, "idempotency_mismatch");
+    }
+}
+
+#[tokio::test]
+async fn one_key_in_two_spellings_at_once_is_one_call() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = upstream()
+        .script(move |_| success(&json!({"order_id": "ORDER_1"})).behind(&held))
+        .run()
+        .await;
+    let gateway = gateway(&upstream).run().await;
+    let mut callers = Vec::new();
+    for key in ["k", "\"k\"", "k", "\"k\""] {
+        callers.push(connect_and_order(&gateway, &[("Idempotency-Key", key)]).await);
+        until("it is in flight", async || {
+            let in_flight = gateway.metric("requests_in_flight", &[]).await;
+            (in_flight - f64::from(u32::try_from(callers.len()).unwrap())).abs() < 0.5
+        })
+        .await;
+    }
+    gate.arrived().await;
+    gate.open();
+    for caller in &mut callers {
+        assert_eq!(caller.reply().await.json()["data"]["order_id"], "ORDER_1");
+    }
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn what_stands_behind_a_key_in_quotes_is_refused_with_the_reason() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    for key in [
+        r#""k";x=1"#,
+        r#""k"; x"#,
+        r#""k" ;x"#,
+        r#""k";"#,
+        r#""a", "b""#,
+        r#""a""b""#,
+        r#""a"b"#,
+    ] {
+        let reply = order(&gateway, key, &json!({})).await;
+        let refused = (400, "invalid_header".into(), "no".into());
+        assert_eq!(reply.problem(), refused, "{key}");
+        let detail = reply.json()["detail"].to_string();
+        assert!(detail.contains("behind the closing quote"), "{detail}");
+    }
+    let reply = order(&gateway, "a b", &json!({})).await;
+    let detail = reply.json()["detail"].to_string();
+    assert!(detail.contains("with spaces"), "{detail}");
+    assert_eq!(upstream.calls(), 0);
+}
+
+/// The file was written by the last version that told `"k"` from `k`: `gzip -9n` of its `state.redb`.
+fn state_of_an_older_version(folder: &std::path::Path) {
+    let fixture = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/state-keys-as-sent.redb.gz"
+    );
+    let unpacked = Command::new("gzip").args(["-dc", fixture]).output();
+    let unpacked = unpacked.unwrap();
+    assert!(unpacked.status.success(), "{unpacked:?}");
+    std::fs::create_dir(folder.join("state")).unwrap();
+    std::fs::write(folder.join("state/state.redb"), unpacked.stdout).unwrap();
+}
+
+#[tokio::test]
+async fn a_key_that_an_older_version_has_stored_is_found_in_either_spelling() {
+    let upstream = upstream()
+        .script(|_| success(&json!({"order_id": "ORDER_2"})))
+        .run()
+        .await;
+    let folder = tempfile::tempdir().unwrap();
+    state_of_an_older_version(folder.path());
+    let gateway = with_state(gateway(&upstream), &folder).run().await;
+    let (one, two, lost) = (
+        json!({"device_id": "1"}),
+        json!({"device_id": "2"}),
+        json!({"device_id": "lost"}),
+    );
+    for (spelling, body, expected) in [
+        ("kept-bare", &one, Repeat::Same),
+        (r#""kept-bare""#, &one, Repeat::Same),
+        ("kept-quoted", &one, Repeat::Same),
+        (r#""kept-quoted""#, &one, Repeat::Same),
+        (r#"kept-"escaped\"#, &one, Repeat::Same),
+        (r#""kept-\"escaped\\""#, &one, Repeat::Same),
+        (r#""unclosed"#, &one, Repeat::Same),
+        (r#""\"unclosed""#, &one, Repeat::Same),
+        ("lost-bare", &lost, Repeat::InDoubt),
+        (r#""lost-bare""#, &lost, Repeat::InDoubt),
+        ("lost-quoted", &lost, Repeat::InDoubt),
+        (r#""lost-quoted""#, &lost, Repeat::InDoubt),
+        // They were two keys.
+        ("both", &one, Repeat::Same),
+        (r#""both""#, &one, Repeat::Same),
+        ("both", &two, Repeat::Same),
+        (r#""both""#, &two, Repeat::Same),
+        ("new", &one, Repeat::Sent),
+    ] {
+        let calls = upstream.calls();
+        let reply = order(&gateway, spelling, body).await;
+        match expected {
+            Repeat::Same => {
+                assert!(is_replay(&reply), "{spelling}: {reply:?}");
+                assert_eq!(reply.json()["data"]["order_id"], "ORDER_1");
+            }
+            Repeat::InDoubt => assert_eq!(reply.problem(), in_doubt(), "{spelling}"),
+            Repeat::Sent => assert_eq!(reply.json()["data"]["order_id"], "ORDER_2"),
+        }
+        let is_sent = upstream.calls() > calls;
+        assert_eq!(is_sent, expected == Repeat::Sent, "{spelling}");
+    }
+    for spelling in ["kept-quoted", r#""kept-quoted""#, "both", r#""both""#] {
+        let reply = order(&gateway, spelling, &json!({"another": 1})).await;
+        assert_eq!(reply.problem().1, "idempotency_mismatch", "{spelling}");
+    }
 }
 
 #[tokio::test]

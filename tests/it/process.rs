@@ -249,6 +249,51 @@ async fn sign_prints_the_canonical_text_and_the_signed_body_which_calibrate_reco
 }
 
 #[tokio::test]
+async fn what_stands_around_a_secret_is_warned_of_wherever_it_is_read() {
+    let upstream = upstream().takes_any_signature().run().await;
+    let builder = gateway(&upstream)
+        .caller("billing", "\"token-of-billing-0001\"", &["acme"], true)
+        .secret("acme", "\"hunter2-of-acme\" \n");
+    let config = builder.write();
+    let of_acme = ["--config", &config, "--tenant", "acme"];
+    let file = builder.file("secret-acme", "\"hunter2-of-acme\" \n");
+    for arguments in [
+        vec!["check", "--config", &config],
+        [&["sign"], &of_acme[..]].concat(),
+        [&["probe"], &of_acme[..]].concat(),
+        vec!["calibrate", "--secret-file", &file],
+    ] {
+        let ran = run_beside(builder.command(&arguments), r#"{"sign":"x"}"#).await;
+        let told = err(&ran);
+        assert!(
+            told.contains("warning: tenants.acme.secret_file")
+                || told.contains("warning: --secret-file"),
+            "{arguments:?}: {told}"
+        );
+        for part in ["begins with a quote", "ends with a space"] {
+            assert!(told.contains(part), "{arguments:?}: {told}");
+        }
+        assert!(!told.contains("hunter2"), "{told}");
+        if arguments[0] == "check" {
+            assert!(told.contains("warning: callers.billing.token_file"));
+        }
+    }
+    let gateway = builder.run().await;
+    let is_told = |line: &serde_json::Value| {
+        line["level"] == "WARN" && line["key"] == "tenants.acme.secret_file"
+    };
+    assert!(gateway.log().iter().any(is_told), "{}", gateway.output());
+    assert!(!gateway.output().contains("hunter2"));
+
+    let marked = gateway.folder().join("secret-acme");
+    std::fs::write(&marked, "\u{feff}hunter2-of-acme\n").unwrap();
+    let reloaded = gateway.reload().await;
+    let refused = reloaded.json()["refused_secrets"].to_string();
+    assert!(refused.contains("byte order mark"), "{refused}");
+    assert!(!refused.contains("hunter2"), "{refused}");
+}
+
+#[tokio::test]
 async fn probe_spends_one_call_and_says_what_is_right() {
     let upstream = upstream().run().await;
     let builder = gateway(&upstream);

@@ -40,6 +40,10 @@ fn unset(_: &str) -> Option<String> {
     None
 }
 
+fn utf_16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
 fn keys(problems: &Problems) -> Vec<&str> {
     problems
         .problems
@@ -66,7 +70,55 @@ fn one_trailing_newline_is_no_part_of_a_secret() {
             secret,
             "{content:?}"
         );
-        assert!(secrets.warnings.is_empty());
+    }
+}
+
+#[test]
+fn what_can_hardly_be_part_of_a_secret_is_warned_of_without_being_shown() {
+    let dir = TempDir::new().unwrap();
+    for (before, after, reasons) in [
+        ("", "", &[][..]),
+        ("", "\n", &[]),
+        ("", "\r\n", &[]),
+        ("", "==\n", &[]),
+        ("密", "密", &[]),
+        ("\"", "\"\n", &["begins with a quote", "ends with a quote"]),
+        ("'", "'", &["begins with a quote", "ends with a quote"]),
+        ("`", "`", &["begins with a quote", "ends with a quote"]),
+        (
+            "\u{201c}",
+            "\u{201d}",
+            &["begins with a quote", "ends with a quote"],
+        ),
+        ("", "\"", &["ends with a quote"]),
+        (" ", "", &["begins with a space"]),
+        ("\t", "", &["begins with a tab"]),
+        ("", " \n", &["ends with a space"]),
+        ("", "\r", &["ends with a carriage return"]),
+        ("", "\r\r\n", &["ends with a carriage return"]),
+        ("", "\n\n", &["ends with a line break"]),
+        ("\n", "", &["begins with a line break"]),
+        ("\u{a0}", "", &["begins with a no-break space"]),
+        ("", "\u{202f}\n", &["ends with a no-break space"]),
+        ("\u{3000}", "", &["begins with a blank"]),
+        ("\u{200b}", "", &["begins with an invisible character"]),
+        ("", "\u{feff}", &["ends with an invisible character"]),
+        ("a\u{200d}", "", &["holds an invisible character"]),
+        ("a\r\n", "", &["holds a carriage return"]),
+        ("a\n", "", &["holds a line break"]),
+        ("a\u{a0}", "", &["holds a no-break space"]),
+        ("a\u{7}", "", &["holds an invisible character"]),
+        (" \"", "\" ", &["begins with a space", "ends with a space"]),
+        ("two words ", "", &[]),
+    ] {
+        let content = [before, MARK, after].concat();
+        let secrets = load(&tenant(&file(&dir, "secret", &content)), unset).unwrap();
+        let shown: String = secrets.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(shown.is_empty(), reasons.is_empty(), "{content:?}: {shown}");
+        for reason in reasons {
+            assert!(shown.contains(reason), "{content:?}: {shown}");
+        }
+        assert!(!shown.contains(MARK), "{shown}");
     }
 }
 
@@ -88,6 +140,20 @@ fn what_cannot_be_a_secret_is_refused_without_being_shown() {
             file(&dir, "binary", [MARK.as_bytes(), b"\xff"].concat()),
             "is not UTF-8",
         ),
+        (
+            file(&dir, "marked", format!("\u{feff}{MARK}\n")),
+            "begins with a byte order mark",
+        ),
+        (
+            file(&dir, "mark", "\u{feff}\n"),
+            "begins with a byte order mark",
+        ),
+        (file(&dir, "nul", format!("{MARK}\0")), "holds a NUL byte"),
+        (
+            file(&dir, "wide", utf_16(&format!("\u{feff}{MARK}\n"))),
+            "is not UTF-8 but UTF-16",
+        ),
+        (file(&dir, "unmarked", utf_16(MARK)), "holds a NUL byte"),
         (
             file(&dir, "large", format!("{largest}x")),
             "is larger than 64 KiB",
@@ -137,12 +203,15 @@ fn a_token_belongs_to_one() {
     caller(&mut config, "c", file(&dir, "c", "admin-token-0123456789"));
     caller(&mut config, "d", file(&dir, "d", "two words, no token"));
     caller(&mut config, "e", dir.path().join("none"));
+    caller(&mut config, "f", file(&dir, "f", format!("\u{feff}{MARK}")));
     let problems = load(&config, unset).unwrap_err();
-    let expected = ["d", "e", "b", "c"].map(|name| format!("callers.{name}.token_file"));
+    let expected = ["d", "e", "f", "b", "c"].map(|name| format!("callers.{name}.token_file"));
     assert_eq!(keys(&problems), expected);
     let shown = problems.to_string();
     assert!(
-        shown.contains("that of a as well") && shown.contains("that of the admin listener"),
+        shown.contains("byte order mark")
+            && shown.contains("that of a as well")
+            && shown.contains("that of the admin listener"),
         "{shown}"
     );
     assert!(

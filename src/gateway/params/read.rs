@@ -10,9 +10,30 @@ use serde::de::IgnoredAny;
 
 use super::write::is_special;
 use super::{InvalidParams, MAX_DEPTH, Object, Value};
+use crate::body::without_mark;
 
-/// Parses a JSON object strictly: UTF-8, no duplicate key, no lone surrogate, at most [`MAX_DEPTH`] levels.
+/// Parses a JSON object strictly: UTF-8, no duplicate key, no lone surrogate, at most [`MAX_DEPTH`] levels. A byte order mark
+/// before it is passed over.
 pub fn parse_object(body: &[u8]) -> Result<Object<'_>, InvalidParams> {
+    let parsed = parse(without_mark(body));
+    parsed.map_err(|invalid| match wide_encoding(body) {
+        Some(encoding) => InvalidParams(format!("the body is in {encoding}: send it in UTF-8")),
+        None => invalid,
+    })
+}
+
+/// By its byte order mark, or by where its first characters, which are ASCII in JSON, have their zeros.
+fn wide_encoding(body: &[u8]) -> Option<&'static str> {
+    match body {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [0, 0, 0, ..] | [_, 0, 0, 0, ..] => {
+            Some("UTF-32")
+        }
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, ..] | [_, 0, ..] => Some("UTF-16"),
+        _ => None,
+    }
+}
+
+fn parse(body: &[u8]) -> Result<Object<'_>, InvalidParams> {
     let text = std::str::from_utf8(body)
         .map_err(|error| InvalidParams(format!("not UTF-8 after byte {}", error.valid_up_to())))?;
     let mut reader = Reader::new(text);

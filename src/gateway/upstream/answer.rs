@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use crate::body::without_mark;
 use crate::config::Codes;
 use crate::gateway::page::{OrderId, Position};
 
@@ -116,9 +117,10 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// RFC 8259, section 8.1: what is not UTF-8 is no JSON. (serde looks only at the strings that somebody reads.)
+/// RFC 8259, section 8.1: what is not UTF-8 is no JSON, and what is may have a byte order mark before it. (serde looks only at
+/// the strings that somebody reads.)
 fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
-    serde_json::from_str(str::from_utf8(body).ok()?).ok()
+    serde_json::from_str(str::from_utf8(without_mark(body)).ok()?).ok()
 }
 
 fn is_json(body: &[u8]) -> bool {
