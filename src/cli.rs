@@ -5,6 +5,7 @@ mod calibrate;
 mod demo;
 mod healthcheck;
 mod probe;
+mod signals;
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -13,9 +14,9 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
 
+use self::signals::Signals;
 use crate::Instance;
 use crate::clock::wall_clock;
 use crate::config::{Config, LogFormat, Secrets, Warning};
@@ -133,6 +134,8 @@ impl<E: Display> From<E> for Failed {
 type Done = Result<(), Failed>;
 
 fn serve(path: &Path) -> Done {
+    let signals = Signals::install()?;
+    let hangups = signals.hangups()?;
     let (config, secrets, warnings) = load(path)?;
     let _flushed_last = start_log(&config)?;
     for Warning {
@@ -145,8 +148,8 @@ fn serve(path: &Path) -> Done {
     }
     runtime(config.server.worker_threads.get())?.block_on(async {
         let instance = Instance::start(&config, &secrets).await?;
-        let instance = instance.reloading(path, config, secrets);
-        instance.run(asked_to_end()?).await?;
+        let instance = instance.reloading(path, config, secrets, hangups);
+        instance.run(signals.started()).await?;
         Ok(())
     })
 }
@@ -193,6 +196,7 @@ fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {
 }
 
 fn simulate(options: simulator::Options) -> Done {
+    let signals = Signals::install()?;
     runtime(2)?.block_on(async {
         let listener = tokio::net::TcpListener::bind(options.listen).await?;
         print(&format!(
@@ -200,7 +204,7 @@ fn simulate(options: simulator::Options) -> Done {
             listener.local_addr()?,
             options.base_path
         ))?;
-        simulator::run(listener, options, asked_to_end()?).await?;
+        simulator::run(listener, options, signals.started()).await?;
         Ok(())
     })
 }
@@ -234,34 +238,6 @@ fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
         .worker_threads(threads)
         .enable_all()
         .build()
-}
-
-/// Resolves at the first SIGTERM or SIGINT; a second one ends the process at once.
-fn asked_to_end() -> io::Result<impl Future<Output = ()>> {
-    let mut signals = Signals(
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    Ok(async move {
-        signals.next().await;
-        tokio::spawn(async move {
-            signals.next().await;
-            warn!("asked to end a second time");
-            log::flush();
-            std::process::exit(1);
-        });
-    })
-}
-
-struct Signals(Signal, Signal);
-
-impl Signals {
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.0.recv() => {}
-            _ = self.1.recv() => {}
-        }
-    }
 }
 
 fn standard_input() -> io::Result<Vec<u8>> {

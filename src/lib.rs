@@ -102,6 +102,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::Signal;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -271,7 +272,7 @@ impl Build<'_> {
 pub struct Instance {
     live: Live,
     store: Option<Store>,
-    reloader: Option<Reloader>,
+    reloader: Option<(Reloader, Signal)>,
     data: TcpListener,
     admin: std::net::TcpListener,
     limits: Limits,
@@ -334,10 +335,18 @@ impl Instance {
         })
     }
 
-    /// Reads this file again when it changes; `config` and `secrets` are what it started with.
+    /// Reads this file again when it changes, and when one of `hangups` comes; `config` and `secrets` are what it started
+    /// with.
     #[must_use]
-    pub fn reloading(mut self, path: &Path, config: Config, secrets: Secrets) -> Self {
-        self.reloader = Some(Reloader::new(path, config, secrets, self.live.clone()));
+    pub fn reloading(
+        mut self,
+        path: &Path,
+        config: Config,
+        secrets: Secrets,
+        hangups: Signal,
+    ) -> Self {
+        let reloader = Reloader::new(path, config, secrets, self.live.clone());
+        self.reloader = Some((reloader, hangups));
         self
     }
 
@@ -357,13 +366,15 @@ impl Instance {
         let drain = Drain::default();
         let admin_drain = Drain::default();
         let live = self.live;
+        let (reloader, hangups) = self.reloader.unzip();
         let admin = Admin::new(admin::Parts {
             live: live.clone(),
-            reloader: self.reloader.clone(),
+            reloader: reloader.clone(),
             drain: drain.clone(),
         });
         let looking = tokio::spawn(clock::keep_looking());
-        let watching = self.reloader.map(|reloader| tokio::spawn(reloader.watch()));
+        let watching = reloader.zip(hangups);
+        let watching = watching.map(|(reloader, hangups)| tokio::spawn(reloader.watch(hangups)));
         for (listener, address) in [
             ("data", self.data.local_addr()),
             ("admin", self.admin.local_addr()),

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::TcpListener;
 
-use super::{Done, Failed, asked_to_end, print, runtime};
+use super::signals::Signals;
+use super::{Done, Failed, print, runtime};
 use crate::config::{Config, Secrets, TenantSecret};
 use crate::telemetry::log;
 use crate::{Instance, simulator};
@@ -18,6 +19,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Done {
+    let signals = Signals::install()?;
     let _flushed_last = log::init("info", log::Format::Auto)?;
     runtime(2)?.block_on(async {
         let address = beside(options.listen, 2);
@@ -36,7 +38,7 @@ pub(super) fn run(options: &Options) -> Done {
             strict(),
             ended.clone().cancelled_owned(),
         ));
-        instance.run(asked_to_end()?).await?;
+        instance.run(signals.started()).await?;
         ended.cancel();
         simulator.await??;
         Ok(())

@@ -34,6 +34,7 @@ mod process;
 mod reload;
 mod secrets;
 mod sign;
+mod signals;
 mod snapshots;
 mod state_disk;
 mod support;
