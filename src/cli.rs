@@ -19,7 +19,7 @@ use tracing::warn;
 use self::signals::Signals;
 use crate::Instance;
 use crate::clock::wall_clock;
-use crate::config::{Config, LogFormat, Secrets, Warning};
+use crate::config::{Config, LogFormat, Secrets, Server, Warning};
 use crate::gateway::params::Params;
 use crate::gateway::tenant::Tenants;
 use crate::simulator;
@@ -197,7 +197,7 @@ fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {
 
 fn simulate(options: simulator::Options) -> Done {
     let signals = Signals::install()?;
-    runtime(2)?.block_on(async {
+    runtime(Server::default().worker_threads.get())?.block_on(async {
         let listener = tokio::net::TcpListener::bind(options.listen).await?;
         print(&format!(
             "a Linksfield simulator listens on http://{}{}\n",

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use super::signals::Signals;
 use super::{Done, Failed, print, runtime};
-use crate::config::{Config, Secrets, TenantSecret};
+use crate::config::{Config, Secrets, Server, TenantSecret};
 use crate::telemetry::log;
 use crate::{Instance, simulator};
 
@@ -21,7 +21,7 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> Done {
     let signals = Signals::install()?;
     let _flushed_last = log::init("info", log::Format::Auto)?;
-    runtime(2)?.block_on(async {
+    runtime(Server::default().worker_threads.get())?.block_on(async {
         let address = beside(options.listen, 2);
         let vendor = (TcpListener::bind(address).await)
             .map_err(|error| Failed(format!("{address}, for the simulator: {error}")))?;
