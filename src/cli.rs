@@ -22,6 +22,7 @@ use crate::clock::wall_clock;
 use crate::config::{Config, LogFormat, Secrets, Server, Warning};
 use crate::gateway::params::Params;
 use crate::gateway::tenant::Tenants;
+use crate::open_files;
 use crate::simulator;
 use crate::telemetry::{REVISION, log};
 
@@ -135,8 +136,10 @@ type Done = Result<(), Failed>;
 
 fn serve(path: &Path) -> Done {
     let signals = Signals::install()?;
+    open_files::raise_limit();
     let hangups = signals.hangups()?;
-    let (config, secrets, warnings) = load(path)?;
+    let (config, secrets, mut warnings) = load(path)?;
+    warnings.extend(config.files_warning(open_files::limit()));
     let _flushed_last = start_log(&config)?;
     for Warning {
         key,
@@ -161,10 +164,13 @@ fn check(path: &Path, no_secrets: bool) -> Done {
         warnings.extend(secrets.warnings.iter().cloned());
         Tenants::new(&config, &secrets)?;
     }
+    open_files::raise_limit(); // as a start would
+    let limit = open_files::limit();
+    warnings.extend(config.files_warning(limit));
     for warning in &warnings {
         let _ = writeln!(io::stderr(), "{warning}");
     }
-    let arithmetic = config.arithmetic();
+    let arithmetic = config.arithmetic() + &config.files_arithmetic(limit);
     let arithmetic = arithmetic.lines().map(|line| format!("# {line}\n"));
     let effective = [config.effective(), "\n".to_owned()];
     print(&effective.into_iter().chain(arithmetic).collect::<String>())
@@ -197,6 +203,7 @@ fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {
 
 fn simulate(options: simulator::Options) -> Done {
     let signals = Signals::install()?;
+    open_files::raise_limit();
     runtime(Server::default().worker_threads.get())?.block_on(async {
         let listener = tokio::net::TcpListener::bind(options.listen).await?;
         print(&format!(

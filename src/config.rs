@@ -12,6 +12,7 @@ mod check;
 mod environment;
 mod faults;
 mod limits;
+mod open_files;
 mod problem;
 mod read;
 mod restart;
@@ -412,7 +413,11 @@ impl Config {
         let source = path.display().to_string();
         let text = read::file(path).map_err(|error| {
             let reason = format!("the file cannot be read: {error}");
-            let remedy = "correct the path; config/gateway.toml is an example to begin with";
+            let remedy = if crate::open_files::are_exhausted(&error) {
+                crate::open_files::REMEDY
+            } else {
+                "correct the path; config/gateway.toml is an example to begin with"
+            };
             Problems::new(
                 &source,
                 vec![Problem::new("the file itself", reason, remedy)],

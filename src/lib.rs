@@ -7,7 +7,8 @@
 //! # The life of a request
 //!
 //! 1. [`server`] accepts the connection. Its I/O wrapper keeps the times that a peer may take (for a head, between
-//!    requests, to read an answer) and decides, while draining, which connections are idle.
+//!    requests, to read an answer) and decides, while draining, which connections are idle. Callers never take the last of
+//!    the files that may be open: `open_files.rs` keeps some for the admin listener, for calls and for reloads.
 //! 2. [`gateway`] is the table of contents: [`Gateway::handle`](gateway::Gateway::handle) calls the stations below in
 //!    this order, and nothing else knows the order. It refuses what is not a well-formed POST of JSON.
 //! 3. `gateway/route.rs` reads the path: *query* or *command*, and its policy. What is not configured is a command.
@@ -42,7 +43,7 @@
 //!        lib → admin → telemetry      gateway → quota, upstream
 //!                                     gateway → keys, call → state
 //! reload implements what server and admin serve; server knows none of them
-//! leaves: config, telemetry, body, id, state, clock; error (imports body, id, state), progress (imports error's `Sent`)
+//! leaves: config, telemetry, body, id, state, clock, open_files; error (imports body, id, state), progress (imports error's `Sent`)
 //! ```
 //!
 //! # Invariants
@@ -89,6 +90,7 @@ pub mod clock;
 pub mod config;
 pub mod gateway;
 pub mod id;
+pub mod open_files;
 pub mod reload;
 pub mod server;
 pub mod simulator;
@@ -117,13 +119,11 @@ use crate::gateway::skew::Skew;
 use crate::gateway::tenant::{Callers, Tenants};
 use crate::gateway::upstream::{Slot, Traffic, Upstream};
 use crate::gateway::{Gateway, wall_clock};
+use crate::open_files::Room;
 use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Limits, Times, serve};
 use crate::state::{Hangs, Saved, Store, WriteError};
 use crate::telemetry::{Constants, Labels, Metrics};
-
-/// Connections that may ask for metrics and probes at a time.
-const ADMIN_CONNECTIONS: usize = 256;
 
 /// What a probe and a scrape need: whoever connects and says nothing holds a place for no longer than that.
 const ADMIN_TIMES: Times = Times {
@@ -276,6 +276,7 @@ pub struct Instance {
     data: TcpListener,
     admin: std::net::TcpListener,
     limits: Limits,
+    admin_room: Room,
     drain_delay: Duration,
     drain_timeout: Duration,
 }
@@ -316,6 +317,8 @@ impl Instance {
         };
         let data = bind("server.listen", server.listen).await?;
         let admin = bind("server.admin_listen", server.admin_listen).await?;
+        let shares = config.shares(open_files::limit());
+        current.metrics.may_have(shares.callers.connections);
         Ok(Self {
             live: Live::new(current),
             store,
@@ -323,13 +326,14 @@ impl Instance {
             data,
             admin: admin.into_std().map_err(StartError::Admin)?,
             limits: Limits {
-                connections: server.max_connections.get(),
+                room: shares.callers,
                 times: Times {
                     header: server.header_timeout,
                     write: server.body_timeout,
                     idle: server.idle_timeout,
                 },
             },
+            admin_room: shares.admin,
             drain_delay: server.drain_delay,
             drain_timeout: server.drain_timeout,
         })
@@ -383,7 +387,11 @@ impl Instance {
                 info!(listener, %address, "listening");
             }
         }
-        let admin_thread = run_admin(self.admin, admin, admin_drain.clone())?;
+        let admin_limits = Limits {
+            room: self.admin_room,
+            times: ADMIN_TIMES,
+        };
+        let admin_thread = run_admin(self.admin, admin, admin_limits, admin_drain.clone())?;
         let connections = live.current().metrics.connections().clone();
         let data = tokio::spawn(serve(
             self.data,
@@ -476,6 +484,7 @@ fn tell_of_hangs(told: Hangs, hangs: Hangs) -> Hangs {
 fn run_admin(
     listener: std::net::TcpListener,
     admin: Admin,
+    limits: Limits,
     drain: Drain,
 ) -> Result<std::thread::JoinHandle<()>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -485,10 +494,6 @@ fn run_admin(
     let listener = {
         let _inside = runtime.enter();
         TcpListener::from_std(listener).map_err(StartError::Admin)?
-    };
-    let limits = Limits {
-        connections: ADMIN_CONNECTIONS,
-        times: ADMIN_TIMES,
     };
     let serve = move || {
         let served = serve(listener, admin, limits, drain.clone(), None);

@@ -25,7 +25,7 @@ use crate::config::{Config, Problem, Problems, Secrets, Warning, dotted};
 use crate::gateway::{Gateway, wall_clock};
 use crate::server::Service;
 use crate::telemetry::{Metrics, log};
-use crate::{Build, StartError};
+use crate::{Build, StartError, open_files};
 
 /// Editors and mounts make a change of several steps.
 const SETTLED: Duration = Duration::from_millis(100);
@@ -200,6 +200,7 @@ impl Reloader {
         let (mut config, mut warnings) = Config::load(&self.0.path)?;
         let (secrets, kept) = config.reload_secrets(&read.secrets, &read.config)?;
         warnings.extend(secrets.warnings.iter().cloned());
+        warnings.extend(config.files_warning(open_files::limit()));
         let needs_restart = config.keep_what_needs_a_restart(&read.config);
         let is_same_config = config == read.config;
         let changed_keys = config.differs_in(&read.config);

@@ -9,7 +9,7 @@ use super::signals::Signals;
 use super::{Done, Failed, print, runtime};
 use crate::config::{Config, Secrets, Server, TenantSecret};
 use crate::telemetry::log;
-use crate::{Instance, simulator};
+use crate::{Instance, open_files, simulator};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -20,6 +20,7 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> Done {
     let signals = Signals::install()?;
+    open_files::raise_limit();
     let _flushed_last = log::init("info", log::Format::Auto)?;
     runtime(Server::default().worker_threads.get())?.block_on(async {
         let address = beside(options.listen, 2);

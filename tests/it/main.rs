@@ -29,6 +29,7 @@ mod limits;
 mod log;
 mod matrix;
 mod model;
+mod open_files;
 mod page;
 mod process;
 mod reload;
