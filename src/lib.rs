@@ -119,7 +119,6 @@ use crate::gateway::skew::Skew;
 use crate::gateway::tenant::{Callers, Tenants};
 use crate::gateway::upstream::{Slot, Traffic, Upstream};
 use crate::gateway::{Gateway, wall_clock};
-use crate::open_files::Room;
 use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Limits, Times, serve};
 use crate::state::{Hangs, Saved, Store, WriteError};
@@ -276,7 +275,7 @@ pub struct Instance {
     data: TcpListener,
     admin: std::net::TcpListener,
     limits: Limits,
-    admin_room: Room,
+    admin_limits: Limits,
     drain_delay: Duration,
     drain_timeout: Duration,
 }
@@ -333,7 +332,10 @@ impl Instance {
                     idle: server.idle_timeout,
                 },
             },
-            admin_room: shares.admin,
+            admin_limits: Limits {
+                room: shares.admin,
+                times: ADMIN_TIMES,
+            },
             drain_delay: server.drain_delay,
             drain_timeout: server.drain_timeout,
         })
@@ -387,11 +389,7 @@ impl Instance {
                 info!(listener, %address, "listening");
             }
         }
-        let admin_limits = Limits {
-            room: self.admin_room,
-            times: ADMIN_TIMES,
-        };
-        let admin_thread = run_admin(self.admin, admin, admin_limits, admin_drain.clone())?;
+        let admin_thread = run_admin(self.admin, admin, self.admin_limits, admin_drain.clone())?;
         let connections = live.current().metrics.connections().clone();
         let data = tokio::spawn(serve(
             self.data,

@@ -57,7 +57,7 @@ pub struct Room {
 
 impl Room {
     fn within(files: usize, connections: usize) -> Self {
-        let told = (files / 8).min(TOLD_TOO_MANY);
+        let told = (files / 5).min(TOLD_TOO_MANY);
         Self {
             connections: connections.min(files - told).max(1),
             told,
@@ -97,8 +97,8 @@ mod tests {
         for (limit, callers, admin) in [
             (usize::MAX, room(10_000, 64), room(256, 64)),
             (20_000, room(10_000, 64), room(256, 64)),
-            (1024, room(664, 64), room(212, 30)),
-            (128, room(49, 7), room(16, 2)),
+            (1024, room(664, 64), room(194, 48)),
+            (128, room(45, 11), room(15, 3)),
             (64, room(7, 1), room(2, 0)),
             (16, room(1, 0), room(1, 0)),
         ] {
