@@ -597,10 +597,18 @@ impl Error {
     /// Whose fault is it?
     pub fn fault(&self) -> Fault {
         match self.cause() {
-            Self::UpstreamUnreachable {
+            Self::Overloaded { .. }
+            | Self::TooManyConnections
+            | Self::QuotaExhausted { .. }
+            | Self::RefreshRefused
+            | Self::IdempotencyStoreFull
+            | Self::StateStoreUnavailable(_)
+            | Self::UpstreamPaused
+            | Self::UpstreamUnreachable {
                 reason: Unreachable::OpenFiles,
                 ..
-            } => Fault::Gateway,
+            }
+            | Self::Internal(_) => Fault::Gateway,
             Self::BreakerOpen { .. }
             | Self::PagesMoved
             | Self::UpstreamUnreachable { .. }
@@ -612,14 +620,6 @@ impl Error {
             | Self::UpstreamRedirects { .. }
             | Self::UpstreamThrottled { .. }
             | Self::UpstreamUnavailable { .. } => Fault::Upstream,
-            Self::Overloaded { .. }
-            | Self::TooManyConnections
-            | Self::QuotaExhausted { .. }
-            | Self::RefreshRefused
-            | Self::IdempotencyStoreFull
-            | Self::StateStoreUnavailable(_)
-            | Self::UpstreamPaused
-            | Self::Internal(_) => Fault::Gateway,
             _ => Fault::Caller,
         }
     }

@@ -133,7 +133,7 @@ async fn demo_and_simulate_end_though_nobody_reads_what_they_print() {
     ] {
         for signal in [TERM, INT] {
             let (_unread, mut pipe) = std::io::pipe().unwrap();
-            pipe.write_all(&[0; 65536]).unwrap(); // as much as it takes
+            pipe.write_all(&vec![0; 65536]).unwrap(); // as much as it takes
             let files = gateway_to("http://127.0.0.1:1");
             let mut process = Running::start(files, &arguments, pipe.into());
             process.heeds(&[INT, TERM]).await;
