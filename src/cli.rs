@@ -135,9 +135,8 @@ impl<E: Display> From<E> for Failed {
 type Done = Result<(), Failed>;
 
 fn serve(path: &Path) -> Done {
-    let signals = Signals::install()?;
+    let (signals, hangups) = Signals::install_with_hangups()?;
     open_files::raise_limit();
-    let hangups = signals.hangups()?;
     let (config, secrets, mut warnings) = load(path)?;
     warnings.extend(config.files_warning(open_files::limit()));
     let _flushed_last = start_log(&config)?;

@@ -6,7 +6,7 @@ use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -16,7 +16,6 @@ use crate::telemetry::log;
 /// The handlers of a process that serves. A thread of its own heeds SIGTERM and SIGINT, so that nothing else that hangs keeps
 /// the process from ending.
 pub(super) struct Signals {
-    thread: Handle,
     has_started: Arc<AtomicBool>,
     asked: CancellationToken,
 }
@@ -24,8 +23,20 @@ pub(super) struct Signals {
 impl Signals {
     /// Installs them. Until the start is over, the first one ends the process at once: nothing is in flight.
     pub(super) fn install() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().build()?;
-        let thread = runtime.handle().clone();
+        Self::heeded_in(runtime()?)
+    }
+
+    /// Installs one for SIGHUP too: every one from now on, also those that come before anybody waits for them.
+    pub(super) fn install_with_hangups() -> io::Result<(Self, Signal)> {
+        let runtime = runtime()?;
+        let hangups = {
+            let _inside = runtime.enter();
+            signal(SignalKind::hangup())?
+        };
+        Ok((Self::heeded_in(runtime)?, hangups))
+    }
+
+    fn heeded_in(runtime: Runtime) -> io::Result<Self> {
         let ends = {
             let _inside = runtime.enter();
             Ends(
@@ -37,17 +48,7 @@ impl Signals {
         let heeding = heed(ends, Arc::clone(&has_started), asked.clone());
         let signals = std::thread::Builder::new().name("signals".into());
         signals.spawn(move || runtime.block_on(heeding))?;
-        Ok(Self {
-            thread,
-            has_started,
-            asked,
-        })
-    }
-
-    /// Every SIGHUP from now on, also those that come before anybody waits for one.
-    pub(super) fn hangups(&self) -> io::Result<Signal> {
-        let _inside = self.thread.enter();
-        signal(SignalKind::hangup())
+        Ok(Self { has_started, asked })
     }
 
     /// The start is over. Resolves when the process is asked to end; asked once more, it ends at once.
@@ -55,6 +56,10 @@ impl Signals {
         self.has_started.store(true, Ordering::Release);
         self.asked.cancelled_owned()
     }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_io().build()
 }
 
 /// SIGTERM and SIGINT.
