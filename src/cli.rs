@@ -5,6 +5,7 @@ mod calibrate;
 mod demo;
 mod healthcheck;
 mod probe;
+mod signals;
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -13,14 +14,15 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
 
+use self::signals::Signals;
 use crate::Instance;
 use crate::clock::wall_clock;
-use crate::config::{Config, LogFormat, Secrets, Warning};
+use crate::config::{Config, LogFormat, Secrets, Server, Warning};
 use crate::gateway::params::Params;
 use crate::gateway::tenant::Tenants;
+use crate::open_files;
 use crate::simulator;
 use crate::telemetry::{REVISION, log};
 
@@ -133,7 +135,10 @@ impl<E: Display> From<E> for Failed {
 type Done = Result<(), Failed>;
 
 fn serve(path: &Path) -> Done {
-    let (config, secrets, warnings) = load(path)?;
+    let (signals, hangups) = Signals::install_with_hangups()?;
+    open_files::raise_limit();
+    let (config, secrets, mut warnings) = load(path)?;
+    warnings.extend(config.files_warning(open_files::limit()));
     let _flushed_last = start_log(&config)?;
     for Warning {
         key,
@@ -145,8 +150,8 @@ fn serve(path: &Path) -> Done {
     }
     runtime(config.server.worker_threads.get())?.block_on(async {
         let instance = Instance::start(&config, &secrets).await?;
-        let instance = instance.reloading(path, config, secrets);
-        instance.run(asked_to_end()?).await?;
+        let instance = instance.reloading(path, config, secrets, hangups);
+        instance.run(signals.started()).await?;
         Ok(())
     })
 }
@@ -158,8 +163,11 @@ fn check(path: &Path, no_secrets: bool) -> Done {
         warnings.extend(secrets.warnings.iter().cloned());
         Tenants::new(&config, &secrets)?;
     }
+    open_files::raise_limit(); // as a start would
+    let limit = open_files::limit();
+    warnings.extend(config.files_warning(limit));
     print_warnings(&warnings);
-    let arithmetic = config.arithmetic();
+    let arithmetic = config.arithmetic() + &config.files_arithmetic(limit);
     let arithmetic = arithmetic.lines().map(|line| format!("# {line}\n"));
     let effective = [config.effective(), "\n".to_owned()];
     print(&effective.into_iter().chain(arithmetic).collect::<String>())
@@ -192,14 +200,16 @@ fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {
 }
 
 fn simulate(options: simulator::Options) -> Done {
-    runtime(2)?.block_on(async {
+    let signals = Signals::install()?;
+    open_files::raise_limit();
+    runtime(Server::default().worker_threads.get())?.block_on(async {
         let listener = tokio::net::TcpListener::bind(options.listen).await?;
         print(&format!(
             "a Linksfield simulator listens on http://{}{}\n",
             listener.local_addr()?,
             options.base_path
         ))?;
-        simulator::run(listener, options, asked_to_end()?).await?;
+        simulator::run(listener, options, signals.started()).await?;
         Ok(())
     })
 }
@@ -233,34 +243,6 @@ fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
         .worker_threads(threads)
         .enable_all()
         .build()
-}
-
-/// Resolves at the first SIGTERM or SIGINT; a second one ends the process at once.
-fn asked_to_end() -> io::Result<impl Future<Output = ()>> {
-    let mut signals = Signals(
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    Ok(async move {
-        signals.next().await;
-        tokio::spawn(async move {
-            signals.next().await;
-            warn!("asked to end a second time");
-            log::flush();
-            std::process::exit(1);
-        });
-    })
-}
-
-struct Signals(Signal, Signal);
-
-impl Signals {
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.0.recv() => {}
-            _ = self.1.recv() => {}
-        }
-    }
 }
 
 fn standard_input() -> io::Result<Vec<u8>> {

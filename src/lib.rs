@@ -8,7 +8,8 @@
 //!
 //! 1. [`server`] accepts the connection. Its I/O wrapper keeps the times that a peer may take (for a head, between
 //!    requests, to read an answer) and decides, while draining, which connections are idle. It shows the lines of requests
-//!    to `target.rs`, as hyper drops a fragment unsaid.
+//!    to `target.rs`, as hyper drops a fragment unsaid. Callers never take the last of the files that may be open:
+//!    `open_files.rs` keeps some for the admin listener, for calls and for reloads.
 //! 2. [`gateway`] is the table of contents: [`Gateway::handle`](gateway::Gateway::handle) calls the stations below in
 //!    this order, and nothing else knows the order. It refuses what is not a well-formed POST of JSON.
 //! 3. `gateway/route.rs` reads the path: *query* or *command*, and its policy. What is not configured is a command.
@@ -43,7 +44,8 @@
 //!        lib → admin → telemetry      gateway → quota, upstream
 //!                                     gateway → keys, call → state
 //! reload implements what server and admin serve; server knows none of them
-//! leaves: config, telemetry, body, id, state, clock, target; error (imports body, id, state), progress (imports error's `Sent`)
+//! leaves: config, telemetry, body, id, state, clock, open_files, target; error (imports body, id, state), progress (imports
+//! error's `Sent`)
 //! ```
 //!
 //! # Invariants
@@ -90,6 +92,7 @@ pub mod clock;
 pub mod config;
 pub mod gateway;
 pub mod id;
+pub mod open_files;
 pub mod reload;
 pub mod server;
 pub mod simulator;
@@ -104,6 +107,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::Signal;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -122,9 +126,6 @@ use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Limits, Times, serve};
 use crate::state::{Hangs, Saved, Store, WriteError};
 use crate::telemetry::{Constants, Labels, Metrics};
-
-/// Connections that may ask for metrics and probes at a time.
-const ADMIN_CONNECTIONS: usize = 256;
 
 /// What a probe and a scrape need: whoever connects and says nothing holds a place for no longer than that.
 const ADMIN_TIMES: Times = Times {
@@ -273,10 +274,11 @@ impl Build<'_> {
 pub struct Instance {
     live: Live,
     store: Option<Store>,
-    reloader: Option<Reloader>,
+    reloader: Option<(Reloader, Signal)>,
     data: TcpListener,
     admin: std::net::TcpListener,
     limits: Limits,
+    admin_limits: Limits,
     drain_delay: Duration,
     drain_timeout: Duration,
 }
@@ -317,6 +319,8 @@ impl Instance {
         };
         let data = bind("server.listen", server.listen).await?;
         let admin = bind("server.admin_listen", server.admin_listen).await?;
+        let shares = config.shares(open_files::limit());
+        current.metrics.may_have(shares.callers.connections);
         Ok(Self {
             live: Live::new(current),
             store,
@@ -324,22 +328,34 @@ impl Instance {
             data,
             admin: admin.into_std().map_err(StartError::Admin)?,
             limits: Limits {
-                connections: server.max_connections.get(),
+                room: shares.callers,
                 times: Times {
                     header: server.header_timeout,
                     write: server.body_timeout,
                     idle: server.idle_timeout,
                 },
             },
+            admin_limits: Limits {
+                room: shares.admin,
+                times: ADMIN_TIMES,
+            },
             drain_delay: server.drain_delay,
             drain_timeout: server.drain_timeout,
         })
     }
 
-    /// Reads this file again when it changes; `config` and `secrets` are what it started with.
+    /// Reads this file again when it changes, and when one of `hangups` comes; `config` and `secrets` are what it started
+    /// with.
     #[must_use]
-    pub fn reloading(mut self, path: &Path, config: Config, secrets: Secrets) -> Self {
-        self.reloader = Some(Reloader::new(path, config, secrets, self.live.clone()));
+    pub fn reloading(
+        mut self,
+        path: &Path,
+        config: Config,
+        secrets: Secrets,
+        hangups: Signal,
+    ) -> Self {
+        let reloader = Reloader::new(path, config, secrets, self.live.clone());
+        self.reloader = Some((reloader, hangups));
         self
     }
 
@@ -359,13 +375,15 @@ impl Instance {
         let drain = Drain::default();
         let admin_drain = Drain::default();
         let live = self.live;
+        let (reloader, hangups) = self.reloader.unzip();
         let admin = Admin::new(admin::Parts {
             live: live.clone(),
-            reloader: self.reloader.clone(),
+            reloader: reloader.clone(),
             drain: drain.clone(),
         });
         let looking = tokio::spawn(clock::keep_looking());
-        let watching = self.reloader.map(|reloader| tokio::spawn(reloader.watch()));
+        let watching = reloader.zip(hangups);
+        let watching = watching.map(|(reloader, hangups)| tokio::spawn(reloader.watch(hangups)));
         for (listener, address) in [
             ("data", self.data.local_addr()),
             ("admin", self.admin.local_addr()),
@@ -374,7 +392,7 @@ impl Instance {
                 info!(listener, %address, "listening");
             }
         }
-        let admin_thread = run_admin(self.admin, admin, admin_drain.clone())?;
+        let admin_thread = run_admin(self.admin, admin, self.admin_limits, admin_drain.clone())?;
         let connections = live.current().metrics.connections().clone();
         let data = tokio::spawn(serve(
             self.data,
@@ -467,6 +485,7 @@ fn tell_of_hangs(told: Hangs, hangs: Hangs) -> Hangs {
 fn run_admin(
     listener: std::net::TcpListener,
     admin: Admin,
+    limits: Limits,
     drain: Drain,
 ) -> Result<std::thread::JoinHandle<()>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -476,10 +495,6 @@ fn run_admin(
     let listener = {
         let _inside = runtime.enter();
         TcpListener::from_std(listener).map_err(StartError::Admin)?
-    };
-    let limits = Limits {
-        connections: ADMIN_CONNECTIONS,
-        times: ADMIN_TIMES,
     };
     let serve = move || {
         let served = serve(listener, admin, limits, drain.clone(), None);

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::http::request;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use sha1::{Digest as _, Sha1};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
@@ -25,7 +25,7 @@ use crate::config::{Config, Problem, Problems, Secrets, Warning, dotted};
 use crate::gateway::{Gateway, wall_clock};
 use crate::server::Service;
 use crate::telemetry::{Metrics, log};
-use crate::{Build, StartError};
+use crate::{Build, StartError, open_files};
 
 /// Editors and mounts make a change of several steps.
 const SETTLED: Duration = Duration::from_millis(100);
@@ -200,6 +200,7 @@ impl Reloader {
         let (mut config, mut warnings) = Config::load(&self.0.path)?;
         let (secrets, kept) = config.reload_secrets(&read.secrets, &read.config)?;
         warnings.extend(secrets.warnings.iter().cloned());
+        warnings.extend(config.files_warning(open_files::limit()));
         let needs_restart = config.keep_what_needs_a_restart(&read.config);
         let is_same_config = config == read.config;
         let changed_keys = config.differs_in(&read.config);
@@ -239,10 +240,9 @@ impl Reloader {
     }
 
     /// Reloads at SIGHUP, when the system tells of a change, and at every interval. Never ends.
-    pub async fn watch(self) {
+    pub async fn watch(self, mut hangups: Signal) {
         let changed = Arc::new(Notify::new());
         let mut watched = Watched::new(changed.clone());
-        let mut hangup = signal(SignalKind::hangup()).ok();
         let mut ticks = interval(self.read().config.server.reload_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await; // the first one is now
@@ -251,14 +251,8 @@ impl Reloader {
             // Once more now: a change between what was read last and the watch would be seen only at the next look.
             let this = self.clone();
             let _ = tokio::task::spawn_blocking(move || this.reload()).await;
-            let hung_up = async {
-                match &mut hangup {
-                    Some(signal) => signal.recv().await.is_some(),
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                _ = hung_up => info!("reload asked for by SIGHUP"),
+                _ = hangups.recv() => info!("reload asked for by SIGHUP"),
                 () = changed.notified() => sleep(SETTLED).await,
                 _ = ticks.tick() => {}
             }

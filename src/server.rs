@@ -3,6 +3,7 @@
 mod patience;
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,17 +22,16 @@ use hyper_util::rt::TokioIo;
 use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{info, warn};
 
 pub use self::patience::Times;
 use self::patience::{Answering, PatientStream};
 use crate::body::Body;
+use crate::open_files::{self, Room};
 use crate::target::Targets;
-
-/// Connections beyond the limit that are told so; further ones are closed without a word.
-const TOLD_TOO_MANY: usize = 64;
 
 /// Bytes of a request line and its headers; hyper counts at most 100 of the latter.
 const MAX_HEAD: usize = 32 * 1024;
@@ -40,7 +40,7 @@ const MAX_HEAD: usize = 32 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Connections at a time.
-    pub connections: usize,
+    pub room: Room,
     /// The times of each.
     pub times: Times,
 }
@@ -91,7 +91,7 @@ impl Drain {
     /// Resolves `grace` after the listener was told to close.
     pub async fn closed_for(&self, grace: Duration) {
         self.closing.cancelled().await;
-        tokio::time::sleep(grace).await;
+        sleep(grace).await;
     }
 }
 
@@ -104,26 +104,33 @@ pub async fn serve(
     connections: Option<IntGauge>,
 ) {
     let server = Server {
-        slots: Arc::new(Semaphore::new(limits.connections)),
-        told: Arc::new(Semaphore::new(TOLD_TOO_MANY)),
+        slots: Arc::new(Semaphore::new(limits.room.connections)),
+        told: Arc::new(Semaphore::new(limits.room.told)),
         times: limits.times,
         tasks: TaskTracker::new(),
         drain: drain.clone(),
         gauge: connections,
     };
+    let mut failing: Option<Failing> = None;
     loop {
         let accepted = tokio::select! {
             biased;
             () = drain.closing.cancelled() => break,
+            () = Failing::over(failing.as_ref()) => {
+                failing = None;
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => server.take(stream, &service),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                // Out of file descriptors, mostly: accepting again at once would only spin.
-                warn!(%error, "cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                failing
+                    .get_or_insert_with(|| Failing::begin(&error))
+                    .again();
+                // Out of open files, mostly: accepting again at once would only spin.
+                sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -134,6 +141,44 @@ pub async fn serve(
     drop(listener);
     server.tasks.close();
     server.tasks.wait().await;
+}
+
+/// So long without a failure, and a listener accepts again.
+const WELL_AFTER: Duration = Duration::from_secs(5);
+
+/// A listener that fails to accept. It is told when that begins and when it is over, not each time.
+struct Failing {
+    since: Instant,
+    last: Instant,
+    failures: u64,
+}
+
+impl Failing {
+    fn begin(error: &io::Error) -> Self {
+        let remedy = open_files::are_exhausted(error).then_some(open_files::REMEDY);
+        warn!(%error, remedy, "cannot accept");
+        let now = Instant::now();
+        Self {
+            since: now,
+            last: now,
+            failures: 0,
+        }
+    }
+
+    fn again(&mut self) {
+        self.failures += 1;
+        self.last = Instant::now();
+    }
+
+    /// Never resolves where nothing fails.
+    async fn over(this: Option<&Self>) {
+        let Some(this) = this else {
+            return pending().await;
+        };
+        sleep_until(this.last + WELL_AFTER).await;
+        let (seconds, failures) = ((this.last - this.since).as_secs_f64(), this.failures);
+        info!(seconds, failures, "accepts again");
+    }
 }
 
 /// A connection that is waiting already, if there is one.

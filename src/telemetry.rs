@@ -272,6 +272,12 @@ impl Metrics {
         &self.families.connections
     }
 
+    /// Callers may have so many connections at a time.
+    pub fn may_have(&self, connections: usize) {
+        let connections = i64::try_from(connections).unwrap_or(i64::MAX);
+        self.families.connections_limit.set(connections);
+    }
+
     /// A fresh request id.
     pub fn request_id(&self) -> RequestId {
         self.families.request_ids.next().into()

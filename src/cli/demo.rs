@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::TcpListener;
 
-use super::{Done, Failed, asked_to_end, print, runtime};
-use crate::config::{Config, Secrets, TenantSecret};
+use super::signals::Signals;
+use super::{Done, Failed, print, runtime};
+use crate::config::{Config, Secrets, Server, TenantSecret};
 use crate::telemetry::log;
-use crate::{Instance, simulator};
+use crate::{Instance, open_files, simulator};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -18,8 +19,10 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Done {
+    let signals = Signals::install()?;
+    open_files::raise_limit();
     let _flushed_last = log::init("info", log::Format::Auto)?;
-    runtime(2)?.block_on(async {
+    runtime(Server::default().worker_threads.get())?.block_on(async {
         let address = beside(options.listen, 2);
         let vendor = (TcpListener::bind(address).await)
             .map_err(|error| Failed(format!("{address}, for the simulator: {error}")))?;
@@ -36,7 +39,7 @@ pub(super) fn run(options: &Options) -> Done {
             strict(),
             ended.clone().cancelled_owned(),
         ));
-        instance.run(asked_to_end()?).await?;
+        instance.run(signals.started()).await?;
         ended.cancel();
         simulator.await??;
         Ok(())

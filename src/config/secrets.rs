@@ -21,6 +21,7 @@ use super::{
     problem::{Problem, Problems, Warning},
     schema::dotted,
 };
+use crate::open_files;
 
 /// More than any secret or token; a mistaken path to something huge is not read to its end.
 const LARGEST_SECRET: u64 = 64 * 1024;
@@ -386,6 +387,7 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
             io::ErrorKind::PermissionDenied => {
                 "let the user of the gateway read it; in a pod, with an fsGroup"
             }
+            _ if open_files::are_exhausted(error) => open_files::REMEDY,
             _ => "name a readable file",
         };
         let reason = format!("the file {} cannot be read: {error}", path.display());

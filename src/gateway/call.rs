@@ -631,6 +631,7 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
                 End::Refused
             }
         },
+        Err(error) if error.fault() == Fault::Gateway => End::Neither,
         Err(
             Error::UpstreamUnreachable { .. }
             | Error::UpstreamConnectTimeout

@@ -416,6 +416,8 @@ pub enum Unreachable {
     Certificate,
     /// Another failure of the TLS handshake.
     Tls,
+    /// The gateway, or its machine, has as many files open as it may. That says nothing of Linksfield.
+    OpenFiles,
 }
 
 impl Unreachable {
@@ -425,6 +427,9 @@ impl Unreachable {
             Self::Connection => "it was refused or there is no route",
             Self::Certificate => "its certificate is not trusted",
             Self::Tls => "the TLS handshake failed",
+            Self::OpenFiles => {
+                "the gateway has as many files open as it may, and needs one more for it"
+            }
         }
     }
 
@@ -435,6 +440,7 @@ impl Unreachable {
             Self::Connection => "connection_refused",
             Self::Certificate => "tls_certificate_error",
             Self::Tls => "tls_protocol_error",
+            Self::OpenFiles => "proxy_internal_error",
         }
     }
 }
@@ -558,6 +564,7 @@ impl Error {
             Self::UpstreamPaused => ("upstream_paused", S::SERVICE_UNAVAILABLE, "Linksfield not asked", Sent::No, "destination_unavailable"),
             Self::Overloaded { .. } => ("overloaded", S::SERVICE_UNAVAILABLE, "Overloaded", Sent::No, "connection_limit_reached"),
             Self::TooManyConnections => ("too_many_connections", S::SERVICE_UNAVAILABLE, "Too many connections", Sent::No, "connection_limit_reached"),
+            Self::UpstreamUnreachable { reason: Unreachable::OpenFiles, .. } => ("upstream_unreachable", S::SERVICE_UNAVAILABLE, "Out of open files", Sent::No, Unreachable::OpenFiles.proxy_error()),
             Self::UpstreamUnreachable { reason, .. } => ("upstream_unreachable", S::BAD_GATEWAY, "Linksfield unreachable", Sent::No, reason.proxy_error()),
             Self::UpstreamConnectTimeout => ("upstream_unreachable", S::GATEWAY_TIMEOUT, "Linksfield unreachable", Sent::No, "connection_timeout"),
             Self::UpstreamTimeout(sent) => ("upstream_timeout", S::GATEWAY_TIMEOUT, "Linksfield too slow", *sent, "http_response_timeout"),
@@ -596,6 +603,18 @@ impl Error {
     /// Whose fault is it?
     pub fn fault(&self) -> Fault {
         match self.cause() {
+            Self::Overloaded { .. }
+            | Self::TooManyConnections
+            | Self::QuotaExhausted { .. }
+            | Self::RefreshRefused
+            | Self::IdempotencyStoreFull
+            | Self::StateStoreUnavailable(_)
+            | Self::UpstreamPaused
+            | Self::UpstreamUnreachable {
+                reason: Unreachable::OpenFiles,
+                ..
+            }
+            | Self::Internal(_) => Fault::Gateway,
             Self::BreakerOpen { .. }
             | Self::PagesMoved
             | Self::UpstreamUnreachable { .. }
@@ -607,14 +626,6 @@ impl Error {
             | Self::UpstreamRedirects { .. }
             | Self::UpstreamThrottled { .. }
             | Self::UpstreamUnavailable { .. } => Fault::Upstream,
-            Self::Overloaded { .. }
-            | Self::TooManyConnections
-            | Self::QuotaExhausted { .. }
-            | Self::RefreshRefused
-            | Self::IdempotencyStoreFull
-            | Self::StateStoreUnavailable(_)
-            | Self::UpstreamPaused
-            | Self::Internal(_) => Fault::Gateway,
             _ => Fault::Caller,
         }
     }
@@ -767,7 +778,11 @@ impl Error {
             | Self::UpstreamUnavailable { retry_after } => {
                 headers.insert(RETRY_AFTER, retry_after.clone());
             }
-            Self::PagesMoved => {
+            Self::PagesMoved
+            | Self::UpstreamUnreachable {
+                reason: Unreachable::OpenFiles,
+                ..
+            } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::TooManyConnections => {

@@ -53,6 +53,7 @@ use super::language::Language;
 use super::progress::Progress;
 use crate::body::{Prefix, ReadError, Received, read_prefix};
 use crate::config::{self, BaseUrl, Ca, Codes};
+use crate::open_files;
 use crate::telemetry::trace::TRACEPARENT;
 
 /// A query may use a connection that has been idle for this long: well under the keep-alive of common servers.
@@ -333,13 +334,12 @@ impl Upstream {
     /// Resolves the host anew for each connection and tries all its addresses, the one that was reached last first.
     async fn dial(&self, opening: &Opening, deadline: Instant) -> Result<Socket, Error> {
         let host = (self.base_url.host(), self.base_url.port());
-        let addresses =
-            tokio::net::lookup_host(host)
-                .await
-                .map_err(|source| Error::UpstreamUnreachable {
-                    reason: Unreachable::Dns,
-                    source,
-                })?;
+        let addresses = tokio::net::lookup_host(host).await.map_err(|source| {
+            match open_files::exhaustion() {
+                Some(source) => unreachable(Unreachable::OpenFiles, source),
+                None => unreachable(Unreachable::Dns, source),
+            }
+        })?;
         let mut addresses: Vec<_> = addresses.collect();
         let last_reached = self.last_reached.load();
         addresses.sort_by_key(|address| Some(address) != last_reached.as_deref());
@@ -543,8 +543,7 @@ async fn reach(
     farewell: Farewell,
     deadline: Instant,
 ) -> Result<(Socket, SocketAddr), Error> {
-    let failed = |reason, source| Error::UpstreamUnreachable { reason, source };
-    let mut failure = failed(Unreachable::Dns, io::ErrorKind::AddrNotAvailable.into());
+    let mut failure = unreachable(Unreachable::Dns, io::ErrorKind::AddrNotAvailable.into());
     for (left, address) in (1..=addresses.len()).rev().zip(addresses) {
         let time = deadline.saturating_duration_since(Instant::now());
         let time = time / u32::try_from(left).unwrap_or(u32::MAX);
@@ -555,11 +554,18 @@ async fn reach(
         };
         failure = match timeout(time, connect).await {
             Ok(Ok(socket)) => return Ok((socket, *address)),
-            Ok(Err(error)) => failed(Unreachable::Connection, error),
+            Ok(Err(error)) if open_files::are_exhausted(&error) => {
+                unreachable(Unreachable::OpenFiles, error)
+            }
+            Ok(Err(error)) => unreachable(Unreachable::Connection, error),
             Err(_) => Error::UpstreamConnectTimeout,
         };
     }
     Err(failure)
+}
+
+fn unreachable(reason: Unreachable, source: io::Error) -> Error {
+    Error::UpstreamUnreachable { reason, source }
 }
 
 /// TLS 1.2 or later, verified against the given certificates, else against Mozilla's, which are part of the binary.

@@ -50,6 +50,7 @@ pub struct Families {
     pub invalidations: IntCounterVec,
     pub requests_in_flight: IntGauge,
     pub connections: IntGauge,
+    pub connections_limit: IntGauge,
     pub cache_entries: IntGauge,
     pub cache_bytes: IntGauge,
     cache_capacity: IntGauge,
@@ -227,6 +228,11 @@ impl Families {
                 "Requests that are being answered.",
             ),
             connections: gauge(&registry, "connections", "Connections of callers."),
+            connections_limit: gauge(
+                &registry,
+                "connections_limit",
+                "Connections that callers may have at a time: server.max_connections, or what the limit of open files leaves.",
+            ),
             cache_entries: gauge(&registry, "cache_entries", "Pages in memory."),
             cache_bytes: gauge(
                 &registry,

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::json;
 
 use crate::support::answer::{Fault, raw};
-use crate::support::{SECRET, failure, gateway, page, until, upstream};
+use crate::support::{SECRET, failure, gateway, gateway_to, page, until, upstream};
 
 fn run(mut command: Command, input: &str) -> Output {
     let mut process = command
@@ -119,6 +119,29 @@ async fn check_shows_what_is_in_effect_and_does_the_arithmetic() {
         "{}",
         err(&checked)
     );
+}
+
+#[test]
+fn on_one_core_one_thread_serves_unless_the_configuration_says_more() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let core = allowed.unwrap().trim().split(['-', ',']).next().unwrap();
+    let default = gateway_to("http://127.0.0.1:1");
+    let three = gateway_to("http://127.0.0.1:1").set("server.worker_threads", "3");
+    for (builder, expected) in [(default, 1), (three, 3)] {
+        let config = builder.write();
+        let check = builder.command(&["check", "--config", &config]);
+        let mut pinned = Command::new("taskset");
+        pinned
+            .args(["-c", core])
+            .arg(check.get_program())
+            .args(check.get_args());
+        let checked = run(pinned, "");
+        let line = format!("worker_threads = {expected}\n");
+        assert!(out(&checked).contains(&line), "{}", out(&checked));
+    }
 }
 
 #[tokio::test]

@@ -44,14 +44,14 @@ const WRONG_VALUES: &[(&str, &str, &str)] = &[
         "listen = \"127.0.0.1:6180\"",
     ),
     (
-        "[server]\nworker_threads = 0",
+        "[server]\nmax_connections = 0",
         "not a whole number above 0",
-        "worker_threads = 2",
+        "max_connections = 10000",
     ),
     (
-        "[server]\nworker_threads = 'two'",
+        "[server]\nmax_connections = 'two'",
         "it is text, not a whole number above 0",
-        "worker_threads = 2",
+        "max_connections = 10000",
     ),
     (
         "[server]\nmax_body = 'much'",

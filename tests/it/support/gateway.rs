@@ -14,8 +14,8 @@ pub struct Builder {
     config: toml::Table,
     folder: TempDir,
     environment: Vec<(String, String)>,
-    /// What no file may be larger than, in blocks of 512 bytes.
-    largest_file: Option<u64>,
+    /// The limits that it runs under, as a shell sets them.
+    limits: String,
 }
 
 /// A gateway with one tenant, one query and one command, no limit but three connections, and no retries.
@@ -45,7 +45,7 @@ pub fn gateway_to(base_url: &str) -> Builder {
         config: config.parse().unwrap(),
         folder,
         environment: Vec::new(),
-        largest_file: None,
+        limits: String::new(),
     }
     .secret("acme", SECRET)
 }
@@ -109,7 +109,14 @@ impl Builder {
 
     /// A disk that is full at some point: no file grows beyond so many blocks of 512 bytes.
     pub fn largest_file(mut self, blocks: u64) -> Self {
-        self.largest_file = Some(blocks);
+        // An ignored signal stays ignored: what does not fit is an error, not the end.
+        self.limits += &format!("trap '' XFSZ; ulimit -f {blocks}; ");
+        self
+    }
+
+    /// So many files may be open; with `-S` before the number it may raise that itself.
+    pub fn open_files(mut self, limit: &str) -> Self {
+        self.limits += &format!("ulimit -n {limit}; ");
         self
     }
 
@@ -121,15 +128,13 @@ impl Builder {
     /// The binary with this configuration, for one of its other commands.
     pub fn command(&self, arguments: &[&str]) -> Command {
         const BINARY: &str = env!("CARGO_BIN_EXE_linksfield-gateway");
-        let mut command = match self.largest_file {
-            None => Command::new(BINARY),
-            Some(blocks) => {
-                let mut shell = Command::new("sh");
-                // An ignored signal stays ignored: what does not fit is an error, not the end.
-                let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
-                shell.args(["-c", &limited, BINARY]);
-                shell
-            }
+        let mut command = if self.limits.is_empty() {
+            Command::new(BINARY)
+        } else {
+            let mut shell = Command::new("sh");
+            let limited = format!("{}exec \"$0\" \"$@\"", self.limits);
+            shell.args(["-c", &limited, BINARY]);
+            shell
         };
         command
             .args(arguments)
@@ -326,6 +331,10 @@ impl Gateway {
             })
             .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
             .sum()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn signal(&self, name: &str) {

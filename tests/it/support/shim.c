@@ -1,6 +1,6 @@
 /* What a test does to the disk and the clocks of a process (LD_PRELOAD), told by files in the folder SHIM_FOLDER:
- * while `hang` is there, no write to a state file goes on; `wall` and `slept` say by how many seconds the wall clock is
- * ahead, and how long the machine has slept. */
+ * while `hang` is there, no write to a state file goes on, and no look into slow.toml; `wall` and `slept` say by how many
+ * seconds the wall clock is ahead, and how long the machine has slept. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -25,10 +25,15 @@ static void hang(int fd) {
     char link[64], name[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, name, sizeof name - 1);
-    if (length < 10 || strncmp(name + length - 10, "state.redb", 10))
+    if (length < 10 || (strncmp(name + length - 10, "state.redb", 10) && strncmp(name + length - 9, "slow.toml", 9)))
         return;
     while (access(path_of[HANG], F_OK) == 0)
         usleep(500);
+}
+
+ssize_t read(int fd, void *bytes, size_t count) {
+    hang(fd);
+    return syscall(SYS_read, fd, bytes, count);
 }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t offset) {

@@ -16,7 +16,7 @@ impl Shim {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// From now on no write to the state file goes on.
+    /// From now on no write to the state file goes on, and no look into a file called `slow.toml`.
     pub fn hang(&self) {
         self.tell("hang", "");
     }
