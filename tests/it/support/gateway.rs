@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::{Connection, Reply, connect, post};
-use super::{ACCESS_CODE, SECRET, Upstream, until};
+use super::{ACCESS_CODE, PATIENCE, SECRET, Upstream, until};
 
 pub struct Builder {
     config: toml::Table,
@@ -135,6 +135,24 @@ impl Builder {
             .args(arguments)
             .envs(self.environment.iter().cloned());
         command
+    }
+
+    /// What `serve` says when it does not start.
+    pub async fn refused(&self) -> String {
+        let config = self.write();
+        self.refused_with(&config).await
+    }
+
+    /// The same, with a file that is there, or something else in its place.
+    pub async fn refused_with(&self, config: &str) -> String {
+        let serve = self.command(&["serve", "--config", config]);
+        let mut serve = tokio::process::Command::from(serve);
+        let output = serve.kill_on_drop(true).output();
+        let output = tokio::time::timeout(PATIENCE, output).await;
+        let output = output.expect("it starts").unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        told
     }
 
     pub async fn run(self) -> Gateway {
