@@ -267,8 +267,7 @@ impl Admin {
                 "the configuration came from no file, so there is nothing to read again\n";
             return Err(refusal(StatusCode::CONFLICT, message));
         };
-        let read = tokio::task::spawn_blocking(move || reloader.reload()).await;
-        let read = read.map_err(|_| {
+        let read = reloader.reload().await.ok_or_else(|| {
             let message = "reading the configuration has failed: the log says more\n";
             refusal(StatusCode::INTERNAL_SERVER_ERROR, message)
         })?;

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::Instance;
 use crate::clock::wall_clock;
-use crate::config::{Config, LogFormat, Secrets, Warning};
+use crate::config::{Config, Files, LogFormat, Secrets, Warning};
 use crate::gateway::params::Params;
 use crate::gateway::tenant::Tenants;
 use crate::simulator;
@@ -133,7 +133,7 @@ impl<E: Display> From<E> for Failed {
 type Done = Result<(), Failed>;
 
 fn serve(path: &Path) -> Done {
-    let (config, secrets, warnings) = load(path)?;
+    let (config, secrets, warnings) = load(path, &Files::watched())?;
     let _flushed_last = start_log(&config)?;
     for Warning {
         key,
@@ -152,9 +152,9 @@ fn serve(path: &Path) -> Done {
 }
 
 fn check(path: &Path, no_secrets: bool) -> Done {
-    let (config, mut warnings) = Config::load(path)?;
+    let (config, mut warnings) = Config::load(path, &Files::once())?;
     if !no_secrets {
-        let secrets = config.load_secrets()?;
+        let secrets = config.load_secrets(&Files::watched())?;
         warnings.extend(secrets.warnings.iter().cloned());
         Tenants::new(&config, &secrets)?;
     }
@@ -168,7 +168,7 @@ fn check(path: &Path, no_secrets: bool) -> Done {
 }
 
 fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {
-    let (config, secrets, _) = load(path)?;
+    let (config, secrets, _) = load(path, &Files::once())?;
     let tenants = Tenants::new(&config, &secrets)?;
     let tenant = tenants
         .named(tenant)
@@ -205,9 +205,9 @@ fn simulate(options: simulator::Options) -> Done {
     })
 }
 
-fn load(path: &Path) -> Result<(Config, Secrets, Vec<Warning>), Failed> {
-    let (config, mut warnings) = Config::load(path)?;
-    let secrets = config.load_secrets()?;
+fn load(path: &Path, files: &Files) -> Result<(Config, Secrets, Vec<Warning>), Failed> {
+    let (config, mut warnings) = Config::load(path, files)?;
+    let secrets = config.load_secrets(files)?;
     warnings.extend(secrets.warnings.iter().cloned());
     Ok((config, secrets, warnings))
 }

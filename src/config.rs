@@ -11,6 +11,7 @@ mod base_url;
 mod check;
 mod environment;
 mod faults;
+mod file;
 mod limits;
 mod problem;
 mod read;
@@ -23,6 +24,7 @@ mod signing;
 
 use std::{
     collections::BTreeMap,
+    io,
     net::{Ipv4Addr, SocketAddr},
     num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
@@ -35,6 +37,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     base_url::{BaseUrl, BaseUrlError},
     faults::{Breaker, Retry},
+    file::Files,
     limits::{CRAWLS, Day, Limit, Limits, STREAMS},
     problem::{Problem, Problems, Warning},
     route::{Idempotency, Kind, Route, ambiguity},
@@ -397,16 +400,11 @@ const fn at_least_one(number: usize) -> NonZeroUsize {
 
 impl Config {
     /// Reads the file and the environment, and checks what they say.
-    pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), Problems> {
+    pub fn load(path: &Path, files: &Files) -> Result<(Self, Vec<Warning>), Problems> {
         let source = path.display().to_string();
-        let text = read::file(path).map_err(|error| {
-            let reason = format!("the file cannot be read: {error}");
-            let remedy = "correct the path; config/gateway.toml is an example to begin with";
-            Problems::new(
-                &source,
-                vec![Problem::new("the file itself", reason, remedy)],
-            )
-        })?;
+        let text = files
+            .text(path)
+            .map_err(|error| unreadable(&source, &error))?;
         Self::parse(&text, &source, environment::variables())
     }
 
@@ -433,17 +431,18 @@ impl Config {
     }
 
     /// Reads the files and variables that hold the secrets, and `ca_file`. Paths are relative to the working directory.
-    pub fn load_secrets(&self) -> Result<Secrets, Problems> {
-        secrets::load(self, environment::variable)
+    pub fn load_secrets(&self, files: &Files) -> Result<Secrets, Problems> {
+        secrets::load(self, files, environment::variable)
     }
 
     /// Reads them again. A secret that cannot be used is left as it was `before`, and told.
     pub fn reload_secrets(
         &self,
+        files: &Files,
         before: &Secrets,
         running: &Self,
     ) -> Result<(Secrets, Vec<Problem>), Problems> {
-        secrets::reload(self, environment::variable, before, running)
+        secrets::reload(self, files, environment::variable, (before, running))
     }
 
     /// The files that hold secrets, and `ca_file`.
@@ -456,6 +455,20 @@ impl Config {
         let files = tenants.chain(others).flatten().chain(callers);
         files.map(PathBuf::as_path)
     }
+}
+
+fn unreadable(source: &str, error: &io::Error) -> Problems {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => {
+            "correct the path; config/gateway.toml is an example to begin with"
+        }
+        _ => file::remedy(error),
+    };
+    let reason = format!("the file cannot be read: {error}");
+    Problems::new(
+        source,
+        vec![Problem::new("the file itself", reason, remedy)],
+    )
 }
 
 #[cfg(test)]

@@ -17,9 +17,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use redb::TableHandle as _;
 use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, ReadableTable, StorageBackend, TableDefinition};
-use redb::TableHandle as _;
 use tokio::task::spawn_blocking;
 
 use self::marker::Marker;
@@ -391,7 +391,11 @@ fn why_blank(file: &FileBackend) -> io::Result<Option<&'static str>> {
     if length == 0 {
         return Ok(Some("is empty"));
     }
-    if file.read(0, length.min(MAGIC))?.iter().any(|byte| *byte != 0) {
+    if file
+        .read(0, length.min(MAGIC))?
+        .iter()
+        .any(|byte| *byte != 0)
+    {
         return Ok(None);
     }
     let name = KEYS.name().as_bytes();
@@ -772,7 +776,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_without_its_beginning_that_has_had_keys_is_damaged_though_nothing_else_says_so() {
+    async fn a_file_without_its_beginning_that_has_had_keys_is_damaged_though_nothing_else_says_so()
+    {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(FILE);
         let (store, _) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();

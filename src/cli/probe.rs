@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Done, Failed, load, print, runtime, unknown_tenant, wall_clock};
+use crate::config::Files;
 use crate::gateway::brakes::Brakes;
 use crate::gateway::error::Error;
 use crate::gateway::language::Languages;
@@ -42,7 +43,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Done {
-    let (mut config, secrets, _) = load(&options.config)?;
+    let (mut config, secrets, _) = load(&options.config, &Files::once())?;
     let uses_http2 = std::mem::replace(&mut config.upstream.http2, true); // offered here in any case
     let tenants = Tenants::new(&config, &secrets)?;
     let tenant = tenants

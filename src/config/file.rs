@@ -32,7 +32,7 @@ pub struct Files {
 }
 
 /// What was in a file.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(super) struct Content {
     /// At most one more than [`LARGEST`].
     pub bytes: Vec<u8>,
@@ -75,7 +75,8 @@ impl Files {
         let mut contents = Contents::new();
         let late = read_beside(wanted, &mut contents);
         let hangs = known.into_iter().chain(late.keys().cloned());
-        contents.extend(hangs.map(|path| (path, Err(io::Error::new(io::ErrorKind::TimedOut, HANGS)))));
+        contents
+            .extend(hangs.map(|path| (path, Err(io::Error::new(io::ErrorKind::TimedOut, HANGS)))));
         hanging.extend(late);
         contents
     }
@@ -83,11 +84,14 @@ impl Files {
     /// The text in this one.
     pub(super) fn text(&self, path: &Path) -> io::Result<String> {
         let read = self.read(std::iter::once(path)).remove(path);
-        let bytes = read.map_or_else(|| Err(io::ErrorKind::NotFound.into()), |read| read)?.bytes;
+        let bytes = read
+            .map_or_else(|| Err(io::ErrorKind::NotFound.into()), |read| read)?
+            .bytes;
         if bytes.len() > LARGEST {
             return Err(io::Error::other("it is larger than 4 MiB"));
         }
-        String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+        String::from_utf8(bytes)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
     }
 }
 
@@ -162,7 +166,10 @@ fn regular(path: &Path) -> io::Result<Content> {
     check_regular(path.metadata()?.file_type())?;
     // And whoever has put a FIFO there meanwhile keeps nobody waiting for its other end.
     let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
     let about = file.metadata()?;
     check_regular(about.file_type())?;
     content(file, &about)

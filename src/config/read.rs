@@ -2,10 +2,6 @@
 //!
 //! Invariant: no message quotes a value. serde's messages do, so they are taken apart and only what was expected is kept.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
-
 use serde_path_to_error::Segment;
 use toml::{Table, Value, de::DeTable};
 
@@ -15,21 +11,6 @@ use super::{
     schema::{dotted, entry, find, nearest, schema},
     show::UNSET,
 };
-
-/// No configuration is larger; a device or a pipe in its place may have no end.
-const LARGEST_FILE: u64 = 4 << 20;
-
-/// The text of the configuration's file.
-pub(super) fn file(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?
-        .take(LARGEST_FILE + 1)
-        .read_to_string(&mut text)?;
-    if text.len() as u64 > LARGEST_FILE {
-        return Err(io::Error::other("it is larger than 4 MiB"));
-    }
-    Ok(text)
-}
 
 /// The text as a table; else every place where it is not TOML.
 pub(super) fn table(text: &str) -> Result<Table, Vec<Problem>> {

@@ -2,13 +2,7 @@
 //!
 //! Every message names the key and where the secret is, never what is there.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{self, Read as _},
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -16,15 +10,13 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     Config, SecretEncoding, Tenant,
+    file::{self, Content, Contents, Files},
     problem::{Problem, Problems, Warning},
     schema::dotted,
 };
 
-/// More than any secret or token; a mistaken path to something huge is not read to its end.
-const LARGEST_SECRET: u64 = 64 * 1024;
-
-/// More than the bundle of a whole operating system.
-const LARGEST_CA: u64 = 4 * 1024 * 1024;
+/// More than any secret or token.
+const LARGEST_SECRET: usize = 64 * 1024;
 
 /// Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
@@ -104,8 +96,9 @@ impl PartialEq for Secrets {
     }
 }
 
-/// One run over everything that is to be read.
+/// One run over everything that was read.
 struct Loader<V> {
+    contents: Contents,
     variable: V,
     encoding: SecretEncoding,
     problems: Vec<Problem>,
@@ -115,14 +108,11 @@ struct Loader<V> {
 /// Reads what the configuration names; `variable` looks one up in the environment.
 pub(super) fn load(
     config: &Config,
+    files: &Files,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Secrets, Problems> {
-    let mut loader = Loader {
-        variable,
-        encoding: config.signing.secret_encoding,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let contents = files.read(config.secret_files());
+    let mut loader = Loader::new(contents, variable, config.signing.secret_encoding);
     let mut secrets = loader.all(config);
     loader.distinct_tokens(&secrets);
     secrets.warnings = loader.warnings;
@@ -137,16 +127,12 @@ pub(super) fn load(
 /// named it in the same way; what is wrong with it is told. Without that, the configuration cannot be used.
 pub(super) fn reload(
     config: &Config,
+    files: &Files,
     variable: impl Fn(&str) -> Option<String>,
-    before: &Secrets,
-    running: &Config,
+    (before, running): (&Secrets, &Config),
 ) -> Result<(Secrets, Vec<Problem>), Problems> {
-    let mut loader = Loader {
-        variable,
-        encoding: config.signing.secret_encoding,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let contents = files.read(config.secret_files());
+    let mut loader = Loader::new(contents, variable, config.signing.secret_encoding);
     let mut secrets = loader.all(config);
     let wrong = std::mem::take(&mut loader.problems);
     let mut is_whole = true;
@@ -210,17 +196,23 @@ pub(super) fn reload(
 
 /// Reads one secret from a file that an argument names.
 pub fn read_secret(argument: &str, path: &Path) -> Result<SecretString, Problems> {
-    let mut loader = Loader {
-        variable: |_: &str| None,
-        encoding: SecretEncoding::default(),
-        problems: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let contents = Files::once().read(std::iter::once(path));
+    let mut loader = Loader::new(contents, |_: &str| None, SecretEncoding::default());
     let secret = loader.file(argument, path);
     secret.ok_or(Problems::new("arguments", loader.problems))
 }
 
 impl<V: Fn(&str) -> Option<String>> Loader<V> {
+    fn new(contents: Contents, variable: V, encoding: SecretEncoding) -> Self {
+        Self {
+            contents,
+            variable,
+            encoding,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// What can be used of what the configuration names.
     fn all(&mut self, config: &Config) -> Secrets {
         let loader = self;
@@ -274,22 +266,29 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
     }
 
     fn file(&mut self, key: &str, path: &Path) -> Option<SecretString> {
-        match read(path, LARGEST_SECRET) {
-            Ok((bytes, mode)) => {
-                if mode & 0o007 != 0 {
-                    self.warnings.push(Warning::new(
-                        key,
-                        format!("every user of the machine may use {}", path.display()),
-                        "take the rights of others away: chmod o= FILE; in a pod, defaultMode: 0440 with an fsGroup",
-                    ));
-                }
-                self.secret(key, &format!("the file {}", path.display()), bytes)
-            }
-            Err(error) => {
-                self.unreadable(key, path, &error);
-                None
-            }
+        let Content { bytes, mode } = self.content(key, path)?;
+        if mode & 0o007 != 0 {
+            self.warnings.push(Warning::new(
+                key,
+                format!("every user of the machine may use {}", path.display()),
+                "take the rights of others away: chmod o= FILE; in a pod, defaultMode: 0440 with an fsGroup",
+            ));
         }
+        self.secret(key, &format!("the file {}", path.display()), bytes)
+    }
+
+    /// What the file holds, if it could be read; several keys may name one.
+    fn content(&mut self, key: &str, path: &Path) -> Option<Content> {
+        match self.contents.get(path) {
+            Some(Ok(content)) => return Some(content.clone()),
+            Some(Err(error)) => {
+                let reason = format!("the file {} cannot be read: {error}", path.display());
+                let problem = Problem::new(key, reason, file::remedy(error));
+                self.problems.push(problem);
+            }
+            None => {}
+        }
+        None
     }
 
     fn environment(&mut self, key: &str, variable: &str) -> Option<SecretString> {
@@ -314,7 +313,7 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
         }
         let (reason, remedy) = if bytes.trim_ascii().is_empty() {
             ("is empty", "write the secret into it")
-        } else if bytes.len() as u64 > LARGEST_SECRET {
+        } else if bytes.len() > LARGEST_SECRET {
             ("is larger than 64 KiB", "name what holds the secret alone")
         } else if let Ok(text) = String::from_utf8(bytes) {
             return Some(SecretString::from(text));
@@ -349,14 +348,8 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
     }
 
     fn certificates(&mut self, key: &str, path: &Path) -> Option<Ca> {
-        let bytes = match read(path, LARGEST_CA) {
-            Ok((bytes, _)) => bytes,
-            Err(error) => {
-                self.unreadable(key, path, &error);
-                return None;
-            }
-        };
-        let ca = if bytes.len() as u64 > LARGEST_CA {
+        let Content { bytes, .. } = self.content(key, path)?;
+        let ca = if bytes.len() > file::LARGEST {
             Err("is larger than 4 MiB".to_owned())
         } else {
             Ca::parse(bytes)
@@ -369,18 +362,6 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
             )
         };
         ca.map_err(|fault| self.problems.push(tell(fault))).ok()
-    }
-
-    fn unreadable(&mut self, key: &str, path: &Path, error: &io::Error) {
-        let remedy = match error.kind() {
-            io::ErrorKind::NotFound => "correct the path, or create the file",
-            io::ErrorKind::PermissionDenied => {
-                "let the user of the gateway read it; in a pod, with an fsGroup"
-            }
-            _ => "name a readable file",
-        };
-        let reason = format!("the file {} cannot be read: {error}", path.display());
-        self.problems.push(Problem::new(key, reason, remedy));
     }
 
     /// A token names one caller, and the admin's is nobody else's.
@@ -399,14 +380,4 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
             }
         }
     }
-}
-
-/// The content, up to one byte more than allowed, and the mode.
-fn read(path: &Path, largest: u64) -> io::Result<(Vec<u8>, u32)> {
-    let file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode();
-    let mut bytes = Vec::new();
-    // A newline of two bytes on top, and one more byte to tell what is too large.
-    file.take(largest + 3).read_to_end(&mut bytes)?;
-    Ok((bytes, mode))
 }

@@ -6,7 +6,6 @@ use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::secrets::load;
 
 const MARK: &str = "s3cr3t-hunter2-0001";
 
@@ -38,6 +37,10 @@ fn caller(config: &mut Config, name: &str, token_file: PathBuf) {
 
 fn unset(_: &str) -> Option<String> {
     None
+}
+
+fn load(config: &Config, variable: impl Fn(&str) -> Option<String>) -> Result<Secrets, Problems> {
+    secrets::load(config, &Files::watched(), variable)
 }
 
 fn keys(problems: &Problems) -> Vec<&str> {
@@ -197,8 +200,8 @@ fn a_file_of_certificates_must_hold_one() {
 #[test]
 fn the_file_itself_may_be_missing() {
     let dir = TempDir::new().unwrap();
-    let problems = Config::load(&dir.path().join("none.toml")).unwrap_err();
+    let problems = Config::load(&dir.path().join("none.toml"), &Files::watched()).unwrap_err();
     assert!(problems.to_string().contains("none.toml"));
     let path = file(&dir, "gateway.toml", SHIPPED);
-    assert!(Config::load(&path).is_ok());
+    assert!(Config::load(&path, &Files::watched()).is_ok());
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::{Connection, Reply, connect, post};
-use super::{ACCESS_CODE, PATIENCE, SECRET, Upstream, until};
+use super::{ACCESS_CODE, SECRET, Upstream, until};
 
 pub struct Builder {
     config: toml::Table,
@@ -145,13 +145,17 @@ impl Builder {
 
     /// The same, with a file that is there, or something else in its place.
     pub async fn refused_with(&self, config: &str) -> String {
-        let serve = self.command(&["serve", "--config", config]);
-        let mut serve = tokio::process::Command::from(serve);
-        let output = serve.kill_on_drop(true).output();
-        let output = tokio::time::timeout(PATIENCE, output).await;
-        let output = output.expect("it starts").unwrap();
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{told}");
+        let mut serve = self.command(&["serve", "--config", config]);
+        let serve = serve.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut serve = Killed(serve.unwrap());
+        let mut status = None;
+        until("it ends", async || {
+            status = serve.0.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        let told = std::io::read_to_string(serve.0.stderr.take().unwrap()).unwrap();
+        assert_eq!(status.unwrap().code(), Some(1), "{told}");
         told
     }
 
@@ -175,7 +179,7 @@ impl Builder {
             });
         });
         let mut gateway = Gateway {
-            process,
+            process: Killed(process),
             lines,
             reading,
             address: String::new(),
@@ -190,7 +194,7 @@ impl Builder {
 }
 
 pub struct Gateway {
-    process: Child,
+    process: Killed,
     lines: Arc<Mutex<Vec<String>>>,
     reading: Arc<tokio::sync::Mutex<()>>,
     pub address: String,
@@ -199,10 +203,13 @@ pub struct Gateway {
     folder: TempDir,
 }
 
-impl Drop for Gateway {
+/// A process that ends with its test.
+struct Killed(Child);
+
+impl Drop for Killed {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -238,7 +245,7 @@ impl Gateway {
             Some(line["address"].as_str()?.to_owned())
         };
         until("listening, or ended", async || {
-            find(self.log()).is_some() || self.process.try_wait().unwrap().is_some()
+            find(self.log()).is_some() || self.process.0.try_wait().unwrap().is_some()
         })
         .await;
         find(self.log()).unwrap_or_else(|| panic!("it does not start:\n{}", self.output()))
@@ -348,7 +355,7 @@ impl Gateway {
 
     pub fn signal(&self, name: &str) {
         let killed = Command::new("kill")
-            .args([&format!("-{name}"), &self.process.id().to_string()])
+            .args([&format!("-{name}"), &self.process.0.id().to_string()])
             .status()
             .unwrap();
         assert!(killed.success());
@@ -357,7 +364,7 @@ impl Gateway {
     pub async fn exit(&mut self) -> ExitStatus {
         let mut status = None;
         until("the process ends", async || {
-            status = self.process.try_wait().unwrap();
+            status = self.process.0.try_wait().unwrap();
             status.is_some()
         })
         .await;
