@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
-    HeaderName, HeaderValue, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    HeaderName, HeaderValue, REFERRER_POLICY, SERVER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request;
 use hyper::{Method, Response, StatusCode};
@@ -40,6 +40,9 @@ const EXPLAINED_PATH: &str = "/package/queryOrder";
 
 /// Which pages may load what is here: none of another site.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// Who answers (RFC 9110, section 10.2.4): `healthcheck` tells by it another process on the same port.
+pub const SERVER_NAME: &str = "linksfield-gateway";
 
 const HTML: &str = "text/html; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -331,6 +334,7 @@ fn answer(content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> 
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(SERVER, HeaderValue::from_static(SERVER_NAME));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     response

@@ -152,12 +152,15 @@ fn serve(path: &Path) -> Done {
 }
 
 fn check(path: &Path, no_secrets: bool) -> Done {
-    let (config, mut warnings) = Config::load(path, &Files::once())?;
-    if !no_secrets {
-        let secrets = config.load_secrets(&Files::watched())?;
-        warnings.extend(secrets.warnings.iter().cloned());
+    let (config, warnings) = if no_secrets {
+        Config::load(path, &Files::once())?
+    } else {
+        // The secrets as `serve` reads them; the file may be a pipe.
+        let (files, secret_files) = (Files::once(), Files::watched());
+        let (config, secrets, warnings) = Config::load_whole(path, &files, &secret_files)?;
         Tenants::new(&config, &secrets)?;
-    }
+        (config, warnings)
+    };
     for warning in &warnings {
         let _ = writeln!(io::stderr(), "{warning}");
     }
@@ -206,10 +209,7 @@ fn simulate(options: simulator::Options) -> Done {
 }
 
 fn load(path: &Path, files: &Files) -> Result<(Config, Secrets, Vec<Warning>), Failed> {
-    let (config, mut warnings) = Config::load(path, files)?;
-    let secrets = config.load_secrets(files)?;
-    warnings.extend(secrets.warnings.iter().cloned());
-    Ok((config, secrets, warnings))
+    Ok(Config::load_whole(path, files, files)?)
 }
 
 fn unknown_tenant(config: &Config, name: &str) -> Failed {

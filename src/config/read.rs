@@ -12,6 +12,18 @@ use super::{
     show::UNSET,
 };
 
+/// Nothing but `server.admin_listen`, where it can be found, whatever else is wrong with the text.
+pub(super) fn admin_listen(text: &str) -> Table {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let server = root.get_ref().get("server");
+    let server = server.and_then(|server| server.get_ref().as_table());
+    let written = server.and_then(|server| server.get("admin_listen"));
+    let written = written.and_then(|written| written.get_ref().as_str());
+    let entry = |key: &str, value| Table::from_iter([(key.to_owned(), value)]);
+    let entry = |address: &str| entry("server", entry("admin_listen", address.into()).into());
+    written.map(entry).unwrap_or_default()
+}
+
 /// The text as a table; else every place where it is not TOML.
 pub(super) fn table(text: &str) -> Result<Table, Vec<Problem>> {
     // The parser's own messages are constant; only its full display would quote the line.
@@ -169,7 +181,7 @@ fn reason(value: &Value, in_list: bool, message: &str) -> (String, Option<String
         // Types of this module say it in constant words that begin so; what others say might quote the value.
         let reason = match message {
             "invalid socket address syntax" => "it is not an IP address with its port",
-            _ if message.starts_with("it ") => message,
+            _ if message.starts_with("it ") || message.starts_with("its ") => message,
             _ => "it cannot be read",
         };
         return (reason.to_owned(), None);

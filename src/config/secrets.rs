@@ -54,20 +54,43 @@ pub struct Ca {
 }
 
 impl Ca {
-    /// The certificates in a file of PEM, or what is wrong with it.
-    pub fn parse(pem: Vec<u8>) -> Result<Self, String> {
+    /// The certificates in a file of PEM, and what is wrong with those that cannot be used; or why there is none.
+    pub fn parse(pem: Vec<u8>) -> Result<(Self, Vec<String>), String> {
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|error| format!("holds broken PEM: {error}"))?;
-            roots
-                .add(certificate)
-                .map_err(|error| format!("holds a certificate that cannot be used: {error}"))?;
+        let mut skipped = Vec::new();
+        let certificates = certificates(&pem);
+        for (index, certificate) in certificates.iter().enumerate() {
+            // The library's own words for broken PEM may quote it.
+            let certificate =
+                CertificateDer::from_pem_slice(certificate).map_err(|_| "broken PEM".to_owned());
+            let added = certificate
+                .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
+            if let Err(cause) = added {
+                let (number, of) = (index + 1, certificates.len());
+                skipped.push(format!(
+                    "certificate {number} of {of} cannot be used: {cause}"
+                ));
+            }
         }
-        if roots.is_empty() {
-            return Err("holds no certificate in PEM".into());
+        if !roots.is_empty() {
+            return Ok((Self { pem, roots }, skipped));
         }
-        Ok(Self { pem, roots })
+        Err(match skipped.first() {
+            Some(first) => format!("holds no certificate that can be used ({first})"),
+            None => "holds no certificate in PEM".into(),
+        })
     }
+}
+
+/// The parts of a PEM that begin like a certificate, each up to the next one: one that is cut takes none with it.
+fn certificates(pem: &[u8]) -> Vec<&[u8]> {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    let begins = (0..pem.len()).filter(|at| pem[*at..].starts_with(BEGIN));
+    let ends = begins.clone().skip(1).chain([pem.len()]);
+    begins
+        .zip(ends)
+        .map(|(begin, end)| &pem[begin..end])
+        .collect()
 }
 
 impl PartialEq for Ca {
@@ -361,7 +384,16 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
                 "name a file with \"-----BEGIN CERTIFICATE-----\" in it",
             )
         };
-        ca.map_err(|fault| self.problems.push(tell(fault))).ok()
+        let (ca, skipped) = ca.map_err(|fault| self.problems.push(tell(fault))).ok()?;
+        if !skipped.is_empty() {
+            let some = skipped[..skipped.len().min(3)].join("; ");
+            self.warnings.push(Warning::new(
+                key,
+                format!("in the file {} {some}", path.display()),
+                "renew it or take it out; the others are trusted",
+            ));
+        }
+        Some(ca)
     }
 
     /// A token names one caller, and the admin's is nobody else's.

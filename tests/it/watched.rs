@@ -9,6 +9,7 @@ use crate::support::{SECRET, Shim, Upstream, gateway, until, upstream};
 use crate::tls::certificate_with;
 
 const TOKEN: &str = "a-token-of-some-length";
+const OTHER_TOKEN: &str = "another-one-of-some-length";
 
 /// What may stand where a regular file should, and what is said of it.
 const KINDS: [&str; 4] = ["a FIFO", "a directory", "a socket", "a device"];
@@ -56,7 +57,11 @@ fn restore(path: &Path, content: &str) {
 }
 
 async fn order(gateway: &Gateway) -> u16 {
-    let bearer = format!("Bearer {TOKEN}");
+    order_as(gateway, TOKEN).await
+}
+
+async fn order_as(gateway: &Gateway, token: &str) -> u16 {
+    let bearer = format!("Bearer {token}");
     let headers = [("Authorization", bearer.as_str())];
     let path = "/package/orderPackage";
     gateway.post(path, &headers, "{}").await.status
@@ -135,6 +140,13 @@ async fn a_file_that_hangs_keeps_waiting_neither_brakes_nor_other_secrets_nor_th
         })
         .await;
         shim.hang_at(&path);
+        if name != "gateway.toml" {
+            // What is read after it is read all the same.
+            gateway.replace("token-shop", OTHER_TOKEN);
+            assert_eq!(gateway.reload().await.status, 200);
+            assert_eq!(order_as(&gateway, OTHER_TOKEN).await, 200);
+            gateway.replace("token-shop", TOKEN);
+        }
         for _ in 0..2 {
             let reply = gateway.reload().await;
             let told = String::from_utf8(reply.body.clone()).unwrap();
@@ -147,6 +159,7 @@ async fn a_file_that_hangs_keeps_waiting_neither_brakes_nor_other_secrets_nor_th
         if name != "gateway.toml" {
             brake(&gateway, false).await;
             brake(&gateway, true).await;
+            assert_eq!(order_as(&gateway, OTHER_TOKEN).await, 401);
         }
         shim.let_go_of_it();
         until("it is read again", async || {

@@ -40,7 +40,7 @@ fn unset(_: &str) -> Option<String> {
 }
 
 fn load(config: &Config, variable: impl Fn(&str) -> Option<String>) -> Result<Secrets, Problems> {
-    secrets::load(config, &Files::watched(), variable)
+    crate::config::secrets::load(config, &Files::watched(), variable)
 }
 
 fn keys(problems: &Problems) -> Vec<&str> {
