@@ -74,9 +74,10 @@ impl Files {
             .partition::<Vec<_>, _>(|path| hanging.contains_key(path));
         let mut contents = Contents::new();
         let late = read_beside(wanted, &mut contents);
-        let hangs = known.into_iter().chain(late.keys().cloned());
-        contents
-            .extend(hangs.map(|path| (path, Err(io::Error::new(io::ErrorKind::TimedOut, HANGS)))));
+        for path in known.iter().chain(late.keys()) {
+            let hangs = io::Error::new(io::ErrorKind::TimedOut, HANGS);
+            contents.insert(path.clone(), Err(hangs));
+        }
         hanging.extend(late);
         contents
     }
@@ -85,7 +86,7 @@ impl Files {
     pub(super) fn text(&self, path: &Path) -> io::Result<String> {
         let read = self.read(std::iter::once(path)).remove(path);
         let bytes = read
-            .map_or_else(|| Err(io::ErrorKind::NotFound.into()), |read| read)?
+            .unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))?
             .bytes;
         if bytes.len() > LARGEST {
             return Err(io::Error::other("it is larger than 4 MiB"));

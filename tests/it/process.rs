@@ -412,7 +412,8 @@ async fn healthcheck_is_not_satisfied_by_another_process() {
     let other = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let answer = b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Length: 3\r\n\r\nok\n";
-        stream.read(&mut [0; 1024]).unwrap();
+        let asked = stream.read(&mut [0; 1024]).unwrap();
+        assert!(asked > 0);
         stream.write_all(answer).unwrap();
     });
     let command = gateway(&upstream).command(&["healthcheck", "--admin", &address]);

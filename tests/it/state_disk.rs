@@ -221,36 +221,39 @@ async fn while_the_disk_hangs_each_request_gets_what_the_document_says() {
 #[tokio::test]
 async fn a_state_that_has_had_keys_and_is_lost_is_a_reason_not_to_start_until_somebody_says_so() {
     let upstream = upstream().run().await;
-    let empty = |state: &Path| std::fs::write(state.join("state.redb"), "").unwrap();
+    let write =
+        |state: &Path, content: &str| std::fs::write(state.join("state.redb"), content).unwrap();
     let remove = |state: &Path| std::fs::remove_file(state.join("state.redb")).unwrap();
-    let zero = |state: &Path| std::fs::write(state.join("state.redb"), [0; 8192]).unwrap();
-    let damage = |state: &Path| std::fs::write(state.join("state.redb"), "no store").unwrap();
-    let empty_the_marker = |state: &Path| {
-        std::fs::write(state.join("state.redb.used"), "").unwrap();
-        std::fs::remove_file(state.join("state.redb")).unwrap();
-    };
-    let ways: [(&str, &dyn Fn(&Path)); 5] = [
-        ("is empty", &empty),
-        ("is missing", &remove),
-        ("was never written", &zero),
-        ("is damaged", &damage),
-        ("is missing", &empty_the_marker),
+    let ways = [
+        "is empty",
+        "is missing",
+        "was never written",
+        "is damaged",
+        "is missing, and its marker was cut",
     ];
-    for (reason, lose) in ways {
+    for way in ways {
+        let lose = |state: &Path| match way {
+            "is empty" => write(state, ""),
+            "was never written" => write(state, &"\0".repeat(8192)),
+            "is damaged" => write(state, "no store"),
+            _ => remove(state),
+        };
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         let builder = || with_state(gateway(&upstream), &folder);
         drop(builder().run().await);
-        lose(&state); // it has had no key
-        if reason == "is damaged" {
-            std::fs::remove_file(state.join("state.redb")).unwrap();
+        if way != "is damaged" {
+            lose(&state); // it has had no key
         }
-        let _ = std::fs::remove_file(state.join("state.redb.used"));
         let gateway = builder().run().await;
         assert_eq!(order(&gateway, "one").await.status, 200);
         drop(gateway);
 
         lose(&state);
+        if way.ends_with("cut") {
+            std::fs::write(state.join("state.redb.used"), "").unwrap();
+        }
+        let reason = way.split(',').next().unwrap();
         let names = || {
             let names = std::fs::read_dir(&state).unwrap();
             let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
