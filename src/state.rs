@@ -776,6 +776,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_key_is_written_before_the_marker_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let marker = folder.path().join(marker::NAME);
+        let put = || vec![Change::Put([1; 32], bare(State::Running))];
+        let (store, _) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
+        let remove = || vec![Change::Remove([1; 32])];
+        store.write_keys(remove).await.unwrap();
+        assert!(!marker.exists(), "it has no key");
+        std::fs::create_dir(&marker).unwrap(); // so that it cannot be written
+        assert!(store.write_keys(put).await.is_err());
+        drop(store);
+        std::fs::remove_dir(&marker).unwrap();
+        let (store, saved) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
+        assert!(saved.keys.is_empty());
+        store.write_keys(put).await.unwrap();
+        assert_eq!(mode(&marker), 0o600);
+    }
+
+    #[tokio::test]
     async fn a_file_without_its_beginning_that_has_had_keys_is_damaged_though_nothing_else_says_so()
     {
         let folder = tempfile::tempdir().unwrap();
