@@ -31,6 +31,7 @@ COPY --from=build /out/linksfield-gateway /linksfield-gateway
 # By number, so that Kubernetes can tell that it is not root.
 USER 65532:65532
 EXPOSE 6180 6181
-HEALTHCHECK CMD ["/linksfield-gateway", "healthcheck"]
+# Where server.admin_listen is; a demo has no such file, and is where it is by default.
+HEALTHCHECK CMD ["/linksfield-gateway", "healthcheck", "--config", "/etc/linksfield-gateway/gateway.toml"]
 ENTRYPOINT ["/linksfield-gateway"]
 CMD ["serve", "--config", "/etc/linksfield-gateway/gateway.toml"]

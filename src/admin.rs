@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
-    HeaderName, HeaderValue, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    HeaderName, HeaderValue, REFERRER_POLICY, SERVER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request;
 use hyper::{Method, Response, StatusCode};
@@ -40,6 +40,9 @@ const EXPLAINED_PATH: &str = "/package/queryOrder";
 
 /// Which pages may load what is here: none of another site.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// Who answers (RFC 9110, section 10.2.4): `healthcheck` tells by it another process on the same port.
+pub const SERVER_NAME: &str = "linksfield-gateway";
 
 const HTML: &str = "text/html; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -275,8 +278,7 @@ impl Admin {
                 "the configuration came from no file, so there is nothing to read again\n";
             return Err(refusal(StatusCode::CONFLICT, message));
         };
-        let read = tokio::task::spawn_blocking(move || reloader.reload()).await;
-        let read = read.map_err(|_| {
+        let read = reloader.reload().await.ok_or_else(|| {
             let message = "reading the configuration has failed: the log says more\n";
             refusal(StatusCode::INTERNAL_SERVER_ERROR, message)
         })?;
@@ -341,6 +343,7 @@ fn answer(content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> 
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(SERVER, HeaderValue::from_static(SERVER_NAME));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     response

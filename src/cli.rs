@@ -19,7 +19,7 @@ use tracing::warn;
 use self::signals::Signals;
 use crate::Instance;
 use crate::clock::wall_clock;
-use crate::config::{Config, LogFormat, Secrets, Server, Warning};
+use crate::config::{Config, Files, LogFormat, Secrets, Server, Warning};
 use crate::gateway::params::Params;
 use crate::gateway::tenant::Tenants;
 use crate::open_files;
@@ -137,7 +137,7 @@ type Done = Result<(), Failed>;
 fn serve(path: &Path) -> Done {
     let (signals, hangups) = Signals::install_with_hangups()?;
     open_files::raise_limit();
-    let (config, secrets, mut warnings) = load(path)?;
+    let (config, secrets, mut warnings) = load(path, &Files::watched())?;
     warnings.extend(config.files_warning(open_files::limit()));
     let _flushed_last = start_log(&config)?;
     for Warning {
@@ -157,12 +157,15 @@ fn serve(path: &Path) -> Done {
 }
 
 fn check(path: &Path, no_secrets: bool) -> Done {
-    let (config, mut warnings) = Config::load(path)?;
-    if !no_secrets {
-        let secrets = config.load_secrets()?;
-        warnings.extend(secrets.warnings.iter().cloned());
+    let (config, mut warnings) = if no_secrets {
+        Config::load(path, &Files::once())?
+    } else {
+        // The secrets as `serve` reads them; the file may be a pipe.
+        let (files, secret_files) = (Files::once(), Files::watched());
+        let (config, secrets, warnings) = Config::load_whole(path, &files, &secret_files)?;
         Tenants::new(&config, &secrets)?;
-    }
+        (config, warnings)
+    };
     open_files::raise_limit(); // as a start would
     let limit = open_files::limit();
     warnings.extend(config.files_warning(limit));
@@ -174,7 +177,7 @@ fn check(path: &Path, no_secrets: bool) -> Done {
 }
 
 fn sign(path: &Path, tenant: &str, timestamp: Option<u64>) -> Done {
-    let (config, secrets, _) = load(path)?;
+    let (config, secrets, _) = load(path, &Files::once())?;
     print_warnings(&secrets.warnings);
     let tenants = Tenants::new(&config, &secrets)?;
     let tenant = tenants
@@ -214,11 +217,8 @@ fn simulate(options: simulator::Options) -> Done {
     })
 }
 
-fn load(path: &Path) -> Result<(Config, Secrets, Vec<Warning>), Failed> {
-    let (config, mut warnings) = Config::load(path)?;
-    let secrets = config.load_secrets()?;
-    warnings.extend(secrets.warnings.iter().cloned());
-    Ok((config, secrets, warnings))
+fn load(path: &Path, files: &Files) -> Result<(Config, Secrets, Vec<Warning>), Failed> {
+    Ok(Config::load_whole(path, files, files)?)
 }
 
 fn unknown_tenant(config: &Config, name: &str) -> Failed {

@@ -11,6 +11,7 @@ mod base_url;
 mod check;
 mod environment;
 mod faults;
+mod file;
 mod limits;
 mod open_files;
 mod problem;
@@ -24,6 +25,7 @@ mod signing;
 
 use std::{
     collections::BTreeMap,
+    io,
     net::{Ipv4Addr, SocketAddr},
     num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
@@ -38,6 +40,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     base_url::{BaseUrl, BaseUrlError},
     faults::{Breaker, Retry},
+    file::Files,
     limits::{CRAWLS, Day, Limit, Limits, STREAMS},
     problem::{Problem, Problems, Warning},
     route::{Idempotency, Kind, Route, ambiguity},
@@ -409,21 +412,66 @@ const fn at_least_one(number: usize) -> NonZeroUsize {
 
 impl Config {
     /// Reads the file and the environment, and checks what they say.
-    pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), Problems> {
+    pub fn load(path: &Path, files: &Files) -> Result<(Self, Vec<Warning>), Problems> {
         let source = path.display().to_string();
-        let text = read::file(path).map_err(|error| {
-            let reason = format!("the file cannot be read: {error}");
-            let remedy = if crate::open_files::are_exhausted(&error) {
-                crate::open_files::REMEDY
-            } else {
-                "correct the path; config/gateway.toml is an example to begin with"
-            };
-            Problems::new(
-                &source,
-                vec![Problem::new("the file itself", reason, remedy)],
-            )
-        })?;
+        let text = files
+            .text(path)
+            .map_err(|error| unreadable(&source, &error))?;
         Self::parse(&text, &source, environment::variables())
+    }
+
+    /// The same, and reads the secrets, and tells all that is wrong with either.
+    pub fn load_whole(
+        path: &Path,
+        files: &Files,
+        secret_files: &Files,
+    ) -> Result<(Self, Secrets, Vec<Warning>), Problems> {
+        let source = path.display().to_string();
+        let text = files
+            .text(path)
+            .map_err(|error| unreadable(&source, &error))?;
+        let examined = Self::examine(&text, &source, environment::variables())?;
+        let (config, mut problems, mut warnings) = examined;
+        let secrets = config.load_secrets(secret_files);
+        match secrets {
+            Ok(secrets) if problems.is_empty() => {
+                warnings.extend(secrets.warnings.iter().cloned());
+                return Ok((config, secrets, warnings));
+            }
+            Ok(_) => {}
+            Err(found) => {
+                let reported = problems.iter().map(|problem| problem.key.clone());
+                let reported = reported.collect();
+                let is_news = |problem: &Problem| !check::is_reported(&reported, &problem.key);
+                problems.extend(found.problems.into_iter().filter(is_news));
+            }
+        }
+        Err(Problems::new(&source, problems))
+    }
+
+    /// Where the admin listener is to be, by the environment, else by this file, else by default. What else may be wrong is
+    /// not asked: a gateway goes on with the last good file.
+    pub fn admin_listen(path: Option<&Path>) -> Result<SocketAddr, Problems> {
+        let source = path.map_or("environment".into(), |path| path.display().to_string());
+        let text = match path.map(|path| Files::watched().text(path)) {
+            None => String::new(),
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Some(read) => read.map_err(|error| unreadable(&source, &error))?,
+        };
+        let mut table = read::admin_listen(&text);
+        environment::overlay(&mut table, environment::variables(), &mut Vec::new());
+        let written = table
+            .get("server")
+            .and_then(|server| server.get("admin_listen"));
+        let Some(written) = written else {
+            return Ok(Server::default().admin_listen);
+        };
+        let address = written.as_str().and_then(|text| text.parse().ok());
+        address.ok_or_else(|| {
+            let reason = "it is not an IP address with its port";
+            let problem = Problem::new("server.admin_listen", reason, "correct it, or use --admin");
+            Problems::new(&source, vec![problem])
+        })
     }
 
     /// Checks what a text and an environment say. `source` is the name of the text in messages.
@@ -432,34 +480,45 @@ impl Config {
         source: &str,
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<(Self, Vec<Warning>), Problems> {
+        let (config, problems, warnings) = Self::examine(text, source, env)?;
+        if problems.is_empty() {
+            return Ok((config, warnings));
+        }
+        Err(Problems::new(source, problems))
+    }
+
+    /// What can be used of a text and an environment, and what cannot.
+    fn examine(
+        text: &str,
+        source: &str,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<Problem>, Vec<Warning>), Problems> {
         let mut problems = Vec::new();
         let mut table = read::table(text).map_err(|problems| Problems::new(source, problems))?;
         let overridden = environment::overlay(&mut table, env, &mut problems);
         let config = read::config(&mut table, &mut problems);
         let warnings = check::check(&config, &table, &mut problems);
-        if problems.is_empty() {
-            return Ok((config, warnings));
-        }
         for problem in &mut problems {
             if let Some(variable) = overridden.get(&problem.key) {
                 problem.reason = format!("{} (the value comes from {variable})", problem.reason);
             }
         }
-        Err(Problems::new(source, problems))
+        Ok((config, problems, warnings))
     }
 
     /// Reads the files and variables that hold the secrets, and `ca_file`. Paths are relative to the working directory.
-    pub fn load_secrets(&self) -> Result<Secrets, Problems> {
-        secrets::load(self, environment::variable)
+    pub fn load_secrets(&self, files: &Files) -> Result<Secrets, Problems> {
+        secrets::load(self, files, environment::variable)
     }
 
     /// Reads them again. A secret that cannot be used is left as it was `before`, and told.
     pub fn reload_secrets(
         &self,
+        files: &Files,
         before: &Secrets,
         running: &Self,
     ) -> Result<(Secrets, Vec<Problem>), Problems> {
-        secrets::reload(self, environment::variable, before, running)
+        secrets::reload(self, files, environment::variable, (before, running))
     }
 
     /// The files that hold secrets, and `ca_file`.
@@ -472,6 +531,20 @@ impl Config {
         let files = tenants.chain(others).flatten().chain(callers);
         files.map(PathBuf::as_path)
     }
+}
+
+fn unreadable(source: &str, error: &io::Error) -> Problems {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => {
+            "correct the path; config/gateway.toml is an example to begin with"
+        }
+        _ => file::remedy(error),
+    };
+    let reason = format!("the file cannot be read: {error}");
+    Problems::new(
+        source,
+        vec![Problem::new("the file itself", reason, remedy)],
+    )
 }
 
 #[cfg(test)]

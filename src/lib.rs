@@ -56,11 +56,12 @@
 //!   is certain that no byte has left, or that it was refused (`gateway/progress.rs` is where the two sides of that race
 //!   meet).
 //! - Under an idempotency key one command is sent, until the key's window ends. With a state directory the key is on disk
-//!   before the first byte leaves, and what it may have done is in doubt after a restart, never forgotten. Neither key nor
+//!   before the first byte leaves, and what it may have done is in doubt after a restart, never forgotten; where the store of before is lost, there is no start. Neither key nor
 //!   parameters are kept, only hashes of them.
 //! - Whoever waits, waits with a deadline; whatever a peer can stretch has a bound in the configuration. No request waits for
 //!   whoever reads the log: lines that find no room are dropped and counted, those about commands last. None waits for the
-//!   state disk for more than a second: a call goes on without it, a keyed command is refused.
+//!   state disk for more than a second: a call goes on without it, a keyed command is refused. No reload waits for a file that
+//!   hangs for more than five, and the end of the process for none.
 //! - A page filled before an invalidation is never found after it: the generation stands in the entry and is compared
 //!   at every lookup.
 //! - Pages with one snapshot id do not contradict each other. (`docs/caching.md` has all that callers may rely on.)

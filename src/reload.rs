@@ -5,7 +5,9 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -15,13 +17,13 @@ use hyper::http::request;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use sha1::{Digest as _, Sha1};
 use tokio::signal::unix::Signal;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
 use crate::admin::Access;
 use crate::body::Body;
-use crate::config::{Config, Problem, Problems, Secrets, Warning, dotted};
+use crate::config::{Config, Files, Problem, Problems, Secrets, Warning, dotted};
 use crate::gateway::{Gateway, wall_clock};
 use crate::server::Service;
 use crate::telemetry::{Metrics, log};
@@ -96,6 +98,7 @@ pub struct Reloader(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
+    files: Files,
     live: Live,
     read: Mutex<Read>,
     last: Mutex<LastRead>,
@@ -150,6 +153,7 @@ impl Reloader {
     pub fn new(path: &Path, config: Config, secrets: Secrets, live: Live) -> Self {
         let this = Self(Arc::new(Inner {
             path: path.to_owned(),
+            files: Files::watched(),
             live,
             read: Mutex::new(Read {
                 config,
@@ -167,8 +171,13 @@ impl Reloader {
         this
     }
 
-    /// Reads the file and what it names, and brings it into effect if it differs from what is.
-    pub fn reload(&self) -> Result<Reloaded, ReloadError> {
+    /// Reads the file and what it names, and brings it into effect if it differs from what is. Nothing comes of it if it panics.
+    pub async fn reload(&self) -> Option<Result<Reloaded, ReloadError>> {
+        let this = self.clone();
+        apart(move || this.reload_now()).await
+    }
+
+    fn reload_now(&self) -> Result<Reloaded, ReloadError> {
         let mut read = self.read();
         let result = self.bring_into_effect(&mut read);
         let refusal = match &result {
@@ -197,8 +206,9 @@ impl Reloader {
     }
 
     fn bring_into_effect(&self, read: &mut Read) -> Result<Reloaded, ReloadError> {
-        let (mut config, mut warnings) = Config::load(&self.0.path)?;
-        let (secrets, kept) = config.reload_secrets(&read.secrets, &read.config)?;
+        let files = &self.0.files;
+        let (mut config, mut warnings) = Config::load(&self.0.path, files)?;
+        let (secrets, kept) = config.reload_secrets(files, &read.secrets, &read.config)?;
         warnings.extend(secrets.warnings.iter().cloned());
         warnings.extend(config.files_warning(open_files::limit()));
         let needs_restart = config.keep_what_needs_a_restart(&read.config);
@@ -242,15 +252,18 @@ impl Reloader {
     /// Reloads at SIGHUP, when the system tells of a change, and at every interval. Never ends.
     pub async fn watch(self, mut hangups: Signal) {
         let changed = Arc::new(Notify::new());
-        let mut watched = Watched::new(changed.clone());
-        let mut ticks = interval(self.read().config.server.reload_interval);
+        let watch = Watch::start(changed.clone());
+        let mut ticks = interval(self.0.live.current().config.server.reload_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await; // the first one is now
         loop {
-            watched.watch(self.folders());
-            // Once more now: a change between what was read last and the watch would be seen only at the next look.
-            let this = self.clone();
-            let _ = tokio::task::spawn_blocking(move || this.reload()).await;
+            let (this, watch) = (self.clone(), watch.clone());
+            let _ = apart(move || {
+                watch.watch(this.folders());
+                // Once more now: a change between what was read last and the watch would be seen only at the next look.
+                this.reload_now()
+            })
+            .await;
             tokio::select! {
                 _ = hangups.recv() => info!("reload asked for by SIGHUP"),
                 () = changed.notified() => sleep(SETTLED).await,
@@ -348,6 +361,48 @@ fn tell(result: &Result<Reloaded, ReloadError>, is_news: bool) {
         }
         Err(cause) if is_news => error!(%cause, "configuration refused, the last good one stays"),
         Err(_) => {}
+    }
+}
+
+/// Does what may wait for a disk on a thread of its own: the end of the process waits for those of the runtime. Nothing comes
+/// of it if it panics.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (tell, told) = oneshot::channel();
+    let work = move || drop(tell.send(work()));
+    let begun = thread::Builder::new().name("reload".into()).spawn(work);
+    if let Err(cause) = begun {
+        warn!(%cause, "the configuration cannot be read now");
+    }
+    told.await.ok()
+}
+
+/// The thread that asks the system to tell of changes, which hangs where a folder does.
+#[derive(Clone)]
+struct Watch(SyncSender<(HashSet<PathBuf>, mpsc::Sender<()>)>);
+
+impl Watch {
+    fn start(changed: Arc<Notify>) -> Self {
+        let (tell, told) = mpsc::sync_channel::<(_, mpsc::Sender<()>)>(1);
+        let work = move || {
+            let mut watched = Watched::new(changed);
+            for (folders, done) in told {
+                watched.watch(folders);
+                let _ = done.send(());
+            }
+        };
+        let begun = thread::Builder::new().name("watch".into()).spawn(work);
+        if let Err(cause) = begun {
+            warn!(%cause, "changes of files are not told by the system, only looked for");
+        }
+        Self(tell)
+    }
+
+    /// Once this has returned, a change in these is told; but nobody waits for long, nor behind one that hangs.
+    fn watch(&self, folders: HashSet<PathBuf>) {
+        let (done, is_done) = mpsc::channel();
+        if self.0.try_send((folders, done)).is_ok() {
+            let _ = is_done.recv_timeout(Duration::from_secs(1));
+        }
     }
 }
 

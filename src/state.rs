@@ -6,6 +6,7 @@
 
 #![expect(clippy::result_large_err, reason = "the library's error is what it is")]
 
+mod marker;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -16,9 +17,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use redb::{Builder, Database, DatabaseError, ReadableTable, TableDefinition};
+use redb::TableHandle as _;
+use redb::backends::FileBackend;
+use redb::{Builder, Database, DatabaseError, ReadableTable, StorageBackend, TableDefinition};
 use tokio::task::spawn_blocking;
 
+use self::marker::Marker;
 pub use self::writer::Hangs;
 use self::writer::{Work, Writer};
 
@@ -28,6 +32,9 @@ pub const FILE: &str = "state.redb";
 /// What the file is called once something was missing or altered in it. The library repairs what it can, so that the
 /// next start would find nothing wrong.
 const DAMAGED: &str = "state.redb.damaged";
+
+/// Bytes of the number that a file of the library begins with.
+const MAGIC: usize = 9;
 
 /// What all is read once, at the start; memory has what is asked for later.
 const CACHE: usize = 4 << 20;
@@ -140,8 +147,9 @@ pub enum OpenError {
     InUse(PathBuf),
     /// It is there and cannot be read.
     #[error(
-        "server.state_dir: {} is damaged or of another version ({reason}); move it away to start without it: its idempotency \
-         keys are then forgotten, so look at what the commands of the last hours have done before any is repeated",
+        "server.state_dir: {} is damaged or of another version ({reason}); bring back a copy, or move it away, and state.redb.used \
+         with it, to start without: its idempotency keys are then forgotten, so look at what the commands of the last hours have \
+         done before any is repeated",
         .path.display()
     )]
     Damaged {
@@ -149,6 +157,20 @@ pub enum OpenError {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// It is not there any more, or holds nothing.
+    #[error(
+        "server.state_dir: {} {reason}, but it has held idempotency keys, as {} says; bring back a copy, or remove {1} to start \
+         without: the keys are then forgotten, so look at what the commands of the last hours have done before any is repeated",
+        .path.display(), .marker.display()
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// What says that it has had keys.
+        marker: PathBuf,
+        /// What is there instead.
+        reason: &'static str,
     },
 }
 
@@ -193,13 +215,14 @@ impl Store {
         let file = path.clone();
         // Of a damaged file the library does not only complain; it panics in places.
         let opened = spawn_blocking(move || open(&folder, now)).await;
-        let (database, saved) = opened.unwrap_or_else(|_| {
+        let (database, marker, saved) = opened.unwrap_or_else(|_| {
             Err(OpenError::Damaged {
                 path,
                 reason: "it cannot be read".into(),
             })
         })?;
-        let writer = Writer::start(move |work| carry_out(&database, work));
+        let mut disk = Disk { database, marker };
+        let writer = Writer::start(move |work| disk.carry_out(work));
         let writer = writer.map_err(|source| OpenError::Unusable { path: file, source })?;
         Ok((Self(writer), saved))
     }
@@ -254,22 +277,48 @@ impl Store {
     }
 }
 
-fn carry_out(database: &Database, work: Work) -> Result<(), WriteError> {
-    // Of some faults of a disk the library does not only complain; it panics.
-    let written = catch_unwind(AssertUnwindSafe(|| match work {
-        Work::Keys(changes) => write_keys(database, &changes()),
-        Work::Calls(calls) => {
-            let (calls, correction) = calls();
-            write_calls(database, &calls, correction)
+/// What the writer's thread writes to.
+struct Disk {
+    database: Database,
+    marker: Marker,
+}
+
+impl Disk {
+    fn carry_out(&mut self, work: Work) -> Result<(), WriteError> {
+        // Of some faults of a disk the library does not only complain; it panics.
+        let written = catch_unwind(AssertUnwindSafe(|| self.write(work)));
+        match written {
+            Ok(written) => written.map_err(|error| WriteError::Failed(error.to_string().into())),
+            Err(_) => Err(WriteError::Failed("the library failed".into())),
         }
-    }));
-    match written {
-        Ok(written) => written.map_err(|error| WriteError::Failed(error.to_string().into())),
-        Err(_) => Err(WriteError::Failed("the library failed".into())),
+    }
+
+    fn write(&mut self, work: Work) -> Result<(), redb::Error> {
+        match work {
+            Work::Keys(changes) => {
+                let changes = changes();
+                let is_put = |change: &Change| matches!(change, Change::Put(..));
+                if changes.iter().any(is_put) {
+                    self.marker.put()?; // before the key
+                }
+                write_keys(&self.database, &changes)
+            }
+            Work::Calls(calls) => {
+                let (calls, correction) = calls();
+                write_calls(&self.database, &calls, correction)
+            }
+        }
     }
 }
 
-fn open(folder: &Path, now: SystemTime) -> Result<(Database, Saved), OpenError> {
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.create_with_file_format_v3(true); // the only one that later versions of the library read
+    builder.set_cache_size(CACHE);
+    builder
+}
+
+fn open(folder: &Path, now: SystemTime) -> Result<(Database, Marker, Saved), OpenError> {
     let path = folder.join(FILE);
     let unusable = |path: &Path| {
         let path = path.to_owned();
@@ -288,7 +337,18 @@ fn open(folder: &Path, now: SystemTime) -> Result<(Database, Saved), OpenError> 
     if set_aside.exists() {
         return Err(altered());
     }
-    let file = open_file(&path).map_err(unusable(&path))?;
+    let mut marker = Marker::find(folder).map_err(unusable(folder))?;
+    let lost = |marker: &Marker, reason| OpenError::Lost {
+        path: path.clone(),
+        marker: marker.path(),
+        reason,
+    };
+    let file = match open_file(&path, !marker.is_there()) {
+        Err(error) if marker.is_there() && error.kind() == io::ErrorKind::NotFound => {
+            return Err(lost(&marker, "is missing"));
+        }
+        opened => opened.map_err(unusable(&path))?,
+    };
     // The file's name is on disk too, before anything relies on what is in it.
     let sync = File::open(folder).and_then(|folder| folder.sync_all());
     sync.map_err(unusable(folder))?;
@@ -296,14 +356,18 @@ fn open(folder: &Path, now: SystemTime) -> Result<(Database, Saved), OpenError> 
         path: path.clone(),
         reason: error.to_string(),
     };
-    let mut database = Builder::new()
-        .create_with_file_format_v3(true) // the only one that later versions of the library read
-        .set_cache_size(CACHE)
-        .create_file(file)
-        .map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
-            error => damaged(error.into()),
-        })?;
+    let not_opened = |error| match error {
+        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
+        error => damaged(error.into()),
+    };
+    let file = FileBackend::new(file).map_err(not_opened)?; // from here on it is nobody else's
+    if let Some(reason) = why_blank(&file).map_err(unusable(&path))? {
+        if marker.is_there() {
+            return Err(lost(&marker, reason));
+        }
+        file.set_len(0).map_err(unusable(&path))?; // begun, and cut short
+    }
+    let mut database = builder().create_with_backend(file).map_err(not_opened)?;
     // What a crash has left unfinished is undone by now. Of what was finished nothing may be missing or altered.
     let is_sound = database
         .check_integrity()
@@ -314,15 +378,38 @@ fn open(folder: &Path, now: SystemTime) -> Result<(Database, Saved), OpenError> 
     }
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let saved = read(&database, now.as_secs() / 60).map_err(damaged)?;
-    Ok((database, saved))
+    if !saved.keys.is_empty() {
+        marker.put().map_err(unusable(folder))?; // an older version made no marker
+    }
+    Ok((database, marker, saved))
+}
+
+/// Why nothing can have been kept in a file, if so. The library writes the magic number last, when it makes one, and the names
+/// of tables in clear: a file that has lost its beginning still has ours.
+fn why_blank(file: &FileBackend) -> io::Result<Option<&'static str>> {
+    let length = usize::try_from(file.len()?).map_err(io::Error::other)?;
+    if length == 0 {
+        return Ok(Some("is empty"));
+    }
+    if file
+        .read(0, length.min(MAGIC))?
+        .iter()
+        .any(|byte| *byte != 0)
+    {
+        return Ok(None);
+    }
+    let name = KEYS.name().as_bytes();
+    let content = file.read(0, length)?;
+    let has_table = content.windows(name.len()).any(|part| part == name);
+    Ok((!has_table).then_some("was never written"))
 }
 
 /// For its owner only, whatever the umask says and whoever made it.
-fn open_file(path: &Path) -> io::Result<File> {
+fn open_file(path: &Path, may_be_new: bool) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
+        .create(may_be_new)
         .truncate(false)
         .mode(0o600)
         .open(path)?;
@@ -438,6 +525,10 @@ fn record((state, since, fingerprint, status, vendor_code, headers, body): Row<'
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use redb::backends::InMemoryBackend;
+
     use super::*;
 
     fn kept(body: &'static [u8]) -> Record {
@@ -602,5 +693,122 @@ mod tests {
         drop(store);
         let (_store, saved) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
         assert!(saved.keys.is_empty());
+    }
+
+    /// A disk that remembers what it held after each step.
+    #[derive(Debug, Default)]
+    struct Recorder {
+        disk: InMemoryBackend,
+        moments: Arc<Mutex<Vec<Vec<u8>>>>,
+    }
+
+    impl Recorder {
+        fn remember(&self) -> io::Result<()> {
+            let length = self.disk.len()?.try_into().unwrap();
+            let moment = self.disk.read(0, length)?;
+            self.moments.lock().unwrap().push(moment);
+            Ok(())
+        }
+    }
+
+    impl StorageBackend for Recorder {
+        fn len(&self) -> io::Result<u64> {
+            self.disk.len()
+        }
+
+        fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+            self.disk.read(offset, length)
+        }
+
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.disk.set_len(length)?;
+            self.remember()
+        }
+
+        fn sync_data(&self, eventual: bool) -> io::Result<()> {
+            self.disk.sync_data(eventual)
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.disk.write(offset, data)?;
+            self.remember()
+        }
+    }
+
+    /// What a file holds at each moment of its making, from the empty one on.
+    fn moments_of_a_new_file() -> Vec<Vec<u8>> {
+        let disk = Recorder::default();
+        let moments = disk.moments.clone();
+        let mut database = builder().create_with_backend(disk).unwrap();
+        assert!(database.check_integrity().unwrap());
+        read(&database, 7).unwrap();
+        drop(database);
+        let mut moments = std::mem::take(&mut *moments.lock().unwrap());
+        moments.extend([Vec::new(), vec![0; 4096]]);
+        moments.dedup();
+        moments
+    }
+
+    #[tokio::test]
+    async fn a_file_whose_making_was_cut_short_at_any_moment_is_a_new_one_unless_it_has_had_keys() {
+        let moments = moments_of_a_new_file();
+        assert!(moments.len() > 20);
+        for (number, moment) in moments.iter().enumerate() {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join(FILE);
+            std::fs::write(&file, moment).unwrap();
+            let opened = Store::open(folder.path(), UNIX_EPOCH).await;
+            let (store, saved) = opened.unwrap_or_else(|error| panic!("moment {number}: {error}"));
+            assert!(saved.keys.is_empty());
+            let put = || vec![Change::Put([1; 32], bare(State::Running))];
+            store.write_keys(put).await.unwrap();
+            drop(store);
+            let (_, saved) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
+            assert_eq!(saved.keys.len(), 1);
+
+            std::fs::write(&file, moment).unwrap();
+            match Store::open(folder.path(), UNIX_EPOCH).await {
+                Err(OpenError::Lost { .. }) => assert_eq!(&std::fs::read(&file).unwrap(), moment),
+                Ok(_) => assert!(moment.starts_with(b"redb"), "moment {number}"),
+                Err(error) => panic!("moment {number}: {error}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn no_key_is_written_before_the_marker_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let marker = folder.path().join(marker::NAME);
+        let put = || vec![Change::Put([1; 32], bare(State::Running))];
+        let (store, _) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
+        let remove = || vec![Change::Remove([1; 32])];
+        store.write_keys(remove).await.unwrap();
+        assert!(!marker.exists(), "it has no key");
+        std::fs::create_dir(&marker).unwrap(); // so that it cannot be written
+        assert!(store.write_keys(put).await.is_err());
+        drop(store);
+        std::fs::remove_dir(&marker).unwrap();
+        let (store, saved) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
+        assert!(saved.keys.is_empty());
+        store.write_keys(put).await.unwrap();
+        assert_eq!(mode(&marker), 0o600);
+    }
+
+    #[tokio::test]
+    async fn a_file_without_its_beginning_that_has_had_keys_is_damaged_though_nothing_else_says_so()
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        let (store, _) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
+        let put = || vec![Change::Put([1; 32], bare(State::Running))];
+        store.write_keys(put).await.unwrap();
+        drop(store);
+        std::fs::remove_file(folder.path().join(marker::NAME)).unwrap(); // as of an older version
+        let mut content = std::fs::read(&file).unwrap();
+        content[..4096].fill(0);
+        std::fs::write(&file, content).unwrap();
+        let opened = Store::open(folder.path(), UNIX_EPOCH).await;
+        let is_damaged = matches!(opened, Err(OpenError::Damaged { .. }));
+        assert!(is_damaged, "{opened:?}");
     }
 }

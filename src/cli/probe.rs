@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Done, Failed, load, print, print_warnings, runtime, unknown_tenant, wall_clock};
 use crate::body::without_mark;
+use crate::config::Files;
 use crate::gateway::brakes::Brakes;
 use crate::gateway::error::Error;
 use crate::gateway::language::Languages;
@@ -43,7 +44,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Done {
-    let (mut config, secrets, _) = load(&options.config)?;
+    let (mut config, secrets, _) = load(&options.config, &Files::once())?;
     print_warnings(&secrets.warnings);
     let uses_http2 = std::mem::replace(&mut config.upstream.http2, true); // offered here in any case
     let tenants = Tenants::new(&config, &secrets)?;

@@ -3,7 +3,9 @@
 //! Invariant: scheme `http` or `https`, a host, no user information, no query, no fragment, no dot segments, and a path that
 //! is empty or begins with `/` and does not end with one. So joining it with a route's path is plain concatenation.
 
-use std::{fmt, net::IpAddr, net::Ipv6Addr, str::FromStr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -33,14 +35,16 @@ impl BaseUrl {
         self.https
     }
 
-    /// The host in lower case, an IPv6 address without its brackets: what is resolved and what the certificate must name.
+    /// The host in lower case, an IPv6 address without its brackets: what is resolved. A dot at its end is kept: with it, the
+    /// name is not looked for in the domains of the machine.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The host as the vendor's certificate must name it; none without TLS.
+    /// The host as the vendor's certificate must name it, without a dot at its end (RFC 6066, section 3); none without TLS.
     pub fn server_name(&self) -> Option<ServerName<'static>> {
-        let name = self.https.then(|| ServerName::try_from(self.host.clone()));
+        let name = without_root(&self.host).to_owned();
+        let name = self.https.then(|| ServerName::try_from(name));
         name.map(|name| name.expect("checked when it was parsed"))
     }
 
@@ -102,11 +106,11 @@ pub enum BaseUrlError {
     #[error("it has a query or a fragment")]
     QueryOrFragment,
     /// No host, or one that cannot be a host.
-    #[error("its host is missing or malformed")]
-    Host,
+    #[error("it {0}")]
+    Host(&'static str),
     /// A port that is no port.
-    #[error("its port is not a number from 1 to 65535")]
-    Port,
+    #[error("its port {0}")]
+    Port(&'static str),
     /// A path that cannot be prefixed to a route's path.
     #[error("its path {0}")]
     Path(&'static str),
@@ -132,13 +136,10 @@ impl FromStr for BaseUrl {
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (host, port) = split_port(authority)?;
         let host = host.to_ascii_lowercase();
-        if https && ServerName::try_from(host.as_str()).is_err() {
-            return Err(BaseUrlError::Host); // no certificate could name it
-        }
         let default_port = if https { 443 } else { 80 };
         let port = match port {
             None => default_port,
-            Some(digits) => port_number(digits).ok_or(BaseUrlError::Port)?,
+            Some(digits) => port_number(digits).map_err(BaseUrlError::Port)?,
         };
         let bracketed = if host.contains(':') {
             format!("[{host}]")
@@ -149,6 +150,12 @@ impl FromStr for BaseUrl {
             bracketed
         } else {
             format!("{bracketed}:{port}")
+        };
+        // No resolver need know it with a dot; it is this machine all the same (RFC 6761, section 6.3).
+        let host = if host == "localhost." {
+            "localhost".to_owned()
+        } else {
+            host
         };
         let path = path.trim_end_matches('/');
         match path_fault(path) {
@@ -164,37 +171,92 @@ impl FromStr for BaseUrl {
     }
 }
 
+/// The name without the dot that stands for the root of all names.
+fn without_root(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
+}
+
 /// Splits off the port and checks the host.
 fn split_port(authority: &str) -> Result<(&str, Option<&str>), BaseUrlError> {
     if let Some(bracketed) = authority.strip_prefix('[') {
-        let (host, rest) = bracketed.split_once(']').ok_or(BaseUrlError::Host)?;
-        host.parse::<Ipv6Addr>().map_err(|_| BaseUrlError::Host)?;
+        let Some((host, rest)) = bracketed.split_once(']') else {
+            return Err(BaseUrlError::Host("opens a bracket and does not close it"));
+        };
+        if host.parse::<Ipv6Addr>().is_err() {
+            let fault =
+                "holds something in brackets that is no IPv6 address (nor may it have a zone)";
+            return Err(BaseUrlError::Host(fault));
+        }
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, Some(port))),
             None if rest.is_empty() => Ok((host, None)),
-            None => Err(BaseUrlError::Host),
+            None => Err(BaseUrlError::Host(
+                "has more than a port behind the bracket",
+            )),
         };
+    }
+    if authority.parse::<Ipv6Addr>().is_ok() {
+        let fault = "has an IPv6 address as its host without brackets around it";
+        return Err(BaseUrlError::Host(fault));
     }
     let (host, port) = match authority.split_once(':') {
         Some((host, port)) => (host, Some(port)),
         None => (authority, None),
     };
-    let is_name = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    if host.len() > 253 || !host.split('.').all(is_name) {
-        return Err(BaseUrlError::Host);
+    match host_fault(host) {
+        Some(fault) => Err(BaseUrlError::Host(fault)),
+        None => Ok((host, port)),
     }
-    Ok((host, port))
+}
+
+/// Why this is neither a name (RFC 1123, section 2.1, with underscores) nor an IPv4 address.
+fn host_fault(host: &str) -> Option<&'static str> {
+    let name = without_root(host);
+    let is_address = name.parse::<Ipv4Addr>().is_ok();
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if host.is_empty() {
+        Some("has no host")
+    } else if !host.is_ascii() {
+        Some(
+            "has a host with letters beyond ASCII: write it in its ASCII form, which begins with xn--",
+        )
+    } else if !host.bytes().all(is_allowed) {
+        Some(
+            "has a character in its host that no name has: letters, digits, - and _ are taken, with dots between",
+        )
+    } else if name.len() > 253 {
+        Some("has a host of more than 253 characters")
+    } else if name.split('.').any(str::is_empty) {
+        Some("has a host with nothing before, after or between its dots")
+    } else if name.split('.').any(|label| label.len() > 63) {
+        Some("has a host with more than 63 characters between two dots")
+    } else if name
+        .split('.')
+        .any(|label| label.starts_with('-') || label.ends_with('-'))
+    {
+        Some("has a host with a hyphen where a part of it begins or ends")
+    } else if is_address && name.len() < host.len() {
+        Some("has an IPv4 address with a dot at its end as its host")
+    } else if !is_address && ServerName::try_from(name).is_err() {
+        Some("has a host that ends in a number and is no IPv4 address") // the last fault that there can be
+    } else {
+        None
+    }
 }
 
 /// Digits only: the standard parser would also take `+443`.
-fn port_number(digits: &str) -> Option<u16> {
-    let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|port| all_digits && *port != 0)
+fn port_number(digits: &str) -> Result<u16, &'static str> {
+    if digits.is_empty() {
+        return Err("is missing after the colon");
+    }
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("is not a number");
+    }
+    match digits.parse() {
+        Ok(0) => Err("is 0, where nobody can listen"),
+        Ok(port) => Ok(port),
+        Err(_) => Err("is above 65535"),
+    }
 }
 
 impl<'de> Deserialize<'de> for BaseUrl {
@@ -277,22 +339,50 @@ mod tests {
             ("", BaseUrlError::Scheme),
             ("a.example", BaseUrlError::Scheme),
             ("ftp://a.example", BaseUrlError::Scheme),
-            ("https://", BaseUrlError::Host),
-            ("https:///path", BaseUrlError::Host),
-            ("https://a b", BaseUrlError::Host),
-            ("https://a..b", BaseUrlError::Host),
-            ("https://[::1", BaseUrlError::Host),
-            ("https://[::1]x", BaseUrlError::Host),
-            ("https://[1.2.3.4]", BaseUrlError::Host),
-            ("https://a:0", BaseUrlError::Port),
-            ("https://a:", BaseUrlError::Port),
-            ("https://a:+1", BaseUrlError::Port),
-            ("https://a:65536", BaseUrlError::Port),
             ("https://user:pass@a", BaseUrlError::UserInformation),
             ("https://a?x", BaseUrlError::QueryOrFragment),
             ("https://a/#x", BaseUrlError::QueryOrFragment),
         ] {
             assert_eq!(text.parse::<BaseUrl>(), Err(error), "{text}");
+        }
+        let long = format!("https://{}.example", "a".repeat(64));
+        let longer = format!("https://{}example", "a.".repeat(130));
+        for (text, part) in [
+            ("https://", "no host"),
+            ("https:///path", "no host"),
+            ("https://:443", "no host"),
+            ("https://a b", "a character"),
+            ("https://a%41", "a character"),
+            ("https://a[1]", "a character"),
+            ("https://例え.example", "xn--"),
+            ("https://a..b", "nothing before, after or between"),
+            ("https://.a", "nothing before, after or between"),
+            ("https://a..", "nothing before, after or between"),
+            ("https://.", "nothing before, after or between"),
+            ("https://-a.example", "a hyphen"),
+            ("https://a-.example", "a hyphen"),
+            (long.as_str(), "63"),
+            (longer.as_str(), "253"),
+            ("https://256.1.1.1", "ends in a number"),
+            ("https://1.2.3", "ends in a number"),
+            ("https://127.0.0.1.", "dot at its end"),
+            ("https://[::1", "does not close"),
+            ("https://[::1]x", "behind the bracket"),
+            ("https://[1.2.3.4]", "no IPv6 address"),
+            ("https://[fe80::1%25eth0]", "zone"),
+            ("https://::1", "without brackets"),
+            ("https://a:0", "is 0"),
+            ("https://a:", "missing after the colon"),
+            ("https://a:+1", "not a number"),
+            ("https://a:1:2", "not a number"),
+            ("https://a:65536", "above 65535"),
+            ("https://a:99999999999999999999", "above 65535"),
+        ] {
+            let error = text.parse::<BaseUrl>().unwrap_err().to_string();
+            assert!(
+                error.starts_with("it") && error.contains(part),
+                "{text}: {error}"
+            );
         }
         assert!(matches!(
             "https://a/b/../c".parse::<BaseUrl>(),
@@ -305,8 +395,21 @@ mod tests {
     }
 
     #[test]
+    fn a_dot_at_the_end_is_resolved_and_sent_and_no_certificate_has_it() {
+        let url: BaseUrl = "https://API.example.:8443/v4".parse().unwrap();
+        assert_eq!(url.host(), "api.example.");
+        assert_eq!(url.authority(), "api.example.:8443"); // as curl does
+        assert_eq!(url.server_name().unwrap().to_str(), "api.example");
+        assert_eq!(url.to_string(), "https://api.example.:8443/v4");
+        assert_eq!(url.to_string().parse::<BaseUrl>().unwrap(), url);
+        let underscore: BaseUrl = "https://a_b.example".parse().unwrap();
+        assert_eq!(underscore.host(), "a_b.example");
+    }
+
+    #[test]
     fn loopback_is_recognised() {
         for (text, expected) in [
+            ("http://localhost.:1", true),
             ("http://localhost:1", true),
             ("http://127.8.0.1", true),
             ("http://[::1]", true),

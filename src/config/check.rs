@@ -71,7 +71,7 @@ pub(super) fn check(config: &Config, table: &Table, problems: &mut Vec<Problem>)
 }
 
 /// Whether the key, one above it or one below it has been reported.
-fn is_reported(reported: &BTreeSet<String>, key: &str) -> bool {
+pub(super) fn is_reported(reported: &BTreeSet<String>, key: &str) -> bool {
     let contains = |outer: &str, inner: &str| {
         inner
             .strip_prefix(outer)

@@ -2,10 +2,6 @@
 //!
 //! Invariant: no message quotes a value. serde's messages do, so they are taken apart and only what was expected is kept.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
-
 use serde_path_to_error::Segment;
 use toml::{Table, Value, de::DeTable};
 
@@ -16,19 +12,16 @@ use super::{
     show::UNSET,
 };
 
-/// No configuration is larger; a device or a pipe in its place may have no end.
-const LARGEST_FILE: u64 = 4 << 20;
-
-/// The text of the configuration's file.
-pub(super) fn file(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?
-        .take(LARGEST_FILE + 1)
-        .read_to_string(&mut text)?;
-    if text.len() as u64 > LARGEST_FILE {
-        return Err(io::Error::other("it is larger than 4 MiB"));
-    }
-    Ok(text)
+/// Nothing but `server.admin_listen`, where it can be found, whatever else is wrong with the text.
+pub(super) fn admin_listen(text: &str) -> Table {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let server = root.get_ref().get("server");
+    let server = server.and_then(|server| server.get_ref().as_table());
+    let written = server.and_then(|server| server.get("admin_listen"));
+    let written = written.and_then(|written| written.get_ref().as_str());
+    let entry = |key: &str, value| Table::from_iter([(key.to_owned(), value)]);
+    let entry = |address: &str| entry("server", entry("admin_listen", address.into()).into());
+    written.map(entry).unwrap_or_default()
 }
 
 /// The text as a table; else every place where it is not TOML.
@@ -188,7 +181,7 @@ fn reason(value: &Value, in_list: bool, message: &str) -> (String, Option<String
         // Types of this module say it in constant words that begin so; what others say might quote the value.
         let reason = match message {
             "invalid socket address syntax" => "it is not an IP address with its port",
-            _ if message.starts_with("it ") => message,
+            _ if message.starts_with("it ") || message.starts_with("its ") => message,
             _ => "it cannot be read",
         };
         return (reason.to_owned(), None);

@@ -4,13 +4,7 @@
 
 mod content;
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{self, Read as _},
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -18,16 +12,13 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     Config, SecretEncoding, Tenant,
+    file::{self, Content, Contents, Files},
     problem::{Problem, Problems, Warning},
     schema::dotted,
 };
-use crate::open_files;
 
-/// More than any secret or token; a mistaken path to something huge is not read to its end.
-const LARGEST_SECRET: u64 = 64 * 1024;
-
-/// More than the bundle of a whole operating system.
-const LARGEST_CA: u64 = 4 * 1024 * 1024;
+/// More than any secret or token.
+const LARGEST_SECRET: usize = 64 * 1024;
 
 /// Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
@@ -65,20 +56,43 @@ pub struct Ca {
 }
 
 impl Ca {
-    /// The certificates in a file of PEM, or what is wrong with it.
-    pub fn parse(pem: Vec<u8>) -> Result<Self, String> {
+    /// The certificates in a file of PEM, and what is wrong with those that cannot be used; or why there is none.
+    pub fn parse(pem: Vec<u8>) -> Result<(Self, Vec<String>), String> {
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|error| format!("holds broken PEM: {error}"))?;
-            roots
-                .add(certificate)
-                .map_err(|error| format!("holds a certificate that cannot be used: {error}"))?;
+        let mut skipped = Vec::new();
+        let certificates = certificates(&pem);
+        for (index, certificate) in certificates.iter().enumerate() {
+            // The library's own words for broken PEM may quote it.
+            let certificate =
+                CertificateDer::from_pem_slice(certificate).map_err(|_| "broken PEM".to_owned());
+            let added = certificate
+                .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
+            if let Err(cause) = added {
+                let (number, of) = (index + 1, certificates.len());
+                skipped.push(format!(
+                    "certificate {number} of {of} cannot be used: {cause}"
+                ));
+            }
         }
-        if roots.is_empty() {
-            return Err("holds no certificate in PEM".into());
+        if !roots.is_empty() {
+            return Ok((Self { pem, roots }, skipped));
         }
-        Ok(Self { pem, roots })
+        Err(match skipped.first() {
+            Some(first) => format!("holds no certificate that can be used ({first})"),
+            None => "holds no certificate in PEM".into(),
+        })
     }
+}
+
+/// The parts of a PEM that begin like a certificate, each up to the next one: one that is cut takes none with it.
+fn certificates(pem: &[u8]) -> Vec<&[u8]> {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    let begins = (0..pem.len()).filter(|at| pem[*at..].starts_with(BEGIN));
+    let ends = begins.clone().skip(1).chain([pem.len()]);
+    begins
+        .zip(ends)
+        .map(|(begin, end)| &pem[begin..end])
+        .collect()
 }
 
 impl PartialEq for Ca {
@@ -107,8 +121,9 @@ impl PartialEq for Secrets {
     }
 }
 
-/// One run over everything that is to be read.
+/// One run over everything that was read.
 struct Loader<V> {
+    contents: Contents,
     variable: V,
     encoding: SecretEncoding,
     problems: Vec<Problem>,
@@ -118,14 +133,11 @@ struct Loader<V> {
 /// Reads what the configuration names; `variable` looks one up in the environment.
 pub(super) fn load(
     config: &Config,
+    files: &Files,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Secrets, Problems> {
-    let mut loader = Loader {
-        variable,
-        encoding: config.signing.secret_encoding,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let contents = files.read(config.secret_files());
+    let mut loader = Loader::new(contents, variable, config.signing.secret_encoding);
     let mut secrets = loader.all(config);
     loader.distinct_tokens(&secrets);
     secrets.warnings = loader.warnings;
@@ -140,16 +152,12 @@ pub(super) fn load(
 /// named it in the same way; what is wrong with it is told. Without that, the configuration cannot be used.
 pub(super) fn reload(
     config: &Config,
+    files: &Files,
     variable: impl Fn(&str) -> Option<String>,
-    before: &Secrets,
-    running: &Config,
+    (before, running): (&Secrets, &Config),
 ) -> Result<(Secrets, Vec<Problem>), Problems> {
-    let mut loader = Loader {
-        variable,
-        encoding: config.signing.secret_encoding,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let contents = files.read(config.secret_files());
+    let mut loader = Loader::new(contents, variable, config.signing.secret_encoding);
     let mut secrets = loader.all(config);
     let wrong = std::mem::take(&mut loader.problems);
     let mut is_whole = true;
@@ -213,12 +221,8 @@ pub(super) fn reload(
 
 /// Reads one secret from a file that an argument names, and says what is doubtful about it.
 pub fn read_secret(argument: &str, path: &Path) -> Result<(SecretString, Vec<Warning>), Problems> {
-    let mut loader = Loader {
-        variable: |_: &str| None,
-        encoding: SecretEncoding::default(),
-        problems: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let contents = Files::once().read(std::iter::once(path));
+    let mut loader = Loader::new(contents, |_: &str| None, SecretEncoding::default());
     match loader.file(argument, path) {
         Some(secret) => Ok((secret, loader.warnings)),
         None => Err(Problems::new("arguments", loader.problems)),
@@ -226,6 +230,16 @@ pub fn read_secret(argument: &str, path: &Path) -> Result<(SecretString, Vec<War
 }
 
 impl<V: Fn(&str) -> Option<String>> Loader<V> {
+    fn new(contents: Contents, variable: V, encoding: SecretEncoding) -> Self {
+        Self {
+            contents,
+            variable,
+            encoding,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// What can be used of what the configuration names.
     fn all(&mut self, config: &Config) -> Secrets {
         let loader = self;
@@ -279,22 +293,29 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
     }
 
     fn file(&mut self, key: &str, path: &Path) -> Option<SecretString> {
-        match read(path, LARGEST_SECRET) {
-            Ok((bytes, mode)) => {
-                if mode & 0o007 != 0 {
-                    self.warnings.push(Warning::new(
-                        key,
-                        format!("every user of the machine may use {}", path.display()),
-                        "take the rights of others away: chmod o= FILE; in a pod, defaultMode: 0440 with an fsGroup",
-                    ));
-                }
-                self.secret(key, &format!("the file {}", path.display()), bytes)
-            }
-            Err(error) => {
-                self.unreadable(key, path, &error);
-                None
-            }
+        let Content { bytes, mode } = self.content(key, path)?;
+        if mode & 0o007 != 0 {
+            self.warnings.push(Warning::new(
+                key,
+                format!("every user of the machine may use {}", path.display()),
+                "take the rights of others away: chmod o= FILE; in a pod, defaultMode: 0440 with an fsGroup",
+            ));
         }
+        self.secret(key, &format!("the file {}", path.display()), bytes)
+    }
+
+    /// What the file holds, if it could be read; several keys may name one.
+    fn content(&mut self, key: &str, path: &Path) -> Option<Content> {
+        match self.contents.get(path) {
+            Some(Ok(content)) => return Some(content.clone()),
+            Some(Err(error)) => {
+                let reason = format!("the file {} cannot be read: {error}", path.display());
+                let problem = Problem::new(key, reason, file::remedy(error));
+                self.problems.push(problem);
+            }
+            None => {}
+        }
+        None
     }
 
     fn environment(&mut self, key: &str, variable: &str) -> Option<SecretString> {
@@ -359,14 +380,8 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
     }
 
     fn certificates(&mut self, key: &str, path: &Path) -> Option<Ca> {
-        let bytes = match read(path, LARGEST_CA) {
-            Ok((bytes, _)) => bytes,
-            Err(error) => {
-                self.unreadable(key, path, &error);
-                return None;
-            }
-        };
-        let ca = if bytes.len() as u64 > LARGEST_CA {
+        let Content { bytes, .. } = self.content(key, path)?;
+        let ca = if bytes.len() > file::LARGEST {
             Err("is larger than 4 MiB".to_owned())
         } else {
             Ca::parse(bytes)
@@ -378,20 +393,16 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
                 "name a file with \"-----BEGIN CERTIFICATE-----\" in it",
             )
         };
-        ca.map_err(|fault| self.problems.push(tell(fault))).ok()
-    }
-
-    fn unreadable(&mut self, key: &str, path: &Path, error: &io::Error) {
-        let remedy = match error.kind() {
-            io::ErrorKind::NotFound => "correct the path, or create the file",
-            io::ErrorKind::PermissionDenied => {
-                "let the user of the gateway read it; in a pod, with an fsGroup"
-            }
-            _ if open_files::are_exhausted(error) => open_files::REMEDY,
-            _ => "name a readable file",
-        };
-        let reason = format!("the file {} cannot be read: {error}", path.display());
-        self.problems.push(Problem::new(key, reason, remedy));
+        let (ca, skipped) = ca.map_err(|fault| self.problems.push(tell(fault))).ok()?;
+        if !skipped.is_empty() {
+            let some = skipped[..skipped.len().min(3)].join("; ");
+            self.warnings.push(Warning::new(
+                key,
+                format!("in the file {} {some}", path.display()),
+                "renew it or take it out; the others are trusted",
+            ));
+        }
+        Some(ca)
     }
 
     /// A token names one caller, and the admin's is nobody else's.
@@ -410,14 +421,4 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
             }
         }
     }
-}
-
-/// The content, up to one byte more than allowed, and the mode.
-fn read(path: &Path, largest: u64) -> io::Result<(Vec<u8>, u32)> {
-    let file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode();
-    let mut bytes = Vec::new();
-    // A newline of two bytes on top, and one more byte to tell what is too large.
-    file.take(largest + 3).read_to_end(&mut bytes)?;
-    Ok((bytes, mode))
 }

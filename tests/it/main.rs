@@ -43,3 +43,4 @@ mod tenants;
 mod thrift;
 mod tls;
 mod unclassified;
+mod watched;

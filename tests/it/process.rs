@@ -1,11 +1,12 @@
 //! The commands of the binary, its exit codes, and what operators see.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::json;
 
 use crate::support::answer::{Fault, raw};
+use crate::support::gateway::Builder;
 use crate::support::{SECRET, failure, gateway, gateway_to, page, until, upstream};
 
 fn run(mut command: Command, input: &str) -> Output {
@@ -411,6 +412,122 @@ async fn healthcheck_asks_the_admin_listener() {
         Some(0)
     );
     assert_eq!(ask(&["healthcheck", "--admin", &gateway.address]), Some(1));
+}
+
+/// The port of an address.
+fn port(address: &str) -> &str {
+    address.rsplit(':').next().unwrap()
+}
+
+#[tokio::test]
+async fn healthcheck_asks_where_the_gateway_is_by_name_environment_or_configuration() {
+    const VARIABLE: &str = "LINKSFIELD_GATEWAY__SERVER__ADMIN_LISTEN";
+    let upstream = upstream().run().await;
+    let asked = |builder: &Builder, arguments: &[&str]| {
+        run(builder.command(&[&["healthcheck"], arguments].concat()), "")
+    };
+    for listen in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
+        let listen = format!("{listen:?}");
+        let gateway = gateway(&upstream).set("server.admin_listen", &listen);
+        let gateway = gateway.run().await;
+        let port = port(&gateway.admin);
+        let elsewhere =
+            crate::support::gateway(&upstream).set("server.admin_listen", "\"127.0.0.1:1\"");
+        let name = format!("localhost:{port}");
+        assert_eq!(
+            asked(&elsewhere, &["--admin", &name]).status.code(),
+            Some(0)
+        );
+
+        let address = format!("{:?}", gateway.admin);
+        let there = crate::support::gateway(&upstream).set("server.admin_listen", &address);
+        let config = there.write();
+        let by_file = asked(&there, &["--config", &config]);
+        assert_eq!(by_file.status.code(), Some(0), "{}", err(&by_file));
+        // A gateway goes on with its last good file.
+        let broken = there.file(
+            "broken.toml",
+            &format!("[server]\nadmin_listen = {address}\nlisten = 7\n[log\n"),
+        );
+        assert_eq!(asked(&there, &["--config", &broken]).status.code(), Some(0));
+
+        let config = elsewhere.write();
+        let wrong = asked(&elsewhere, &["--config", &config]);
+        assert_eq!(wrong.status.code(), Some(1));
+        assert!(err(&wrong).contains("127.0.0.1:1"), "{}", err(&wrong));
+        let environment = elsewhere.environment(VARIABLE, &gateway.admin);
+        for arguments in [&[][..], &["--config", &config], &["--config", "/none.toml"]] {
+            let asked = asked(&environment, arguments);
+            assert_eq!(asked.status.code(), Some(0), "{}", err(&asked));
+        }
+    }
+    for (admin, reason) in [
+        ("localhost", "HOST:PORT"),
+        ("127.0.0.1:0", "port 0"),
+        ("127.0.0.1:1", "refused"),
+    ] {
+        let asked = asked(&gateway(&upstream), &["--admin", admin]);
+        assert_eq!(asked.status.code(), Some(1));
+        assert!(err(&asked).contains(reason), "{}", err(&asked));
+    }
+}
+
+#[tokio::test]
+async fn healthcheck_is_not_satisfied_by_another_process() {
+    let upstream = upstream().run().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let other = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Length: 3\r\n\r\nok\n";
+        let asked = stream.read(&mut [0; 1024]).unwrap();
+        assert!(asked > 0);
+        stream.write_all(answer).unwrap();
+    });
+    let command = gateway(&upstream).command(&["healthcheck", "--admin", &address]);
+    let asked = run(command, "");
+    other.join().unwrap();
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(
+        err(&asked).contains("not the admin listener"),
+        "{}",
+        err(&asked)
+    );
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_secrets_is_told_beside_what_is_wrong_with_keys() {
+    let upstream = upstream().run().await;
+    let bad = gateway(&upstream)
+        .set("server.lisen", "\"127.0.0.1:1\"")
+        .set("upstream.base_url", "\"https://a.example:0\"")
+        .set("tenants.acme.secret_file", "\"/nowhere\"")
+        .set("tenants.other.access_code", "\"P2\"")
+        .set("tenants.other.secret_file", "7")
+        .set("callers.shop.tenants", "[\"acme\"]");
+    let config = bad.write();
+    for command in ["check", "serve"] {
+        let checked = run(bad.command(&[command, "--config", &config]), "");
+        assert_eq!(checked.status.code(), Some(1));
+        let told = err(&checked);
+        for part in [
+            "server.lisen",
+            "upstream.base_url",
+            "its port is 0",
+            "tenants.acme.secret_file",
+            "/nowhere",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        for key in ["tenants.other.secret_file", "callers.shop.token_file"] {
+            assert_eq!(told.matches(key).count(), 1, "{key}: {told}");
+        }
+    }
+    let checked = run(
+        bad.command(&["check", "--config", &config, "--no-secrets"]),
+        "",
+    );
+    assert!(!err(&checked).contains("/nowhere"), "{}", err(&checked));
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! A state disk that hangs: calls go on, keyed commands are refused, hits wait for nothing, and nothing is Linksfield's
-//! fault.
+//! fault. A state file that is lost: what had keys is never taken for new.
+
+use std::path::Path;
 
 use serde_json::json;
 
@@ -214,4 +216,76 @@ async fn while_the_disk_hangs_each_request_gets_what_the_document_says() {
         &[("hangs", vec![miss, fresh, command, keyed])],
     );
     shim.let_go();
+}
+
+#[tokio::test]
+async fn a_state_that_has_had_keys_and_is_lost_is_a_reason_not_to_start_until_somebody_says_so() {
+    let upstream = upstream().run().await;
+    let write =
+        |state: &Path, content: &str| std::fs::write(state.join("state.redb"), content).unwrap();
+    let remove = |state: &Path| std::fs::remove_file(state.join("state.redb")).unwrap();
+    let ways = [
+        "is empty",
+        "is missing",
+        "was never written",
+        "is damaged",
+        "is missing, and its marker was cut",
+    ];
+    for way in ways {
+        let lose = |state: &Path| match way {
+            "is empty" => write(state, ""),
+            "was never written" => write(state, &"\0".repeat(8192)),
+            "is damaged" => write(state, "no store"),
+            _ => remove(state),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let builder = || with_state(gateway(&upstream), &folder);
+        drop(builder().run().await);
+        if way != "is damaged" {
+            lose(&state); // it has had no key
+        }
+        let gateway = builder().run().await;
+        assert_eq!(order(&gateway, "one").await.status, 200);
+        drop(gateway);
+
+        lose(&state);
+        if way.ends_with("cut") {
+            std::fs::write(state.join("state.redb.used"), "").unwrap();
+        }
+        let reason = way.split(',').next().unwrap();
+        let names = || {
+            let names = std::fs::read_dir(&state).unwrap();
+            let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let before = names();
+        let told = builder().refused().await;
+        for part in ["server.state_dir", "state.redb", reason, "state.redb.used"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        assert_eq!(names(), before, "what is left is left as it is");
+
+        for name in names() {
+            std::fs::remove_file(state.join(name)).unwrap(); // as the message says
+        }
+        assert_eq!(order(&builder().run().await, "one").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_state_of_before_the_marker_is_taken_and_marked() {
+    let upstream = upstream().run().await;
+    let folder = tempfile::tempdir().unwrap();
+    let run = async || with_state(gateway(&upstream), &folder).run().await;
+    let marker = folder.path().join("state/state.redb.used");
+    let gateway = run().await;
+    assert!(!marker.exists(), "it has no key");
+    assert_eq!(order(&gateway, "one").await.status, 200);
+    drop(gateway);
+    std::fs::remove_file(&marker).unwrap();
+    let gateway = run().await;
+    assert!(is_replay(&order(&gateway, "one").await));
+    assert!(marker.exists());
 }

@@ -7,7 +7,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{gateway, upstream};
+use crate::support::{gateway, gateway_to, upstream};
 
 /// A certificate for `name`, and the PEM of the authority that signed it.
 fn certificate(name: &str) -> (TlsAcceptor, String) {
@@ -38,6 +38,70 @@ pub fn certificate_with(name: &str, protocols: &[&str]) -> (TlsAcceptor, String)
         .map(|name| name.as_bytes().into())
         .collect();
     (TlsAcceptor::from(Arc::new(config)), authority.pem())
+}
+
+#[tokio::test]
+async fn a_host_with_a_dot_at_its_end_is_verified_without_it_and_sent_with_it() {
+    let (acceptor, authority) = certificate("localhost");
+    let upstream = upstream().tls(acceptor).run().await;
+    let url = upstream.url().replacen("localhost", "localhost.", 1);
+    let builder = gateway_to(&url);
+    let path = builder.file("ca.pem", &authority);
+    let gateway = builder
+        .set("upstream.ca_file", &format!("{path:?}"))
+        .run()
+        .await;
+    assert_eq!(gateway.page(1).await.status, 200, "{}", gateway.output());
+    let host = upstream.last().header("host").unwrap().to_owned();
+    assert!(host.starts_with("localhost.:"), "{host}");
+}
+
+#[tokio::test]
+async fn one_broken_certificate_among_good_ones_is_skipped_and_told() {
+    let (acceptor, authority) = certificate("localhost");
+    let (_, other) = certificate("localhost");
+    let upstream = upstream().tls(acceptor).run().await;
+    let garbled = other.replace("MII", "MIJ");
+    let cut = other[..other.len() / 2].to_owned() + "\n";
+    let not_base64 = other.replace("MII", "?!?");
+    for (broken, kind) in [
+        (garbled, "garbled"),
+        (cut, "cut"),
+        (not_base64, "not base64"),
+    ] {
+        for pem in [
+            format!("{broken}{authority}"),
+            format!("{authority}{broken}"),
+        ] {
+            let builder = gateway(&upstream);
+            let path = builder.file("ca.pem", &pem);
+            let builder = builder.set("upstream.ca_file", &format!("{path:?}"));
+            let config = builder.write();
+            let checked = builder
+                .command(&["check", "--config", &config])
+                .output()
+                .unwrap();
+            let told = String::from_utf8(checked.stderr).unwrap();
+            assert_eq!(checked.status.code(), Some(0), "{kind}: {told}");
+            assert!(
+                told.contains("upstream.ca_file") && told.contains(" of 2 cannot be used"),
+                "{kind}: {told}"
+            );
+            let gateway = builder.run().await;
+            assert_eq!(gateway.page(1).await.status, 200, "{kind}");
+            assert!(gateway.output().contains("cannot be used"), "{kind}");
+        }
+        let builder = gateway(&upstream);
+        let path = builder.file("ca.pem", &broken);
+        let builder = builder.set("upstream.ca_file", &format!("{path:?}"));
+        assert!(
+            builder
+                .refused()
+                .await
+                .contains("no certificate that can be used"),
+            "{kind}"
+        );
+    }
 }
 
 #[tokio::test]

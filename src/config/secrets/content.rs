@@ -9,7 +9,7 @@ pub(super) fn check(
     const AS_UTF_8: &str = "save it as text in UTF-8, without a byte order mark";
     let refused = if bytes.trim_ascii().is_empty() {
         ("is empty", "write the secret into it")
-    } else if bytes.len() as u64 > LARGEST_SECRET {
+    } else if bytes.len() > LARGEST_SECRET {
         ("is larger than 64 KiB", "name what holds the secret alone")
     } else if bytes.starts_with(b"\xef\xbb\xbf") {
         ("begins with a byte order mark", AS_UTF_8)

@@ -6,7 +6,6 @@ use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::secrets::load;
 
 const MARK: &str = "s3cr3t-hunter2-0001";
 
@@ -42,6 +41,10 @@ fn unset(_: &str) -> Option<String> {
 
 fn utf_16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+fn load(config: &Config, variable: impl Fn(&str) -> Option<String>) -> Result<Secrets, Problems> {
+    crate::config::secrets::load(config, &Files::watched(), variable)
 }
 
 fn keys(problems: &Problems) -> Vec<&str> {
@@ -266,8 +269,8 @@ fn a_file_of_certificates_must_hold_one() {
 #[test]
 fn the_file_itself_may_be_missing() {
     let dir = TempDir::new().unwrap();
-    let problems = Config::load(&dir.path().join("none.toml")).unwrap_err();
+    let problems = Config::load(&dir.path().join("none.toml"), &Files::watched()).unwrap_err();
     assert!(problems.to_string().contains("none.toml"));
     let path = file(&dir, "gateway.toml", SHIPPED);
-    assert!(Config::load(&path).is_ok());
+    assert!(Config::load(&path, &Files::watched()).is_ok());
 }

@@ -142,6 +142,28 @@ impl Builder {
         command
     }
 
+    /// What `serve` says when it does not start.
+    pub async fn refused(&self) -> String {
+        let config = self.write();
+        self.refused_with(&config).await
+    }
+
+    /// The same, with a file that is there, or something else in its place.
+    pub async fn refused_with(&self, config: &str) -> String {
+        let mut serve = self.command(&["serve", "--config", config]);
+        let serve = serve.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut serve = Killed(serve.unwrap());
+        let mut status = None;
+        until("it ends", async || {
+            status = serve.0.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        let told = std::io::read_to_string(serve.0.stderr.take().unwrap()).unwrap();
+        assert_eq!(status.unwrap().code(), Some(1), "{told}");
+        told
+    }
+
     pub async fn run(self) -> Gateway {
         let config = self.write();
         let mut process = self
@@ -162,7 +184,7 @@ impl Builder {
             });
         });
         let mut gateway = Gateway {
-            process,
+            process: Killed(process),
             lines,
             reading,
             address: String::new(),
@@ -177,7 +199,7 @@ impl Builder {
 }
 
 pub struct Gateway {
-    process: Child,
+    process: Killed,
     lines: Arc<Mutex<Vec<String>>>,
     reading: Arc<tokio::sync::Mutex<()>>,
     pub address: String,
@@ -186,10 +208,13 @@ pub struct Gateway {
     folder: TempDir,
 }
 
-impl Drop for Gateway {
+/// A process that ends with its test.
+struct Killed(Child);
+
+impl Drop for Killed {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -225,7 +250,7 @@ impl Gateway {
             Some(line["address"].as_str()?.to_owned())
         };
         until("listening, or ended", async || {
-            find(self.log()).is_some() || self.process.try_wait().unwrap().is_some()
+            find(self.log()).is_some() || self.process.0.try_wait().unwrap().is_some()
         })
         .await;
         find(self.log()).unwrap_or_else(|| panic!("it does not start:\n{}", self.output()))
@@ -334,12 +359,12 @@ impl Gateway {
     }
 
     pub fn id(&self) -> u32 {
-        self.process.id()
+        self.process.0.id()
     }
 
     pub fn signal(&self, name: &str) {
         let killed = Command::new("kill")
-            .args([&format!("-{name}"), &self.process.id().to_string()])
+            .args([&format!("-{name}"), &self.process.0.id().to_string()])
             .status()
             .unwrap();
         assert!(killed.success());
@@ -348,7 +373,7 @@ impl Gateway {
     pub async fn exit(&mut self) -> ExitStatus {
         let mut status = None;
         until("the process ends", async || {
-            status = self.process.try_wait().unwrap();
+            status = self.process.0.try_wait().unwrap();
             status.is_some()
         })
         .await;

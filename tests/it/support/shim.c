@@ -1,8 +1,10 @@
 /* What a test does to the disk and the clocks of a process (LD_PRELOAD), told by files in the folder SHIM_FOLDER:
- * while `hang` is there, no write to a state file goes on, and no look into slow.toml; `wall` and `slept` say by how many
- * seconds the wall clock is ahead, and how long the machine has slept. */
+ * while `hang` is there, no write to a state file goes on, and no look into slow.toml; while `stuck` is there, the file that
+ * it names is not opened; `wall` and `slept` say by how many seconds the wall clock is ahead, and how long the machine has
+ * slept. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,13 +13,13 @@
 #include <time.h>
 #include <unistd.h>
 
-static char path_of[3][4096];
-enum { HANG, WALL, SLEPT };
+static char path_of[4][4096];
+enum { HANG, WALL, SLEPT, STUCK };
 
 __attribute__((constructor)) static void begin(void) {
-    static const char *names[] = {"hang", "wall", "slept"};
+    static const char *names[] = {"hang", "wall", "slept", "stuck"};
     const char *folder = getenv("SHIM_FOLDER");
-    for (int i = 0; folder && i < 3; i++)
+    for (int i = 0; folder && i < 4; i++)
         snprintf(path_of[i], sizeof path_of[i], "%s/%s", folder, names[i]);
 }
 
@@ -60,15 +62,34 @@ int fsync(int fd) {
     return syscall(SYS_fsync, fd);
 }
 
-static long seconds(int which) {
-    char text[32];
-    int fd = open(path_of[which], O_RDONLY | O_CLOEXEC);
+static int told(int which, char *text, size_t size) {
+    int fd = syscall(SYS_openat, AT_FDCWD, path_of[which], O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return 0;
-    ssize_t length = read(fd, text, sizeof text - 1);
+    ssize_t length = read(fd, text, size - 1);
     close(fd);
     text[length < 0 ? 0 : length] = 0;
-    return atol(text);
+    return 1;
+}
+
+static long seconds(int which) {
+    char text[32];
+    return told(which, text, sizeof text) ? atol(text) : 0;
+}
+
+static int stuck(const char *path) {
+    char text[4096];
+    return told(STUCK, text, sizeof text) && !strcmp(text, path);
+}
+
+int open64(const char *path, int flags, ...) {
+    va_list rest;
+    va_start(rest, flags);
+    int mode = va_arg(rest, int);
+    va_end(rest);
+    while (stuck(path))
+        usleep(500);
+    return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 
 int clock_gettime(clockid_t clock, struct timespec *time) {

@@ -1,4 +1,4 @@
-//! A disk that hangs, a wall clock that is wrong, a machine that has slept: for one process, as `shim.c` makes them.
+//! A disk or a file that hangs, a wall clock that is wrong, a machine that has slept: for one process, as `shim.c` makes them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,6 +23,15 @@ impl Shim {
 
     pub fn let_go(&self) {
         std::fs::remove_file(self.0.path().join("hang")).unwrap();
+    }
+
+    /// From now on this file cannot be opened: whoever tries waits.
+    pub fn hang_at(&self, path: &Path) {
+        self.tell("stuck", path.to_str().unwrap());
+    }
+
+    pub fn let_go_of_it(&self) {
+        std::fs::remove_file(self.0.path().join("stuck")).unwrap();
     }
 
     /// From now on the wall clock is ahead by so many seconds.
