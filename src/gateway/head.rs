@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::header::{CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::uri::Authority;
 use hyper::{Uri, Version};
 
 use super::directives::Directives;
 use super::error::Error;
+use crate::body::Received;
 use crate::id::RequestId;
 use crate::telemetry::trace::{TRACEPARENT, Trace};
 
@@ -151,7 +152,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Only JSON in UTF-8, not compressed; nothing at all is an empty set of parameters.
-    pub fn check_content(&self, body: &Incoming) -> Result<(), Error> {
+    pub fn check_content(&self, body: &Received) -> Result<(), Error> {
         let is_plain = self.every_coding_is("identity", CONTENT_ENCODING, self.content_encoding);
         match (self.content_type.first, self.content_type.is_repeated) {
             (Some(value), false) if is_plain && is_json(value) => Ok(()),

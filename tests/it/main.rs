@@ -41,3 +41,4 @@ mod tenants;
 mod thrift;
 mod tls;
 mod unclassified;
+mod unread;
