@@ -216,8 +216,9 @@ impl Server {
                     }
                     if !body.is_end_stream() {
                         let most = service.max_body() as u64;
-                        let also = EndsAnswering::begin(answering);
-                        unread.leave(&head, body, most, response.headers_mut(), also);
+                        let discarding = EndsAnswering::begin(answering);
+                        let answer = response.headers_mut();
+                        unread.leave(&head, body, most, answer, discarding).await;
                     }
                     if unread::closes(response.headers()) {
                         // hyper would offer HTTP/1.0 beside `close` to stay.

@@ -24,6 +24,10 @@ use crate::body::Received;
 /// How long a body is discarded in all, and how long a connection lingers: a drip of bytes is worth no more.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long the answer waits for the end of a body of unknown length: by then most have ended, or are found too long, and it
+/// is known whether the connection goes on.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// Bytes that a lingering connection drops: some clients send all of a body before they read why it was refused.
 const MAX_LINGERING: u64 = 64 * 1024 * 1024;
 
@@ -40,12 +44,12 @@ impl Unread {
         self.0.load(Ordering::Acquire) > 0
     }
 
-    /// The rest of `body` is of no use to whoever answers its request. It is discarded, at most `most` bytes of the whole;
-    /// else the `answer` ends the connection. What is `held` is dropped with the body.
-    pub fn leave(
+    /// Nobody wants the rest of this body. It is discarded, at most `most` bytes of the whole, else the `answer` ends the
+    /// connection. What is `held` is dropped with the body.
+    pub async fn leave(
         &self,
         head: &request::Parts,
-        mut body: Received,
+        body: Received,
         most: u64,
         answer: &mut HeaderMap,
         held: impl Send + 'static,
@@ -57,14 +61,24 @@ impl Unread {
         if !is_discardable(head, &body, most) {
             return close(answer);
         }
-        let unread = self.clone();
-        tokio::spawn(async move {
-            let left = most - body.bytes();
-            if discard(&mut body, left).await {
+        let is_length_known = body.size_hint().exact().is_some();
+        let (left, unread) = (most - body.bytes(), self.clone());
+        let mut discarding = Box::pin(async move {
+            let _held = held;
+            let has_ended = discard(body, left).await; // dropped before its end, it ends the connection
+            if has_ended {
                 unread.0.fetch_sub(1, Ordering::AcqRel);
             }
-            drop((body, held)); // hyper stops reading where the body has not ended
+            has_ended
         });
+        if !is_length_known {
+            match timeout(GRACE, &mut discarding).await {
+                Ok(true) => return,
+                Ok(false) => return close(answer),
+                Err(_) => {}
+            }
+        }
+        tokio::spawn(discarding);
     }
 }
 
@@ -126,4 +140,61 @@ pub async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let mut chunk = vec![0; CHUNK];
     let dropping = async { while stream.read(&mut chunk).await.is_ok_and(|read| read > 0) {} };
     let _ = timeout(PATIENCE, dropping).await; // who has not read the answer by then has had its time
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use futures::stream;
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
+    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// So many bytes, one every 100 ms.
+    fn drip(bytes: usize) -> impl HttpBody<Data = Bytes> {
+        StreamBody::new(stream::unfold(bytes, async |left| {
+            let left = left.checked_sub(1)?;
+            sleep(Duration::from_millis(100)).await;
+            let frame = Frame::data(Bytes::from_static(b"x"));
+            Some((Ok::<_, Infallible>(frame), left))
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_has_two_seconds_in_all_however_often_a_byte_comes() {
+        for (bytes, has_ended, after) in [(19, true, 1_900), (1_000, false, 2_000)] {
+            let start = Instant::now();
+            assert_eq!(discard(drip(bytes), u64::MAX).await, has_ended);
+            assert_eq!(start.elapsed(), Duration::from_millis(after));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_has_so_many_bytes_and_no_more() {
+        for (size, has_ended) in [(0, true), (10, true), (11, false)] {
+            let body = Full::<Bytes>::from(vec![b'x'; size]);
+            assert_eq!(discard(body, 10).await, has_ended, "{size}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_lingers_until_its_peer_has_closed_and_for_two_seconds_in_all() {
+        for (bytes, after) in [(3, 300), (1_000, 2_000)] {
+            let (ours, mut peers) = duplex(64);
+            tokio::spawn(async move {
+                for _ in 0..bytes {
+                    sleep(Duration::from_millis(100)).await;
+                    let _ = peers.write_all(b"x").await;
+                }
+            });
+            let start = Instant::now();
+            linger(ours).await;
+            assert_eq!(start.elapsed(), Duration::from_millis(after));
+        }
+    }
 }
