@@ -45,14 +45,14 @@ impl Unread {
     }
 
     /// Nobody wants the rest of this body. It is discarded, at most `most` bytes of the whole, else the `answer` ends the
-    /// connection. What is `held` is dropped with the body.
+    /// connection. The `guard` is dropped with the body.
     pub async fn leave(
         &self,
         head: &request::Parts,
         body: Received,
         most: u64,
         answer: &mut HeaderMap,
-        held: impl Send + 'static,
+        guard: impl Send + 'static,
     ) {
         self.0.fetch_add(1, Ordering::AcqRel);
         if closes(answer) {
@@ -64,7 +64,7 @@ impl Unread {
         let is_length_known = body.size_hint().exact().is_some();
         let (left, unread) = (most - body.bytes(), self.clone());
         let mut discarding = Box::pin(async move {
-            let _held = held;
+            let _guard = guard;
             let has_ended = discard(body, left).await; // dropped before its end, it ends the connection
             if has_ended {
                 unread.0.fetch_sub(1, Ordering::AcqRel);

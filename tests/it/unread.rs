@@ -319,7 +319,7 @@ async fn a_connection_beyond_the_limit_is_told_so_although_its_body_is_still_on_
     let mut first = gateway.connect().await;
     let query = post("/package/queryOrder", &[], b"{}");
     assert_eq!(first.exchange(&query).await.status, 200);
-    let order = post("/package/orderPackage", &[], &[b'x'; 100_000]);
+    let order = post("/package/orderPackage", &[], &b"x".repeat(100_000));
     let (head, body) = order.split_at(order.len() - 100_000);
     is_answered_and_ends(&gateway.address, "beyond", head, body, 503).await;
     assert_eq!(first.exchange(&query).await.status, 200);
@@ -397,7 +397,7 @@ async fn a_body_that_is_dropped_holds_up_no_end_and_is_not_cut_off_by_it() {
             .set("server.drain_timeout", "\"1h\"")
             .run()
             .await;
-        let order = post("/package/orderPackage?x", &[], &[b'x'; 9_000]);
+        let order = post("/package/orderPackage?x", &[], &b"x".repeat(9_000));
         let (head, body) = order.split_at(order.len() - 9_000);
         let mut connection = gateway.connect().await;
         connection.send(head).await;
@@ -424,7 +424,7 @@ async fn what_is_pipelined_behind_the_last_answer_does_not_reset_it() {
     let upstream = upstream().run().await;
     let gateway = gateway(&upstream).run().await;
     let last = post("/package/queryOrder", &[("Connection", "close")], b"{}");
-    let next = post("/package/orderPackage", &[], &[b'x'; 100_000]);
+    let next = post("/package/orderPackage", &[], &b"x".repeat(100_000));
     let first = [&last[..], &next].concat();
     is_answered_and_ends(&gateway.address, "pipelined", &first, &next, 200).await;
     assert_eq!(upstream.calls(), 1);
