@@ -390,6 +390,28 @@ async fn a_drip_of_bytes_holds_no_place() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_dropped_is_neither_a_slow_head_nor_idleness() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream)
+        .set("server.header_timeout", "\"50ms\"")
+        .set("server.idle_timeout", "\"50ms\"")
+        .run()
+        .await;
+    let refused = post("/package/queryOrder?x", &[], &b"x".repeat(9_000));
+    let query = post("/package/queryOrder", &[], b"{}");
+    let (head, body) = refused.split_at(refused.len() - 9_000);
+    let (first, rest) = body.split_at(4_000);
+    let mut connection = gateway.connect().await;
+    for bytes in [head, first] {
+        connection.send(bytes).await;
+        gateway.connect().await.ended().await; // the time of a head has passed
+    }
+    connection.send(&[rest, &query].concat()).await;
+    assert_eq!(connection.reply().await.status, 400);
+    assert_eq!(connection.reply().await.status, 200);
+}
+
+#[tokio::test]
 async fn a_body_that_is_dropped_holds_up_no_end_and_is_not_cut_off_by_it() {
     let upstream = upstream().run().await;
     for is_sent in [true, false] {
