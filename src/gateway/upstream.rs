@@ -8,7 +8,10 @@ mod answer;
 mod chunks;
 mod coding;
 mod connection;
+mod drive;
 mod head;
+mod http2;
+mod payload;
 mod redirect;
 mod traffic;
 
@@ -38,11 +41,10 @@ use tokio_rustls::TlsConnector;
 
 use self::answer::Meaning;
 pub use self::answer::{Outcome, SUCCESS, Shape};
-use self::connection::{
-    Connection, Farewell, Payload, Socket, is_malformed, open_http1, open_http2,
-};
+use self::connection::{Connection, Farewell, Socket, is_malformed, open_http1, open_http2};
 pub use self::connection::{Line, Opening, Slot};
 use self::head::Malformed;
+use self::payload::Payload;
 pub use self::traffic::{Protocol, Traffic};
 use super::boxed::boxed;
 use super::brakes::{Brakes, Subject};

@@ -531,7 +531,7 @@ async fn taking_no_body(timeout: &str) -> (Peer, Frames, Gateway) {
 #[tokio::test]
 async fn a_request_that_does_not_get_through_is_given_up_for_the_vendor_too() {
     let (mut peer, _vendor, gateway) = taking_no_body("\"1s\"").await;
-    let problem = (504, "upstream_timeout".into(), "unknown".into());
+    let problem = (504, "upstream_timeout".into(), "no".into());
     assert_eq!(gateway.order().await.problem(), problem);
     assert_eq!(peer.told_beside_pings().await, Told::Head(3));
     assert_eq!(peer.told_beside_pings().await, Told::Reset(3));
@@ -669,6 +669,24 @@ async fn a_call_that_is_made_anew_takes_another_turn() {
     assert_eq!(refused.await, 4.0);
 }
 
+/// Waits until so many calls are in their connection.
+async fn until_under_way(gateway: &Gateway, calls: u16) {
+    until("the calls are in their connection", async || {
+        let labels = [("protocol", "h2")];
+        gateway.metric("upstream_requests_in_flight", &labels).await == f64::from(calls)
+    })
+    .await;
+}
+
+async fn refuse_commands(gateway: &Gateway) {
+    gateway.rewrite("server.commands", "false");
+    assert_eq!(gateway.reload().await.status, 200);
+}
+
+fn dismissed() -> (u16, String, String) {
+    (403, "commands_disabled".into(), "no".into())
+}
+
 #[tokio::test]
 async fn an_order_that_waits_for_a_stream_is_dismissed_by_a_brake_and_never_sent() {
     let (vendor, gateway) = frames_with(1, |builder| builder).await;
@@ -682,16 +700,90 @@ async fn an_order_that_waits_for_a_stream_is_dismissed_by_a_brake_and_never_sent
     let (reply, mut peer) = tokio::join!(gateway.page(1), served);
     assert_eq!(reply.status, 200, "{reply:?}");
     let brake = async {
-        until("the order is in its connection", async || {
-            let labels = [("protocol", "h2")];
-            gateway.metric("upstream_requests_in_flight", &labels).await == 1.0
-        })
-        .await;
-        gateway.rewrite("server.commands", "false");
-        assert_eq!(gateway.reload().await.status, 200);
+        until_under_way(&gateway, 1).await;
+        refuse_commands(&gateway).await;
     };
     let (reply, ()) = tokio::join!(gateway.order(), brake);
-    let dismissed = (403, "commands_disabled".into(), "no".into());
-    assert_eq!(reply.problem(), dismissed);
+    assert_eq!(reply.problem(), dismissed());
     the_next_is_stream_5(&mut peer, &gateway).await;
+}
+
+#[tokio::test]
+async fn an_order_of_which_only_the_head_has_left_is_dismissed_by_a_brake() {
+    let (mut peer, _vendor, gateway) = taking_no_body("\"1m\"").await;
+    let brake = async {
+        assert_eq!(peer.told_beside_pings().await, Told::Head(3));
+        refuse_commands(&gateway).await;
+    };
+    let (reply, ()) = tokio::join!(gateway.order(), brake);
+    assert_eq!(reply.problem(), dismissed());
+    assert_eq!(peer.told_beside_pings().await, Told::Reset(3));
+    peer.set(INITIAL_WINDOW_SIZE, 65_535).await;
+    let served = async {
+        assert_eq!(peer.told_beside_pings().await, Told::Head(5));
+        assert_eq!(peer.told_beside_pings().await, Told::Request(5));
+        peer.answer(5).await;
+    };
+    let (second, ()) = tokio::join!(gateway.page(2), served);
+    assert_eq!(second.status, 200, "{second:?}");
+}
+
+#[tokio::test]
+async fn orders_that_wait_for_a_vendor_who_does_not_read_are_dismissed_by_a_brake() {
+    const ORDERS: u16 = 14; // about 8 MB, of which the buffers of the system take half at most
+    let (vendor, gateway) = frames_with(1, |builder| builder).await;
+    let served = async {
+        let mut peer = vendor.accept().await;
+        peer.set(INITIAL_WINDOW_SIZE, 1 << 24).await;
+        peer.open_window(1 << 30).await;
+        assert_eq!(peer.told_beside_pings().await, Told::Request(1));
+        peer.answer(1).await;
+        peer
+    };
+    let (reply, mut peer) = tokio::join!(gateway.page(1), served);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let order = json!({"device_id": "x".repeat(600_000)}).to_string();
+    let orders = (0..ORDERS).map(|_| gateway.post("/package/orderPackage", &[], &order));
+    let vendor = async {
+        let signs_of_life = async {
+            loop {
+                peer.send(PING, 0, 0, &[0; 8]).await; // no command goes to a vendor that is silent
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            () = until_under_way(&gateway, ORDERS) => {}
+            () = signs_of_life => {}
+        }
+        refuse_commands(&gateway).await;
+        // Whatever waits in the connection comes before the next request.
+        let mut read = 0;
+        let reading = async {
+            loop {
+                match peer.told_beside_pings().await {
+                    Told::Request(stream) => {
+                        read += 1;
+                        peer.answer(stream).await;
+                    }
+                    Told::Reset(_) => {}
+                    told => panic!("{told:?}"),
+                }
+            }
+        };
+        let query = json!({"page_no": 2, "page_size": 2});
+        let next = tokio::select! {
+            next = gateway.query(&query) => next,
+            () = reading => unreachable!("it reads on and on"),
+        };
+        assert_eq!(next.status, 200, "{next:?}");
+        read - 1
+    };
+    let (replies, read) = tokio::join!(join_all(orders), vendor);
+    let (answered, others): (Vec<_>, Vec<_>) =
+        replies.into_iter().partition(|reply| reply.status == 200);
+    assert_eq!(answered.len(), read);
+    assert!(others.len() > 5, "{} were dismissed", others.len());
+    for reply in others {
+        assert_eq!(reply.problem(), dismissed());
+    }
 }

@@ -5,63 +5,49 @@
 //! the vendor has closed the last one's [`Socket`] too, be it one that was given up while it was being opened, so the
 //! vendor never sees more connections than there are slots.
 
-use std::convert::Infallible;
-use std::future::{pending, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use hyper::client::conn::{http1, http2};
-use hyper::rt::Executor;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockRef, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Failure;
+use super::drive::{Driven, LINGER, move_on, until_given_up};
 use super::head::{Heads, Malformed, Spoilt, Turn, Wire};
+use super::http2::{self, Mouth, PING_AFTER};
+use super::payload::Payload;
 use super::traffic::{Protocol, Token, Traffic};
 use crate::clock::Moment;
-use crate::config::STREAMS;
-use crate::gateway::brakes::{Brakes, Subject};
+use crate::gateway::brakes::Brakes;
 use crate::gateway::error::{Error, Unreachable, chain};
 use crate::gateway::progress::Progress;
 use crate::gateway::quota::Shareable;
 
-/// How long the vendor may take to close its side after we have closed ours, at least; then it is reset.
-const LINGER: Duration = Duration::from_secs(2);
 /// A peer that acknowledges nothing for so long is gone (`TCP_USER_TIMEOUT`, RFC 5482); asked so often where nothing is sent.
 const GONE_AFTER: Duration = Duration::from_secs(15);
 const PROBES: Duration = Duration::from_secs(5);
 /// How long after an answer the last of its request may take to leave. One that was answered before the vendor has read
 /// it may be closed by the vendor next.
 const LEFT_AFTER: Duration = Duration::from_millis(100);
-/// While calls wait for their answers, HTTP/2 is asked for a sign of life after so long without a frame,
-const PING_AFTER: Duration = Duration::from_secs(1);
-/// and given up as lost after so long without one.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of one answer, so much comes before it is read. The answers of a connection do not share their windows: one whose
-/// caller reads slowly holds up no other.
-const WINDOW: u32 = 1 << 20;
-/// The largest head of an answer.
-const MAX_HEAD: u32 = 64 << 10;
-
 /// One of the vendor's few connections, connected or not. A clone is the same one.
 #[derive(Debug, Clone)]
 pub struct Slot {
@@ -160,30 +146,6 @@ enum Sender {
         /// When the vendor was heard last. (A machine that has slept has heard nothing meanwhile.)
         heard: watch::Receiver<Moment>,
     },
-}
-
-/// Where requests go into a connection of HTTP/2. Whoever makes a call holds it; the last one closes the connection.
-#[derive(Debug)]
-struct Mouth {
-    /// As long as it takes any. There is no other handle: once this one is dropped, hyper hands back what it has not taken
-    /// yet. (One that comes while hyper gives up would else wait for ever.)
-    sender: StdMutex<Option<http2::SendRequest<Payload>>>,
-    _driven_until: Driven,
-}
-
-/// A connection is driven until this is dropped, and a little while longer.
-type Driven = oneshot::Sender<Infallible>;
-
-impl Mouth {
-    fn lock(&self) -> MutexGuard<'_, Option<http2::SendRequest<Payload>>> {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_open(&self) -> bool {
-        self.lock()
-            .as_ref()
-            .is_some_and(|sender| !sender.is_closed())
-    }
 }
 
 /// What one call goes through.
@@ -367,18 +329,14 @@ impl Line {
                 _ => unreachable!("its line holds it until the exchange ends"),
             },
             Way::Http2(mouth) => {
-                let sending = mouth
-                    .lock()
-                    .as_mut()
-                    .map(|sender| sender.try_send_request(request));
-                let Some(sending) = sending else {
+                let Some(sent) = mouth.send(request).await else {
                     progress.not_sent();
                     return Err(Failure::NotSent(Error::UpstreamUnreachable {
                         reason: Unreachable::Connection,
                         source: io::ErrorKind::NotConnected.into(),
                     }));
                 };
-                sending.await
+                sent
             }
         };
         sent.map_err(|mut error| {
@@ -521,239 +479,21 @@ pub(super) async fn open_http1<S: Wire>(
     })
 }
 
-pub(super) async fn open_http2<S>(
-    stream: S,
+pub(super) async fn open_http2(
+    stream: TlsStream<Socket>,
     upstream: u64,
     brakes: Brakes,
     heard: watch::Receiver<Moment>,
     traffic: Traffic,
-) -> hyper::Result<Connection>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let ended = CancellationToken::new();
-    let tasks = Tasks {
-        ended: ended.clone(),
-        brakes: brakes.clone(),
-        counted: Arc::new(traffic.connection(Protocol::Http2)),
-    };
-    let until_the_end = ended.drop_guard();
-    let (sender, connection) = http2::Builder::new(tasks)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW * STREAMS)
-        .max_header_list_size(MAX_HEAD)
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(false)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    let capacity = Arc::new(AtomicUsize::new(capacity_of(&connection)));
-    let (driven_until, given_up) = oneshot::channel();
-    let mouth = Arc::new(Mouth {
-        sender: StdMutex::new(Some(sender)),
-        _driven_until: driven_until,
-    });
-    let drive = drive_http2(connection, brakes, capacity.clone(), Arc::downgrade(&mouth));
-    tokio::spawn(async {
-        until_given_up(given_up, async {
-            drive.await;
-            pending::<()>().await; // one that takes no more calls may still have some
-        })
-        .await;
-        drop(until_the_end);
-    });
+) -> hyper::Result<Connection> {
+    let counted = traffic.connection(Protocol::Http2);
+    let (mouth, capacity) = http2::open(stream, brakes, counted).await?;
     Ok(Connection {
         upstream,
         capacity,
         sender: Sender::Http2 { mouth, heard },
         traffic,
     })
-}
-
-/// Drives a connection to its end. One that was given up has a little while for it.
-async fn until_given_up(given_up: oneshot::Receiver<Infallible>, drive: impl Future<Output = ()>) {
-    let too_long = async {
-        let _ = given_up.await;
-        sleep(LINGER).await;
-    };
-    tokio::select! {
-        biased;
-        () = too_long => {}
-        () = drive => {}
-    }
-}
-
-/// Drives a connection; a request that goes into it looks at the brakes, and leaves or is kept back before they change.
-async fn move_on<T>(brakes: &Brakes, drive: impl Future<Output = T>) -> T {
-    let mut drive = pin!(drive);
-    poll_fn(|cx| {
-        let _leaving = brakes.leave();
-        drive.as_mut().poll(cx)
-    })
-    .await
-}
-
-type Http2<S> = http2::Connection<TokioIo<S>, Payload, Tasks>;
-
-fn capacity_of<S>(connection: &Http2<S>) -> usize
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let most = usize::try_from(STREAMS).unwrap_or(usize::MAX);
-    connection.current_max_send_streams().clamp(1, most)
-}
-
-/// Drives a connection to its end, with the tasks that hyper splits off.
-async fn drive_http2<S>(
-    connection: Http2<S>,
-    brakes: Brakes,
-    capacity: Arc<AtomicUsize>,
-    mouth: Weak<Mouth>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    {
-        let mut connection = pin!(connection);
-        let _ = poll_fn(|cx| {
-            let _leaving = brakes.leave();
-            let end = connection.as_mut().poll(cx);
-            // The vendor may say another number while calls are made.
-            let now = if end.is_ready() {
-                0
-            } else {
-                capacity_of(&connection)
-            };
-            capacity.store(now, Ordering::Relaxed);
-            end
-        })
-        .await;
-    }
-    if let Some(mouth) = mouth.upgrade() {
-        let sender = mouth.lock().take();
-        drop(sender);
-    }
-}
-
-/// The body of a request, in the hands of its connection.
-#[derive(Debug)]
-pub(super) struct Payload {
-    handle: Handle,
-    length: u64,
-    is_taken: bool,
-}
-
-/// The same body, in the hands of its call. Whoever takes it first has it: the connection, to send it, or the call, so that
-/// no byte of it ever leaves. The connection gets it only while no brake is applied.
-#[derive(Debug, Clone)]
-pub(super) struct Handle(Arc<Cargo>);
-
-#[derive(Debug)]
-struct Cargo {
-    body: StdMutex<Option<Bytes>>,
-    /// Whose it is; none if no brake stops it.
-    subject: Option<(Brakes, Subject)>,
-}
-
-impl Handle {
-    /// For the connection. What it takes leaves with the same step of the connection.
-    fn take(&self) -> Option<Bytes> {
-        let subject = self.0.subject.as_ref();
-        let is_stopped = subject.is_some_and(|(brakes, subject)| brakes.check(subject).is_err());
-        if is_stopped { None } else { self.body().take() }
-    }
-
-    /// True if nothing of it has left, nor will.
-    pub(super) fn take_back(&self) -> bool {
-        self.body().take().is_some()
-    }
-
-    /// Waits until a brake stops it before it has left; for ever if that does not happen.
-    pub(super) async fn stopped(&self) {
-        if let Some((brakes, subject)) = &self.0.subject {
-            brakes.applied_to(subject).await;
-            if self.take_back() {
-                return;
-            }
-        }
-        pending::<()>().await;
-    }
-
-    fn body(&self) -> MutexGuard<'_, Option<Bytes>> {
-        self.0.body.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Payload {
-    pub(super) fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
-}
-
-impl Payload {
-    pub(super) fn new(body: Bytes, subject: Option<(Brakes, Subject)>) -> Self {
-        Self {
-            length: body.len() as u64,
-            handle: Handle(Arc::new(Cargo {
-                body: StdMutex::new(Some(body)),
-                subject,
-            })),
-            is_taken: false,
-        }
-    }
-}
-
-impl HttpBody for Payload {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.is_taken {
-            return Poll::Ready(None);
-        }
-        self.is_taken = true;
-        let body = self.handle.take();
-        let called_off = || io::Error::other("the call was given up");
-        Poll::Ready(Some(body.map(Frame::data).ok_or_else(called_off)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_taken
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(if self.is_taken { 0 } else { self.length })
-    }
-}
-
-/// Runs hyper's tasks of one connection until they end, or it does.
-#[derive(Clone)]
-struct Tasks {
-    ended: CancellationToken,
-    brakes: Brakes,
-    /// Once, however many tasks there are.
-    counted: Arc<Token>,
-}
-
-impl<F> Executor<F> for Tasks
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        let Self {
-            ended,
-            brakes,
-            counted,
-        } = self.clone();
-        tokio::spawn(async move {
-            let task = move_on(&brakes, task);
-            ended.run_until_cancelled(task).await;
-            drop(counted);
-        });
-    }
 }
 
 /// What a connection goes through. It tells when something has come; and however it is given up, in the middle of a
@@ -778,6 +518,30 @@ impl Socket {
     /// When the vendor was heard last, from now on.
     pub(super) fn heard(&self) -> watch::Receiver<Moment> {
         self.heard.subscribe()
+    }
+
+    /// Ready when the system takes a byte more. (That it took the last one does not say so.)
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = &self.stream else {
+            return Poll::Ready(());
+        };
+        loop {
+            // One that is broken takes nothing, and whoever writes is told.
+            if ready!(stream.poll_write_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let look = || {
+                let mut asked = [PollFd::new(stream, PollFlags::OUT)];
+                let has_room = poll(&mut asked, Some(&Timespec::default()))? > 0;
+                has_room
+                    .then_some(())
+                    .ok_or(io::ErrorKind::WouldBlock.into())
+            };
+            match stream.try_io(Interest::WRITABLE, look) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return Poll::Ready(()),
+            }
+        }
     }
 
     fn stream(&mut self) -> Pin<&mut TcpStream> {

@@ -49,6 +49,7 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 pub const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -165,6 +166,11 @@ impl Peer {
     pub async fn set(&mut self, setting: u16, value: u32) {
         let payload = [&setting.to_be_bytes()[..], &value.to_be_bytes()].concat();
         self.send(SETTINGS, 0, 0, &payload).await;
+    }
+
+    /// So many more bytes of bodies may come, of all streams together.
+    pub async fn open_window(&mut self, bytes: u32) {
+        self.send(WINDOW_UPDATE, 0, 0, &bytes.to_be_bytes()).await;
     }
 
     pub async fn go_away(&mut self, last: u32, reason: u32) {

@@ -1,0 +1,306 @@
+//! A connection of HTTP/2: what goes into it, and who drives it?
+//!
+//! h2 takes whatever it is given, and writes it when the vendor reads. What it has taken can no longer be stopped, so it is
+//! given no more than leaves at once: a request waits with its call while the vendor does not read, and its body until a
+//! byte of it gets through the vendor's window. One task drives the connection with all that hyper splits off, the writing
+//! last: what is taken in a step leaves in it, and whoever changes the [brakes](Brakes) waits for its end.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http2};
+use hyper::rt::Executor;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+use tokio_rustls::client::TlsStream;
+
+use super::connection::Socket;
+use super::drive::{Driven, until_given_up};
+use super::payload::Payload;
+use super::traffic::Token;
+use crate::config::STREAMS;
+use crate::gateway::brakes::Brakes;
+
+/// While calls wait for their answers, HTTP/2 is asked for a sign of life after so long without a frame,
+pub(super) const PING_AFTER: Duration = Duration::from_secs(1);
+/// and given up as lost after so long without one.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of one answer, so much comes before it is read. The answers of a connection do not share their windows: one whose
+/// caller reads slowly holds up no other.
+const WINDOW: u32 = 1 << 20;
+/// The largest head of an answer.
+const MAX_HEAD: u32 = 64 << 10;
+
+/// Where requests go into a connection of HTTP/2. Whoever makes a call holds it; the last one closes the connection.
+#[derive(Debug)]
+pub(super) struct Mouth {
+    /// As long as it takes any. There is no other handle: once this one is dropped, hyper hands back what it has not taken
+    /// yet. (One that comes while hyper gives up would else wait for ever.)
+    sender: Mutex<Option<http2::SendRequest<Payload>>>,
+    backpressure: Backpressure,
+    _driven_until: Driven,
+}
+
+impl Mouth {
+    fn lock(&self) -> MutexGuard<'_, Option<http2::SendRequest<Payload>>> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.lock()
+            .as_ref()
+            .is_some_and(|sender| !sender.is_closed())
+    }
+
+    /// Waits until the vendor reads, and sends a request; none if the connection takes no more.
+    pub(super) async fn send(&self, mut request: Request<Payload>) -> Option<Sent> {
+        self.backpressure.off().await;
+        request.body_mut().waits_for(self.backpressure.clone());
+        let sending = self.lock().as_mut()?.try_send_request(request);
+        Some(sending.await)
+    }
+}
+
+type Sent = Result<Response<Incoming>, TrySendError<Request<Payload>>>;
+
+/// Takes a connection that has agreed on HTTP/2: where requests go in, and how many at a time it takes now. It is
+/// `counted` until it is closed.
+pub(super) async fn open(
+    stream: TlsStream<Socket>,
+    brakes: Brakes,
+    counted: Token,
+) -> hyper::Result<(Arc<Mouth>, Arc<AtomicUsize>)> {
+    let tasks = Tasks::default();
+    let backpressure = Backpressure::default();
+    let stream = Outgoing {
+        stream,
+        backpressure: backpressure.clone(),
+    };
+    let (sender, requests) = http2::Builder::new(tasks.clone())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW * STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(false)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    let capacity = Arc::new(AtomicUsize::new(capacity_of(&requests)));
+    let (driven_until, given_up) = oneshot::channel();
+    let mouth = Arc::new(Mouth {
+        sender: Mutex::new(Some(sender)),
+        backpressure,
+        _driven_until: driven_until,
+    });
+    let driver = Driver {
+        requests: Some(requests),
+        tasks: Vec::new(),
+        split_off: tasks,
+        capacity: capacity.clone(),
+        mouth: Arc::downgrade(&mouth),
+    };
+    tokio::spawn(async move {
+        until_given_up(given_up, driver.drive(&brakes)).await;
+        drop(counted);
+    });
+    Ok((mouth, capacity))
+}
+
+type Requests = http2::Connection<TokioIo<Outgoing>, Payload, Tasks>;
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn capacity_of(requests: &Requests) -> usize {
+    let most = usize::try_from(STREAMS).unwrap_or(usize::MAX);
+    requests.current_max_send_streams().clamp(1, most)
+}
+
+/// Drives a connection, with the tasks that hyper splits off.
+struct Driver {
+    /// Until it takes none any more.
+    requests: Option<Requests>,
+    /// The first one reads and writes, the others each wait for a window or an answer.
+    tasks: Vec<Task>,
+    split_off: Tasks,
+    capacity: Arc<AtomicUsize>,
+    mouth: Weak<Mouth>,
+}
+
+impl Driver {
+    async fn drive(mut self, brakes: &Brakes) {
+        poll_fn(|cx| {
+            let _leaving = brakes.leave();
+            self.step(cx)
+        })
+        .await;
+    }
+
+    /// Ready once all calls have ended too.
+    fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(requests) = &mut self.requests {
+            let end = Pin::new(&mut *requests).poll(cx);
+            // The vendor may say another number while calls are made.
+            let most = end.is_pending().then(|| capacity_of(requests));
+            self.capacity.store(most.unwrap_or(0), Ordering::Relaxed);
+            if end.is_ready() {
+                self.requests = None;
+                if let Some(mouth) = self.mouth.upgrade() {
+                    let sender = mouth.lock().take();
+                    drop(sender);
+                    mouth.backpressure.take_off(); // whoever waits goes elsewhere
+                }
+            }
+        }
+        self.tasks.append(&mut self.split_off.lock());
+        // The youngest first, so that the first one writes what the others have given it.
+        for place in (0..self.tasks.len()).rev() {
+            if self.tasks[place].as_mut().poll(cx).is_ready() {
+                drop(self.tasks.remove(place));
+            }
+        }
+        if self.requests.is_none() && self.tasks.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+/// The tasks that hyper has split off, until the driver takes them.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<Vec<Task>>>);
+
+impl Tasks {
+    fn lock(&self) -> MutexGuard<'_, Vec<Task>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.lock().push(Box::pin(async {
+            task.await;
+        }));
+    }
+}
+
+/// Does the vendor read? A clone is of the same connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Backpressure(Arc<Mutex<Pressure>>);
+
+#[derive(Debug, Default)]
+struct Pressure {
+    /// All that was written is with the system, which takes more. Not known before the first write.
+    is_off: bool,
+    waiting: Vec<Waker>,
+}
+
+impl Backpressure {
+    fn lock(&self) -> MutexGuard<'_, Pressure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready when what is given now leaves at once.
+    fn poll_off(&self, cx: &mut Context<'_>) -> Poll<MutexGuard<'_, Pressure>> {
+        let mut pressure = self.lock();
+        if pressure.is_off {
+            return Poll::Ready(pressure);
+        }
+        let waker = cx.waker();
+        if !pressure.waiting.iter().any(|known| known.will_wake(waker)) {
+            pressure.waiting.push(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    async fn off(&self) {
+        poll_fn(|cx| self.poll_off(cx).map(drop)).await;
+    }
+
+    /// Ready for one body at a time: the next one waits until this one has been written.
+    pub(super) fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_off(cx)
+            .map(|mut pressure| pressure.is_off = false)
+    }
+
+    fn apply(&self) {
+        self.lock().is_off = false;
+    }
+
+    fn take_off(&self) {
+        let mut pressure = self.lock();
+        pressure.is_off = true;
+        let waiting = std::mem::take(&mut pressure.waiting);
+        drop(pressure);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    fn is_off(&self) -> bool {
+        self.lock().is_off
+    }
+}
+
+/// What h2 writes to.
+struct Outgoing {
+    stream: TlsStream<Socket>,
+    backpressure: Backpressure,
+}
+
+impl AsyncRead for Outgoing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Outgoing {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.backpressure.apply();
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.backpressure.apply();
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// h2 flushes at the end of each step, when it has written all that it may.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        // A system that has taken the last byte may have no room for the next.
+        if !self.backpressure.is_off() && self.stream.get_ref().0.poll_room(cx).is_ready() {
+            self.backpressure.take_off();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
