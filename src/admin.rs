@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
     HeaderName, HeaderValue, REFERRER_POLICY, SERVER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
@@ -19,7 +18,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use tracing::{error, warn};
 
-use crate::body::{Body, read_whole, without_mark};
+use crate::body::{Body, Received, read_whole, without_mark};
 use crate::config::{Config, Log};
 use crate::gateway::error::Error;
 use crate::gateway::head::Fields;
@@ -128,7 +127,7 @@ impl Admin {
     async fn route(
         &self,
         head: &request::Parts,
-        body: Incoming,
+        body: &mut Received,
     ) -> Result<Response<Body>, Response<Body>> {
         Fields::of(&head.headers)
             .check_target(head)
@@ -203,7 +202,7 @@ impl Admin {
     async fn set_levels(
         &self,
         headers: &HeaderMap,
-        body: Incoming,
+        body: &mut Received,
     ) -> Result<Response<Body>, Response<Body>> {
         self.refusal(headers).map_or(Ok(()), Err)?;
         let body = self.read_body(body).await?;
@@ -238,7 +237,7 @@ impl Admin {
     async fn purge(
         &self,
         headers: &HeaderMap,
-        body: Incoming,
+        body: &mut Received,
     ) -> Result<Response<Body>, Response<Body>> {
         let body = self.read(headers, body).await?;
         let body = if body.is_empty() { b"{}" } else { &body[..] };
@@ -252,7 +251,7 @@ impl Admin {
     async fn explain(
         &self,
         head: &request::Parts,
-        body: Incoming,
+        body: &mut Received,
     ) -> Result<Response<Body>, Response<Body>> {
         let path = match head.uri.query() {
             None => EXPLAINED_PATH,
@@ -270,7 +269,7 @@ impl Admin {
     async fn reload(
         &self,
         headers: &HeaderMap,
-        body: Incoming,
+        body: &mut Received,
     ) -> Result<Response<Body>, Response<Body>> {
         self.read(headers, body).await?;
         let Some(reloader) = self.parts.reloader.clone() else {
@@ -299,10 +298,14 @@ impl Admin {
     }
 
     /// What somebody who may change something or see a request has sent.
-    async fn read(&self, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Response<Body>> {
+    async fn read(
+        &self,
+        headers: &HeaderMap,
+        body: &mut Received,
+    ) -> Result<Bytes, Response<Body>> {
         self.refusal(headers).map_or(Ok(()), Err)?;
         Fields::of(headers)
-            .check_content(&body)
+            .check_content(body)
             .map_err(|error| self.problem(&error))?;
         self.read_body(body).await
     }
@@ -316,7 +319,7 @@ impl Admin {
         current.access.refusal(headers.get(AUTHORIZATION))
     }
 
-    async fn read_body(&self, body: Incoming) -> Result<Bytes, Response<Body>> {
+    async fn read_body(&self, body: &mut Received) -> Result<Bytes, Response<Body>> {
         let body = read_whole(body, MAX_BODY, BODY_PATIENCE).await;
         let body = body.map_err(|error| self.problem(&Error::of_body(error, MAX_BODY)))?;
         Ok(body.slice_ref(without_mark(&body)))
@@ -328,9 +331,13 @@ impl Admin {
 }
 
 impl Service for Admin {
-    async fn answer(&self, head: &request::Parts, body: Incoming) -> Response<Body> {
+    async fn answer(&self, head: &request::Parts, body: &mut Received) -> Response<Body> {
         let routed = self.route(head, body).await;
         routed.unwrap_or_else(|refusal| refusal)
+    }
+
+    fn max_body(&self) -> usize {
+        MAX_BODY
     }
 
     fn refuse_connection(&self) -> Response<Body> {

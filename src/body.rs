@@ -115,20 +115,54 @@ impl HttpBody for Body {
 pub struct Received {
     body: Incoming,
     version: Version,
+    bytes: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nobody has asked for it: an `Expect: 100-continue` is not answered.
+    Unasked,
+    Asked,
+    Ended,
+    Broken,
 }
 
 impl Received {
     /// That of a request: they come by HTTP/1.
     pub fn of_request(body: Incoming) -> Self {
-        let version = Version::HTTP_11;
-        Self { body, version }
+        Self::new(body, Version::HTTP_11)
     }
 
     /// That of an answer, taken out of it.
     pub fn of_answer(answer: Response<Incoming>) -> (hyper::http::response::Parts, Self) {
         let (head, body) = answer.into_parts();
         let version = head.version;
-        (head, Self { body, version })
+        (head, Self::new(body, version))
+    }
+
+    fn new(body: Incoming, version: Version) -> Self {
+        Self {
+            body,
+            version,
+            bytes: 0,
+            state: State::Unasked,
+        }
+    }
+
+    /// How many bytes of it have been read.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Has anybody begun to read it?
+    pub fn is_asked_for(&self) -> bool {
+        self.state != State::Unasked
+    }
+
+    /// Has the peer gone in the midst of it, or broken the framing?
+    pub fn is_broken(&self) -> bool {
+        self.state == State::Broken
     }
 }
 
@@ -140,17 +174,27 @@ impl HttpBody for Received {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+        if self.state == State::Unasked {
+            self.state = State::Asked;
+        }
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             // A stream that is reset with NO_ERROR has ended for hyper, wherever that was.
             None if self.version == Version::HTTP_2 && !self.body.is_end_stream() => {
-                Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())))
+                Some(Err(io::ErrorKind::UnexpectedEof.into()))
             }
-            frame => Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other))),
+            frame => frame.map(|frame| frame.map_err(io::Error::other)),
+        };
+        match &frame {
+            Some(Ok(frame)) => self.bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
+            Some(Err(_)) => self.state = State::Broken,
+            None if self.is_broken() => {}
+            None => self.state = State::Ended,
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.state == State::Ended || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -178,34 +222,34 @@ pub enum Prefix {
     /// The whole body.
     Whole(Bytes),
     /// More than the cap; the rest has not been read.
-    Longer(Bytes, Received),
+    Longer(Bytes),
 }
 
 /// Reads a whole body of at most `cap` bytes; `patience` is how long the peer may stay without progress.
 pub async fn read_whole(
-    body: Incoming,
+    body: &mut Received,
     cap: usize,
     patience: Duration,
 ) -> Result<Bytes, ReadError> {
-    if HttpBody::size_hint(&body).lower() > cap as u64 {
+    if HttpBody::size_hint(body).lower() > cap as u64 {
         return Err(ReadError::TooLarge); // before the first poll: `Expect: 100-continue` is not answered
     }
-    match read_prefix(Received::of_request(body), cap, patience).await? {
+    match read_prefix(body, cap, patience).await? {
         Prefix::Whole(bytes) => Ok(bytes),
-        Prefix::Longer(..) => Err(ReadError::TooLarge),
+        Prefix::Longer(_) => Err(ReadError::TooLarge),
     }
 }
 
 /// Reads until the end or until more than `cap` bytes have come.
 pub async fn read_prefix(
-    mut body: Received,
+    body: &mut Received,
     cap: usize,
     patience: Duration,
 ) -> Result<Prefix, ReadError> {
     let mut read = Chunks::default();
     while !body.is_end_stream() {
         // Mostly all of it came with its head: a timer is set only where there is something to wait for.
-        let come = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        let come = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop()));
         let frame = match come {
             Poll::Ready(frame) => frame,
             Poll::Pending => timeout(patience, body.frame())
@@ -214,7 +258,7 @@ pub async fn read_prefix(
         };
         let Some(frame) = frame else { break };
         if read.push(frame?, cap) {
-            return Ok(Prefix::Longer(read.join(), body));
+            return Ok(Prefix::Longer(read.join()));
         }
     }
     Ok(Prefix::Whole(read.join()))

@@ -35,7 +35,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hyper::Response;
-use hyper::body::Incoming;
 use hyper::http::request;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -63,7 +62,7 @@ use self::skew::{Skew, Told};
 use self::tenant::{Callers, Tenant, Tenants};
 use self::unclassified::Usual;
 use self::upstream::{Slot, Upstream};
-use crate::body::{Body, ReadError, read_whole};
+use crate::body::{Body, ReadError, Received, read_whole};
 use crate::clock::Moment;
 pub use crate::clock::wall_clock;
 use crate::config::Config;
@@ -284,7 +283,7 @@ impl Gateway {
     }
 
     /// Answers a request; a failure is an answer too.
-    pub async fn handle(&self, head: &request::Parts, body: Incoming) -> Response<Body> {
+    pub async fn handle(&self, head: &request::Parts, body: &mut Received) -> Response<Body> {
         let metrics = &self.0.metrics;
         let fields = Fields::of(&head.headers);
         let request_id = fields.request_id();
@@ -330,7 +329,7 @@ impl Gateway {
         &self,
         head: &request::Parts,
         fields: &Fields<'_>,
-        body: Incoming,
+        body: &mut Received,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
         fields.check(head)?;
@@ -388,7 +387,7 @@ impl Gateway {
         target: Target,
         head: &request::Parts,
         fields: &Fields<'_>,
-        body: Incoming,
+        body: &mut Received,
         deadline: Instant,
         exchange: &mut Exchange<'_>,
     ) -> Result<(Call, Option<CommandKey>), Error> {
@@ -399,7 +398,7 @@ impl Gateway {
             exchange.caller = caller.label;
         }
         target.check_method(&head.method)?;
-        fields.check_content(&body)?;
+        fields.check_content(body)?;
         let key = match &target.route.kind {
             Kind::Command { requires_key, .. } => match fields.idempotency_key()? {
                 None if *requires_key => return Err(Error::IdempotencyKeyRequired),
@@ -573,6 +572,11 @@ impl Gateway {
                 later: later.map(|later| later.filled(expected(), progress)),
             },
         }
+    }
+
+    /// The longest body of a request, in bytes.
+    pub fn max_body(&self) -> usize {
+        self.0.bounds.max_body
     }
 
     /// What a connection beyond the limit is told.

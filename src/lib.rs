@@ -8,8 +8,9 @@
 //!
 //! 1. [`server`] accepts the connection. Its I/O wrapper keeps the times that a peer may take (for a head, between
 //!    requests, to read an answer) and decides, while draining, which connections are idle. It shows the lines of requests
-//!    to `target.rs`, as hyper drops a fragment unsaid. Callers never take the last of the files that may be open:
-//!    `open_files.rs` keeps some for the admin listener, for calls and for reloads.
+//!    to `target.rs`, as hyper drops a fragment unsaid. What a refusal leaves unread of its request is dropped
+//!    (`server/unread.rs`), so that neither the refusal nor the next request is lost. Callers never take the last of the files
+//!    that may be open: `open_files.rs` keeps some for the admin listener, for calls and for reloads.
 //! 2. [`gateway`] is the table of contents: [`Gateway::handle`](gateway::Gateway::handle) calls the stations below in
 //!    this order, and nothing else knows the order. It refuses what is not a well-formed POST of JSON.
 //! 3. `gateway/route.rs` reads the path: *query* or *command*, and its policy. What is not configured is a command.

@@ -11,8 +11,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Connections that may ask for metrics and probes at a time.
 pub const ADMIN_CONNECTIONS: usize = 256;
 
-/// Connections beyond a listener's limit that are told so; further ones are closed without a word.
-pub const TOLD_TOO_MANY: usize = 64;
+/// Connections beyond a listener's limit that are told so, and as many that linger: they have had their last answer, and their
+/// caller may still be writing. Further ones are closed at once.
+pub const BEYOND: usize = 64;
 
 /// What to do where there are too few.
 pub const REMEDY: &str = "raise the limit of open files where the gateway is started (LimitNOFILE= of systemd, --ulimit nofile= of Docker, \
@@ -51,16 +52,16 @@ pub fn exhaustion() -> Option<io::Error> {
 pub struct Room {
     /// Those that are served.
     pub connections: usize,
-    /// Those beyond them that are told so.
-    pub told: usize,
+    /// Of those beyond them so many are told so, and as many linger.
+    pub beyond: usize,
 }
 
 impl Room {
     fn within(files: usize, connections: usize) -> Self {
-        let told = (files / 5).min(TOLD_TOO_MANY);
+        let beyond = (files / 8).min(BEYOND);
         Self {
-            connections: connections.min(files - told).max(1),
-            told,
+            connections: connections.min(files - 2 * beyond).max(1),
+            beyond,
         }
     }
 }
@@ -79,7 +80,7 @@ impl Shares {
     /// others are for callers, who want so many `connections`.
     pub fn of(limit: usize, own: usize, connections: usize) -> Self {
         let rest = limit.saturating_sub(own);
-        let admin = (ADMIN_CONNECTIONS + TOLD_TOO_MANY).min(rest / 4);
+        let admin = (ADMIN_CONNECTIONS + 2 * BEYOND).min(rest / 4);
         Self {
             callers: Room::within(rest - admin, connections),
             admin: Room::within(admin, ADMIN_CONNECTIONS),
@@ -93,13 +94,16 @@ mod tests {
 
     #[test]
     fn callers_take_what_the_process_and_the_admin_listener_leave() {
-        let room = |connections, told| Room { connections, told };
+        let room = |connections, beyond| Room {
+            connections,
+            beyond,
+        };
         for (limit, callers, admin) in [
             (usize::MAX, room(10_000, 64), room(256, 64)),
             (20_000, room(10_000, 64), room(256, 64)),
-            (1024, room(664, 64), room(194, 48)),
-            (128, room(45, 11), room(15, 3)),
-            (64, room(7, 1), room(2, 0)),
+            (1024, room(600, 64), room(182, 30)),
+            (128, room(42, 7), room(14, 2)),
+            (64, room(6, 1), room(2, 0)),
             (16, room(1, 0), room(1, 0)),
         ] {
             let shares = Shares::of(limit, 54, 10_000);

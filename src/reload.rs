@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use hyper::Response;
-use hyper::body::Incoming;
 use hyper::http::request;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use sha1::{Digest as _, Sha1};
@@ -22,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
 use crate::admin::Access;
-use crate::body::Body;
+use crate::body::{Body, Received};
 use crate::config::{Config, Files, Problem, Problems, Secrets, Warning, dotted};
 use crate::gateway::{Gateway, wall_clock};
 use crate::server::Service;
@@ -74,8 +73,12 @@ impl Live {
 }
 
 impl Service for Live {
-    async fn answer(&self, head: &request::Parts, body: Incoming) -> Response<Body> {
+    async fn answer(&self, head: &request::Parts, body: &mut Received) -> Response<Body> {
         self.current().gateway.handle(head, body).await
+    }
+
+    fn max_body(&self) -> usize {
+        self.current().gateway.max_body()
     }
 
     fn refuse_connection(&self) -> Response<Body> {

@@ -1,6 +1,7 @@
 //! Who may connect, and for how long? Listener, accept loop, connection limits, drain.
 
 mod patience;
+mod unread;
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -13,7 +14,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,7 +29,8 @@ use tracing::{info, warn};
 
 pub use self::patience::Times;
 use self::patience::{Answering, PatientStream};
-use crate::body::Body;
+use self::unread::Unread;
+use crate::body::{Body, Received};
 use crate::open_files::{self, Room};
 use crate::target::Targets;
 
@@ -47,12 +48,15 @@ pub struct Limits {
 
 /// What answers the requests of a listener.
 pub trait Service: Clone + Send + Sync + 'static {
-    /// Answers a request; a failure is an answer too.
+    /// Answers a request; a failure is an answer too. What it leaves unread of the body is dropped.
     fn answer(
         &self,
         head: &request::Parts,
-        body: Incoming,
+        body: &mut Received,
     ) -> impl Future<Output = Response<Body>> + Send;
+
+    /// The longest body of a request, in bytes.
+    fn max_body(&self) -> usize;
 
     /// What a connection beyond the limit is told.
     fn refuse_connection(&self) -> Response<Body>;
@@ -105,7 +109,8 @@ pub async fn serve(
 ) {
     let server = Server {
         slots: Arc::new(Semaphore::new(limits.room.connections)),
-        told: Arc::new(Semaphore::new(limits.room.told)),
+        told: Arc::new(Semaphore::new(limits.room.beyond)),
+        lingering: Arc::new(Semaphore::new(limits.room.beyond)),
         times: limits.times,
         tasks: TaskTracker::new(),
         drain: drain.clone(),
@@ -201,6 +206,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 struct Server {
     slots: Arc<Semaphore>,
     told: Arc<Semaphore>,
+    lingering: Arc<Semaphore>,
     times: Times,
     tasks: TaskTracker,
     drain: Drain,
@@ -230,30 +236,40 @@ impl Server {
     ) -> impl Future<Output = ()> + use<S> {
         let gauge = self.gauge.clone();
         let drain = self.drain.clone();
+        let lingering = self.lingering.clone();
         let answering = Answering::default();
+        let unread = Unread::default();
         let _ = stream.set_nodelay(true); // without it the answer is late, no more
         let targets = Targets::default();
         let seen = (answering.clone(), targets.clone());
         let stream = PatientStream::new(stream, self.times, seen, &drain.closing);
         async move {
-            let _slot = slot;
-            let _counted = gauge.map(Counted::new);
+            let place = (slot, gauge.map(Counted::new));
             let answer = service_fn(|request: Request<Incoming>| {
-                answering.begin();
-                let ended = EndsAnswering(answering.clone());
+                let ended = EndsAnswering::begin(&answering);
                 let (service, drain, targets) = (&service, &drain, &targets);
+                let (answering, unread) = (&answering, &unread);
                 async move {
                     let (mut head, body) = request.into_parts();
                     targets.mark(&mut head);
+                    let mut body = Received::of_request(body);
                     let mut response = if refuse {
                         service.refuse_connection()
                     } else {
-                        service.answer(&head, body).await
+                        service.answer(&head, &mut body).await
                     };
                     if drain.is_announced() || refuse {
-                        response
-                            .headers_mut()
-                            .insert(CONNECTION, HeaderValue::from_static("close"));
+                        unread::close(response.headers_mut());
+                    }
+                    if !body.is_end_stream() {
+                        let most = service.max_body() as u64;
+                        let discarding = EndsAnswering::begin(answering);
+                        let answer = response.headers_mut();
+                        unread.leave(&head, body, most, answer, discarding).await;
+                    }
+                    if unread::closes(response.headers()) {
+                        // hyper would offer HTTP/1.0 beside `close` to stay.
+                        *response.version_mut() = head.version;
                     }
                     Ok::<_, Infallible>(response.map(|body| AnswerBody {
                         body,
@@ -264,9 +280,20 @@ impl Server {
             // hyper's own timer cannot tell an idle connection from a slow head. The stream can.
             let mut http = http1::Builder::new();
             http.header_read_timeout(None).max_header_size(MAX_HEAD);
-            let served = http.serve_connection(TokioIo::new(stream), answer).await;
-            if served.is_err_and(|error| error.is_parse()) {
+            let mut connection = http.serve_connection(TokioIo::new(stream), answer);
+            let served = (&mut connection).await;
+            let is_refused_head = served.as_ref().is_err_and(hyper::Error::is_parse);
+            if is_refused_head {
                 service.head_refused();
+            } else if served.is_err() {
+                return; // nobody reads there any more
+            }
+            let end = connection.into_parts();
+            if is_refused_head || unread.is_some() || !end.read_buf.is_empty() {
+                drop(place);
+                if let Ok(_place) = lingering.try_acquire() {
+                    unread::linger(end.io.into_inner().into_inner()).await;
+                }
             }
         }
     }
@@ -288,8 +315,15 @@ impl Drop for Counted {
     }
 }
 
-/// Ends the answering phase when the body of the answer is dropped, whatever the reason.
+/// An answering phase, which ends when this is dropped, whatever the reason: with the body of the answer.
 struct EndsAnswering(Answering);
+
+impl EndsAnswering {
+    fn begin(answering: &Answering) -> Self {
+        answering.begin();
+        Self(answering.clone())
+    }
+}
 
 impl Drop for EndsAnswering {
     fn drop(&mut self) {

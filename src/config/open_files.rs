@@ -1,7 +1,7 @@
 //! How many files may a gateway with this configuration have open at a time?
 
 use super::{Config, problem::Warning};
-use crate::open_files::{ADMIN_CONNECTIONS, REMEDY, Shares, TOLD_TOO_MANY};
+use crate::open_files::{ADMIN_CONNECTIONS, BEYOND, REMEDY, Shares};
 
 /// Open whatever happens: listeners, runtimes, watches, the store, what a reload reads.
 const OWN: usize = 48;
@@ -29,15 +29,15 @@ impl Config {
     pub fn files_arithmetic(&self, limit: usize) -> String {
         let slots = self.upstream.limits.slots();
         format!(
-            "open files: {} at most = {} (server.max_connections) + {ADMIN_CONNECTIONS} (admin listener) + 2 x {TOLD_TOO_MANY} \
-             (told that these are taken) + {slots} connections x {FOR_EACH_SLOT} + {OWN}; the limit here is {limit}\n",
+            "open files: {} at most = {} (server.max_connections) + {ADMIN_CONNECTIONS} (admin listener) + 4 x {BEYOND} \
+             (told that these are taken, or after a last answer) + {slots} connections x {FOR_EACH_SLOT} + {OWN}; the limit here is {limit}\n",
             self.files(),
             self.server.max_connections,
         )
     }
 
     fn files(&self) -> usize {
-        let listeners = ADMIN_CONNECTIONS + 2 * TOLD_TOO_MANY;
+        let listeners = ADMIN_CONNECTIONS + 4 * BEYOND;
         let callers = self.server.max_connections.get();
         self.own().saturating_add(listeners).saturating_add(callers)
     }
@@ -56,15 +56,15 @@ mod tests {
     #[test]
     fn a_limit_that_is_too_low_is_told_with_what_it_leaves() {
         let mut config = Config::default();
-        assert_eq!(config.files_warning(10_438), None);
+        assert_eq!(config.files_warning(10_566), None);
         let told = config.files_warning(1024).unwrap();
         assert_eq!(told.key, "server.max_connections");
-        for figure in ["10000", "10438", "1024", "664"] {
+        for figure in ["10000", "10566", "1024", "600"] {
             assert!(told.reason.contains(figure), "{figure} in {}", told.reason);
         }
         let line = config.files_arithmetic(1024);
-        assert!(line.starts_with("open files: 10438 at most = 10000 (server.max_connections)"));
+        assert!(line.starts_with("open files: 10566 at most = 10000 (server.max_connections)"));
         config.upstream.limits.connections = Limit::None;
-        assert!(config.files_warning(10_438).is_some());
+        assert!(config.files_warning(10_566).is_some());
     }
 }

@@ -414,15 +414,15 @@ impl Upstream {
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Answer, Error> {
-        let (head, body) = Received::of_answer(response);
+        let (head, mut rest) = Received::of_answer(response);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Error::UpstreamMalformedAnswer(Malformed::Switch.into()));
         }
         let is_framed = coding::is_framed(&head);
         let headers = passed_on(&head);
-        let (body, rest) = match read_prefix(body, self.max_answer, Duration::MAX).await {
+        let (body, rest) = match read_prefix(&mut rest, self.max_answer, Duration::MAX).await {
             Ok(Prefix::Whole(body)) => (body, None),
-            Ok(Prefix::Longer(body, rest)) => (body, Some(rest)),
+            Ok(Prefix::Longer(body)) => (body, Some(rest)),
             Err(ReadError::Broken(source)) if is_malformed(&source) => {
                 return Err(Error::UpstreamMalformedAnswer(source));
             }

@@ -12,7 +12,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -41,7 +41,8 @@ pub struct Answering(Arc<Answers>);
 
 #[derive(Debug, Default)]
 struct Answers {
-    is_on: AtomicBool,
+    /// Phases that have begun and not ended: of an answer, and of the rest of the request's body.
+    on: AtomicUsize,
     /// How many have ended: one may begin and end between two reads.
     ended: AtomicU64,
     /// Who reads, and waits for the answer to end.
@@ -51,18 +52,18 @@ struct Answers {
 impl Answering {
     /// A head has been read.
     pub fn begin(&self) {
-        self.0.is_on.store(true, Ordering::Release);
+        self.0.on.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The body of the answer has been handed over to the last byte, or given up. It may still have to be written.
     pub fn end(&self) {
         self.0.ended.fetch_add(1, Ordering::AcqRel);
-        self.0.is_on.store(false, Ordering::Release);
+        self.0.on.fetch_sub(1, Ordering::AcqRel);
         self.wake_reader();
     }
 
     fn is_on(&self) -> bool {
-        self.0.is_on.load(Ordering::Acquire)
+        self.0.on.load(Ordering::Acquire) > 0
     }
 
     fn ended(&self) -> u64 {
@@ -131,6 +132,11 @@ impl PatientStream {
             timer: Box::pin(sleep_until(at + times.header)),
             draining: Box::pin(drain.clone().cancelled_owned()),
         }
+    }
+
+    /// The connection, whose peer has no times any more.
+    pub fn into_inner(self) -> TcpStream {
+        self.stream
     }
 
     /// The service knows when a request begins and ends being answered; the phase follows it. An answer has not ended

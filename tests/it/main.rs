@@ -43,4 +43,5 @@ mod tenants;
 mod thrift;
 mod tls;
 mod unclassified;
+mod unread;
 mod watched;

@@ -90,6 +90,18 @@ impl Connection {
         }
     }
 
+    /// Waits until the other side closes the connection; a reset will not do, nor will anything more.
+    pub async fn end(&mut self) {
+        let more = timeout(PATIENCE, self.0.fill_buf()).await;
+        let more = more.expect("the connection stays open");
+        assert!(more.expect("a reset").is_empty(), "there is more");
+    }
+
+    /// Nothing more is sent.
+    pub async fn finish(&mut self) {
+        let _ = self.0.get_mut().shutdown().await; // the other side may be gone
+    }
+
     /// One answer; none if the connection ended cleanly instead.
     pub async fn read(&mut self) -> io::Result<Option<Reply>> {
         let mut line = String::new();
