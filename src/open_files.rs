@@ -58,7 +58,7 @@ pub struct Room {
 
 impl Room {
     fn within(files: usize, connections: usize) -> Self {
-        let beyond = (files / 8).min(BEYOND);
+        let beyond = (files / 6).min(BEYOND);
         Self {
             connections: connections.min(files - 2 * beyond).max(1),
             beyond,
@@ -101,8 +101,8 @@ mod tests {
         for (limit, callers, admin) in [
             (usize::MAX, room(10_000, 64), room(256, 64)),
             (20_000, room(10_000, 64), room(256, 64)),
-            (1024, room(600, 64), room(182, 30)),
-            (128, room(42, 7), room(14, 2)),
+            (1024, room(600, 64), room(162, 40)),
+            (128, room(38, 9), room(12, 3)),
             (64, room(6, 1), room(2, 0)),
             (16, room(1, 0), room(1, 0)),
         ] {
