@@ -11,6 +11,7 @@ mod answers;
 mod bounds;
 mod brakes;
 mod cache;
+mod calibrate;
 mod clocks;
 mod commands;
 mod connection;

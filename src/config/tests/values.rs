@@ -90,7 +90,7 @@ const WRONG_VALUES: &[(&str, &str, &str)] = &[
     ),
     (
         "[signing]\nempty = 'nul_only'",
-        "not one of \"all\", \"null_only\"",
+        "not one of \"all\", \"none\", \"null_only\"",
         "did you mean \"null_only\"?",
     ),
     (
