@@ -69,16 +69,23 @@ fn remedy_for_duplicate(text: &str, line: usize) -> String {
         return ANYWAY.to_owned();
     };
     if let Some(section) = section(second) {
-        let first = before.iter().position(|line| self::section(line) == Some(section));
+        let first = before
+            .iter()
+            .position(|line| self::section(line) == Some(section));
         return first.map_or(ANYWAY.to_owned(), |first| {
             let first = first + 1;
             format!("{section} stands in line {first} already: move what follows to there, and remove this second {section}")
         });
     }
-    let key = |line: &str| line.split_once('=').map(|(key, _)| key.trim().to_owned());
+    let key = |line: &str| {
+        let (key, _) = line.split_once('=')?;
+        is_name(key).then(|| key.trim().to_owned())
+    };
     let begins = before.iter().rposition(|line| section(line).is_some());
     let begins = begins.map_or(0, |header| header + 1);
-    let first = before[begins..].iter().position(|line| key(line) == key(second));
+    let first = before[begins..]
+        .iter()
+        .position(|line| key(line) == key(second));
     match (key(second), first) {
         (Some(key), Some(first)) => {
             let first = begins + first + 1;
@@ -91,7 +98,12 @@ fn remedy_for_duplicate(text: &str, line: usize) -> String {
 /// The header that a line is, without what follows it.
 fn section(line: &str) -> Option<&str> {
     let end = line.starts_with('[').then(|| line.find(']'))??;
-    line.get(..=end)
+    line.get(..=end).filter(|header| is_name(header))
+}
+
+/// Names may be quoted in a message; in lists and inline tables there are values, too.
+fn is_name(text: &str) -> bool {
+    !text.contains(['{', ',', '='])
 }
 
 /// The table as a configuration. Keys that are unknown or have a wrong value are reported and taken out of the table, so that

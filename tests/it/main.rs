@@ -17,6 +17,7 @@ mod commands;
 mod connection;
 mod crawl;
 mod demo;
+mod documents;
 mod doubt;
 mod drain;
 mod errors;
