@@ -70,11 +70,11 @@ impl Drop for Running {
 
 /// A machine with the repository, the binary in its path, and a simulator in Linksfield's place.
 struct Machine {
-    folder: TempDir,
-    vendor: String,
     /// The gateway that was started last, with its two addresses.
     gateway: Option<(Running, [String; 2])>,
     _simulator: Running,
+    vendor: String,
+    folder: TempDir, // the last to go
 }
 
 impl Machine {
@@ -98,10 +98,10 @@ impl Machine {
         said.read_line(&mut line).unwrap();
         let (_, vendor) = line.trim().split_once(" on ").unwrap();
         Self {
-            folder,
-            vendor: vendor.to_owned(),
             gateway: None,
             _simulator: Running(simulator),
+            vendor: vendor.to_owned(),
+            folder,
         }
     }
 
@@ -112,15 +112,12 @@ impl Machine {
     /// A shell in the folder. What a test must have of its own comes by the environment: the text stands as it is.
     fn shell(&self, command: &str) -> Command {
         let binary = Path::new(env!("CARGO_BIN_EXE_linksfield-gateway"));
-        let path = std::env::var("PATH").unwrap();
+        let folder = binary.parent().unwrap().display();
+        let command = format!("PATH=\"{folder}:$PATH\"\n{command}");
         let mut shell = Command::new("sh");
         shell
-            .args(["-ec", command])
+            .args(["-ec", &command])
             .current_dir(self.folder.path())
-            .env(
-                "PATH",
-                format!("{}:{path}", binary.parent().unwrap().display()),
-            )
             .env("LINKSFIELD_GATEWAY__SERVER__LISTEN", "127.0.0.1:0")
             .env("LINKSFIELD_GATEWAY__SERVER__ADMIN_LISTEN", "127.0.0.1:0")
             .env("LINKSFIELD_GATEWAY__LOG__FORMAT", "json")
@@ -224,16 +221,14 @@ async fn every_block_of_every_document_can_be_pasted_or_has_a_reason_why_not() {
     assert_eq!(left, reasons.collect(), "every reason is needed");
 }
 
-#[tokio::test]
-async fn every_document_with_a_block_is_looked_at() {
+#[test]
+fn every_document_with_a_block_is_looked_at() {
     for folder in ["", "docs", "deploy", "config"] {
         for file in fs::read_dir(Path::new(ROOT).join(folder)).unwrap() {
-            let name = file.unwrap().file_name().into_string().unwrap();
-            let name = Path::new(folder).join(name).to_str().unwrap().to_owned();
-            assert!(
-                !name.ends_with(".md") || DOCUMENTS.contains(&&*name),
-                "{name}"
-            );
+            let path = Path::new(folder).join(file.unwrap().file_name());
+            let is_document = path.extension().is_some_and(|end| end == "md");
+            let is_known = DOCUMENTS.iter().any(|known| path == Path::new(known));
+            assert!(!is_document || is_known, "{}", path.display());
         }
     }
 }

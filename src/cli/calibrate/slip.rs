@@ -28,11 +28,12 @@ type Told = Option<Cow<'static, str>>;
 pub(super) fn find(sample: &Sample<'_>, secret: &SecretString) -> Option<String> {
     let digests = digests(&sample.signature);
     let keyed = keyed(secret.expose_secret());
+    let readings = readings(&sample.base);
     let mut best: Option<(usize, Vec<Cow<'static, str>>)> = None;
     let mut seen = HashSet::new();
     for (fields, of_fields) in fields(sample) {
-        for form in readings(&sample.base) {
-            let compact = canonical_text(&fields, &form);
+        for form in &readings {
+            let compact = canonical_text(&fields, form);
             if !seen.insert(compact.clone()) {
                 continue; // as under a reading nearer to the default
             }
@@ -45,9 +46,9 @@ pub(super) fn find(sample: &Sample<'_>, secret: &SecretString) -> Option<String>
                     };
                     let told = [&of_fields, &of_text, of_key, of_digest];
                     let told: Vec<_> = told.into_iter().flatten().cloned().collect();
-                    let distance = told.len() * 100 + non_defaults(&form).len();
+                    let distance = told.len() * 100 + distance(form);
                     if best.as_ref().is_none_or(|(least, _)| distance < *least) {
-                        let also = non_defaults(&form);
+                        let also = non_defaults(form);
                         let also = also
                             .iter()
                             .map(|line| Cow::from(format!("It stands for {line}.")));
@@ -158,8 +159,14 @@ fn readings(base: &Signing) -> Vec<Signing> {
             }
         }
     }
-    all.sort_by_key(|form| non_defaults(form).len());
+    all.sort_by_key(distance);
     all
+}
+
+/// From the default.
+fn distance(form: &Signing) -> usize {
+    let keys = reading::all_keys();
+    keys.filter(|key| !key.is_default(form)).count()
 }
 
 /// Where a reading is not the default, as lines of `[signing]`.
@@ -259,13 +266,13 @@ fn outside_strings(json: &str, mut write: impl FnMut(&mut String, char)) -> Stri
 
 fn pairs(compact: &str) -> Option<String> {
     let fields = parse_object(compact.as_bytes()).ok()?;
-    let pair = |(key, value): &(Cow<'_, str>, Value<'_>)| match value {
-        Value::String(text) => format!("{key}={text}"),
-        _ => {
-            let mut json = String::new();
-            write_object(&mut json, &vec![("".into(), value.clone())]);
-            format!("{key}={}", &json[4..json.len() - 1]) // of {"":…}
+    let pair = |(key, value): &(Cow<'_, str>, Value<'_>)| {
+        if let Value::String(text) = value {
+            return format!("{key}={text}");
         }
+        let mut json = String::new();
+        write_object(&mut json, &vec![("".into(), value.clone())]);
+        format!("{key}={}", &json[4..json.len() - 1]) // of {"":…}
     };
     Some(fields.iter().map(pair).collect::<Vec<_>>().join("&"))
 }

@@ -36,7 +36,8 @@ pub fn commands(text: &str) -> Vec<String> {
     let mut command = String::new();
     for line in text.lines() {
         command += line;
-        let is_whole = command.matches('\'').count() % 2 == 0 && !command.ends_with(['\\', '|']);
+        let is_whole =
+            command.matches('\'').count().is_multiple_of(2) && !command.ends_with(['\\', '|']);
         if is_whole && !command.is_empty() {
             commands.push(std::mem::take(&mut command));
         } else {
