@@ -446,6 +446,8 @@ secret_file = "{folder}/secret"
         wrong = {way for way in CLEAR if f"order-{way}" in logged() or f"/doubt/{way}" in counted()}
         if wrong:
             fail(f"the runbook finds only what is in doubt: {wrong}")
+        for look_up in re.findall(r"```sh\n(jq .+?)\n```", Path("docs/runbook.md").read_text(), re.DOTALL):
+            subprocess.run(["bash", "-ec", look_up], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     passed(f"the runbook's look-ups find each of {len(DOUBTS)} ways to be in doubt, and none of {len(CLEAR)} that are clear or {len(LATE)} that ended well later")
 
 

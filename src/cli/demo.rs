@@ -190,7 +190,7 @@ Paste, in another terminal, in this order:
    curl -i http://{gateway}/package/orderPackage -H 'Content-Type: application/json' \
      -d '{{"device_id": "89860012018111220455", "package_code": "PACKAGE20180428000007"}}'
 
-8. What operators see: the page at http://{admin}/ in a browser, and metrics, of which these have moved or matter most:
+8. What operators see: the page at http://{admin}/ in a browser, and of the metrics these few first:
 
    curl -s http://{admin}/metrics | grep -v ' 0$' |
      grep -E '^linksfield_gateway_(tenant_requests|upstream_calls|commands_unknown_outcome|quota_remaining|cache_entries)'

@@ -49,9 +49,11 @@ pub(super) fn find(sample: &Sample<'_>, secret: &SecretString) -> Option<String>
                     let distance = told.len() * 100 + distance(form);
                     if best.as_ref().is_none_or(|(least, _)| distance < *least) {
                         let also = non_defaults(form);
-                        let also = also
-                            .iter()
-                            .map(|line| Cow::from(format!("It stands for {line}.")));
+                        let also = also.iter().map(|line| {
+                            Cow::from(format!(
+                                "Besides, the text is as [signing] has it with {line}."
+                            ))
+                        });
                         best = Some((distance, told.into_iter().chain(also).collect()));
                     }
                 }
@@ -346,9 +348,13 @@ fn digests(signature: &str) -> Vec<(Vec<u8>, Told)> {
             .decode(text.replace('-', "+").replace('_', "/"))
             .ok()
     };
-    let plain = base64(signature).or_else(|| hex_decode(signature));
-    let mut all: Vec<(Vec<u8>, Told)> = plain.into_iter().map(|digest| (digest, None)).collect();
-    all.extend(hex_decode(signature).map(|digest| (digest, None))); // 40 digits are Base64 too
+    let has = |case: fn(&u8) -> bool| signature.as_bytes().iter().any(case);
+    let is_mixed = has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
+    let mixed = "The signature's hexadecimal digits are of both cases: write all of them in one.";
+    let of_hex_digits = is_mixed.then_some(mixed.into());
+    let mut all: Vec<(Vec<u8>, Told)> = Vec::new();
+    all.extend(base64(signature).map(|digest| (digest, None)));
+    all.extend(hex_decode(signature).map(|digest| (digest, of_hex_digits)));
     let trimmed = signature.trim();
     let unescaped = ["%2B", "%2b", "%2F", "%2f", "%3D", "%3d"]
         .iter()
