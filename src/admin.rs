@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use humantime::format_rfc3339_seconds;
 use hyper::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
     HeaderName, HeaderValue, REFERRER_POLICY, SERVER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
@@ -24,7 +25,7 @@ use crate::gateway::error::Error;
 use crate::gateway::head::Fields;
 use crate::gateway::tenant::bears;
 use crate::gateway::{Purge, wall_clock};
-use crate::reload::{Current, Live, Reloader};
+use crate::reload::{Current, Live, Reloaded, Reloader, Trigger};
 use crate::server::{Drain, Service};
 use crate::telemetry::log;
 
@@ -112,6 +113,24 @@ impl Access {
                 "this needs a token where the admin listener is beyond loopback: set server.admin_token_file\n",
             )),
         }
+    }
+}
+
+/// What somebody who has edited the file must see to know that what it says is in effect, whoever read it first.
+fn in_effect(reloaded: &Reloaded) -> String {
+    let last = &reloaded.last_change;
+    let at = format_rfc3339_seconds(last.at);
+    let what = match &last.keys[..] {
+        [] => "other secrets".to_owned(),
+        keys => keys.join(", "),
+    };
+    match (reloaded.changed, last.by) {
+        (true, _) => format!("brought into effect now: {what}"),
+        (false, Trigger::Start) => format!("nothing has changed since the start, at {at}"),
+        (false, by) => format!(
+            "nothing has changed since {at}; then the {} brought into effect: {what}",
+            by.as_str()
+        ),
     }
 }
 
@@ -277,7 +296,7 @@ impl Admin {
                 "the configuration came from no file, so there is nothing to read again\n";
             return Err(refusal(StatusCode::CONFLICT, message));
         };
-        let read = reloader.reload().await.ok_or_else(|| {
+        let read = reloader.reload(Trigger::Request).await.ok_or_else(|| {
             let message = "reading the configuration has failed: the log says more\n";
             refusal(StatusCode::INTERNAL_SERVER_ERROR, message)
         })?;
@@ -291,6 +310,12 @@ impl Admin {
         Ok(document(&json!({
             "changed": new.changed,
             "changed_keys": new.changed_keys,
+            "detail": in_effect(&new),
+            "last_change": {
+                "at": format_rfc3339_seconds(new.last_change.at).to_string(),
+                "by": new.last_change.by.as_str(),
+                "changed_keys": new.last_change.keys,
+            },
             "needs_restart": new.needs_restart,
             "warnings": warnings.map(|it| told(&it.key, &it.reason, &it.remedy)).collect::<Vec<_>>(),
             "refused_secrets": kept.map(|it| told(&it.key, &it.reason, &it.remedy)).collect::<Vec<_>>(),

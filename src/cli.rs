@@ -73,12 +73,12 @@ enum Command {
         #[arg(long, value_name = "SECONDS")]
         timestamp: Option<u64>,
     },
-    /// Find the [signing] section that reproduces a known-good signed body from standard input.
+    /// Find the [signing] section that reproduces known-good signed bodies from standard input, one after another.
     #[command(
-        after_help = "Example: linksfield-gateway calibrate --secret-file /etc/linksfield/acme < signed-body.json"
+        after_help = "Example: cat signed-*.json | linksfield-gateway calibrate --secret-file /etc/linksfield/acme"
     )]
     Calibrate {
-        /// The file that holds the secret the body was signed with.
+        /// The file that holds the secret the bodies were signed with.
         #[arg(long, value_name = "FILE")]
         secret_file: PathBuf,
     },

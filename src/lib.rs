@@ -309,6 +309,7 @@ impl Instance {
             skew,
         };
         let current = build.first(kept, history.as_ref())?;
+        current.record_read(&[]);
         let server = &config.server;
         let bind = async |key, address| {
             TcpListener::bind(address)

@@ -54,6 +54,20 @@ impl Current {
         let start = start.fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
         format!("{start:012x}")
     }
+
+    /// Records that this was read, with the secrets that could not be used.
+    pub fn record_read(&self, kept: &[Problem]) {
+        let (metrics, at) = (&self.metrics, now());
+        // With a secret that cannot be read a start would fail.
+        metrics.configuration_read(kept.is_empty(), at);
+        metrics.secrets_refused(kept.len());
+        metrics.configuration_in_effect(&self.hash());
+        for name in self.config.tenants.keys() {
+            let key = dotted(&["tenants", name]) + ".";
+            let usable = !kept.iter().any(|problem| problem.key.starts_with(&key));
+            metrics.secret_read(name, usable, at);
+        }
+    }
 }
 
 /// Always the latest [`Current`]. Cloning is cheap.
@@ -116,11 +130,48 @@ pub struct LastRead {
     pub refusal: Option<String>,
 }
 
+/// What makes the gateway read its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// It starts.
+    Start,
+    /// The system tells of a change, or it is time to look for one.
+    FileWatcher,
+    /// SIGHUP.
+    Hangup,
+    /// `POST /reload`.
+    Request,
+}
+
+impl Trigger {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::FileWatcher => "file watcher",
+            Self::Hangup => "SIGHUP",
+            Self::Request => "POST /reload",
+        }
+    }
+}
+
+/// How what is in effect came into effect.
+#[derive(Debug, Clone)]
+pub struct LastChange {
+    /// When.
+    pub at: SystemTime,
+    /// By what.
+    pub by: Trigger,
+    /// The keys that got another value; none if it was a secret, or the start.
+    pub keys: Vec<String>,
+}
+
 /// What was read last and could be used.
 #[derive(Debug)]
 struct Read {
     config: Config,
     secrets: Secrets,
+    last_change: LastChange,
     /// What was told last of what could not be used: it is told once.
     told: String,
 }
@@ -132,6 +183,8 @@ pub struct Reloaded {
     pub changed: bool,
     /// The keys of the configuration that have another value now.
     pub changed_keys: Vec<String>,
+    /// The change that has brought what is in effect: this one, or one before it.
+    pub last_change: LastChange,
     /// Keys whose new value counts from the next start on.
     pub needs_restart: Vec<String>,
     /// What deserves a thought.
@@ -154,38 +207,38 @@ pub enum ReloadError {
 impl Reloader {
     /// For a gateway that runs under `config` from this file.
     pub fn new(path: &Path, config: Config, secrets: Secrets, live: Live) -> Self {
-        let this = Self(Arc::new(Inner {
+        let at = wall_clock();
+        let last_change = LastChange {
+            at,
+            by: Trigger::Start,
+            keys: Vec::new(),
+        };
+        Self(Arc::new(Inner {
             path: path.to_owned(),
             files: Files::watched(),
             live,
             read: Mutex::new(Read {
                 config,
                 secrets,
+                last_change,
                 told: String::new(),
             }),
-            last: Mutex::new(LastRead {
-                at: wall_clock(),
-                refusal: None,
-            }),
-        }));
-        let read = this.read();
-        this.record(&read.config, &[]);
-        drop(read);
-        this
+            last: Mutex::new(LastRead { at, refusal: None }),
+        }))
     }
 
     /// Reads the file and what it names, and brings it into effect if it differs from what is. Nothing comes of it if it panics.
-    pub async fn reload(&self) -> Option<Result<Reloaded, ReloadError>> {
+    pub async fn reload(&self, by: Trigger) -> Option<Result<Reloaded, ReloadError>> {
         let this = self.clone();
-        apart(move || this.reload_now()).await
+        apart(move || this.reload_now(by)).await
     }
 
-    fn reload_now(&self) -> Result<Reloaded, ReloadError> {
+    fn reload_now(&self, by: Trigger) -> Result<Reloaded, ReloadError> {
         let mut read = self.read();
-        let result = self.bring_into_effect(&mut read);
+        let result = self.bring_into_effect(&mut read, by);
         let refusal = match &result {
             Ok(reloaded) => {
-                self.record(&read.config, &reloaded.kept);
+                self.0.live.current().record_read(&reloaded.kept);
                 let kept = reloaded.kept.iter();
                 let told = kept.map(|problem| format!("{}: {}", problem.key, problem.reason));
                 told.collect::<Vec<_>>().join("\n")
@@ -208,7 +261,7 @@ impl Reloader {
         result
     }
 
-    fn bring_into_effect(&self, read: &mut Read) -> Result<Reloaded, ReloadError> {
+    fn bring_into_effect(&self, read: &mut Read, by: Trigger) -> Result<Reloaded, ReloadError> {
         let files = &self.0.files;
         let (mut config, mut warnings) = Config::load(&self.0.path, files)?;
         let (secrets, kept) = config.reload_secrets(files, &read.secrets, &read.config)?;
@@ -242,10 +295,16 @@ impl Reloader {
             }
             read.config = config;
             read.secrets = secrets;
+            read.last_change = LastChange {
+                at: wall_clock(),
+                by,
+                keys: changed_keys.clone(),
+            };
         }
         Ok(Reloaded {
             changed,
             changed_keys,
+            last_change: read.last_change.clone(),
             needs_restart,
             warnings,
             kept,
@@ -259,19 +318,26 @@ impl Reloader {
         let mut ticks = interval(self.0.live.current().config.server.reload_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await; // the first one is now
+        let mut by = Trigger::FileWatcher;
         loop {
             let (this, watch) = (self.clone(), watch.clone());
             let _ = apart(move || {
                 watch.watch(this.folders());
                 // Once more now: a change between what was read last and the watch would be seen only at the next look.
-                this.reload_now()
+                this.reload_now(by)
             })
             .await;
-            tokio::select! {
-                _ = hangups.recv() => info!("reload asked for by SIGHUP"),
-                () = changed.notified() => sleep(SETTLED).await,
-                _ = ticks.tick() => {}
-            }
+            by = tokio::select! {
+                _ = hangups.recv() => {
+                    info!("reload asked for by SIGHUP");
+                    Trigger::Hangup
+                }
+                () = changed.notified() => {
+                    sleep(SETTLED).await;
+                    Trigger::FileWatcher
+                }
+                _ = ticks.tick() => Trigger::FileWatcher,
+            };
         }
     }
 
@@ -285,19 +351,6 @@ impl Reloader {
             _ => PathBuf::from("."),
         };
         files.map(folder).collect()
-    }
-
-    fn record(&self, config: &Config, kept: &[Problem]) {
-        let (current, at) = (self.0.live.current(), now());
-        // With a secret that cannot be read a start would fail.
-        current.metrics.configuration_read(kept.is_empty(), at);
-        current.metrics.secrets_refused(kept.len());
-        current.metrics.configuration_in_effect(&current.hash());
-        for name in config.tenants.keys() {
-            let key = dotted(&["tenants", name]) + ".";
-            let usable = !kept.iter().any(|problem| problem.key.starts_with(&key));
-            current.metrics.secret_read(name, usable, at);
-        }
     }
 
     fn metrics(&self) -> Arc<Metrics> {

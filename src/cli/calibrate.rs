@@ -1,32 +1,90 @@
-//! Which reading of the vendor's signing rule does a known-good signed body follow?
+//! Which reading of the vendor's signing rule do known-good signed bodies follow?
 //!
-//! The rule leaves much open (linksfield-api.md, section 2.6). Every combination of the keys of `[signing]` is tried;
-//! there are some twenty thousand, which takes well under a second.
+//! The rule leaves much open (linksfield-api.md, section 2.6). For each body every combination of the keys of `[signing]`
+//! is tried; there are some hundred thousand, which takes well under a second. What reproduces all of them is the answer.
 
-use std::borrow::Cow;
-use std::collections::BTreeSet;
+mod proposal;
+mod reading;
+mod slip;
+
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
+use serde_json::value::RawValue;
 
+use self::reading::{Key, OUTPUT, Sample, all_keys};
 use super::{Done, Failed, print, print_warnings, standard_input};
-use crate::config::{
-    Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
-    SecretEncoding, Signing, Spaces, Timestamp, TimestampType, hex_decode, read_secret,
-};
-use crate::gateway::params::{Object, Value, parse_object};
-use crate::gateway::sign::{Signer, canonical_text};
+use crate::config::{Signing, read_secret};
 
 pub(super) fn run(secret_file: &Path) -> Done {
     let (secret, warnings) = read_secret("--secret-file", secret_file)?;
     print_warnings(&warnings);
-    let body = standard_input()?;
-    match calibrate(&body, &secret)? {
-        Some(found) => print(&found.report()),
-        None => Err(Failed(NO_MATCH.into())),
+    let input = standard_input()?;
+    print(&calibrate(&input, &secret)?.report())
+}
+
+/// What the bodies have shown.
+struct Found {
+    /// What reproduces every signature; at least one, the nearest to the default first.
+    readings: Vec<Signing>,
+    access_code: String,
+    bodies: usize,
+}
+
+/// Tries every reading with each of the bodies, which stand one after another.
+fn calibrate(input: &[u8], secret: &SecretString) -> Result<Found, Failed> {
+    let texts = bodies(input)?;
+    let mut samples = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        let sample = Sample::parse(text);
+        samples.push(sample.map_err(|Failed(reason)| of_body(index, texts.len(), &reason))?);
     }
+    let mut readings = samples[0].readings(secret);
+    for sample in &samples[1..] {
+        readings.retain(|form| sample.is_signed_by(form, secret));
+    }
+    if readings.is_empty() {
+        return Err(refusal(&samples, secret));
+    }
+    readings.sort_by_key(|form| {
+        let place = all_keys().map(|key| (key.get)(form)).collect::<Vec<_>>();
+        (
+            all_keys().filter(|key| !key.is_default(form)).count(),
+            place,
+        )
+    });
+    Ok(Found {
+        readings,
+        access_code: samples[0].access_code.clone(),
+        bodies: samples.len(),
+    })
+}
+
+const NO_BODY: &str = "standard input holds no body: give at least one, as it was signed";
+
+/// The text of each body.
+fn bodies(input: &[u8]) -> Result<Vec<&str>, Failed> {
+    let text = std::str::from_utf8(input)
+        .map_err(|error| format!("not UTF-8 after byte {}", error.valid_up_to()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text); // some shells write one into a file
+    let mut bodies = Vec::new();
+    for body in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
+        let body = body.map_err(|error| format!("body {}: {error}", bodies.len() + 1))?;
+        bodies.push(body.get());
+    }
+    if bodies.is_empty() {
+        return Err(Failed(NO_BODY.into()));
+    }
+    Ok(bodies)
+}
+
+/// A lone body needs no number.
+fn of_body(index: usize, bodies: usize, reason: &str) -> Failed {
+    Failed(match bodies {
+        1 => reason.to_owned(),
+        _ => format!("body {}: {reason}", index + 1),
+    })
 }
 
 const NO_MATCH: &str = "\
@@ -36,175 +94,98 @@ No reading of the signing rule reproduces this signature. What may be wrong, the
    edited afterwards, or a timestamp taken from another request, cannot match.
  - the account: the Cube and Mall families sign in other ways, which this version does not know.";
 
-/// What a body has shown.
-struct Found {
-    /// The matching section nearest to the default.
-    section: Signing,
-    /// The keys that have more than one matching value.
-    unsettled: Vec<&'static Key>,
-    access_code: String,
-    matches: usize,
-}
-
-/// A key of `[signing]` that shapes the signature, and how a body can settle it.
-struct Key {
-    name: &'static str,
-    values: usize,
-    set: fn(&mut Signing, usize),
-    /// The place of a section's value among the key's values.
-    get: fn(&Signing) -> usize,
-    /// Members of a body that come out differently under each value.
-    members: &'static str,
-}
-
-macro_rules! key {
-    ($field:ident: $type:ty, $members:expr) => {
-        Key {
-            name: stringify!($field),
-            values: <$type>::ALL.len(),
-            set: |form, value| form.$field = <$type>::ALL[value],
-            get: |form| {
-                <$type>::ALL
-                    .iter()
-                    .position(|value| *value == form.$field)
-                    .unwrap_or_default()
-            },
-            members: $members,
+/// Says of each body without a reading what slip has made its signature, if one is known; else which contradict each other.
+fn refusal(samples: &[Sample<'_>], secret: &SecretString) -> Failed {
+    let each = samples.iter().map(|sample| sample.readings(secret));
+    let each: Vec<HashSet<Signing>> = each.map(HashSet::from_iter).collect();
+    let mut told = Vec::new();
+    for (index, sample) in samples.iter().enumerate() {
+        if each[index].is_empty() {
+            let reason = slip::find(sample, secret).unwrap_or_else(|| NO_MATCH.to_owned());
+            told.push(of_body(index, samples.len(), &reason).0);
         }
-    };
-}
-
-/// Those that shape the text; `secret_encoding` and `output` come after it.
-static TEXT_KEYS: [Key; 9] = [
-    key!(empty: Empty, r#""x_string": "", "x_null": null, "x_list": [], "x_blank": " ", "x_zero": 0, "x_false": false"#),
-    key!(empty_depth: EmptyDepth, r#""x_inner": {"b": null, "a": "1"}"#),
-    key!(key_order: KeyOrder, r#""y_b": "1", "y_B": "2", "y_a": "3""#),
-    key!(nested_order: NestedOrder, r#""x_nested": {"b": "1", "a": "2"}"#),
-    key!(scalars: Scalars, r#""x_number": 1"#),
-    key!(nested_values: NestedValues, r#""x_array": ["1"]"#),
-    key!(spaces: Spaces, r#""x_space": "a b""#),
-    key!(non_ascii: NonAscii, r#""x_name": "中国""#),
-    key!(escapes: Escapes, r#""x_signs": "/<=\u007f""#),
-];
-
-static SECRET_ENCODING: Key = key!(secret_encoding: SecretEncoding, "");
-static OUTPUT: Key = key!(output: Output, "");
-
-impl Key {
-    fn is_default(&self, form: &Signing) -> bool {
-        (self.get)(form) == (self.get)(&Signing::default())
     }
+    if told.is_empty() {
+        return contradiction(&each);
+    }
+    Failed(told.join("\n\n"))
 }
 
-/// Tries every combination; none if no one matches.
-fn calibrate(body: &[u8], secret: &SecretString) -> Result<Option<Found>, Failed> {
-    let mut fields = parse_object(body)?;
-    let signature = take_text(&mut fields, "sign").ok_or(Failed(
-        "the body has no sign, which must be a string".into(),
-    ))?;
-    let text_of = |key: &str| match fields.iter().find(|(name, _)| name == key) {
-        Some((_, Value::String(text))) => Some(text.clone().into_owned()),
-        _ => None,
+/// Says which body is the first not to be signed as those before it, and in which keys they differ.
+fn contradiction(each: &[HashSet<Signing>]) -> Failed {
+    let pairs = (1..each.len()).flat_map(|last| (0..last).map(move |other| (other, last)));
+    let mut disjoint = pairs.filter(|(other, last)| each[*other].is_disjoint(&each[*last]));
+    let Some((other, last)) = disjoint.next() else {
+        let all = "These bodies were not all signed in one way, although no two of them contradict each other. Leave \
+            out one after another to find which.";
+        return Failed(all.into());
     };
-    let missing = |key: &str| {
-        Failed(format!(
-            "the body has no {key}: give it whole, as it was signed"
-        ))
-    };
-    let access_code = text_of("access_code").ok_or_else(|| missing("access_code"))?;
-    let base = Signing {
-        version: text_of("version").ok_or_else(|| missing("version"))?,
-        ..timestamp_form(&fields)?
-    };
+    let (of_other, of_last) = (format!("body {}", other + 1), format!("body {}", last + 1));
+    let mut lines = vec![format!(
+        "{of_last} contradicts {of_other}: no one reading of the signing rule reproduces both."
+    )];
+    for (key, values) in values(&each[last]) {
+        let others = values_of(&key, &each[other]);
+        if values.is_disjoint(&others) {
+            lines.push(format!(
+                " - {key} is {} by {of_other}, {} by {of_last}",
+                either(&others),
+                either(&values)
+            ));
+        }
+    }
+    lines.push("Were they signed by the same code, and for the same API?".into());
+    Failed(lines.join("\n"))
+}
 
-    // A secret that an encoding cannot decode is not encoded so.
-    let signers: Vec<(SecretEncoding, Signer)> = SecretEncoding::ALL
+/// Each key of `[signing]` with the values that it has in some of these readings.
+fn values(readings: &HashSet<Signing>) -> Vec<(String, BTreeSet<String>)> {
+    let keys = reading::table(&Signing::default());
+    let of_key = |key: String| {
+        let values = values_of(&key, readings);
+        (key, values)
+    };
+    keys.into_iter().map(|(key, _)| of_key(key)).collect()
+}
+
+fn values_of(key: &str, readings: &HashSet<Signing>) -> BTreeSet<String> {
+    let value = |form: &Signing| Some(reading::table(form).get(key)?.to_string());
+    readings.iter().filter_map(value).collect()
+}
+
+fn either(values: &BTreeSet<String>) -> String {
+    values
         .iter()
-        .filter_map(|encoding| {
-            let form = Signing {
-                secret_encoding: *encoding,
-                ..Signing::default()
-            };
-            Some((*encoding, Signer::new(secret, &form).ok()?))
-        })
-        .collect();
-    let mut matches: Vec<Signing> = Vec::new();
-    let mut form = base;
-    loop {
-        let text = canonical_text(&fields, &form);
-        for (encoding, signer) in &signers {
-            let base64 = signer.signature(&text);
-            for output in Output::ALL {
-                if in_base64(&signature, *output).as_ref() == Some(&base64) {
-                    matches.push(Signing {
-                        secret_encoding: *encoding,
-                        output: *output,
-                        ..form.clone()
-                    });
-                }
-            }
-        }
-        if !advance(&mut form) {
-            break;
-        }
-    }
-    Ok(Found::nearest(matches, access_code))
-}
-
-/// A signature of this form in Base64, if it has the form.
-fn in_base64(signature: &str, output: Output) -> Option<String> {
-    match output {
-        Output::Base64 => Some(signature.to_owned()),
-        Output::Base64Url => Some(signature.replace('-', "+").replace('_', "/")),
-        Output::Hex => hex_decode(signature).map(|digest| STANDARD.encode(digest)),
-    }
-}
-
-/// The next combination of the keys that shape the text; false after the last.
-fn advance(form: &mut Signing) -> bool {
-    for key in &TEXT_KEYS {
-        let next = (key.get)(form) + 1;
-        if next < key.values {
-            (key.set)(form, next);
-            return true;
-        }
-        (key.set)(form, 0);
-    }
-    false
-}
-
-fn all_keys() -> impl Iterator<Item = &'static Key> {
-    TEXT_KEYS.iter().chain([&SECRET_ENCODING, &OUTPUT])
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(" or ")
 }
 
 impl Found {
-    fn nearest(matches: Vec<Signing>, access_code: String) -> Option<Self> {
-        let unsettled = all_keys()
+    /// The matching section nearest to the default.
+    fn section(&self) -> &Signing {
+        &self.readings[0]
+    }
+
+    /// The keys that have more than one matching value.
+    fn unsettled(&self) -> Vec<&'static Key> {
+        all_keys()
             .filter(|key| {
-                matches
-                    .iter()
-                    .map(|form| (key.get)(form))
-                    .collect::<BTreeSet<_>>()
-                    .len()
-                    > 1
+                let value = (key.get)(self.section());
+                self.readings.iter().any(|form| (key.get)(form) != value)
             })
-            .collect();
-        let number = matches.len();
-        let distance = |form: &Signing| all_keys().filter(|key| !key.is_default(form)).count();
-        let section = matches.into_iter().min_by_key(distance)?;
-        Some(Self {
-            section,
-            unsettled,
-            access_code,
-            matches: number,
-        })
+            .collect()
     }
 
     fn report(&self) -> String {
-        let mut lines = vec![match self.matches {
-            1 => "# One reading of the rule reproduces this signature.".to_owned(),
+        let these = match self.bodies {
+            1 => "this signature".to_owned(),
+            number => format!("these {number} signatures"),
+        };
+        let mut lines = vec![match self.readings.len() {
+            1 => format!("# One reading of the rule reproduces {these}."),
             number => format!(
-                "# {number} readings of the rule reproduce this signature; this is the nearest to the default."
+                "# {number} readings of the rule reproduce {these}; this is the nearest to the default."
             ),
         }];
         lines.push("[signing]".into());
@@ -213,18 +194,17 @@ impl Found {
                 .into_iter()
                 .map(|(name, value)| format!("{name} = {value}")),
         );
-        if !self.unsettled.is_empty() {
-            let names: Vec<&str> = self.unsettled.iter().map(|key| key.name).collect();
-            lines.push(format!(
-                "\n# This body cannot settle: {}.",
-                names.join(", ")
-            ));
+        let unsettled = self.unsettled();
+        if !unsettled.is_empty() {
+            let body = if self.bodies == 1 {
+                "This body"
+            } else {
+                "These bodies"
+            };
+            lines.push(format!("\n# {body} cannot settle: {}.", names(&unsettled)));
+            lines.extend(self.proposals());
         }
-        if self.unsettled.iter().any(|key| !key.members.is_empty()) {
-            lines.push("# This one would. Sign it with your present code (it need not be sent) and calibrate the result:".into());
-            lines.push(format!("# {}", self.settling_body()));
-        }
-        if self.unsettled.iter().any(|key| key.name == OUTPUT.name) {
+        if unsettled.iter().any(|key| key.name == OUTPUT.name) {
             lines.push(
                 "# output needs a signature with + or / in it: another timestamp will bring one."
                     .into(),
@@ -233,190 +213,48 @@ impl Found {
         lines.join("\n") + "\n"
     }
 
+    /// The bodies that would settle more, and what none of them would.
+    fn proposals(&self) -> Vec<String> {
+        let proposed = proposal::propose(&self.readings);
+        let mut lines = Vec::new();
+        if !proposed.bodies.is_empty() {
+            lines.push(
+                "# What would is below. Sign it with your present code (it need not be sent), add the result to what you\n\
+                 # gave now, one body after another, and calibrate all of it at once."
+                    .into(),
+            );
+            for proposal in proposed.bodies {
+                lines.push(format!("# {}:", proposal.meant_for));
+                lines.push(format!(
+                    "# {}",
+                    proposal.body(self.section(), &self.access_code)
+                ));
+            }
+        }
+        if lines.is_empty() && !proposed.open.is_empty() {
+            lines.push(format!(
+                "# No usual text tells the readings of {} apart: leave that as it is.",
+                names(&proposed.open)
+            ));
+        }
+        lines
+    }
+
     /// `timestamp` and `version` always, of the others those that are not the default.
     fn section_as_toml(&self) -> Vec<(String, toml::Value)> {
-        let table = |form: &Signing| toml::Table::try_from(form).unwrap_or_default();
-        let default = table(&Signing::default());
+        let default = reading::table(&Signing::default());
         let is_told = |(key, value): &(String, toml::Value)| {
             matches!(key.as_str(), "timestamp" | "version") || default.get(key) != Some(value)
         };
-        table(&self.section).into_iter().filter(is_told).collect()
-    }
-
-    /// A body that comes out differently under every value of the unsettled keys. Its keys are in no order on purpose.
-    fn settling_body(&self) -> String {
-        let timestamp = match self.section.timestamp {
-            Timestamp::Seconds => "1700000000",
-            Timestamp::Milliseconds => "1700000000000",
-        };
-        let timestamp = match self.section.timestamp_type {
-            TimestampType::String => format!("\"{timestamp}\""),
-            TimestampType::Number => timestamp.to_owned(),
-        };
-        let mut members = vec![
-            format!("\"version\": {}", quoted(&self.section.version)),
-            format!("\"access_code\": {}", quoted(&self.access_code)),
-            format!("\"timestamp\": {timestamp}"),
-        ];
-        members.extend(
-            self.unsettled
-                .iter()
-                .filter(|key| !key.members.is_empty())
-                .map(|key| key.members.to_owned()),
-        );
-        format!("{{{}}}", members.join(", "))
+        let table = reading::table(self.section());
+        table.into_iter().filter(is_told).collect()
     }
 }
 
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-fn take_text(fields: &mut Object<'_>, key: &str) -> Option<String> {
-    let at = fields.iter().position(|(name, _)| name == key)?;
-    match fields.remove(at) {
-        (_, Value::String(text)) => Some(text.into_owned()),
-        _ => None,
-    }
-}
-
-/// Unit and type of the body's own timestamp: thirteen digits are milliseconds until the year 2286.
-fn timestamp_form(fields: &Object<'_>) -> Result<Signing, Failed> {
-    let value = fields
-        .iter()
-        .find(|(key, _)| key == "timestamp")
-        .map(|(_, value)| value);
-    let (digits, timestamp_type): (Cow<'_, str>, _) = match value {
-        Some(Value::String(digits)) => (digits.clone(), TimestampType::String),
-        Some(Value::Number(digits)) => ((*digits).into(), TimestampType::Number),
-        _ => {
-            return Err(Failed(
-                "the body has no timestamp: give it whole, as it was signed".into(),
-            ));
-        }
-    };
-    let timestamp = if digits.len() > 11 {
-        Timestamp::Milliseconds
-    } else {
-        Timestamp::Seconds
-    };
-    Ok(Signing {
-        timestamp,
-        timestamp_type,
-        ..Signing::default()
-    })
+fn names(keys: &[&Key]) -> String {
+    let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+    names.join(", ")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECRET: &str = "0123456789abcdef"; // text, hexadecimal and Base64 at once
-
-    /// `body` signed as `form` says, as somebody's present code would.
-    fn signed(body: &str, form: &Signing) -> String {
-        let fields = parse_object(body.as_bytes()).unwrap();
-        let signature = Signer::new(&SECRET.into(), form)
-            .unwrap()
-            .signature(&canonical_text(&fields, form));
-        format!(
-            "{},\"sign\":\"{signature}\"}}",
-            body.strip_suffix('}').unwrap()
-        )
-    }
-
-    fn found(body: &str) -> Option<Found> {
-        calibrate(body.as_bytes(), &SECRET.into()).unwrap()
-    }
-
-    fn body_that_settles_everything() -> String {
-        let everything = Found {
-            section: Signing::default(),
-            unsettled: TEXT_KEYS.iter().collect(),
-            access_code: "P000270".into(),
-            matches: 0,
-        };
-        everything.settling_body()
-    }
-
-    #[test]
-    fn the_body_that_it_proposes_settles_every_value_of_every_key() {
-        let body = body_that_settles_everything();
-        for key in all_keys() {
-            for value in 0..key.values {
-                let mut form = Signing::default();
-                (key.set)(&mut form, value);
-                let found = found(&signed(&body, &form))
-                    .unwrap_or_else(|| panic!("{} {value}: no match", key.name));
-                let settled = |key: &&Key| key.name != OUTPUT.name; // a matter of luck: there may be no + or /
-                if settled(&key) {
-                    assert_eq!((key.get)(&found.section), value, "{}", key.name);
-                }
-                let unsettled: Vec<_> = found
-                    .unsettled
-                    .iter()
-                    .map(|key| key.name)
-                    .filter(|name| *name != "output")
-                    .collect();
-                assert_eq!(unsettled, Vec::<&str>::new(), "{} {value}", key.name);
-            }
-        }
-    }
-
-    #[test]
-    fn a_plain_body_is_read_by_the_default_and_leaves_open_what_it_cannot_show() {
-        let body = r#"{"access_code":"P000270","page_no":1,"page_size":2,"timestamp":"1643251754","version":"2.0"}"#;
-        let found = found(&signed(body, &Signing::default())).unwrap();
-        assert_eq!(found.section, Signing::default());
-        let unsettled: Vec<&str> = found.unsettled.iter().map(|key| key.name).collect();
-        assert!(
-            unsettled.contains(&"key_order") && unsettled.contains(&"non_ascii"),
-            "{unsettled:?}"
-        );
-        assert!(
-            !unsettled.contains(&"scalars") && !unsettled.contains(&"secret_encoding"),
-            "{unsettled:?}"
-        );
-        assert!(
-            found
-                .report()
-                .contains("[signing]\ntimestamp = \"seconds\"\nversion = \"2.0\"\n"),
-            "{}",
-            found.report()
-        );
-    }
-
-    #[test]
-    fn the_timestamps_unit_and_type_and_the_version_are_read_from_the_body() {
-        let body = r#"{"access_code":"P000270","timestamp":1643251754000,"version":"3.0"}"#;
-        let section = found(&signed(body, &Signing::default())).unwrap().section;
-        assert_eq!(section.timestamp, Timestamp::Milliseconds);
-        assert_eq!(section.timestamp_type, TimestampType::Number);
-        assert_eq!(section.version, "3.0");
-    }
-
-    #[test]
-    fn the_vendors_own_example_matches_no_reading_with_a_made_up_secret() {
-        let body = r#"{"access_code":"P000270","page_no":1,"timestamp":"1643251754","version":"2.0","sign":"ZdFRHMM/ccYeb49Rys3wOCZXDpc="}"#;
-        assert!(found(body).is_none());
-    }
-
-    #[test]
-    fn a_body_that_cannot_be_calibrated_is_told_what_it_lacks() {
-        for (body, lacks) in [
-            ("{}", "sign"),
-            (r#"{"sign":"x"}"#, "access_code"),
-            (r#"{"sign":"x","access_code":"P"}"#, "version"),
-            (
-                r#"{"sign":"x","access_code":"P","version":"2.0"}"#,
-                "timestamp",
-            ),
-            ("[]", "JSON object"),
-        ] {
-            let Err(Failed(reason)) = calibrate(body.as_bytes(), &SECRET.into()) else {
-                panic!("{body}")
-            };
-            assert!(reason.contains(lacks), "{body}: {reason}");
-        }
-    }
-}
+mod tests;

@@ -61,6 +61,16 @@ fn beside(mut address: SocketAddr, further: u16) -> SocketAddr {
     address
 }
 
+/// What the simulator answers to somebody who tries out: none of it is an unknown code, which would raise an alert.
+const CALLER_ERRORS: [simulator::code::Code; 6] = [
+    simulator::code::MISSING_PARAMETER,
+    simulator::code::INVALID_PARAMETER,
+    simulator::code::UNKNOWN_PATH,
+    simulator::code::UNKNOWN_ORDER,
+    simulator::code::UNKNOWN_DEVICE,
+    simulator::code::WRONG_STATE,
+];
+
 fn configuration(listen: SocketAddr, vendor: SocketAddr) -> Result<Config, Failed> {
     let admin = beside(listen, 1);
     let mut reached = vendor;
@@ -81,6 +91,7 @@ fn configuration(listen: SocketAddr, vendor: SocketAddr) -> Result<Config, Faile
         allow_plaintext = true  # to this very machine
         [upstream.codes]
         bad_signature = ["{bad_signature}"]
+        caller_error = {caller_error:?}
         [tenants.demo]
         access_code = "{access_code}"
         secret_env = "UNUSED"  # the made-up secret is handed over below
@@ -93,6 +104,7 @@ fn configuration(listen: SocketAddr, vendor: SocketAddr) -> Result<Config, Faile
         "#,
         base_path = simulator::Options::default().base_path,
         bad_signature = simulator::code::BAD_SIGNATURE.code,
+        caller_error = CALLER_ERRORS.map(|code| code.code),
         access_code = simulator::DEMO_ACCESS_CODE,
     );
     Ok(Config::parse(&text, "demo", std::iter::empty())?.0)
@@ -181,11 +193,10 @@ Paste, in another terminal, in this order:
    curl -i http://{gateway}/package/orderPackage -H 'Content-Type: application/json' \
      -d '{{"device_id": "89860012018111220455", "package_code": "PACKAGE20180428000007"}}'
 
-8. What operators see, in a browser at http://{admin}/ too:
+8. What operators see: the page at http://{admin}/ in a browser, and of the metrics these few first:
 
-   curl -s http://{admin}/metrics | grep '^linksfield_gateway_' | grep -v bucket
-   curl -s http://{admin}/cache
-   curl -s http://{admin}/config
+   curl -s http://{admin}/metrics | grep -v ' 0$' |
+     grep -E '^linksfield_gateway_(tenant_requests|upstream_calls|commands_unknown_outcome|quota_remaining|cache_entries)'
 
 {explain}Ctrl-C ends both.
 

@@ -42,15 +42,61 @@ fn syntax(text: &str, error: &toml::de::Error) -> Problem {
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
     let remedy = if error.message().starts_with("duplicate key") {
-        "a section and a key stand once: put the line under the section that is there"
+        remedy_for_duplicate(text, line)
     } else {
-        "correct this place; text stands in double quotes, a key with a slash as well"
+        "correct this place; text stands in double quotes, a key with a slash as well".to_owned()
     };
     Problem::new(
         format!("line {line}, column {column}"),
         format!("not TOML: {}", error.message()),
         remedy,
     )
+}
+
+/// Names the line where what stands twice stood first, if it can be told by its spelling.
+fn remedy_for_duplicate(text: &str, line: usize) -> String {
+    const ANYWAY: &str =
+        "a section and a key stand once: put the line under the section that is there";
+    let before: Vec<&str> = text.lines().take(line).map(str::trim).collect();
+    let Some((second, before)) = before.split_last() else {
+        return ANYWAY.to_owned();
+    };
+    if let Some(section) = section(second) {
+        let first = before
+            .iter()
+            .position(|line| self::section(line) == Some(section));
+        return first.map_or(ANYWAY.to_owned(), |first| {
+            let first = first + 1;
+            format!("{section} stands in line {first} already: move what follows to there, and remove this second {section}")
+        });
+    }
+    let key = |line: &str| {
+        let (key, _) = line.split_once('=')?;
+        is_name(key).then(|| key.trim().to_owned())
+    };
+    let begins = before.iter().rposition(|line| section(line).is_some());
+    let begins = begins.map_or(0, |header| header + 1);
+    let first = before[begins..]
+        .iter()
+        .position(|line| key(line) == key(second));
+    match (key(second), first) {
+        (Some(key), Some(first)) => {
+            let first = begins + first + 1;
+            format!("{key} stands in line {first} already: change it there, and remove this line")
+        }
+        _ => ANYWAY.to_owned(),
+    }
+}
+
+/// The header that a line is, without what follows it.
+fn section(line: &str) -> Option<&str> {
+    let end = line.starts_with('[').then(|| line.find(']'))??;
+    line.get(..=end).filter(|header| is_name(header))
+}
+
+/// Names may be quoted in a message; in lists and inline tables there are values, too.
+fn is_name(text: &str) -> bool {
+    !text.contains(['{', ',', '='])
 }
 
 /// The table as a configuration. Keys that are unknown or have a wrong value are reported and taken out of the table, so that

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 /// `[signing]`: the text that is signed and what becomes of its digest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Signing {
     /// Unit of the `timestamp` that the gateway adds.
@@ -109,6 +109,8 @@ reading! {
     Empty {
         /// `null`, `""`, `[]` and `{}`.
         All,
+        /// Nothing.
+        None,
         /// `null`.
         NullOnly,
         /// `null` and `""`.
@@ -231,6 +233,8 @@ reading! {
         Base64Url,
         /// Lower-case hexadecimal digits.
         Hex,
+        /// Upper-case hexadecimal digits.
+        HexUpper,
     }
 }
 

@@ -221,14 +221,12 @@ fn write_value(text: &mut String, value: &Value<'_>, form: &Signing) {
 fn is_left_out(value: &Value<'_>, form: &Signing) -> bool {
     let empty = form.empty;
     match value {
-        Value::Null => true,
-        Value::String(text) if text.is_empty() => empty != Empty::NullOnly,
+        Value::Null => empty != Empty::None,
+        Value::String(text) if text.is_empty() => !matches!(empty, Empty::None | Empty::NullOnly),
         Value::String(text) => empty == Empty::AlsoWhitespace && text.trim().is_empty(),
-        Value::Array(items) => {
-            items.is_empty() && !matches!(empty, Empty::NullOnly | Empty::NullAndString)
-        }
+        Value::Array(items) => items.is_empty() && leaves_out_lists(empty),
         Value::Object(fields) => {
-            !matches!(empty, Empty::NullOnly | Empty::NullAndString)
+            leaves_out_lists(empty)
                 && match form.empty_depth {
                     EmptyDepth::TopLevel => fields.is_empty(),
                     EmptyDepth::Recursive => {
@@ -242,6 +240,14 @@ fn is_left_out(value: &Value<'_>, form: &Signing) -> bool {
             empty == Empty::AlsoZeroAndFalse
                 && !digits.contains(|digit: char| matches!(digit, '1'..='9'))
         }
+    }
+}
+
+/// Lists and objects without a member.
+const fn leaves_out_lists(empty: Empty) -> bool {
+    match empty {
+        Empty::None | Empty::NullOnly | Empty::NullAndString => false,
+        Empty::All | Empty::AlsoWhitespace | Empty::AlsoZeroAndFalse => true,
     }
 }
 
@@ -302,14 +308,18 @@ fn encode(digest: &[u8], output: Output) -> String {
     match output {
         Output::Base64 => STANDARD.encode(digest),
         Output::Base64Url => URL_SAFE.encode(digest),
-        Output::Hex => digest
-            .iter()
-            .fold(String::with_capacity(40), |mut text, byte| {
-                text.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
-                text.push(char::from(b"0123456789abcdef"[usize::from(byte & 0xf)]));
-                text
-            }),
+        Output::Hex => hexadecimal(digest, b"0123456789abcdef"),
+        Output::HexUpper => hexadecimal(digest, b"0123456789ABCDEF"),
     }
+}
+
+fn hexadecimal(digest: &[u8], digits: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(2 * digest.len());
+    for byte in digest {
+        text.push(char::from(digits[usize::from(byte >> 4)]));
+        text.push(char::from(digits[usize::from(byte & 0xf)]));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -460,6 +470,15 @@ mod tests {
                 r#"{"a":null,"b":"","c":[],"d":{},"e":" ","f":0,"g":false}"#,
                 default(),
                 r#"{"e":" ","f":0,"g":false}"#,
+            ),
+            (
+                r#"{"a":null,"b":"","c":[],"d":{},"e":{"f":null,"g":{}}}"#,
+                Signing {
+                    empty: Empty::None,
+                    empty_depth: EmptyDepth::Recursive,
+                    ..default()
+                },
+                r#"{"a":null,"b":"","c":[],"d":{},"e":{"f":null,"g":{}}}"#,
             ),
             (
                 r#"{"a":null,"b":"","c":[],"d":{}}"#,
@@ -630,10 +649,10 @@ mod tests {
                 signature(Output::Base64Url),
                 base64.replace('+', "-").replace('/', "_")
             );
-            assert_eq!(
-                STANDARD.encode(hex_decode(&signature(Output::Hex)).unwrap()),
-                base64
-            );
+            let hex = signature(Output::Hex);
+            assert_eq!(STANDARD.encode(hex_decode(&hex).unwrap()), base64);
+            assert_eq!(hex, hex.to_ascii_lowercase());
+            assert_eq!(signature(Output::HexUpper), hex.to_ascii_uppercase());
         }
         for (secret, secret_encoding) in [
             ("not base64!", SecretEncoding::Base64),

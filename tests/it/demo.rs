@@ -1,6 +1,6 @@
 //! What the demo prints is pasted, in order, as a new user would.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
@@ -42,6 +42,28 @@ fn pasted(text: &str) -> Vec<String> {
         .filter_map(|paragraph| paragraph.trim_start().strip_prefix("curl "))
         .map(|command| command.replace("\\\n", " "))
         .collect()
+}
+
+async fn metrics_of(admin: &str) -> String {
+    let request = b"GET /metrics HTTP/1.1\r\nHost: admin\r\n\r\n";
+    let metrics = connect(admin).await.exchange(request).await;
+    String::from_utf8(metrics.body).unwrap()
+}
+
+/// What a shell's filter leaves of a text.
+fn filtered(text: &str, filter: &str) -> String {
+    let mut shell = Command::new("sh")
+        .args(["-c", filter])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = shell.stdin.take().unwrap();
+    let text = text.to_owned();
+    let writing = std::thread::spawn(move || input.write_all(text.as_bytes()));
+    let output = shell.wait_with_output().unwrap();
+    writing.join().unwrap().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Sends what curl would.
@@ -105,14 +127,20 @@ async fn what_the_demo_prints_works_when_it_is_pasted() {
     let detail = lost.json()["detail"].to_string();
     assert!(detail.contains("look before you send it again"), "{detail}");
 
-    let metrics = commands[8]
+    let (command, filter) = commands[8].split_once('|').unwrap();
+    let metrics = command
         .split_whitespace()
         .find_map(|word| word.strip_prefix("http://")?.strip_suffix("/metrics"))
         .unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nHost: admin\r\n\r\n";
-    let metrics = connect(metrics).await.exchange(request).await;
-    let metrics = String::from_utf8(metrics.body).unwrap();
-    assert!(metrics.contains("linksfield_gateway_commands_unknown_outcome_total"));
+    let metrics = metrics_of(metrics).await;
+    let shown = filtered(&metrics, filter);
+    assert!((5..=20).contains(&shown.lines().count()), "{shown}");
+    for family in ["tenant_requests_total", "commands_unknown_outcome_total"] {
+        assert!(
+            shown.contains(&format!("linksfield_gateway_{family}{{")),
+            "{shown}"
+        );
+    }
 
     let explained = curl(&commands[9]).await;
     assert_eq!(explained.status, 200, "{explained:?}");
@@ -125,4 +153,46 @@ async fn what_the_demo_of_a_container_prints_can_be_pasted_on_its_host() {
     assert!(!text.contains("/explain"), "it needs a token: {text}");
     let miss = curl(&pasted(&text)[0]).await;
     assert_eq!(miss.json()["code"], "0000");
+}
+
+/// What the rules of `deploy/prometheus` look at; `.ci/observability` has Prometheus look.
+#[tokio::test]
+async fn the_demo_is_well_by_the_metrics_that_alerts_are_made_of() {
+    let (_running, text) = start(&["demo", "--listen", "127.0.0.1:0"], "Ctrl-C");
+    let commands = pasted(&text);
+    let incomplete = commands[2].replace(r#""pay_amount": "0", "#, "");
+    assert_ne!(incomplete, commands[2]);
+    assert_eq!(curl(&incomplete).await.json()["code"], "SIM-4001");
+    for command in &commands[..6] {
+        curl(command).await;
+    }
+    let (_, admin) = text.split_once("the page at http://").unwrap();
+    let metrics = metrics_of(admin.split('/').next().unwrap()).await;
+    let value = |series: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series));
+        line.unwrap_or_else(|| panic!("{series}: {metrics}"))
+            .trim()
+            .to_owned()
+    };
+    for (series, expected) in [
+        ("config_last_reload_successful", "1"),
+        ("secrets_refused", "0"),
+        (r#"secret_last_reload_successful{tenant="demo"}"#, "1"),
+        ("upstream_unknown_codes_total", "0"),
+        (r#"upstream_bad_signatures_total{tenant="demo"}"#, "0"),
+        ("upstream_foreign_throttles_total", "0"),
+        ("unlisted_paths_total", "0"),
+        (r#"failed_requests_total{fault="gateway"}"#, "0"),
+        (r#"failed_requests_total{fault="upstream"}"#, "0"),
+    ] {
+        assert_eq!(
+            value(&format!("linksfield_gateway_{series}")),
+            expected,
+            "{series}"
+        );
+    }
+    assert!(
+        metrics.contains("linksfield_gateway_config_info{hash="),
+        "{metrics}"
+    );
 }

@@ -47,6 +47,55 @@ async fn a_change_is_in_effect_after_a_reload_a_hangup_or_by_itself() {
 }
 
 #[tokio::test]
+async fn a_reload_that_comes_second_says_what_came_first() {
+    let upstream = upstream().answers(success(&json!({}))).run().await;
+    let gateway = gateway(&upstream)
+        .set("server.reload_interval", "\"1h\"")
+        .run()
+        .await;
+    let said = async || {
+        let reply = gateway.reload().await.json();
+        let detail = reply["detail"].as_str().unwrap().to_owned();
+        (reply, detail)
+    };
+    let (reply, detail) = said().await;
+    assert_eq!(reply["changed"], json!(false));
+    assert_eq!(reply["last_change"]["by"], "start", "{reply}");
+    assert!(
+        detail.contains("nothing has changed since the start"),
+        "{detail}"
+    );
+
+    for (way, key, value) in [
+        ("file watcher", "tenants.acme.commands", "false"),
+        ("SIGHUP", "server.request_timeout", "\"7s\""),
+    ] {
+        gateway.rewrite(key, value);
+        if way == "SIGHUP" {
+            gateway.signal("HUP");
+        }
+        // Whichever of the two was quicker: what is read is in the log.
+        let is_told = |line: &Value| line["keys"] == key;
+        until(way, async || gateway.log().iter().any(is_told)).await;
+        let (reply, detail) = said().await;
+        let last = &reply["last_change"];
+        assert_eq!(
+            (&reply["changed"], &last["changed_keys"]),
+            (&json!(false), &json!([key]))
+        );
+        let by = last["by"].as_str().unwrap();
+        assert!(by == way || by == "file watcher", "{reply}");
+        assert!(detail.contains(key) && detail.contains(by), "{detail}");
+        let at = last["at"].as_str().unwrap();
+        assert!(at.ends_with('Z') && detail.contains(at), "{reply}");
+    }
+    gateway.rewrite("log.level", "\"debug\"");
+    let (reply, detail) = said().await;
+    assert_eq!(reply["last_change"]["changed_keys"], json!(["log.level"]));
+    assert!(detail.contains("log.level"), "{detail}");
+}
+
+#[tokio::test]
 async fn a_configuration_that_cannot_be_used_changes_nothing_and_is_told_once() {
     let upstream = upstream().run().await;
     let gateway = gateway(&upstream).run().await;

@@ -90,7 +90,7 @@ const WRONG_VALUES: &[(&str, &str, &str)] = &[
     ),
     (
         "[signing]\nempty = 'nul_only'",
-        "not one of \"all\", \"null_only\"",
+        "not one of \"all\", \"none\", \"null_only\"",
         "did you mean \"null_only\"?",
     ),
     (
@@ -243,19 +243,53 @@ fn a_syntax_error_tells_its_place_and_nothing_of_the_line() {
 
 #[test]
 fn a_section_or_a_key_that_stands_twice_is_told_where_its_line_belongs() {
-    for (text, place) in [
-        ("[server]\n[log]\n[server]\ncommands = false\n", "line 3"),
-        ("[server]\ncommands = true\ncommands = false\n", "line 3"),
-        ("[tenants.a]\n[tenants.a]\ncommands = false\n", "line 2"),
+    for (text, place, remedy) in [
+        (
+            "[server]\n[log]\n[server]\ncommands = false\n",
+            "line 3",
+            "[server] stands in line 1 already",
+        ),
+        (
+            "[server] # ours\n[log]\n  [server]\ncommands = false\n",
+            "line 3",
+            "[server] stands in line 1 already",
+        ),
+        (
+            "[server]\ncommands = true\ncommands=false\n",
+            "line 3",
+            "commands stands in line 2 already",
+        ),
+        (
+            "[tenants.a]\ncommands = true\n[server]\ncommands = true\ncommands = false\n",
+            "line 5",
+            "commands stands in line 4 already",
+        ),
+        (
+            "[routes.\"/a\"]\n[routes.\"/a\"]\nkind = 'refuse'\n",
+            "line 2",
+            "[routes.\"/a\"] stands in line 1 already",
+        ),
         (
             "server.commands = true\nserver.commands = false\n",
             "line 2",
+            "server.commands stands in line 1 already",
         ),
-        ("server = { commands = true, commands = false }\n", "line 1"),
+        (
+            "server = { commands = true, commands = false }\n",
+            "line 1",
+            "stand once",
+        ),
+        ("[ server ]\n[server]\n", "line 2", "stand once"),
+        (
+            "a = [\n['hunter2', { b = 1 }],\n['hunter2', { b = 1, b = 2 }],\n]\n",
+            "line 3",
+            "stand once",
+        ),
     ] {
         let found = problems(text);
         assert!(found[0].key.starts_with(place), "{found:#?}");
-        assert!(found[0].remedy.contains("stand once"), "{found:#?}");
+        assert!(found[0].remedy.contains(remedy), "{found:#?}");
+        assert!(!format!("{found:?}").contains("hunter2"), "{found:#?}");
     }
 }
 

@@ -4,6 +4,7 @@ pub mod answer;
 pub mod client;
 pub mod frames;
 pub mod gateway;
+pub mod shell;
 pub mod shim;
 pub mod upstream;
 
