@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use prometheus::IntGauge;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,11 @@ const TOLD_TOO_MANY: usize = 64;
 
 /// Bytes of a request line and its headers; hyper counts at most 100 of the latter.
 const MAX_HEAD: usize = 32 * 1024;
+
+/// Bytes of an answer that the kernel takes before it can send them (tcp(7) calls it `TCP_NOTSENT_LOWAT`). Without it
+/// the kernel takes some 4 MB, and then no more until a third of that has gone: for a slow reader, minutes in which a
+/// peer who takes its time looks like one who has stopped.
+const MAX_UNSENT: u32 = 16 * 1024;
 
 /// What a listener's connections may take.
 #[derive(Debug, Clone, Copy)]
@@ -110,6 +116,8 @@ pub async fn serve(
         drain: drain.clone(),
         gauge: connections,
     };
+    // Accepted connections inherit it. Without it slow readers are cut off sooner, no more.
+    let _ = SockRef::from(&listener).set_tcp_notsent_lowat(MAX_UNSENT);
     loop {
         let accepted = tokio::select! {
             biased;

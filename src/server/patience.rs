@@ -8,6 +8,9 @@
 //! hyper does not read again after an answer if it was waiting for bytes already, so whatever ends the answering phase
 //! wakes it: else neither the idle time nor the end of the server would ever be looked at.
 //!
+//! A peer reads as long as the kernel can send to it. That shows in what the kernel takes from us, as the listener lets
+//! it take next to nothing that it cannot send yet.
+//!
 //! One timer serves a connection. It is set anew only when it fires too early, so a request costs no timer operation.
 
 use std::io;
@@ -27,7 +30,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 pub struct Times {
     /// From accept, or from the first byte of a later request, to the end of the head.
     pub header: Duration,
-    /// Without progress while an answer is written.
+    /// Without progress while an answer is written: nothing more could be sent.
     pub write: Duration,
     /// Between an answer and the first byte of the next request.
     pub idle: Duration,

@@ -1,6 +1,6 @@
 //! Everything that a client can stretch has a bound.
 
-use crate::support::client::post;
+use crate::support::client::{connect_with_window, post};
 use crate::support::{gateway, page, raw_success, until, upstream};
 
 const BODY: &[u8] = br#"{"page_no":1}"#;
@@ -230,6 +230,34 @@ async fn a_client_that_does_not_read_its_answer_is_dropped() {
         gateway.post("/package/queryOrder", &[], BODY).await.status,
         200,
         "others are served"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_and_never_stops_gets_its_whole_answer() {
+    let large = raw_success(&"x".repeat(7_000_000));
+    let upstream = upstream().answers(large.clone()).run().await;
+    let limit = std::time::Duration::from_secs(1);
+    let gateway = gateway(&upstream)
+        .set("server.body_timeout", &format!("\"{}ms\"", limit.as_millis()))
+        .set("routes./package/queryOrder.pages", "false")
+        .run()
+        .await;
+    let mut slow = connect_with_window(&gateway.address, 64 * 1024).await;
+    let request = post("/package/queryOrder", &[("Connection", "close")], BODY);
+    slow.send(&request).await;
+    // Each part is more than the window, and far less than what the kernel could hold of an answer.
+    let part = 192 * 1024;
+    let mut answer = slow.bytes(part).await;
+    for _ in 0..6 {
+        tokio::time::sleep(limit / 3).await; // its pace
+        answer.extend(slow.bytes(part).await);
+    }
+    answer.extend(slow.rest().await);
+    assert!(
+        answer.ends_with(&large.body),
+        "it ends after {} bytes",
+        answer.len()
     );
 }
 
