@@ -36,6 +36,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::Response;
 use hyper::body::Incoming;
+use hyper::header::AUTHORIZATION;
 use hyper::http::request;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -573,6 +574,12 @@ impl Gateway {
                 later: later.map(|later| later.filled(expected(), progress)),
             },
         }
+    }
+
+    /// Does this head bear the token of a caller?
+    pub fn is_authenticated(&self, head: &request::Parts) -> bool {
+        let authorization = head.headers.get(AUTHORIZATION);
+        matches!(self.0.callers.authenticate(authorization), Ok(Some(_)))
     }
 
     /// What a connection beyond the limit is told.

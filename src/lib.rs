@@ -7,7 +7,8 @@
 //! # The life of a request
 //!
 //! 1. [`server`] accepts the connection. Its I/O wrapper keeps the times that a peer may take (for a head, between
-//!    requests, to read an answer) and decides, while draining, which connections are idle.
+//!    requests, to read an answer) and decides, while draining or at the bound of connections, which are idle. At the bound
+//!    the one that has been idle for the longest time makes room (`server/places.rs`).
 //! 2. [`gateway`] is the table of contents: [`Gateway::handle`](gateway::Gateway::handle) calls the stations below in
 //!    this order, and nothing else knows the order. It refuses what is not a well-formed POST of JSON.
 //! 3. `gateway/route.rs` reads the path: *query* or *command*, and its policy. What is not configured is a command.

@@ -76,8 +76,16 @@ impl Service for Live {
         self.current().gateway.handle(head, body).await
     }
 
+    fn is_authenticated(&self, head: &request::Parts) -> bool {
+        self.current().gateway.is_authenticated(head)
+    }
+
     fn refuse_connection(&self) -> Response<Body> {
         self.current().gateway.refuse_connection()
+    }
+
+    fn connection_evicted(&self) {
+        self.current().metrics.connection_evicted("data");
     }
 
     fn connection_refused(&self) {

@@ -1,6 +1,7 @@
 //! Who may connect, and for how long? Listener, accept loop, connection limits, drain.
 
 mod patience;
+mod places;
 
 use std::convert::Infallible;
 use std::io;
@@ -28,6 +29,7 @@ use tracing::warn;
 
 pub use self::patience::Times;
 use self::patience::{Answering, PatientStream};
+use self::places::Places;
 use crate::body::Body;
 
 /// Connections beyond the limit that are told so; further ones are closed without a word.
@@ -59,8 +61,16 @@ pub trait Service: Clone + Send + Sync + 'static {
         body: Incoming,
     ) -> impl Future<Output = Response<Body>> + Send;
 
+    /// Does this head bear a token that is asked for? Where none is, nobody authenticates.
+    fn is_authenticated(&self, _head: &request::Parts) -> bool {
+        false
+    }
+
     /// What a connection beyond the limit is told.
     fn refuse_connection(&self) -> Response<Body>;
+
+    /// An idle connection was closed to make room for another one.
+    fn connection_evicted(&self) {}
 
     /// A connection is beyond the limit, and is told so or not.
     fn connection_refused(&self) {}
@@ -110,6 +120,7 @@ pub async fn serve(
 ) {
     let server = Server {
         slots: Arc::new(Semaphore::new(limits.connections)),
+        places: Places::default(),
         told: Arc::new(Semaphore::new(TOLD_TOO_MANY)),
         times: limits.times,
         tasks: TaskTracker::new(),
@@ -125,7 +136,7 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => server.take(stream, &service),
+            Ok((stream, _)) => server.take(stream, &service).await,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Out of file descriptors, mostly: accepting again at once would only spin.
@@ -136,7 +147,7 @@ pub async fn serve(
     }
     // Those that wait in the backlog would be reset with the listener.
     while let Some(stream) = accept_now(&listener).await {
-        server.take(stream, &service);
+        server.take(stream, &service).await;
     }
     drop(listener);
     server.tasks.close();
@@ -162,6 +173,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 struct Server {
     slots: Arc<Semaphore>,
+    places: Places,
     told: Arc<Semaphore>,
     times: Times,
     tasks: TaskTracker,
@@ -170,8 +182,8 @@ struct Server {
 }
 
 impl Server {
-    fn take(&self, stream: TcpStream, service: &impl Service) {
-        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+    async fn take(&self, stream: TcpStream, service: &impl Service) {
+        if let Some(slot) = self.slot(service).await {
             self.tasks
                 .spawn(self.connection(stream, service.clone(), slot, false));
             return;
@@ -180,6 +192,21 @@ impl Server {
         if let Ok(slot) = self.told.clone().try_acquire_owned() {
             self.tasks
                 .spawn(self.connection(stream, service.clone(), slot, true));
+        }
+    }
+
+    /// None if each connection has a request in flight. One that is idle ends as soon as it is polled, so nobody waits for
+    /// long to be accepted.
+    async fn slot(&self, service: &impl Service) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+                return Some(slot);
+            }
+            let has_left = self.places.want_longest_idle().await?;
+            if has_left {
+                service.connection_evicted();
+                return self.slots.clone().acquire_owned().await.ok();
+            }
         }
     }
 
@@ -194,16 +221,29 @@ impl Server {
         let drain = self.drain.clone();
         let answering = Answering::default();
         let _ = stream.set_nodelay(true); // without it the answer is late, no more
-        let stream = PatientStream::new(stream, self.times, answering.clone(), &drain.closing);
+        let places = if refuse {
+            Places::default() // it has none of ours to make room with
+        } else {
+            self.places.clone()
+        };
+        let place = Arc::new(places.enter());
+        let mut stream = PatientStream::new(
+            stream,
+            self.times,
+            answering.clone(),
+            place.clone(),
+            &drain.closing,
+        );
         async move {
             let _slot = slot;
             let _counted = gauge.map(Counted::new);
             let answer = service_fn(|request: Request<Incoming>| {
                 answering.begin();
                 let ended = EndsAnswering(answering.clone());
-                let (service, drain) = (&service, &drain);
+                let (service, drain, place) = (&service, &drain, &place);
                 async move {
                     let (head, body) = request.into_parts();
+                    place.meet(|| service.is_authenticated(&head));
                     let mut response = if refuse {
                         service.refuse_connection()
                     } else {
@@ -223,9 +263,18 @@ impl Server {
             // hyper's own timer cannot tell an idle connection from a slow head. The stream can.
             let mut http = http1::Builder::new();
             http.header_read_timeout(None).max_header_size(MAX_HEAD);
-            let served = http.serve_connection(TokioIo::new(stream), answer).await;
-            if served.is_err_and(|error| error.is_parse()) {
-                service.head_refused();
+            loop {
+                let mut connection = http.serve_connection(TokioIo::new(stream), &answer);
+                let served = (&mut connection).await;
+                if served.is_err_and(|error| error.is_parse()) {
+                    service.head_refused();
+                }
+                // The begin of a request that came with the end of the last one: only hyper knew that there was one.
+                let parts = connection.into_parts();
+                match parts.io.into_inner().resume(parts.read_buf) {
+                    Some(resumed) => stream = resumed,
+                    None => return,
+                }
             }
         }
     }

@@ -50,6 +50,7 @@ pub struct Families {
     pub invalidations: IntCounterVec,
     pub requests_in_flight: IntGauge,
     pub connections: IntGauge,
+    pub connections_evicted: IntCounterVec,
     pub cache_entries: IntGauge,
     pub cache_bytes: IntGauge,
     cache_capacity: IntGauge,
@@ -227,6 +228,12 @@ impl Families {
                 "Requests that are being answered.",
             ),
             connections: gauge(&registry, "connections", "Connections of callers."),
+            connections_evicted: counters(
+                &registry,
+                "connections_evicted_total",
+                "Idle connections that were closed to make room for others.",
+                &["listener"],
+            ),
             cache_entries: gauge(&registry, "cache_entries", "Pages in memory."),
             cache_bytes: gauge(
                 &registry,

@@ -239,7 +239,10 @@ async fn a_client_that_reads_slowly_and_never_stops_gets_its_whole_answer() {
     let upstream = upstream().answers(large.clone()).run().await;
     let limit = std::time::Duration::from_secs(1);
     let gateway = gateway(&upstream)
-        .set("server.body_timeout", &format!("\"{}ms\"", limit.as_millis()))
+        .set(
+            "server.body_timeout",
+            &format!("\"{}ms\"", limit.as_millis()),
+        )
         .set("routes./package/queryOrder.pages", "false")
         .run()
         .await;
@@ -259,36 +262,6 @@ async fn a_client_that_reads_slowly_and_never_stops_gets_its_whole_answer() {
         "it ends after {} bytes",
         answer.len()
     );
-}
-
-#[tokio::test]
-async fn connections_beyond_the_limit_are_told_so() {
-    let upstream = upstream().run().await;
-    let gateway = gateway(&upstream)
-        .set("server.max_connections", "2")
-        .run()
-        .await;
-    let request = post("/package/queryOrder", &[], BODY);
-    let (mut first, mut second) = (gateway.connect().await, gateway.connect().await);
-    for connection in [&mut first, &mut second] {
-        assert_eq!(connection.exchange(&request).await.status, 200);
-    }
-    let mut third = gateway.connect().await;
-    let refused = third.exchange(&request).await;
-    assert_eq!(
-        refused.problem(),
-        (503, "too_many_connections".into(), "no".into())
-    );
-    assert!(refused.header("retry-after").is_some());
-    third.ended().await;
-    let counted = [("code", "too_many_connections")];
-    assert_eq!(gateway.metric("errors_total", &counted).await, 1.0);
-    drop(first);
-    until("a connection is free", async || {
-        gateway.connect().await.exchange(&request).await.status == 200
-    })
-    .await;
-    assert_eq!(second.exchange(&request).await.status, 200);
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ mod log;
 mod matrix;
 mod model;
 mod page;
+mod places;
 mod process;
 mod reload;
 mod secrets;

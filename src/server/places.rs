@@ -1,0 +1,201 @@
+//! Who leaves when every place is taken? The connection that has been idle for the longest time, strangers before those who
+//! have authenticated.
+//!
+//! Places are listed by since when they are idle, as far as is known. A request only notes in its own place that it is busy,
+//! so the list may be late: what it says is never after the truth. If it is true of the first place, that one has been idle
+//! for longer than all the others; if not, the place is listed anew.
+//!
+//! Nobody but the connection itself can close it without losing a request: the place is wanted, and the connection ends, or
+//! says that it stays.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// At how many busy places of a kind somebody who needs one looks: with as many that are not idle, there may be another
+/// that is, for the next one to find. A look at each of a million would hold everybody up.
+const MAX_LOOKS: usize = 1024;
+
+/// The places of a listener's connections. Cloning is cheap.
+#[derive(Debug, Clone, Default)]
+pub struct Places(Arc<Mutex<Listed>>);
+
+#[derive(Debug, Default)]
+struct Listed {
+    strangers: Queue,
+    known: Queue,
+    entered: u64,
+}
+
+/// By since when they are idle, and by a number that tells those of one moment apart.
+type Queue = BTreeMap<(Instant, u64), Arc<Standing>>;
+
+/// The place of a connection, free again once dropped.
+#[derive(Debug)]
+pub struct Place {
+    standing: Arc<Standing>,
+    places: Places,
+}
+
+#[derive(Debug)]
+struct Standing {
+    number: u64,
+    is_known: AtomicBool,
+    state: Mutex<State>,
+}
+
+/// To hold the list and a place's state, take the list first.
+#[derive(Debug)]
+struct State {
+    /// Where it is in the list.
+    listed: (bool, Instant),
+    idle_since: Option<Instant>,
+    /// Who reads, and waits for the next request.
+    reader: Option<Waker>,
+    /// Whoever wants the place waits for this: told that the connection stays, or dropped with it.
+    wanted: Option<oneshot::Sender<()>>,
+}
+
+impl Places {
+    /// A place for a connection that was just accepted. It is idle: its task looks for a request when it is polled first.
+    pub fn enter(&self) -> Place {
+        let mut listed = self.listed();
+        listed.entered += 1;
+        let now = Instant::now();
+        let standing = Arc::new(Standing {
+            number: listed.entered,
+            is_known: AtomicBool::new(false),
+            state: Mutex::new(State {
+                listed: (false, now),
+                idle_since: Some(now),
+                reader: None,
+                wanted: None,
+            }),
+        });
+        listed.list(standing.clone(), false, now);
+        Place {
+            standing,
+            places: self.clone(),
+        }
+    }
+
+    /// Asks the connection that has been idle for the longest time to end, and waits until it has. False if it stays: it
+    /// was about to read a request. None if no connection is idle.
+    pub async fn want_longest_idle(&self) -> Option<bool> {
+        let wanted = self.listed().want_longest_idle(Instant::now())?;
+        Some(wanted.await.is_err())
+    }
+
+    fn listed(&self) -> MutexGuard<'_, Listed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listed {
+    fn want_longest_idle(&mut self, now: Instant) -> Option<oneshot::Receiver<()>> {
+        for is_known in [false, true] {
+            for _ in 0..MAX_LOOKS {
+                let Some(first) = self.queue(is_known).first_entry() else {
+                    break;
+                };
+                let (listed_at, _) = *first.key();
+                if listed_at >= now {
+                    break; // all have been looked at
+                }
+                let standing = first.remove();
+                let since = standing.state().free_since().unwrap_or(now);
+                let is_still_known = standing.is_known.load(Ordering::Relaxed);
+                if since <= listed_at && is_still_known == is_known {
+                    self.list(standing.clone(), is_known, now);
+                    return Some(standing.want());
+                }
+                self.list(standing, is_still_known, since);
+            }
+        }
+        None
+    }
+
+    fn list(&mut self, standing: Arc<Standing>, is_known: bool, at: Instant) {
+        standing.state().listed = (is_known, at);
+        self.queue(is_known).insert((at, standing.number), standing);
+    }
+
+    fn queue(&mut self, is_known: bool) -> &mut Queue {
+        if is_known {
+            &mut self.known
+        } else {
+            &mut self.strangers
+        }
+    }
+}
+
+impl Place {
+    /// Nothing of a next request has been read. Whoever wants the place wakes `reader`. True if somebody does already.
+    pub fn idle(&self, since: Instant, reader: &Waker) -> bool {
+        let mut state = self.standing.state();
+        state.idle_since = Some(since);
+        if !state.reader.as_ref().is_some_and(|it| it.will_wake(reader)) {
+            state.reader = Some(reader.clone());
+        }
+        state.wanted.is_some()
+    }
+
+    /// There is something of a next request: the connection stays, whoever wants its place.
+    pub fn busy(&self) {
+        let mut state = self.standing.state();
+        state.idle_since = None;
+        if let Some(wanted) = state.wanted.take() {
+            let _ = wanted.send(()); // nobody may wait any more
+        }
+    }
+
+    /// A request has come. Once one has authenticated, the connection is no stranger's.
+    pub fn meet(&self, is_authenticated: impl FnOnce() -> bool) {
+        let is_known = &self.standing.is_known;
+        if !is_known.load(Ordering::Relaxed) && is_authenticated() {
+            is_known.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut listed = self.places.listed();
+        let mut state = self.standing.state();
+        let (is_known, at) = state.listed;
+        state.wanted = None;
+        drop(state);
+        listed.queue(is_known).remove(&(at, self.standing.number));
+    }
+}
+
+impl Standing {
+    fn want(&self) -> oneshot::Receiver<()> {
+        let (wanted, answer) = oneshot::channel();
+        let mut state = self.state();
+        if state.free_since().is_some() {
+            state.wanted = Some(wanted);
+            if let Some(reader) = state.reader.take() {
+                reader.wake();
+            }
+        } else {
+            let _ = wanted.send(()); // a request has come meanwhile
+        }
+        answer
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Since when it is idle, unless somebody wants it already.
+    fn free_since(&self) -> Option<Instant> {
+        self.idle_since.filter(|_| self.wanted.is_none())
+    }
+}
