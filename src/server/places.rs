@@ -199,3 +199,83 @@ impl State {
         self.idle_since.filter(|_| self.wanted.is_none())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What happens on the connection with this number, and in the end somebody wants a place.
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Idle(usize),
+        Busy(usize),
+        Authenticated(usize),
+        Wanted,
+    }
+
+    const CONNECTIONS: usize = 6;
+
+    fn event() -> impl Strategy<Value = Event> {
+        let number = 0..CONNECTIONS;
+        prop_oneof![
+            number.clone().prop_map(Event::Idle),
+            number.clone().prop_map(Event::Busy),
+            number.prop_map(Event::Authenticated),
+            Just(Event::Wanted),
+        ]
+    }
+
+    fn who_is_wanted(places: &[Place]) -> Option<usize> {
+        let is_wanted = |place: &Place| place.standing.state().wanted.is_some();
+        places.iter().position(is_wanted)
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_is_wanted_is_idle_for_the_longest_time_and_a_stranger_if_there_is_one(
+            events in prop::collection::vec(event(), 1..200),
+        ) {
+            let all = Places::default();
+            let places: Vec<_> = (0..CONNECTIONS).map(|_| all.enter()).collect();
+            // By whether it has authenticated, and since which event it is idle.
+            let mut expected: Vec<_> = (0..CONNECTIONS).map(|_| (false, Some(0))).collect();
+            let start = Instant::now();
+            for (event, number) in events.into_iter().zip(1..) {
+                let now = start + Duration::from_millis(number);
+                match event {
+                    Event::Idle(of) if expected[of].1.is_none() => {
+                        expected[of].1 = Some(number);
+                        places[of].idle(now, Waker::noop());
+                    }
+                    Event::Idle(_) => {}
+                    Event::Busy(of) => {
+                        expected[of].1 = None;
+                        places[of].busy();
+                    }
+                    Event::Authenticated(of) => {
+                        expected[of].0 = true;
+                        places[of].meet(|| true);
+                    }
+                    Event::Wanted => {
+                        let answer = all.listed().want_longest_idle(now);
+                        let of = (0..CONNECTIONS)
+                            .filter(|of| expected[*of].1.is_some())
+                            .min_by_key(|of| expected[*of]);
+                        prop_assert_eq!((answer.is_some(), who_is_wanted(&places)), (of.is_some(), of));
+                        if let Some(of) = of {
+                            expected[of].1 = None;
+                            places[of].busy();
+                        }
+                    }
+                }
+            }
+            drop(places);
+            let listed = all.listed();
+            prop_assert!(listed.strangers.is_empty() && listed.known.is_empty());
+        }
+    }
+}
