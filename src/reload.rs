@@ -77,7 +77,7 @@ impl Service for Live {
     }
 
     fn is_authenticated(&self, head: &request::Parts) -> bool {
-        self.current().gateway.is_authenticated(head)
+        self.0.load().gateway.is_authenticated(head)
     }
 
     fn refuse_connection(&self) -> Response<Body> {
