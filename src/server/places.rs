@@ -16,9 +16,10 @@ use std::task::Waker;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// At how many busy places of a kind somebody who needs one looks: with as many that are not idle, there may be another
-/// that is, for the next one to find. A look at each of a million would hold everybody up.
-const MAX_LOOKS: usize = 1024;
+/// At how many busy places of a kind somebody who needs one looks: beyond them there may be an idle one, for the next to
+/// find. A look at each of a million would hold everybody up. (One at an idle place is paid by the requests that made the
+/// list late.)
+const MAX_BUSY: usize = 1024;
 
 /// The places of a listener's connections. Cloning is cheap.
 #[derive(Debug, Clone, Default)]
@@ -98,16 +99,18 @@ impl Places {
 impl Listed {
     fn want_longest_idle(&mut self, now: Instant) -> Option<oneshot::Receiver<()>> {
         for is_known in [false, true] {
-            for _ in 0..MAX_LOOKS {
-                let Some(first) = self.queue(is_known).first_entry() else {
-                    break;
-                };
+            let mut busy = 0;
+            while busy < MAX_BUSY
+                && let Some(first) = self.queue(is_known).first_entry()
+            {
                 let (listed_at, _) = *first.key();
                 if listed_at >= now {
                     break; // all have been looked at
                 }
                 let standing = first.remove();
-                let since = standing.state().free_since().unwrap_or(now);
+                let since = standing.state().free_since();
+                busy += usize::from(since.is_none());
+                let since = since.unwrap_or(now);
                 let is_still_known = standing.is_known.load(Ordering::Relaxed);
                 if since <= listed_at && is_still_known == is_known {
                     self.list(standing.clone(), is_known, now);
@@ -232,6 +235,39 @@ mod tests {
     fn who_is_wanted(places: &[Place]) -> Option<usize> {
         let is_wanted = |place: &Place| place.standing.state().wanted.is_some();
         places.iter().position(is_wanted)
+    }
+
+    #[test]
+    fn one_that_is_idle_is_found_among_many_whatever_happened_since_they_were_listed() {
+        let all = Places::default();
+        let places: Vec<_> = (0..3 * MAX_BUSY).map(|_| all.enter()).collect();
+        let start = Instant::now();
+        for (place, number) in places.iter().zip(1..) {
+            place.busy();
+            place.idle(start + Duration::from_millis(number), Waker::noop());
+        }
+        let now = start + Duration::from_secs(3600);
+        assert!(all.listed().want_longest_idle(now).is_some());
+        assert_eq!(who_is_wanted(&places), Some(0));
+
+        let (last, others) = places.split_last().unwrap();
+        for place in others {
+            place.busy();
+        }
+        let mut looks = (1..).map(|number| now + Duration::from_secs(number));
+        let mut refused = 0;
+        while all
+            .listed()
+            .want_longest_idle(looks.next().unwrap())
+            .is_none()
+        {
+            refused += 1;
+        }
+        assert!(last.standing.state().wanted.is_some());
+        assert_eq!(
+            refused, 2,
+            "with so many busy ones, the next ones look at the others"
+        );
     }
 
     proptest! {
