@@ -29,11 +29,18 @@ use tracing::warn;
 
 pub use self::patience::Times;
 use self::patience::{Answering, PatientStream};
-use self::places::Places;
+use self::places::{Place, Places};
 use crate::body::Body;
 
 /// Connections beyond the limit that are told so; further ones are closed without a word.
 const TOLD_TOO_MANY: usize = 64;
+
+/// How long a connection beyond the limit waits for another one to be idle before it is told.
+const WAITS_FOR_ROOM: [Duration; 3] = [
+    Duration::from_millis(2),
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+];
 
 /// Bytes of a request line and its headers; hyper counts at most 100 of the latter.
 const MAX_HEAD: usize = 32 * 1024;
@@ -171,6 +178,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+#[derive(Clone)]
 struct Server {
     slots: Arc<Semaphore>,
     places: Places,
@@ -182,17 +190,37 @@ struct Server {
 }
 
 impl Server {
-    async fn take(&self, stream: TcpStream, service: &impl Service) {
+    async fn take<S: Service>(&self, stream: TcpStream, service: &S) {
         if let Some(slot) = self.slot(service).await {
+            let place = self.places.enter(slot);
             self.tasks
-                .spawn(self.connection(stream, service.clone(), slot, false));
-            return;
+                .spawn(self.connection(stream, service.clone(), place, false));
+        } else if let Ok(told) = self.told.clone().try_acquire_owned() {
+            let late = self.clone().take_late(stream, service.clone(), told);
+            self.tasks.spawn(late);
+        } else {
+            service.connection_refused();
+        }
+    }
+
+    /// A request in flight may be answered soon, and a caller may know of its answer before we know that it is idle.
+    async fn take_late<S: Service>(
+        self,
+        stream: TcpStream,
+        service: S,
+        told: OwnedSemaphorePermit,
+    ) {
+        for wait in WAITS_FOR_ROOM {
+            tokio::time::sleep(wait).await;
+            if let Some(slot) = self.slot(&service).await {
+                drop(told);
+                let place = self.places.enter(slot);
+                return self.connection(stream, service, place, false).await;
+            }
         }
         service.connection_refused();
-        if let Ok(slot) = self.told.clone().try_acquire_owned() {
-            self.tasks
-                .spawn(self.connection(stream, service.clone(), slot, true));
-        }
+        let place = Places::default().enter(told); // none of ours to make room with
+        self.connection(stream, service, place, true).await;
     }
 
     /// None if each connection has a request in flight. One that is idle ends as soon as it is polled, so nobody waits for
@@ -202,10 +230,8 @@ impl Server {
             if let Ok(slot) = self.slots.clone().try_acquire_owned() {
                 return Some(slot);
             }
-            let has_left = self.places.want_longest_idle().await?;
-            if has_left {
+            if self.places.want_longest_idle().await? {
                 service.connection_evicted();
-                return self.slots.clone().acquire_owned().await.ok();
             }
         }
     }
@@ -214,19 +240,14 @@ impl Server {
         &self,
         stream: TcpStream,
         service: S,
-        slot: OwnedSemaphorePermit,
+        place: Place,
         refuse: bool,
     ) -> impl Future<Output = ()> + use<S> {
         let gauge = self.gauge.clone();
         let drain = self.drain.clone();
         let answering = Answering::default();
         let _ = stream.set_nodelay(true); // without it the answer is late, no more
-        let places = if refuse {
-            Places::default() // it has none of ours to make room with
-        } else {
-            self.places.clone()
-        };
-        let place = Arc::new(places.enter());
+        let place = Arc::new(place);
         let mut stream = PatientStream::new(
             stream,
             self.times,
@@ -235,7 +256,6 @@ impl Server {
             &drain.closing,
         );
         async move {
-            let _slot = slot;
             let _counted = gauge.map(Counted::new);
             let answer = service_fn(|request: Request<Incoming>| {
                 answering.begin();

@@ -343,7 +343,7 @@ mod tests {
             let mut peer = std::net::TcpStream::connect(address).unwrap();
             let (stream, _) = listener.accept().await.unwrap();
             let (places, drain) = (Places::default(), CancellationToken::new());
-            let place = Arc::new(places.enter());
+            let place = Arc::new(places.enter(None));
             let mut stream = PatientStream::new(stream, TIMES, Answering::default(), place, &drain);
             let mut bytes = [0; 8];
             assert!(poll!(pin!(stream.read(&mut bytes))).is_pending());
@@ -370,7 +370,7 @@ mod tests {
         let _peer = TcpStream::connect(address).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let (places, drain) = (Places::default(), CancellationToken::new());
-        let place = Arc::new(places.enter());
+        let place = Arc::new(places.enter(None));
         let mut stream = PatientStream::new(stream, TIMES, Answering::default(), place, &drain);
         let mut bytes = [0; 8];
         let (read, has_left) = tokio::join!(

@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 /// At how many busy places of a kind somebody who needs one looks: beyond them there may be an idle one, for the next to
 /// find. A look at each of a million would hold everybody up. (One at an idle place is paid by the requests that made the
 /// list late.)
-const MAX_BUSY: usize = 1024;
+const MAX_BUSY: usize = 256;
 
 /// The places of a listener's connections. Cloning is cheap.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +38,7 @@ type Queue = BTreeMap<(Instant, u64), Arc<Standing>>;
 /// The place of a connection, free again once dropped.
 #[derive(Debug)]
 pub struct Place {
+    slot: Option<OwnedSemaphorePermit>,
     standing: Arc<Standing>,
     places: Places,
 }
@@ -63,7 +64,7 @@ struct State {
 
 impl Places {
     /// A place for a connection that was just accepted. It is idle: its task looks for a request when it is polled first.
-    pub fn enter(&self) -> Place {
+    pub fn enter(&self, slot: impl Into<Option<OwnedSemaphorePermit>>) -> Place {
         let mut listed = self.listed();
         listed.entered += 1;
         let now = Instant::now();
@@ -79,6 +80,7 @@ impl Places {
         });
         listed.list(standing.clone(), false, now);
         Place {
+            slot: slot.into(),
             standing,
             places: self.clone(),
         }
@@ -167,6 +169,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        drop(self.slot.take()); // before whoever wants it hears of it
         let mut listed = self.places.listed();
         let mut state = self.standing.state();
         let (is_known, at) = state.listed;
@@ -240,7 +243,7 @@ mod tests {
     #[test]
     fn one_that_is_idle_is_found_among_many_whatever_happened_since_they_were_listed() {
         let all = Places::default();
-        let places: Vec<_> = (0..3 * MAX_BUSY).map(|_| all.enter()).collect();
+        let places: Vec<_> = (0..3 * MAX_BUSY).map(|_| all.enter(None)).collect();
         let start = Instant::now();
         for (place, number) in places.iter().zip(1..) {
             place.busy();
@@ -276,7 +279,7 @@ mod tests {
             events in prop::collection::vec(event(), 1..200),
         ) {
             let all = Places::default();
-            let places: Vec<_> = (0..CONNECTIONS).map(|_| all.enter()).collect();
+            let places: Vec<_> = (0..CONNECTIONS).map(|_| all.enter(None)).collect();
             // By whether it has authenticated, and since which event it is idle.
             let mut expected: Vec<_> = (0..CONNECTIONS).map(|_| (false, Some(0))).collect();
             let start = Instant::now();
