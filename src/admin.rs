@@ -365,6 +365,17 @@ impl Service for Admin {
         MAX_BODY
     }
 
+    fn is_authenticated(&self, head: &request::Parts) -> bool {
+        let access = &self.parts.live.current().access;
+        matches!(access, Access::Token(_))
+            && access.refusal(head.headers.get(AUTHORIZATION)).is_none()
+    }
+
+    fn connection_evicted(&self) {
+        let metrics = &self.parts.live.current().metrics;
+        metrics.connection_evicted("admin");
+    }
+
     fn refuse_connection(&self) -> Response<Body> {
         refusal(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n")
     }

@@ -35,6 +35,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hyper::Response;
+use hyper::header::AUTHORIZATION;
 use hyper::http::request;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -577,6 +578,12 @@ impl Gateway {
     /// The longest body of a request, in bytes.
     pub fn max_body(&self) -> usize {
         self.0.bounds.max_body
+    }
+
+    /// Does this head bear the token of a caller?
+    pub fn is_authenticated(&self, head: &request::Parts) -> bool {
+        let authorization = head.headers.get(AUTHORIZATION);
+        matches!(self.0.callers.authenticate(authorization), Ok(Some(_)))
     }
 
     /// What a connection beyond the limit is told.

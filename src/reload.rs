@@ -95,8 +95,16 @@ impl Service for Live {
         self.current().gateway.max_body()
     }
 
+    fn is_authenticated(&self, head: &request::Parts) -> bool {
+        self.0.load().gateway.is_authenticated(head)
+    }
+
     fn refuse_connection(&self) -> Response<Body> {
         self.current().gateway.refuse_connection()
+    }
+
+    fn connection_evicted(&self) {
+        self.current().metrics.connection_evicted("data");
     }
 
     fn connection_refused(&self) {

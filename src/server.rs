@@ -1,6 +1,7 @@
 //! Who may connect, and for how long? Listener, accept loop, connection limits, drain.
 
 mod patience;
+mod places;
 mod unread;
 
 use std::convert::Infallible;
@@ -20,6 +21,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use prometheus::IntGauge;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -29,13 +31,26 @@ use tracing::{info, warn};
 
 pub use self::patience::Times;
 use self::patience::{Answering, PatientStream};
+use self::places::{Place, Places};
 use self::unread::Unread;
 use crate::body::{Body, Received};
 use crate::open_files::{self, Room};
 use crate::target::Targets;
 
+/// How long a connection beyond the limit waits for another one to be idle before it is told.
+const WAITS_FOR_ROOM: [Duration; 3] = [
+    Duration::from_millis(2),
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+];
+
 /// Bytes of a request line and its headers; hyper counts at most 100 of the latter.
 const MAX_HEAD: usize = 32 * 1024;
+
+/// Bytes of an answer that the kernel takes before it can send them (tcp(7) calls it `TCP_NOTSENT_LOWAT`). Without it
+/// the kernel takes some 4 MB, and then no more until a third of that has gone: for a slow reader, minutes in which a
+/// peer who takes its time looks like one who has stopped.
+const MAX_UNSENT: u32 = 16 * 1024;
 
 /// What a listener's connections may take.
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +73,16 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// The longest body of a request, in bytes.
     fn max_body(&self) -> usize;
 
+    /// Does this head bear a token that is asked for? Where none is, nobody authenticates.
+    fn is_authenticated(&self, _head: &request::Parts) -> bool {
+        false
+    }
+
     /// What a connection beyond the limit is told.
     fn refuse_connection(&self) -> Response<Body>;
+
+    /// An idle connection was closed to make room for another one.
+    fn connection_evicted(&self) {}
 
     /// A connection is beyond the limit, and is told so or not.
     fn connection_refused(&self) {}
@@ -109,6 +132,7 @@ pub async fn serve(
 ) {
     let server = Server {
         slots: Arc::new(Semaphore::new(limits.room.connections)),
+        places: Places::default(),
         told: Arc::new(Semaphore::new(limits.room.beyond)),
         lingering: Arc::new(Semaphore::new(limits.room.beyond)),
         times: limits.times,
@@ -117,6 +141,8 @@ pub async fn serve(
         gauge: connections,
     };
     let mut failing: Option<Failing> = None;
+    // Accepted connections inherit it. Without it slow readers are cut off sooner, no more.
+    let _ = SockRef::from(&listener).set_tcp_notsent_lowat(MAX_UNSENT);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -128,7 +154,7 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => server.take(stream, &service),
+            Ok((stream, _)) => server.take(stream, &service).await,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 failing
@@ -141,7 +167,7 @@ pub async fn serve(
     }
     // Those that wait in the backlog would be reset with the listener.
     while let Some(stream) = accept_now(&listener).await {
-        server.take(stream, &service);
+        server.take(stream, &service).await;
     }
     drop(listener);
     server.tasks.close();
@@ -203,8 +229,10 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+#[derive(Clone)]
 struct Server {
     slots: Arc<Semaphore>,
+    places: Places,
     told: Arc<Semaphore>,
     lingering: Arc<Semaphore>,
     times: Times,
@@ -214,16 +242,49 @@ struct Server {
 }
 
 impl Server {
-    fn take(&self, stream: TcpStream, service: &impl Service) {
-        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+    async fn take<S: Service>(&self, stream: TcpStream, service: &S) {
+        if let Some(slot) = self.slot(service).await {
+            let place = self.places.enter(slot);
             self.tasks
-                .spawn(self.connection(stream, service.clone(), slot, false));
-            return;
+                .spawn(self.connection(stream, service.clone(), place, false));
+        } else if let Ok(told) = self.told.clone().try_acquire_owned() {
+            let late = self.clone().take_late(stream, service.clone(), told);
+            self.tasks.spawn(late);
+        } else {
+            service.connection_refused();
+        }
+    }
+
+    /// A request in flight may be answered soon, and a caller may know of its answer before we know that it is idle.
+    async fn take_late<S: Service>(
+        self,
+        stream: TcpStream,
+        service: S,
+        told: OwnedSemaphorePermit,
+    ) {
+        for wait in WAITS_FOR_ROOM {
+            tokio::time::sleep(wait).await;
+            if let Some(slot) = self.slot(&service).await {
+                drop(told);
+                let place = self.places.enter(slot);
+                return self.connection(stream, service, place, false).await;
+            }
         }
         service.connection_refused();
-        if let Ok(slot) = self.told.clone().try_acquire_owned() {
-            self.tasks
-                .spawn(self.connection(stream, service.clone(), slot, true));
+        let place = Places::default().enter(told); // none of ours to make room with
+        self.connection(stream, service, place, true).await;
+    }
+
+    /// None if each connection has a request in flight. One that is idle ends as soon as it is polled, so nobody waits for
+    /// long to be accepted.
+    async fn slot(&self, service: &impl Service) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+                return Some(slot);
+            }
+            if self.places.want_longest_idle().await? {
+                service.connection_evicted();
+            }
         }
     }
 
@@ -231,7 +292,7 @@ impl Server {
         &self,
         stream: TcpStream,
         service: S,
-        slot: OwnedSemaphorePermit,
+        place: Place,
         refuse: bool,
     ) -> impl Future<Output = ()> + use<S> {
         let gauge = self.gauge.clone();
@@ -241,17 +302,25 @@ impl Server {
         let unread = Unread::default();
         let _ = stream.set_nodelay(true); // without it the answer is late, no more
         let targets = Targets::default();
-        let seen = (answering.clone(), targets.clone());
-        let stream = PatientStream::new(stream, self.times, seen, &drain.closing);
+        let place = Arc::new(place);
+        let mut stream = PatientStream::new(
+            stream,
+            self.times,
+            answering.clone(),
+            targets.clone(),
+            place.clone(),
+            &drain.closing,
+        );
         async move {
-            let place = (slot, gauge.map(Counted::new));
+            let counted = gauge.map(Counted::new);
             let answer = service_fn(|request: Request<Incoming>| {
                 let ended = EndsAnswering::begin(&answering);
-                let (service, drain, targets) = (&service, &drain, &targets);
-                let (answering, unread) = (&answering, &unread);
+                let (service, drain, place) = (&service, &drain, &place);
+                let (answering, unread, targets) = (&answering, &unread, &targets);
                 async move {
                     let (mut head, body) = request.into_parts();
                     targets.mark(&mut head);
+                    place.meet(|| service.is_authenticated(&head));
                     let mut body = Received::of_request(body);
                     let mut response = if refuse {
                         service.refuse_connection()
@@ -280,20 +349,26 @@ impl Server {
             // hyper's own timer cannot tell an idle connection from a slow head. The stream can.
             let mut http = http1::Builder::new();
             http.header_read_timeout(None).max_header_size(MAX_HEAD);
-            let mut connection = http.serve_connection(TokioIo::new(stream), answer);
-            let served = (&mut connection).await;
-            let is_refused_head = served.as_ref().is_err_and(hyper::Error::is_parse);
-            if is_refused_head {
-                service.head_refused();
-            } else if served.is_err() {
-                return; // nobody reads there any more
-            }
-            let end = connection.into_parts();
-            if is_refused_head || unread.is_some() || !end.read_buf.is_empty() {
-                drop(place);
-                if let Ok(_place) = lingering.try_acquire() {
-                    unread::linger(end.io.into_inner().into_inner()).await;
+            let (stream, has_unread) = loop {
+                let mut connection = http.serve_connection(TokioIo::new(stream), &answer);
+                let served = (&mut connection).await;
+                let is_refused_head = served.as_ref().is_err_and(hyper::Error::is_parse);
+                if is_refused_head {
+                    service.head_refused();
+                } else if served.is_err() {
+                    return; // nobody reads there any more
                 }
+                let end = connection.into_parts();
+                let has_unread = is_refused_head || unread.is_some() || !end.read_buf.is_empty();
+                // The begin of a request that came with the end of the last one: only hyper knew that there was one.
+                match end.io.into_inner().resume(end.read_buf) {
+                    Ok(resumed) => stream = resumed,
+                    Err(ended) => break (ended, has_unread),
+                }
+            };
+            drop((place, counted));
+            if has_unread && let Ok(_lingering) = lingering.try_acquire() {
+                unread::linger(stream).await;
             }
         }
     }

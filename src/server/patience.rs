@@ -2,26 +2,33 @@
 //!
 //! hyper has one timer for the head of a request and none for a peer who does not read. Here the phases are told apart:
 //! waiting for the first byte of a request, reading its head, answering it. The same place decides, when the server
-//! drains, whether a connection is idle: it is if no byte of a next request has been read, so none that was read goes
-//! unanswered.
+//! drains or needs room, whether a connection is idle: it is if no byte of a next request has come, so none that has
+//! goes unanswered, and no byte that nobody has read makes the kernel reset the connection.
 //!
 //! hyper does not read again after an answer if it was waiting for bytes already, so whatever ends the answering phase
 //! wakes it: else neither the idle time nor the end of the server would ever be looked at.
 //!
+//! A peer reads as long as the kernel can send to it. That shows in what the kernel takes from us, as the listener lets
+//! it take next to nothing that it cannot send yet.
+//!
 //! One timer serves a connection. It is set anew only when it fires too early, so a request costs no timer operation.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::places::Place;
 use crate::target::Targets;
 
 /// The times that a peer may take.
@@ -29,7 +36,7 @@ use crate::target::Targets;
 pub struct Times {
     /// From accept, or from the first byte of a later request, to the end of the head.
     pub header: Duration,
-    /// Without progress while an answer is written.
+    /// Without progress while an answer is written: nothing more could be sent.
     pub write: Duration,
     /// Between an answer and the first byte of the next request.
     pub idle: Duration,
@@ -93,7 +100,12 @@ pub struct PatientStream {
     answering: Answering,
     targets: Targets,
     answers_seen: u64,
+    place: Arc<Place>,
     phase: Phase,
+    /// Read before from the same connection.
+    unread: Bytes,
+    /// Ended from this side, being idle.
+    has_ended: bool,
     /// When the peer was first found not to read.
     write_blocked_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -113,11 +125,14 @@ enum Phase {
 }
 
 impl PatientStream {
-    /// Wraps an accepted connection. Once `drain` is cancelled the connection ends as soon as it is idle.
+    /// Wraps an accepted connection. Once `drain` is cancelled, or `place` is wanted while the connection is idle, the
+    /// connection ends as soon as it is idle.
     pub fn new(
         stream: TcpStream,
         times: Times,
-        (answering, targets): (Answering, Targets),
+        answering: Answering,
+        targets: Targets,
+        place: Arc<Place>,
         drain: &CancellationToken,
     ) -> Self {
         let at = Instant::now();
@@ -127,16 +142,25 @@ impl PatientStream {
             answering,
             targets,
             answers_seen: 0,
+            place,
             phase: Phase::Accepted { at },
+            unread: Bytes::new(),
+            has_ended: false,
             write_blocked_since: None,
             timer: Box::pin(sleep_until(at + times.header)),
             draining: Box::pin(drain.clone().cancelled_owned()),
         }
     }
 
-    /// The connection, whose peer has no times any more.
-    pub fn into_inner(self) -> TcpStream {
-        self.stream
+    /// The same connection, if it was ended from this side although `read` is the begin of a request; else what it went
+    /// through, whose peer has no times any more.
+    pub fn resume(mut self, read: Bytes) -> Result<Self, TcpStream> {
+        if !self.has_ended || read.is_empty() {
+            return Err(self.stream);
+        }
+        self.has_ended = false;
+        self.unread = read;
+        Ok(self)
     }
 
     /// The service knows when a request begins and ends being answered; the phase follows it. An answer has not ended
@@ -156,8 +180,40 @@ impl PatientStream {
         self.phase = match self.phase {
             Phase::Accepted { at } => Phase::Head { since: Some(at) },
             Phase::Idle { .. } => Phase::Head { since: None },
-            phase => phase,
+            Phase::Head { .. } | Phase::Answering => return,
         };
+        self.place.busy();
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let count = buf.remaining().min(self.unread.len());
+        buf.put_slice(&self.unread[..count]);
+        self.unread.advance(count);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Is there something that the kernel has, and that the runtime may not know of?
+    fn has_come(&self) -> bool {
+        let peeked = SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]);
+        peeked.is_ok_and(|count| count > 0)
+    }
+
+    /// Ready if the connection, idle since then, is to end now.
+    fn poll_idle(&mut self, cx: &mut Context<'_>, since: Instant, time: Duration) -> Poll<()> {
+        let is_wanted = self.place.idle(since, cx.waker());
+        let is_to_end = self.draining.as_mut().poll(cx).is_ready() || is_wanted;
+        if !is_to_end {
+            ready!(self.poll_deadline(cx, since + time));
+        }
+        if self.has_come() {
+            self.place.busy();
+            return Poll::Pending; // until the runtime knows of it
+        }
+        self.has_ended = true;
+        Poll::Ready(())
     }
 
     /// Ready once `deadline` has passed.
@@ -200,31 +256,34 @@ impl AsyncRead for PatientStream {
         let this = self.get_mut();
         this.follow_service();
         let before = buf.filled().len();
-        if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) {
+        if let Poll::Ready(read) = this.poll_bytes(cx, buf) {
             if buf.filled().len() > before {
                 this.targets.read(&buf.filled()[before..]);
                 this.bytes_read();
             }
             return Poll::Ready(read);
         }
-        let deadline = match &mut this.phase {
+        let no_bytes = Poll::Ready(Ok(())); // the end of the connection
+        match &mut this.phase {
             Phase::Answering => {
                 this.answering.wait_as_reader(cx.waker());
-                return Poll::Pending;
+                Poll::Pending
             }
-            Phase::Head { since } => *since.get_or_insert_with(Instant::now) + this.times.header,
-            Phase::Accepted { at } => *at + this.times.header,
-            Phase::Idle { since } => *since + this.times.idle,
-        };
-        let is_idle = !matches!(this.phase, Phase::Head { .. });
-        if is_idle && this.draining.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(())); // no bytes: the end of the connection
-        }
-        ready!(this.poll_deadline(cx, deadline));
-        if is_idle {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            Phase::Head { since } => {
+                let since = *since.get_or_insert_with(Instant::now);
+                ready!(this.poll_deadline(cx, since + this.times.header));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            Phase::Accepted { at: since } => {
+                let since = *since;
+                ready!(this.poll_idle(cx, since, this.times.header));
+                no_bytes
+            }
+            Phase::Idle { since } => {
+                let since = *since;
+                ready!(this.poll_idle(cx, since, this.times.idle));
+                no_bytes
+            }
         }
     }
 }
@@ -261,5 +320,88 @@ impl AsyncWrite for PatientStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::pin::pin;
+
+    use futures::poll;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::super::places::Places;
+    use super::*;
+
+    const TIMES: Times = Times {
+        header: Duration::from_secs(60),
+        write: Duration::from_secs(60),
+        idle: Duration::from_secs(60),
+    };
+
+    /// The kernel has a byte, and the runtime has not asked it since: no task is polled but the test.
+    #[tokio::test]
+    async fn a_byte_that_has_come_keeps_the_connection_though_the_runtime_does_not_know_of_it() {
+        for is_draining in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut peer = std::net::TcpStream::connect(address).unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let (places, drain) = (Places::default(), CancellationToken::new());
+            let place = Arc::new(places.enter(None));
+            let mut stream = PatientStream::new(
+                stream,
+                TIMES,
+                Answering::default(),
+                Targets::default(),
+                place,
+                &drain,
+            );
+            let mut bytes = [0; 8];
+            assert!(poll!(pin!(stream.read(&mut bytes))).is_pending());
+
+            peer.write_all(b"P").unwrap();
+            let mut wanted = pin!(places.want_longest_idle());
+            if is_draining {
+                drain.cancel();
+            } else {
+                assert!(poll!(&mut wanted).is_pending());
+            }
+            assert!(poll!(pin!(stream.read(&mut bytes))).is_pending());
+            if !is_draining {
+                assert_eq!(poll!(wanted), Poll::Ready(Some(false)), "it stays");
+            }
+            assert_eq!(stream.read(&mut bytes).await.unwrap(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_idle_and_wanted_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _peer = TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (places, drain) = (Places::default(), CancellationToken::new());
+        let place = Arc::new(places.enter(None));
+        let mut stream = PatientStream::new(
+            stream,
+            TIMES,
+            Answering::default(),
+            Targets::default(),
+            place,
+            &drain,
+        );
+        let mut bytes = [0; 8];
+        let (read, has_left) = tokio::join!(
+            async {
+                let read = stream.read(&mut bytes).await;
+                drop(stream);
+                read
+            },
+            places.want_longest_idle()
+        );
+        assert_eq!((read.unwrap(), has_left), (0, Some(true)));
     }
 }

@@ -185,6 +185,12 @@ impl Metrics {
         self.families.errors.with_label_values(&[code, "no"]).inc();
     }
 
+    /// An idle connection of this listener was closed to make room for another one.
+    pub fn connection_evicted(&self, listener: &str) {
+        let evicted = &self.families.connections_evicted;
+        evicted.with_label_values(&[listener]).inc();
+    }
+
     /// Pages were made unfindable.
     pub fn invalidation(&self, cause: &str) {
         self.families

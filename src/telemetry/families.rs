@@ -51,6 +51,7 @@ pub struct Families {
     pub requests_in_flight: IntGauge,
     pub connections: IntGauge,
     pub connections_limit: IntGauge,
+    pub connections_evicted: IntCounterVec,
     pub cache_entries: IntGauge,
     pub cache_bytes: IntGauge,
     cache_capacity: IntGauge,
@@ -232,6 +233,12 @@ impl Families {
                 &registry,
                 "connections_limit",
                 "Connections that callers may have at a time: server.max_connections, or what the limit of open files leaves.",
+            ),
+            connections_evicted: counters(
+                &registry,
+                "connections_evicted_total",
+                "Idle connections that were closed to make room for others.",
+                &["listener"],
             ),
             cache_entries: gauge(&registry, "cache_entries", "Pages in memory."),
             cache_bytes: gauge(

@@ -12,6 +12,7 @@ use super::{Constants, Labels, Metrics, Result, RouteKind};
 const SENT: [&str; 3] = ["no", "yes", "unknown"];
 const CAUSES: [&str; 2] = ["command", "purge"];
 const FAULTS: [&str; 3] = ["caller", "gateway", "upstream"];
+const LISTENERS: [&str; 2] = ["data", "admin"];
 const ENDS: [&str; 4] = ["success", "refused", "failure", "neither"];
 const SECRETS: [&str; 2] = ["current", "previous"];
 
@@ -60,6 +61,9 @@ impl Metrics {
         }
         for end in ENDS {
             families.upstream_calls.with_label_values(&[end]);
+        }
+        for listener in LISTENERS {
+            families.connections_evicted.with_label_values(&[listener]);
         }
         for cause in CAUSES {
             families.invalidations.with_label_values(&[cause]);

@@ -83,7 +83,7 @@ fn what_several_bodies_settle_is_kept_and_what_contradicts_is_named() {
     assert_eq!(unknown.status.code(), Some(1));
     let told = text(&unknown.stderr);
     assert!(
-        told.starts_with("body 2: No reading") && !told.contains("body 1"),
+        told.contains("\nbody 2: No reading") && !told.contains("body 1"),
         "{told}"
     );
 }

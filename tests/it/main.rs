@@ -33,6 +33,7 @@ mod matrix;
 mod model;
 mod open_files;
 mod page;
+mod places;
 mod process;
 mod reload;
 mod secrets;

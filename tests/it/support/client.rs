@@ -4,7 +4,7 @@ use std::io;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::PATIENCE;
@@ -29,6 +29,14 @@ pub async fn try_to_connect(address: &str) -> io::Result<Connection> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(Connection(BufReader::new(stream)))
+}
+
+/// As [`connect`], with room for so many bytes that have come and are not read; the kernel may double it.
+pub async fn connect_with_window(address: &str, bytes: u32) -> Connection {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
+    let stream = socket.connect(address.parse().unwrap()).await.unwrap();
+    Connection(BufReader::new(stream))
 }
 
 /// A POST with the headers that it needs and those given.
@@ -70,6 +78,22 @@ impl Connection {
             .expect("no answer")
             .unwrap()
             .expect("the connection ended before an answer")
+    }
+
+    /// The next bytes, so many.
+    pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        let read = timeout(PATIENCE, self.0.read_exact(&mut bytes)).await;
+        read.expect("no more comes").unwrap();
+        bytes
+    }
+
+    /// All bytes until the other side closes the connection.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let read = timeout(PATIENCE, self.0.read_to_end(&mut bytes)).await;
+        read.expect("the connection stays open").unwrap();
+        bytes
     }
 
     /// Waits until something of an answer has come, and leaves it there.
