@@ -355,14 +355,13 @@ impl Server {
                 let is_refused_head = served.as_ref().is_err_and(hyper::Error::is_parse);
                 if is_refused_head {
                     service.head_refused();
-                } else if served.is_err() {
-                    return; // nobody reads there any more
                 }
                 let end = connection.into_parts();
                 let has_unread = is_refused_head || unread.is_some() || !end.read_buf.is_empty();
                 // The begin of a request that came with the end of the last one: only hyper knew that there was one.
                 match end.io.into_inner().resume(end.read_buf) {
                     Ok(resumed) => stream = resumed,
+                    Err(_) if served.is_err() && !is_refused_head => return, // nobody reads there any more
                     Err(ended) => break (ended, has_unread),
                 }
             };
