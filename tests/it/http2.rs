@@ -730,9 +730,9 @@ async fn an_order_of_which_only_the_head_has_left_is_dismissed_by_a_brake() {
 
 #[tokio::test]
 async fn orders_that_wait_for_a_vendor_who_does_not_read_are_dismissed_by_a_brake() {
+    const ORDERS: u32 = 14; // about 8 MB, of which the buffers of the system take half at most
     let unhurried =
         |builder: Builder| builder.set("upstream.limits.requests_per_second", "\"none\"");
-    const ORDERS: u32 = 14; // about 8 MB, of which the buffers of the system take half at most
     let (vendor, gateway) = frames_with(1, unhurried).await;
     let served = async {
         let mut peer = vendor.accept().await;
