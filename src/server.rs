@@ -35,7 +35,7 @@ use self::places::{Place, Places};
 use self::unread::Unread;
 use crate::body::{Body, Received};
 use crate::open_files::{self, Room};
-use crate::target::Targets;
+use crate::target::Fragment;
 
 /// How long a connection beyond the limit waits for another one to be idle before it is told.
 const WAITS_FOR_ROOM: [Duration; 3] = [
@@ -301,13 +301,11 @@ impl Server {
         let answering = Answering::default();
         let unread = Unread::default();
         let _ = stream.set_nodelay(true); // without it the answer is late, no more
-        let targets = Targets::default();
         let place = Arc::new(place);
         let mut stream = PatientStream::new(
             stream,
             self.times,
             answering.clone(),
-            targets.clone(),
             place.clone(),
             &drain.closing,
         );
@@ -316,10 +314,12 @@ impl Server {
             let answer = service_fn(|request: Request<Incoming>| {
                 let ended = EndsAnswering::begin(&answering);
                 let (service, drain, place) = (&service, &drain, &place);
-                let (answering, unread, targets) = (&answering, &unread, &targets);
+                let (answering, unread) = (&answering, &unread);
                 async move {
                     let (mut head, body) = request.into_parts();
-                    targets.mark(&mut head);
+                    if answering.had_fragment() {
+                        head.extensions.insert(Fragment);
+                    }
                     place.meet(|| service.is_authenticated(&head));
                     let mut body = Received::of_request(body);
                     let mut response = if refuse {

@@ -16,7 +16,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -29,7 +29,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::places::Place;
-use crate::target::Targets;
+use crate::target::RequestLine;
 
 /// The times that a peer may take.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,8 @@ pub struct Answering(Arc<Answers>);
 
 #[derive(Debug, Default)]
 struct Answers {
+    /// The target of the request that comes next has a fragment.
+    has_fragment: AtomicBool,
     /// Phases that have begun and not ended: of an answer, and of the rest of the request's body.
     on: AtomicUsize,
     /// How many have ended: one may begin and end between two reads.
@@ -71,6 +73,16 @@ impl Answering {
 
     fn is_on(&self) -> bool {
         self.0.on.load(Ordering::Acquire) > 0
+    }
+
+    fn note_fragment(&self) {
+        self.0.has_fragment.store(true, Ordering::Release);
+    }
+
+    /// Had the target of the request that has come a fragment? To be asked once.
+    pub fn had_fragment(&self) -> bool {
+        self.0.has_fragment.load(Ordering::Acquire)
+            && self.0.has_fragment.swap(false, Ordering::AcqRel)
     }
 
     fn ended(&self) -> u64 {
@@ -98,7 +110,7 @@ pub struct PatientStream {
     stream: TcpStream,
     times: Times,
     answering: Answering,
-    targets: Targets,
+    line: RequestLine,
     answers_seen: u64,
     place: Arc<Place>,
     phase: Phase,
@@ -131,7 +143,6 @@ impl PatientStream {
         stream: TcpStream,
         times: Times,
         answering: Answering,
-        targets: Targets,
         place: Arc<Place>,
         drain: &CancellationToken,
     ) -> Self {
@@ -140,7 +151,7 @@ impl PatientStream {
             stream,
             times,
             answering,
-            targets,
+            line: RequestLine::default(),
             answers_seen: 0,
             place,
             phase: Phase::Accepted { at },
@@ -176,13 +187,21 @@ impl PatientStream {
         }
     }
 
-    fn bytes_read(&mut self) {
-        self.phase = match self.phase {
-            Phase::Accepted { at } => Phase::Head { since: Some(at) },
-            Phase::Idle { .. } => Phase::Head { since: None },
-            Phase::Head { .. } | Phase::Answering => return,
+    fn bytes_read(&mut self, bytes: &[u8]) {
+        let (phase, is_first) = match self.phase {
+            Phase::Accepted { at } => (Phase::Head { since: Some(at) }, true),
+            Phase::Idle { .. } => (Phase::Head { since: None }, true),
+            Phase::Head { since } => (Phase::Head { since }, false),
+            Phase::Answering => return,
         };
-        self.place.busy();
+        self.phase = phase;
+        if is_first {
+            self.line = RequestLine::default();
+            self.place.busy();
+        }
+        if self.line.read(bytes) {
+            self.answering.note_fragment();
+        }
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -258,8 +277,7 @@ impl AsyncRead for PatientStream {
         let before = buf.filled().len();
         if let Poll::Ready(read) = this.poll_bytes(cx, buf) {
             if buf.filled().len() > before {
-                this.targets.read(&buf.filled()[before..]);
-                this.bytes_read();
+                this.bytes_read(&buf.filled()[before..]);
             }
             return Poll::Ready(read);
         }
@@ -351,14 +369,7 @@ mod tests {
             let (stream, _) = listener.accept().await.unwrap();
             let (places, drain) = (Places::default(), CancellationToken::new());
             let place = Arc::new(places.enter(None));
-            let mut stream = PatientStream::new(
-                stream,
-                TIMES,
-                Answering::default(),
-                Targets::default(),
-                place,
-                &drain,
-            );
+            let mut stream = PatientStream::new(stream, TIMES, Answering::default(), place, &drain);
             let mut bytes = [0; 8];
             assert!(poll!(pin!(stream.read(&mut bytes))).is_pending());
 
@@ -385,14 +396,7 @@ mod tests {
         let (stream, _) = listener.accept().await.unwrap();
         let (places, drain) = (Places::default(), CancellationToken::new());
         let place = Arc::new(places.enter(None));
-        let mut stream = PatientStream::new(
-            stream,
-            TIMES,
-            Answering::default(),
-            Targets::default(),
-            place,
-            &drain,
-        );
+        let mut stream = PatientStream::new(stream, TIMES, Answering::default(), place, &drain);
         let mut bytes = [0; 8];
         let (read, has_left) = tokio::join!(
             async {

@@ -442,7 +442,7 @@ async fn a_fragment_in_the_target_is_refused_however_it_comes() {
     }
     assert_eq!(upstream.calls(), 0);
 
-    // Behind one another, and with the sign in places where it may be.
+    // After one another, and with the sign in places where it may be.
     let mut connection = gateway.connect().await;
     let good = post(
         "/package/queryOrder",
@@ -453,15 +453,17 @@ async fn a_fragment_in_the_target_is_refused_however_it_comes() {
         br#"{"page_no":1,"x":"POST /package/queryOrder#x HTTP/1.1"}"#,
     );
     let bad = query("/package/queryOrder#x");
-    let pipelined = [&good[..], &bad, &good, b"\r\n", &bad, &bad, &good].concat();
-    connection.send(&pipelined).await;
     for is_good in [true, false, true, false, false, true] {
-        let reply = connection.reply().await;
         if is_good {
-            assert_eq!(reply.status, 200, "{reply:?}");
+            assert_eq!(connection.exchange(&good).await.status, 200);
         } else {
-            is_named(&reply);
+            is_named(&connection.exchange(&bad).await);
         }
+    }
+    // Of what is sent behind a request nobody knows where a line begins.
+    connection.send(&[&good[..], &good, b"\r\n", &good].concat()).await;
+    for _ in 0..3 {
+        assert_eq!(connection.reply().await.status, 200);
     }
     assert_eq!(connection.exchange(&good).await.status, 200);
     is_named(&connection.exchange(&bad).await);

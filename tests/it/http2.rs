@@ -730,7 +730,7 @@ async fn an_order_of_which_only_the_head_has_left_is_dismissed_by_a_brake() {
 
 #[tokio::test]
 async fn orders_that_wait_for_a_vendor_who_does_not_read_are_dismissed_by_a_brake() {
-    const ORDERS: u32 = 14; // about 8 MB, of which the buffers of the system take half at most
+    const ORDERS: u32 = 14; // about 8 MB, of which the vendor's system takes an order or two unread
     let unhurried =
         |builder: Builder| builder.set("upstream.limits.requests_per_second", "\"none\"");
     let (vendor, gateway) = frames_with(1, unhurried).await;
@@ -780,7 +780,7 @@ async fn orders_that_wait_for_a_vendor_who_does_not_read_are_dismissed_by_a_brak
     let (answered, others): (Vec<_>, Vec<_>) =
         replies.into_iter().partition(|reply| reply.status == 200);
     assert_eq!(answered.len(), read);
-    assert!(others.len() > 3, "{} were dismissed", others.len());
+    assert!(others.len() > 9, "{} were dismissed", others.len());
     for reply in others {
         assert_eq!(reply.problem(), dismissed());
     }

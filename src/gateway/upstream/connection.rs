@@ -520,6 +520,14 @@ impl Socket {
         self.heard.subscribe()
     }
 
+    /// From now on the system takes nothing while something that it took has not been sent: what it holds back leaves when
+    /// the vendor reads, whatever is decided meanwhile. (Where that cannot be set, its buffer leaves later.)
+    pub(super) fn keep_nothing_back(&self) {
+        if let Some(stream) = &self.stream {
+            let _ = SockRef::from(stream).set_tcp_notsent_lowat(1);
+        }
+    }
+
     /// Ready when the system takes a byte more. (That it took the last one does not say so.)
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(stream) = &self.stream else {

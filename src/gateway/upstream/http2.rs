@@ -78,6 +78,7 @@ pub(super) async fn open(
     brakes: Brakes,
     counted: Token,
 ) -> hyper::Result<(Arc<Mouth>, Arc<AtomicUsize>)> {
+    stream.get_ref().0.keep_nothing_back();
     let tasks = Tasks::default();
     let backpressure = Backpressure::default();
     let stream = Outgoing {
