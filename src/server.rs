@@ -327,7 +327,7 @@ impl Server {
                     } else {
                         service.answer(&head, &mut body).await
                     };
-                    if drain.is_announced() || refuse {
+                    if drain.is_announced() || refuse || answering.is_fragment_behind() {
                         unread::close(response.headers_mut());
                     }
                     if !body.is_end_stream() {

@@ -29,7 +29,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::places::Place;
-use crate::target::RequestLine;
+use crate::target::{Lines, Seen};
 
 /// The times that a peer may take.
 #[derive(Debug, Clone, Copy)]
@@ -48,8 +48,12 @@ pub struct Answering(Arc<Answers>);
 
 #[derive(Debug, Default)]
 struct Answers {
-    /// The target of the request that comes next has a fragment.
+    /// The line of the request that comes next was looked at,
+    has_own_line: AtomicBool,
+    /// and there is a fragment in it.
     has_fragment: AtomicBool,
+    /// There is one in a line behind it.
+    is_behind: AtomicBool,
     /// Phases that have begun and not ended: of an answer, and of the rest of the request's body.
     on: AtomicUsize,
     /// How many have ended: one may begin and end between two reads.
@@ -75,14 +79,35 @@ impl Answering {
         self.0.on.load(Ordering::Acquire) > 0
     }
 
-    fn note_fragment(&self) {
-        self.0.has_fragment.store(true, Ordering::Release);
+    /// A request begins.
+    fn meet(&self, seen: Seen) {
+        self.0.has_own_line.store(true, Ordering::Release);
+        self.0.has_fragment.store(seen.own, Ordering::Release);
+        self.0.is_behind.store(seen.behind, Ordering::Release);
     }
 
-    /// Had the target of the request that has come a fragment? To be asked once.
+    /// More has come of it, or of what follows it.
+    fn add(&self, seen: Seen) {
+        if seen.own {
+            self.0.has_fragment.store(true, Ordering::Release);
+        }
+        if seen.behind {
+            self.0.is_behind.store(true, Ordering::Release);
+        }
+    }
+
+    /// Had the target of the request that has come a fragment, or may it have had one? To be asked once for each.
     pub fn had_fragment(&self) -> bool {
-        self.0.has_fragment.load(Ordering::Acquire)
-            && self.0.has_fragment.swap(false, Ordering::AcqRel)
+        if self.0.has_own_line.swap(false, Ordering::AcqRel) {
+            self.0.has_fragment.load(Ordering::Acquire)
+        } else {
+            self.is_fragment_behind()
+        }
+    }
+
+    /// Is there a fragment in the target of a request that follows? No other one is answered on this connection.
+    pub fn is_fragment_behind(&self) -> bool {
+        self.0.is_behind.load(Ordering::Acquire)
     }
 
     fn ended(&self) -> u64 {
@@ -110,7 +135,7 @@ pub struct PatientStream {
     stream: TcpStream,
     times: Times,
     answering: Answering,
-    line: RequestLine,
+    lines: Lines,
     answers_seen: u64,
     place: Arc<Place>,
     phase: Phase,
@@ -151,7 +176,7 @@ impl PatientStream {
             stream,
             times,
             answering,
-            line: RequestLine::default(),
+            lines: Lines::default(),
             answers_seen: 0,
             place,
             phase: Phase::Accepted { at },
@@ -188,20 +213,18 @@ impl PatientStream {
     }
 
     fn bytes_read(&mut self, bytes: &[u8]) {
-        let (phase, is_first) = match self.phase {
-            Phase::Accepted { at } => (Phase::Head { since: Some(at) }, true),
-            Phase::Idle { .. } => (Phase::Head { since: None }, true),
-            Phase::Head { since } => (Phase::Head { since }, false),
-            Phase::Answering => return,
-        };
-        self.phase = phase;
+        let is_first = matches!(self.phase, Phase::Accepted { .. } | Phase::Idle { .. });
         if is_first {
-            self.line = RequestLine::default();
-            self.place.busy();
+            self.answering.meet(self.lines.begin(bytes));
+        } else {
+            self.answering.add(self.lines.read(bytes));
         }
-        if self.line.read(bytes) {
-            self.answering.note_fragment();
-        }
+        self.phase = match self.phase {
+            Phase::Accepted { at } => Phase::Head { since: Some(at) },
+            Phase::Idle { .. } => Phase::Head { since: None },
+            Phase::Head { .. } | Phase::Answering => return,
+        };
+        self.place.busy();
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
