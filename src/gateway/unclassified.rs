@@ -5,8 +5,8 @@
 //!
 //! - It is the *usual* answer where there was a success before, and where nine in ten of the last answers are it, to different
 //!   questions of different callers. Then it is none of theirs, and an *episode* begins: such answers are failures.
-//! - An episode holds for the callers whose own answers show it. Everybody else passes untouched, until an answer of its own
-//!   shows the same.
+//! - An episode holds for the callers whose own answers show it: to several different questions, or to one that has
+//!   succeeded before. Everybody else passes untouched.
 //! - Nothing is asked for a while, then trials are made (`unclassified/episode.rs`). The first answer of another kind ends it.
 //! - A success that ends it has *refuted* the meaning: a vendor that answers well answers so, too, perhaps to a job that asks
 //!   for what does not exist. As long as both go on (a success follows such an answer at least once in a window), only
@@ -39,6 +39,10 @@ const TENTHS: usize = 9;
 
 /// to so many different questions at least.
 const QUESTIONS: usize = 5;
+
+/// One answer shows little of its caller: so many different questions of its own do, where callers are fewer than
+/// [`QUESTIONS`].
+const OWN_QUESTIONS: usize = 3;
 
 /// More answers than these are not remembered.
 const REMEMBERED: usize = 1024;

@@ -426,9 +426,11 @@ async fn a_caller_that_was_silent_so_far_is_asked_before_it_is_refused() {
         if is_everybodys {
             vendor.turn(2);
         }
-        let reply = ask(&gateway, "quiet", json!({"page_no": 51})).await;
-        assert_eq!(reply.json()["success"], !is_everybodys, "{reply:?}");
-        for (caller, number) in [("quiet", 52), ("loud", 53)] {
+        for number in 51..54 {
+            let reply = ask(&gateway, "quiet", json!({"page_no": number})).await;
+            assert_eq!(reply.json()["success"], !is_everybodys, "{reply:?}");
+        }
+        for (caller, number) in [("quiet", 55), ("loud", 56)] {
             let reply = ask(&gateway, caller, json!({"page_no": number})).await;
             let is_refused = reply.json()["code"] == "breaker_open";
             assert_eq!(is_refused, is_everybodys, "{reply:?}");
@@ -443,15 +445,16 @@ async fn what_two_callers_are_answered_closes_nothing_to_a_third() {
         no_device(path, asked).or_else(|| path.ends_with(ORDER).then(|| failure("9001")))
     }])
     .await;
-    let gateway = with_callers(&vendor, &["loud", "second", "quiet"])
+    let gateway = with_callers(&vendor, &["loud", "second", "unlucky", "quiet"])
         .run()
         .await;
     ask(&gateway, "loud", json!({"page_no": 1})).await;
     vendor.turn(1);
+    ask(&gateway, "unlucky", of_no_device(1)).await; // once
     for number in 2..=ENOUGH {
-        ask(&gateway, "loud", of_no_device(number)).await;
+        let caller = if number < 5 { "second" } else { "loud" };
+        ask(&gateway, caller, of_no_device(number)).await;
     }
-    ask(&gateway, "second", of_no_device(1)).await;
     assert!(is_open(&gateway).await);
     let order = async |caller: &str, number: u64| {
         let body = json!({"device_id": number.to_string()});
@@ -462,6 +465,7 @@ async fn what_two_callers_are_answered_closes_nothing_to_a_third() {
         )
     };
     assert_eq!(order("quiet", 1).await, (json!("9001"), false));
+    assert_eq!(order("unlucky", 1).await, (json!("9001"), false));
     assert_eq!(order("loud", 2).await, (json!("9001"), true));
     for (caller, number) in [("loud", 3), ("second", 4)] {
         let reply = ask(&gateway, caller, json!({"page_no": 50 + number})).await;

@@ -5,12 +5,12 @@
 //! not wait for each other, or else who asks most often could have each turn, for ever if the two ask in step. From then on
 //! one call tries each `open_for`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Asked, Meaning, Said};
+use super::{Asked, Meaning, OWN_QUESTIONS, Said};
 use crate::gateway::breaker::{Open, Reason};
 
 /// So many questions are tried before it is one each `open_for`.
@@ -24,6 +24,8 @@ pub(super) struct Episode {
     pub meaning: Meaning,
     /// Whose own answers show it. Everybody else passes untouched.
     pub callers: Callers,
+    /// The questions of others that got this answer, by who asked.
+    of_others: BTreeMap<u64, BTreeSet<u64>>,
     /// When it began, or was last seen to go on.
     pub since: Instant,
     is_trying: bool,
@@ -31,10 +33,10 @@ pub(super) struct Episode {
     kept_until: Option<Instant>,
     /// Such a question was the last that tried: the next trial is anybody's, as there may be no answer to it any more.
     was_known: bool,
-    /// The questions of the first trials,
+    /// Of a query, or of a command.
+    is_query: bool,
+    /// The questions of the first trials.
     tried: BTreeSet<u64>,
-    /// of which there are so many at most.
-    first_trials: usize,
 }
 
 /// By which right a call is made.
@@ -73,12 +75,13 @@ impl Episode {
         Self {
             meaning,
             callers,
+            of_others: BTreeMap::new(),
             since: now,
             is_trying: false,
             kept_until: None,
             was_known: false,
             tried: BTreeSet::new(),
-            first_trials: if is_query { FIRST_TRIALS } else { 0 },
+            is_query,
         }
     }
 
@@ -112,9 +115,13 @@ impl Episode {
         })
     }
 
+    fn first_trials(&self) -> usize {
+        if self.is_query { FIRST_TRIALS } else { 0 }
+    }
+
     fn is_further(&self, question: u64) -> bool {
         let has_begun = !self.tried.is_empty();
-        has_begun && self.tried.len() < self.first_trials && !self.tried.contains(&question)
+        has_begun && self.tried.len() < self.first_trials() && !self.tried.contains(&question)
     }
 
     /// A call is made by this right.
@@ -136,9 +143,19 @@ impl Episode {
     }
 
     fn note(&mut self, question: u64) {
-        if self.tried.len() < self.first_trials {
+        if self.tried.len() < self.first_trials() {
             self.tried.insert(question);
         }
+    }
+
+    /// Does one more such answer show that the episode is this caller's too?
+    fn is_shown_by(&mut self, asked: Asked<'_>, is_known: bool) -> bool {
+        if !self.is_query || is_known {
+            return true; // a command follows what queries have shown
+        }
+        let questions = self.of_others.entry(asked.caller()).or_default();
+        questions.insert(asked.question());
+        questions.len() >= OWN_QUESTIONS
     }
 
     /// A call has ended. `is_shown`: that its meaning is usual is known for its caller, if it is this one.
@@ -146,6 +163,7 @@ impl Episode {
         &mut self,
         said: &Said,
         asked: Asked<'_>,
+        is_known: bool,
         (pass, is_shown): (Pass, bool),
         now: Instant,
     ) -> Heard {
@@ -167,7 +185,11 @@ impl Episode {
         if !is_same {
             return Heard::Nothing;
         }
-        if self.callers.insert(asked.caller()) {
+        if !self.callers.contains(&asked.caller()) {
+            if !self.is_shown_by(asked, is_known) {
+                return Heard::Nothing;
+            }
+            self.callers.insert(asked.caller());
             self.since = now;
         }
         Heard::Same

@@ -1,11 +1,11 @@
 //! What is remembered of one route of one tenant: is an unclassified answer the usual one there?
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tokio::time::Instant;
 
 use super::episode::{Callers, Episode, Heard, Pass};
-use super::{Asked, Meaning, QUESTIONS, Said, Settings, TENTHS};
+use super::{Asked, Meaning, OWN_QUESTIONS, QUESTIONS, Said, Settings, TENTHS};
 use crate::gateway::breaker::Open;
 
 /// Questions that are known to have an answer: so many at most.
@@ -162,9 +162,10 @@ impl State {
         right: (Pass, bool),
         now: Instant,
     ) -> Heard {
+        let is_known = self.is_known(asked);
         let episode = self.episode.as_mut();
         episode.map_or(Heard::Nothing, |episode| {
-            episode.hear(said, asked, right, now)
+            episode.hear(said, asked, is_known, right, now)
         })
     }
 
@@ -209,17 +210,26 @@ impl State {
             return None;
         }
         let is_alike = |answer: &&Remembered| answer.meaning.as_ref() == Some(meaning);
-        let alike = self.answers.iter().filter(is_alike);
-        let questions: BTreeSet<_> = alike.clone().map(|answer| answer.question).collect();
-        let callers: Callers = alike.clone().map(|answer| answer.caller).collect();
-        let is_usual = alike.count() * 10 >= most * TENTHS
+        let alike = || self.answers.iter().filter(is_alike);
+        let questions: BTreeSet<_> = alike().map(|answer| answer.question).collect();
+        let mut by_caller: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+        for answer in alike() {
+            let questions = by_caller.entry(answer.caller).or_default();
+            questions.insert(answer.question);
+        }
+        if by_caller.len() < QUESTIONS {
+            by_caller.retain(|_, questions| questions.len() >= OWN_QUESTIONS);
+        }
+        let mut callers: Callers = by_caller.into_keys().collect();
+        let is_usual = alike().count() * 10 >= most * TENTHS
             && questions.len() >= QUESTIONS
             && self.are_enough(&callers);
         let mut heard = BTreeSet::new();
         let latest = self.answers.iter().rev();
         let latest = latest.filter(|answer| heard.insert(answer.caller));
-        let shows_it = latest.filter(is_alike).map(|answer| answer.caller);
-        is_usual.then(|| shows_it.collect())
+        let shows_it: Callers = latest.filter(is_alike).map(|it| it.caller).collect();
+        callers.retain(|caller| shows_it.contains(caller));
+        is_usual.then_some(callers)
     }
 
     /// Where callers are told from one another and several were heard, one proves nothing.

@@ -181,7 +181,7 @@ async fn a_command_follows_only_an_episode_that_holds_for_its_caller() {
     assert!(usual.check((COMMAND, 0), by(Some("a"))).is_err());
     assert!(!command("b").is_failure, "not of its own queries yet");
     assert!(usual.check((COMMAND, 0), by(Some("a"))).is_err());
-    assert!(end(&usual, (QUERY, 0), &code("4711"), 1, Some("b")).is_failure);
+    assert!(end(&usual, (QUERY, 0), &code("4711"), 0, Some("b")).is_failure);
     assert!(command("b").is_failure);
     assert!(usual.check((COMMAND, 0), by(Some("b"))).is_err());
 }
@@ -333,17 +333,24 @@ async fn an_episode_holds_for_those_whose_own_latest_answers_show_it() {
     let usual = usual(None);
     end(&usual, at, &Said::Success, 0, Some("c"));
     tokio::time::advance(SECOND * 301).await; // c is known, and nothing of it
-    for (said, caller) in [
-        (code("4711"), "b"),
-        (code("4711"), "d"),
-        (Said::Success, "d"),
+    for (said, caller, questions) in [
+        (code("4711"), "b", 3),
+        (code("4711"), "d", 3),
+        (Said::Success, "d", 1),
+        (code("4711"), "e", 1),
+        (code("4711"), "a", 12),
     ] {
-        end(&usual, at, &said, 0, Some(caller));
+        for question in 0..questions {
+            end(&usual, at, &said, question + 10, Some(caller));
+        }
     }
-    for question in 0..17 {
-        end(&usual, at, &code("4711"), question, Some("a"));
-    }
-    let expected = [("a", true), ("b", true), ("c", false), ("d", false)];
+    let expected = [
+        ("a", true),
+        ("b", true),
+        ("c", false),
+        ("d", false),
+        ("e", false),
+    ];
     for (caller, is_refused) in expected {
         let check = usual.check(at, by(Some(caller)));
         assert_eq!(check.is_err(), is_refused, "{caller}");
@@ -354,8 +361,21 @@ async fn an_episode_holds_for_those_whose_own_latest_answers_show_it() {
         let check = usual.check((COMMAND, 0), by(Some(caller)));
         assert_eq!(check.is_err(), is_refused, "{caller}");
     }
-    assert!(end(&usual, at, &code("4711"), 1, Some("c")).is_failure);
-    assert!(usual.check(at, by(Some("c"))).is_err());
+    let is_failure = |question, caller| {
+        let verdict = end(&usual, at, &code("4711"), question, Some(caller));
+        assert_eq!(
+            usual.check(at, by(Some(caller))).is_err(),
+            verdict.is_failure
+        );
+        verdict.is_failure
+    };
+    assert!(is_failure(0, "c"), "it had an answer");
+    assert!(
+        ![20, 20, 21]
+            .map(|question| is_failure(question, "e"))
+            .contains(&true)
+    );
+    assert!(is_failure(22, "e"), "the third that has none");
     assert!(usual.check(at, by(Some("d"))).is_ok());
     let verdict = end(&usual, at, &Said::Success, 1, Some("d"));
     assert_eq!(verdict.news, Some(News::Ends), "the vendor answers");
