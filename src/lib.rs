@@ -137,6 +137,10 @@ const ADMIN_TIMES: Times = Times {
     idle: Duration::from_secs(5),
 };
 
+/// How many times `server.body_timeout` nothing of an answer may leave: the system of a peer that reads on shuts its window
+/// until a good part of its buffer, which may have grown to megabytes, is empty.
+const SHUT_WINDOWS: u32 = 3;
+
 /// Why a gateway cannot start, although its configuration was accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -335,7 +339,7 @@ impl Instance {
                 room: shares.callers,
                 times: Times {
                     header: server.header_timeout,
-                    write: server.body_timeout,
+                    write: server.body_timeout.saturating_mul(SHUT_WINDOWS),
                     idle: server.idle_timeout,
                 },
             },
