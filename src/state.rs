@@ -717,14 +717,16 @@ mod tests {
         assert!(saved.keys.is_empty());
     }
 
+    /// What the file held, and whether the marker was there.
+    type Moment = (Vec<u8>, bool);
+
     /// A disk that remembers what it held after each step.
     #[derive(Debug, Default)]
     struct Recorder {
         disk: InMemoryBackend,
         /// Where the marker is to be.
         marker: PathBuf,
-        /// With whether the marker was there.
-        moments: Arc<Mutex<Vec<(Vec<u8>, bool)>>>,
+        moments: Arc<Mutex<Vec<Moment>>>,
     }
 
     impl Recorder {
@@ -802,8 +804,8 @@ mod tests {
         }
     }
 
-    /// What a file holds, and whether the marker is there, at each moment of the writing of its first key.
-    fn moments_of_a_first_key() -> Vec<(Vec<u8>, bool)> {
+    /// All moments of the writing of a first key.
+    fn moments_of_a_first_key() -> Vec<Moment> {
         let folder = tempfile::tempdir().unwrap();
         let recorder = Recorder {
             marker: folder.path().join(marker::NAME),
