@@ -51,6 +51,9 @@ const CALLS: TableDefinition<'_, u64, u32> = TableDefinition::new("calls_by_minu
 /// The minute since 1970 in which the store was made: of calls before it nothing is known.
 const KNOWN_SINCE: TableDefinition<'_, (), u64> = TableDefinition::new("calls_known_since");
 
+/// Has a row once the store was about to hold its first key. Keys end, it stays: a store without it has never held one.
+const HAS_HELD_KEYS: TableDefinition<'_, (), ()> = TableDefinition::new("has_held_keys");
+
 /// By how many seconds our clock was to be corrected when the calls were saved, as Linksfield's had shown.
 const CORRECTION: TableDefinition<'_, (), i64> = TableDefinition::new("clock_correction");
 
@@ -158,7 +161,7 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
-    /// It is not there any more, or holds nothing.
+    /// It is not there any more, holds nothing, or is another one that has never held a key.
     #[error(
         "server.state_dir: {} {reason}, but it has held idempotency keys, as {} says; bring back a copy, or remove {1} to start \
          without: the keys are then forgotten, so look at what the commands of the last hours have done before any is repeated",
@@ -298,8 +301,11 @@ impl Disk {
             Work::Keys(changes) => {
                 let changes = changes();
                 let is_put = |change: &Change| matches!(change, Change::Put(..));
-                if changes.iter().any(is_put) {
-                    self.marker.put()?; // before the key
+                if changes.iter().any(is_put) && !self.marker.is_there() {
+                    // Order matters. A crash after the note leaves a store that waits for its first key; a marker beside a
+                    // store without the note means that keys are lost; and no key is there before the marker is.
+                    note_keys(&self.database)?;
+                    self.marker.put()?;
                 }
                 write_keys(&self.database, &changes)
             }
@@ -377,7 +383,10 @@ fn open(folder: &Path, now: SystemTime) -> Result<(Database, Marker, Saved), Ope
         return Err(altered());
     }
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let saved = read(&database, now.as_secs() / 60).map_err(damaged)?;
+    let (saved, has_held_keys) = read(&database, now.as_secs() / 60).map_err(damaged)?;
+    if marker.is_there() && !has_held_keys {
+        return Err(lost(&marker, "was replaced by a new one"));
+    }
     if !saved.keys.is_empty() {
         marker.put().map_err(unusable(folder))?; // an older version made no marker
     }
@@ -419,16 +428,22 @@ fn open_file(path: &Path, may_be_new: bool) -> io::Result<File> {
     Ok(file)
 }
 
-/// Reads everything, and makes the tables that are missing.
-fn read(database: &Database, minute: u64) -> Result<Saved, redb::Error> {
+/// Reads everything, and makes the tables that are missing. Has it ever held a key?
+fn read(database: &Database, minute: u64) -> Result<(Saved, bool), redb::Error> {
     let transaction = database.begin_write()?;
     let mut saved = Saved::default();
+    let has_held_keys;
     {
         let keys = transaction.open_table(KEYS)?;
         for row in keys.iter()? {
             let (id, row) = row?;
             saved.keys.push((*id.value(), record(row.value())));
         }
+        let mut note = transaction.open_table(HAS_HELD_KEYS)?;
+        if !saved.keys.is_empty() {
+            note.insert((), ())?; // an older version made none
+        }
+        has_held_keys = note.get(())?.is_some();
         let calls = transaction.open_table(CALLS)?;
         for row in calls.iter()? {
             let (minute, calls) = row?;
@@ -446,7 +461,14 @@ fn read(database: &Database, minute: u64) -> Result<Saved, redb::Error> {
         }
     }
     transaction.commit()?;
-    Ok(saved)
+    Ok((saved, has_held_keys))
+}
+
+/// Notes that there are to be keys.
+fn note_keys(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(HAS_HELD_KEYS)?.insert((), ())?;
+    Ok(transaction.commit()?)
 }
 
 fn write_keys(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
@@ -695,17 +717,22 @@ mod tests {
         assert!(saved.keys.is_empty());
     }
 
+    /// What the file held, and whether the marker was there.
+    type Moment = (Vec<u8>, bool);
+
     /// A disk that remembers what it held after each step.
     #[derive(Debug, Default)]
     struct Recorder {
         disk: InMemoryBackend,
-        moments: Arc<Mutex<Vec<Vec<u8>>>>,
+        /// Where the marker is to be.
+        marker: PathBuf,
+        moments: Arc<Mutex<Vec<Moment>>>,
     }
 
     impl Recorder {
         fn remember(&self) -> io::Result<()> {
             let length = self.disk.len()?.try_into().unwrap();
-            let moment = self.disk.read(0, length)?;
+            let moment = (self.disk.read(0, length)?, self.marker.exists());
             self.moments.lock().unwrap().push(moment);
             Ok(())
         }
@@ -743,7 +770,8 @@ mod tests {
         assert!(database.check_integrity().unwrap());
         read(&database, 7).unwrap();
         drop(database);
-        let mut moments = std::mem::take(&mut *moments.lock().unwrap());
+        let moments = std::mem::take(&mut *moments.lock().unwrap());
+        let mut moments: Vec<_> = moments.into_iter().map(|(content, _)| content).collect();
         moments.extend([Vec::new(), vec![0; 4096]]);
         moments.dedup();
         moments
@@ -767,12 +795,66 @@ mod tests {
             assert_eq!(saved.keys.len(), 1);
 
             std::fs::write(&file, moment).unwrap();
-            match Store::open(folder.path(), UNIX_EPOCH).await {
-                Err(OpenError::Lost { .. }) => assert_eq!(&std::fs::read(&file).unwrap(), moment),
-                Ok(_) => assert!(moment.starts_with(b"redb"), "moment {number}"),
-                Err(error) => panic!("moment {number}: {error}"),
+            let opened = Store::open(folder.path(), UNIX_EPOCH).await;
+            let is_lost = matches!(opened, Err(OpenError::Lost { .. }));
+            assert!(is_lost, "moment {number}: {opened:?}");
+            if !moment.starts_with(b"redb") {
+                assert_eq!(&std::fs::read(&file).unwrap(), moment);
             }
         }
+    }
+
+    /// All moments of the writing of a first key.
+    fn moments_of_a_first_key() -> Vec<Moment> {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = Recorder {
+            marker: folder.path().join(marker::NAME),
+            ..Recorder::default()
+        };
+        let moments = recorder.moments.clone();
+        let database = builder().create_with_backend(recorder).unwrap();
+        read(&database, 7).unwrap();
+        moments.lock().unwrap().clear();
+        let marker = Marker::find(folder.path()).unwrap();
+        let put = || vec![Change::Put([1; 32], bare(State::Running))];
+        let mut disk = Disk { database, marker };
+        disk.write(Work::Keys(Box::new(put))).unwrap();
+        let mut moments = std::mem::take(&mut *moments.lock().unwrap());
+        // The marker came between two moments of the file.
+        if let Some(at) = moments.iter().position(|(_, is_marked)| *is_marked)
+            && let Some(before) = at.checked_sub(1)
+        {
+            moments.insert(at, (moments[before].0.clone(), true));
+        }
+        moments.dedup();
+        moments
+    }
+
+    #[tokio::test]
+    async fn a_first_key_that_is_cut_short_at_any_moment_neither_refuses_the_start_nor_lacks_its_marker()
+     {
+        let moments = moments_of_a_first_key();
+        let count = |is_with: bool| moments.iter().filter(|moment| moment.1 == is_with).count();
+        assert!(count(false) > 2 && count(true) > 2, "each has a commit");
+        let mut has_key = false;
+        for (number, (content, is_marked)) in moments.iter().enumerate() {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join(FILE), content).unwrap();
+            if *is_marked {
+                std::fs::write(folder.path().join(marker::NAME), "").unwrap();
+            }
+            let opened = Store::open(folder.path(), UNIX_EPOCH).await;
+            let (store, saved) = opened.unwrap_or_else(|error| panic!("moment {number}: {error}"));
+            has_key = !saved.keys.is_empty();
+            assert!(*is_marked || !has_key, "moment {number}");
+            let put = || vec![Change::Put([2; 32], bare(State::Running))];
+            store.write_keys(put).await.unwrap();
+            drop(store);
+            let (_, saved) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
+            assert_eq!(saved.keys.len(), 1 + usize::from(has_key));
+            assert!(folder.path().join(marker::NAME).exists());
+        }
+        assert!(has_key, "in the end it is written");
     }
 
     #[tokio::test]
@@ -792,6 +874,61 @@ mod tests {
         assert!(saved.keys.is_empty());
         store.write_keys(put).await.unwrap();
         assert_eq!(mode(&marker), 0o600);
+    }
+
+    #[tokio::test]
+    async fn only_a_marked_store_that_neither_has_nor_has_had_a_key_is_lost() {
+        // Has keys, the note, the marker; is it lost?
+        let stores = [
+            (false, false, false, false), // new, or of an older version, and its keys have ended
+            (false, false, true, true),
+            (false, true, false, false), // about to hold its first key
+            (false, true, true, false),  // its keys have ended
+            (true, false, false, false), // of an older version
+            (true, false, true, false),
+            (true, true, false, false), // the marker was removed
+            (true, true, true, false),
+        ];
+        for row in stores {
+            let (has_keys, is_noted, is_marked, is_lost) = row;
+            let folder = tempfile::tempdir().unwrap();
+            let (file, marker) = (folder.path().join(FILE), folder.path().join(marker::NAME));
+            let database = builder().create(&file).unwrap();
+            let put = Change::Put([1; 32], bare(State::Running));
+            write_keys(
+                &database,
+                if has_keys {
+                    std::slice::from_ref(&put)
+                } else {
+                    &[]
+                },
+            )
+            .unwrap();
+            if is_noted {
+                note_keys(&database).unwrap();
+            }
+            drop(database);
+            if is_marked {
+                std::fs::write(&marker, "").unwrap();
+            }
+            for _ in 0..2 {
+                match Store::open(folder.path(), UNIX_EPOCH).await {
+                    Ok((_, saved)) => {
+                        assert!(!is_lost, "{row:?}");
+                        assert_eq!(saved.keys.len(), usize::from(has_keys), "{row:?}");
+                    }
+                    Err(OpenError::Lost { .. }) => assert!(is_lost, "{row:?}"),
+                    Err(error) => panic!("{row:?}: {error}"),
+                }
+                assert_eq!(marker.exists(), is_marked || has_keys, "{row:?}");
+            }
+            if is_lost {
+                continue;
+            }
+            let database = builder().create(&file).unwrap();
+            let (_, has_held_keys) = read(&database, 7).unwrap();
+            assert_eq!(has_held_keys, has_keys || is_noted, "{row:?}");
+        }
     }
 
     #[tokio::test]
