@@ -394,9 +394,16 @@ access_code = "P000270"
 secret_file = "{folder}/secret"
 {routes}""")
     promql, jq = lookups()
+    only_json = re.search(r"journalctl .+? \| (grep .+? >gateway\.log)`", Path("docs/runbook.md").read_text())[1]
+
+    def save():
+        subprocess.run(["bash", "-c", f"{only_json} <journal"], cwd=folder, check=False)
 
     def command(way, **headers):
         return ask(port, "POST", f"/doubt/{way}", "{}", {"x-request-id": f"order-{way}", **headers}.items())
+
+    # As systemd's own lines, which `journalctl -o cat` shows with the gateway's.
+    with_a_plain_line = ["bash", "-c", 'echo "Started the gateway."; exec "$@"', "bash", binary, "serve", "--config", config]
 
     def leave(way):
         with socket.create_connection(("127.0.0.1", port)) as caller:
@@ -405,10 +412,12 @@ secret_file = "{folder}/secret"
             vendor.asked.acquire(timeout=PATIENCE)
 
     def logged():
+        save()
         shown = subprocess.run(["bash", "-c", jq], cwd=folder, check=True, capture_output=True, text=True).stdout
         return {json.loads(line)["request_id"] for line in shown.splitlines()}
 
     def answered_late():
+        save()
         lines = map(json.loads, (folder / "gateway.log").read_text().splitlines())
         ends = ("command finished without its caller", "command answered after its time")
         return {line["request_id"] for line in lines if line["message"] in ends}
@@ -417,7 +426,7 @@ secret_file = "{folder}/secret"
         return {labels["route"] for labels, _ in prometheus.series(promql)}
 
     with (
-        running([binary, "serve", "--config", config], folder / "gateway.log"),
+        running(with_a_plain_line, folder / "journal"),
         running(prometheus.command(), folder / "prometheus.log"),
     ):
         wait("the gateway is ready", lambda: ask(admin, "GET", "/readyz")[0] == 200)

@@ -58,8 +58,7 @@ impl Current {
     /// Records that this was read, with the secrets that could not be used.
     pub fn record_read(&self, kept: &[Problem]) {
         let (metrics, at) = (&self.metrics, now());
-        // With a secret that cannot be read a start would fail.
-        metrics.configuration_read(kept.is_empty(), at);
+        metrics.configuration_read(true, at);
         metrics.secrets_refused(kept.len());
         metrics.configuration_in_effect(&self.hash());
         for name in self.config.tenants.keys() {

@@ -382,7 +382,7 @@ impl Families {
             config_reload_successful: gauge(
                 &registry,
                 "config_last_reload_successful",
-                "1 if the configuration's file could be used when it was last read; at 0 a restart would fail.",
+                "1 if the configuration's file could be used when it was last read; at 0, or with secrets_refused above 0, a restart would fail.",
             ),
             config_reload_success_timestamp: registered(
                 &registry,
