@@ -58,7 +58,8 @@ impl Current {
     /// Records that this was read, with the secrets that could not be used.
     pub fn record_read(&self, kept: &[Problem]) {
         let (metrics, at) = (&self.metrics, now());
-        metrics.configuration_read(true, at);
+        // With a secret that cannot be read a start would fail.
+        metrics.configuration_read(kept.is_empty(), at);
         metrics.secrets_refused(kept.len());
         metrics.configuration_in_effect(&self.hash());
         for name in self.config.tenants.keys() {
@@ -251,7 +252,9 @@ impl Reloader {
                 told.collect::<Vec<_>>().join("\n")
             }
             Err(error) => {
-                self.metrics().configuration_read(false, now());
+                let metrics = self.metrics();
+                metrics.configuration_read(false, now());
+                metrics.secrets_refused(0); // the file is what cannot be used: no brake in it can be applied
                 error.to_string()
             }
         };

@@ -19,7 +19,8 @@ use crate::open_files;
 /// Bytes: more than the certificates of a whole operating system.
 pub(super) const LARGEST: usize = 4 << 20;
 
-/// A file that takes longer is left to the thread that reads it, and the others are read beside it.
+/// So long all are read one after the other; one that takes longer is left to the thread that reads it, and the others are
+/// read beside it.
 const HEAD_START: Duration = Duration::from_secs(1);
 
 /// So much longer they have, all together.
@@ -124,9 +125,11 @@ fn read_beside(wanted: Vec<PathBuf>, contents: &mut Contents) -> HashMap<PathBuf
     // One thread reads one after the other, while that is quick.
     let (ask, asked) = channel();
     if let Ok(reader) = spawn(asked, tell.clone()) {
+        let until = Instant::now() + HEAD_START;
         for path in left.by_ref() {
             let _ = ask.send(path.clone());
-            let Ok((_, content)) = told.recv_timeout(HEAD_START) else {
+            let patience = until.saturating_duration_since(Instant::now());
+            let Ok((_, content)) = told.recv_timeout(patience) else {
                 late.insert(path, reader);
                 break;
             };

@@ -26,6 +26,14 @@ struct Inner {
     is_in_doubt: AtomicBool,
     audience: Audience,
     cancelled: Notify,
+    /// What was handed over to be sent, if it can be taken back until it leaves.
+    sending: Mutex<Option<Arc<dyn TakeBack>>>,
+}
+
+/// A request that waits in a connection.
+pub trait TakeBack: std::fmt::Debug + Send + Sync {
+    /// True if nothing of it has left that could be carried out, nor will.
+    fn take_back(&self) -> bool;
 }
 
 impl Progress {
@@ -53,9 +61,18 @@ impl Progress {
         self.0.state.store(ANSWERED, Ordering::Release);
     }
 
+    /// The call has begun, and can be called off for as long as this is not sent.
+    pub fn may_take_back(&self, sending: Arc<dyn TakeBack>) {
+        *self.sending() = Some(sending);
+    }
+
     /// Calls the call off. True if no byte has left, and none will.
     pub fn cancel(&self) -> bool {
-        let cancelled = self.step(WAITING, CANCELLED);
+        let mut cancelled = self.step(WAITING, CANCELLED);
+        if !cancelled && self.sending().take().is_some_and(|it| it.take_back()) {
+            // Whoever sends it may have found out meanwhile that it was not sent.
+            cancelled = self.step(SENDING, CANCELLED) || self.step(WAITING, CANCELLED);
+        }
         if cancelled {
             self.0.cancelled.notify_waiters();
         }
@@ -108,6 +125,13 @@ impl Progress {
             ANSWERED => Sent::Yes,
             _ => Sent::No,
         }
+    }
+
+    fn sending(&self) -> MutexGuard<'_, Option<Arc<dyn TakeBack>>> {
+        self.0
+            .sending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn step(&self, from: u8, to: u8) -> bool {

@@ -50,7 +50,7 @@ use super::boxed::boxed;
 use super::brakes::{Brakes, Subject};
 use super::error::{Error, Sent, Unreachable};
 use super::language::Language;
-use super::progress::Progress;
+use super::progress::{Progress, TakeBack as _};
 use crate::body::{Prefix, ReadError, Received, read_prefix};
 use crate::config::{self, BaseUrl, Ca, Codes};
 use crate::open_files;
@@ -361,6 +361,9 @@ impl Upstream {
         let is_shared = line.is_shared();
         let request = self.request(line.protocol(), message);
         let body = request.body().handle();
+        if is_shared {
+            progress.may_take_back(Arc::new(body.clone()));
+        }
         let attempt = || self.clone().attempt(line, request, progress.clone());
         let mut attempt: Late = Late(boxed(attempt));
         let stopped = async {

@@ -382,7 +382,7 @@ impl Families {
             config_reload_successful: gauge(
                 &registry,
                 "config_last_reload_successful",
-                "1 if the configuration's file could be used when it was last read; at 0, or with secrets_refused above 0, a restart would fail.",
+                "1 if the configuration's file could be used when it was last read; at 0 a restart would fail.",
             ),
             config_reload_success_timestamp: registered(
                 &registry,
@@ -400,7 +400,7 @@ impl Families {
             secrets_refused: gauge(
                 &registry,
                 "secrets_refused",
-                "Secrets, tokens and files of certificates that could not be used when they were last read; the last good ones are.",
+                "Secrets, tokens and files of certificates that could not be used when they were last read; the last good ones are. 0 while the configuration's file cannot be used.",
             ),
             secret_reload_successful: gauges(
                 &registry,

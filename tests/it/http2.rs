@@ -729,6 +729,28 @@ async fn an_order_of_which_only_the_head_has_left_is_dismissed_by_a_brake() {
 }
 
 #[tokio::test]
+async fn an_order_of_which_only_the_head_has_left_is_called_off_when_its_caller_gives_up() {
+    let (mut peer, _vendor, gateway) = taking_no_body("\"1m\"").await;
+    let patience = [("x-request-timeout", "300ms"), ("idempotency-key", "k")];
+    let order = json!({"device_id": "1"}).to_string();
+    let reply = gateway
+        .post("/package/orderPackage", &patience, &order)
+        .await;
+    assert_eq!(reply.problem(), (503, "overloaded".into(), "no".into()));
+    assert_eq!(peer.told_beside_pings().await, Told::Head(3));
+    assert_eq!(peer.told_beside_pings().await, Told::Reset(3));
+    peer.set(INITIAL_WINDOW_SIZE, 65_535).await;
+    let served = async {
+        assert_eq!(peer.told_beside_pings().await, Told::Head(5));
+        assert_eq!(peer.told_beside_pings().await, Told::Request(5));
+        peer.answer(5).await;
+    };
+    let again = gateway.post("/package/orderPackage", &patience[1..], &order);
+    let (again, ()) = tokio::join!(again, served);
+    assert_eq!(again.status, 200, "the key is free: {again:?}");
+}
+
+#[tokio::test]
 async fn orders_that_wait_for_a_vendor_who_does_not_read_are_dismissed_by_a_brake() {
     const ORDERS: u32 = 14; // about 8 MB, of which the vendor's system takes an order or two unread
     let unhurried =

@@ -39,7 +39,7 @@ use super::traffic::{Protocol, Token, Traffic};
 use crate::clock::Moment;
 use crate::gateway::brakes::Brakes;
 use crate::gateway::error::{Error, Unreachable, chain};
-use crate::gateway::progress::Progress;
+use crate::gateway::progress::{Progress, TakeBack as _};
 use crate::gateway::quota::Shareable;
 
 /// A peer that acknowledges nothing for so long is gone (`TCP_USER_TIMEOUT`, RFC 5482); asked so often where nothing is sent.

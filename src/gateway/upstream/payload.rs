@@ -11,6 +11,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use super::http2::Backpressure;
 use crate::gateway::brakes::{Brakes, Subject};
+use crate::gateway::progress::TakeBack;
 
 /// The body of a request, in the hands of its connection.
 #[derive(Debug)]
@@ -69,11 +70,6 @@ impl Handle {
         }
     }
 
-    /// True if no more than a first byte of it has left, nor will.
-    pub(super) fn take_back(&self) -> bool {
-        self.body().take().is_some()
-    }
-
     /// Waits until a brake stops it before it has left; for ever if that does not happen.
     pub(super) async fn stopped(&self) {
         if let Some((brakes, subject)) = &self.0.subject {
@@ -87,6 +83,13 @@ impl Handle {
 
     fn body(&self) -> MutexGuard<'_, Option<Bytes>> {
         self.0.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TakeBack for Handle {
+    /// True if no more than a first byte of it has left, nor will.
+    fn take_back(&self) -> bool {
+        self.body().take().is_some()
     }
 }
 
