@@ -55,11 +55,11 @@
 //! - No secret, signature, token or body reaches a log, a metric, an error or the effective configuration.
 //! - One tenant never reads another's page: the [`Scope`](gateway::cache::Scope) of a cache key has no default.
 //! - A command is sent at most once, but for one that the vendor has refused unread (HTTP/2). It is cancelled only while it
-//!   is certain that no byte has left, or that it was refused (`gateway/progress.rs` is where the two sides of that race
-//!   meet).
+//!   is certain that no byte has left (with HTTP/2 its head may have, and the first byte of its body, which are no order), or
+//!   that it was refused (`gateway/progress.rs` is where the two sides of that race meet).
 //! - Under an idempotency key one command is sent, until the key's window ends. With a state directory the key is on disk
-//!   before the first byte leaves, and what it may have done is in doubt after a restart, never forgotten; where the store of before is lost, there is no start. Neither key nor
-//!   parameters are kept, only hashes of them.
+//!   before the first byte leaves, and what it may have done is in doubt after a restart, never forgotten; where the store of
+//!   before is lost, there is no start. Neither key nor parameters are kept, only hashes of them.
 //! - Whoever waits, waits with a deadline; whatever a peer can stretch has a bound in the configuration. No request waits for
 //!   whoever reads the log: lines that find no room are dropped and counted, those about commands last. None waits for the
 //!   state disk for more than a second: a call goes on without it, a keyed command is refused. No reload waits for a file that

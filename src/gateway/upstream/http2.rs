@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio_rustls::client::TlsStream;
 
 use super::connection::Socket;
-use super::drive::{Driven, until_given_up};
+use super::drive::{Driven, move_on, until_given_up};
 use super::payload::Payload;
 use super::traffic::Token;
 use crate::config::STREAMS;
@@ -137,11 +137,7 @@ struct Driver {
 
 impl Driver {
     async fn drive(mut self, brakes: &Brakes) {
-        poll_fn(|cx| {
-            let _leaving = brakes.leave();
-            self.step(cx)
-        })
-        .await;
+        move_on(brakes, poll_fn(|cx| self.step(cx))).await;
     }
 
     /// Ready once all calls have ended too.
