@@ -11,14 +11,14 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::{FutureExt, join_all};
 use linksfield_gateway::clock::Moment;
-use linksfield_gateway::gateway::cache::{
-    Cache, Filled, Found, Key, Lookup, Pages, Question, Scope, Sparing, Terms,
-};
-use linksfield_gateway::gateway::directives::Directives;
 use linksfield_gateway::gateway::error::Error;
 use linksfield_gateway::gateway::page::{Head, Page, Position};
-use linksfield_gateway::gateway::params::Params;
-use linksfield_gateway::gateway::route::Policy;
+use linksfield_gateway::gateway::query::cache::{
+    Cache, Filled, Found, Key, Lookup, Pages, Question, Scope, Sparing, Terms,
+};
+use linksfield_gateway::gateway::request::directives::Directives;
+use linksfield_gateway::gateway::request::route::Policy;
+use linksfield_gateway::signing::params::Params;
 use tokio::runtime::Builder;
 use tokio::time::Instant;
 

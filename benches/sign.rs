@@ -7,9 +7,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use linksfield_gateway::config::{KeyOrder, Signing};
-use linksfield_gateway::gateway::params::Params;
-use linksfield_gateway::gateway::sign::Signer;
 use linksfield_gateway::gateway::upstream::Shape;
+use linksfield_gateway::signing::params::Params;
+use linksfield_gateway::signing::sign::Signer;
 
 /// As it stands on the page: with spaces, empty parameters and the global fields.
 const REQUEST: &[u8] = include_bytes!("peers/request.json");

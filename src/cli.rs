@@ -20,9 +20,9 @@ use self::signals::Signals;
 use crate::Instance;
 use crate::clock::wall_clock;
 use crate::config::{Config, Files, LogFormat, Secrets, Server, Warning};
-use crate::gateway::params::Params;
-use crate::gateway::tenant::Tenants;
+use crate::gateway::request::tenant::Tenants;
 use crate::open_files;
+use crate::signing::params::Params;
 use crate::simulator;
 use crate::telemetry::{REVISION, log};
 

@@ -1,34 +1,18 @@
 //! The way of a request: the only file that knows the order of the stations, asks what time it is and keeps the record.
 
 pub mod brakes;
-pub mod breaker;
-pub mod cache;
-pub mod directives;
-pub mod doubt;
+pub mod command;
 pub mod error;
-pub mod head;
-pub mod keys;
-pub mod language;
 pub mod page;
-pub mod params;
 pub mod progress;
-pub mod quota;
-pub mod retry;
-pub mod route;
-pub mod sign;
-pub mod skew;
-pub mod tenant;
-pub mod unclassified;
+pub mod query;
+pub mod request;
 pub mod upstream;
+pub mod vendor;
 
 mod boxed;
-mod call;
-mod command;
-mod crawl;
 mod operator;
-mod pace;
 mod response;
-mod scopes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -36,37 +20,40 @@ use std::time::{Duration, SystemTime};
 
 use hyper::Response;
 use hyper::header::AUTHORIZATION;
-use hyper::http::request;
+use hyper::http::request::Parts as RequestHead;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use self::brakes::{Brakes, Subject};
-use self::breaker::Breaker;
-use self::cache::{Cache, Fetched, Key, Lookup, Question, Sparing};
-use self::call::{Answered, Errand, Timing, Unanswered};
-use self::crawl::{Crawl, CrawlPlaces};
-use self::directives::Directives;
+use self::command::doubt;
+use self::command::keys::{Key as CommandKey, Keys};
 use self::error::{Error, Fault, Sent, X_REQUEST_ID};
-use self::head::Fields;
-use self::keys::{Key as CommandKey, Keys};
-use self::language::{Language, Languages};
 pub use self::operator::Purge;
-use self::pace::Pace;
-use self::params::Params;
 use self::progress::Progress;
-use self::quota::{Class, Level, Quota, Thrift};
+use self::query::cache::{Cache, Fetched, Key, Lookup, Question, Sparing};
+use self::query::crawl::{Crawl, CrawlPlaces};
+use self::query::scopes::{Latest, Scopes};
+use self::request::directives::Directives;
+use self::request::head;
+use self::request::head::Fields;
+use self::request::language::{Language, Languages};
+use self::request::route::{Kind, Policy, Routes, Target};
+use self::request::tenant::{Callers, Tenant, Tenants};
 use self::response::Expected;
-use self::retry::Retries;
-use self::route::{Kind, Policy, Routes, Target};
-use self::scopes::{Latest, Scopes};
-use self::skew::{Skew, Told};
-use self::tenant::{Callers, Tenant, Tenants};
-use self::unclassified::Usual;
 use self::upstream::{Slot, Upstream};
+use self::vendor::breaker::Breaker;
+use self::vendor::call::{Answered, Errand, Timing, Unanswered};
+use self::vendor::pace::Pace;
+use self::vendor::quota::{Class, Level, Quota, Thrift};
+use self::vendor::retry::Retries;
+use self::vendor::skew::{Skew, Told};
+use self::vendor::unclassified::Usual;
+use self::vendor::{breaker, retry, unclassified};
 use crate::body::{Body, ReadError, Received, read_whole};
 use crate::clock::Moment;
 pub use crate::clock::wall_clock;
 use crate::config::Config;
+use crate::signing::params::Params;
 use crate::state::Store;
 use crate::telemetry::trace::Trace;
 use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, RouteKind, Snapshot};
@@ -284,7 +271,7 @@ impl Gateway {
     }
 
     /// Answers a request; a failure is an answer too.
-    pub async fn handle(&self, head: &request::Parts, body: &mut Received) -> Response<Body> {
+    pub async fn handle(&self, head: &RequestHead, body: &mut Received) -> Response<Body> {
         let metrics = &self.0.metrics;
         let fields = Fields::of(&head.headers);
         let request_id = fields.request_id();
@@ -328,7 +315,7 @@ impl Gateway {
 
     async fn answer(
         &self,
-        head: &request::Parts,
+        head: &RequestHead,
         fields: &Fields<'_>,
         body: &mut Received,
         exchange: &mut Exchange<'_>,
@@ -386,7 +373,7 @@ impl Gateway {
     async fn read(
         &self,
         target: Target,
-        head: &request::Parts,
+        head: &RequestHead,
         fields: &Fields<'_>,
         body: &mut Received,
         deadline: Instant,
@@ -581,7 +568,7 @@ impl Gateway {
     }
 
     /// Does this head bear the token of a caller?
-    pub fn is_authenticated(&self, head: &request::Parts) -> bool {
+    pub fn is_authenticated(&self, head: &RequestHead) -> bool {
         let authorization = head.headers.get(AUTHORIZATION);
         matches!(self.0.callers.authenticate(authorization), Ok(Some(_)))
     }

@@ -14,29 +14,29 @@
 //!    that may be open: `open_files.rs` keeps some for the admin listener, for calls and for reloads.
 //! 2. [`gateway`] is the table of contents: [`Gateway::handle`](gateway::Gateway::handle) calls the stations below in
 //!    this order, and nothing else knows the order. It refuses what is not a well-formed POST of JSON.
-//! 3. `gateway/route.rs` reads the path: *query* or *command*, and its policy. What is not configured is a command.
-//! 4. `gateway/tenant.rs` says who asks: the *caller* by its bearer token, and the *tenant* whose account is used.
-//! 5. `gateway/params.rs` brings the body into normal form, once. Cache key and wire body are made from that text, and
+//! 3. `gateway/request/route.rs` reads the path: *query* or *command*, and its policy. What is not configured is a command.
+//! 4. `gateway/request/tenant.rs` says who asks: the *caller* by its bearer token, and the *tenant* whose account is used.
+//! 5. `signing/params.rs` brings the body into normal form, once. Cache key and wire body are made from that text, and
 //!    the signed text is shaped from it.
-//! 6. A **query** goes to `gateway/cache.rs`: a fresh page is answered there and then, a *stale* one too while it is fetched
+//! 6. A **query** goes to `gateway/query/cache.rs`: a fresh page is answered there and then, a *stale* one too while it is fetched
 //!    again; otherwise the request joins the running *fill* of its key or starts one, in a task of its own. Where that
 //!    fails, an old page may stand in. Pages of one query belong to a *snapshot*; all of them at once are fetched by a
-//!    *crawl* (`gateway/crawl.rs`).
-//!    A **command** (`gateway/command.rs`) that comes with an idempotency key asks `gateway/keys.rs` whether one was sent
+//!    *crawl* (`gateway/query/crawl.rs`).
+//!    A **command** (`gateway/command.rs`) that comes with an idempotency key asks `gateway/command/keys.rs` whether one was sent
 //!    under it. Its request drives it; where that has gone, it goes on as a task of its own. It raises the *generation* of
 //!    what it may change: right before its first byte, and again after any outcome but "proven not sent".
-//! 7. `gateway/call.rs` makes the call, and where a query fails and the budget allows, another one. Nothing is asked while
+//! 7. `gateway/vendor/call.rs` makes the call, and where a query fails and the budget allows, another one. Nothing is asked while
 //!    the *breaker* is open, nor against a *brake* (`gateway/brakes.rs`), which is looked at once more as the first byte
-//!    leaves. `gateway/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a part of one, and no call is
+//!    leaves. `gateway/vendor/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a part of one, and no call is
 //!    made that can no longer be answered in time by then; `gateway/upstream.rs` connects it; an idempotency key, and how
-//!    many calls the day has seen, are written to [`state`]; `gateway/sign.rs` signs with the time of now, after the permit
+//!    many calls the day has seen, are written to [`state`]; `signing/sign.rs` signs with the time of now, after the permit
 //!    and anew for each attempt; then the bytes leave. A call whose time has passed *holds* its slot until the vendor has
 //!    ended it.
 //! 8. Of HTTP/1.1, `gateway/upstream/head.rs` looks at each head before hyper does: what is odd where nobody needs it is
 //!    forgiven, what frames the body never is. `gateway/upstream.rs` says what the answer means, by HTTP status and by the
 //!    envelope's `code`. Only a success of the expected shape is stored. An answer that nothing classifies is passed on,
-//!    until it is the usual one (`gateway/unclassified.rs`). Whether a command is *in doubt* (it may have been carried out
-//!    without anybody knowing) has one rule (`gateway/doubt.rs`).
+//!    until it is the usual one (`gateway/vendor/unclassified.rs`). Whether a command is *in doubt* (it may have been carried out
+//!    without anybody knowing) has one rule (`gateway/command/doubt.rs`).
 //! 9. `gateway/error.rs` makes a failure a response. [`telemetry`] records the exchange: one histogram, and one log line, which
 //!    a thread of its own writes.
 //!
@@ -75,7 +75,7 @@
 //!   the doubt about a command. With a state directory a call of the day is on disk before it leaves, unless the disk hangs.
 //! - Nothing that is kept is forgotten by the wall clock alone, which may be wrong by a month or be set: what grows old goes by a
 //!   clock that nobody sets, and that goes on while the machine sleeps (`clock.rs`). Keys and calls of before a start count
-//!   until Linksfield's `Date` agrees that they are over (`gateway/skew.rs`), or for a further window. Nor by that `Date`
+//!   until Linksfield's `Date` agrees that they are over (`gateway/vendor/skew.rs`), or for a further window. Nor by that `Date`
 //!   alone: what is written goes by the later of the two clocks, what erases by the earlier, and a fixed day begins by both.
 //!
 //! # Lexicon
@@ -98,6 +98,7 @@ pub mod id;
 pub mod open_files;
 pub mod reload;
 pub mod server;
+pub mod signing;
 pub mod simulator;
 pub mod state;
 pub mod target;
@@ -117,16 +118,16 @@ use tracing::{info, warn};
 use crate::admin::{Access, Admin};
 use crate::config::{Config, Secrets};
 use crate::gateway::brakes::Brakes;
-use crate::gateway::keys::Keys;
-use crate::gateway::quota::{self, History, Quota};
-use crate::gateway::route::Routes;
-use crate::gateway::sign::InvalidSecret;
-use crate::gateway::skew::Skew;
-use crate::gateway::tenant::{Callers, Tenants};
+use crate::gateway::command::keys::Keys;
+use crate::gateway::request::route::Routes;
+use crate::gateway::request::tenant::{Callers, Tenants};
 use crate::gateway::upstream::{Slot, Traffic, Upstream};
+use crate::gateway::vendor::quota::{self, History, Quota};
+use crate::gateway::vendor::skew::Skew;
 use crate::gateway::{Gateway, wall_clock};
 use crate::reload::{Current, Live, Reloader};
 use crate::server::{Drain, Limits, Times, serve};
+use crate::signing::sign::InvalidSecret;
 use crate::state::{Hangs, Saved, Store, WriteError};
 use crate::telemetry::{Constants, Labels, Metrics};
 

@@ -1,5 +1,5 @@
-//! The gateway without its sockets: the real stations, in the order of `src/gateway.rs`, `src/gateway/call.rs`,
-//! `src/gateway/command.rs` and `src/gateway/crawl.rs`.
+//! The gateway without its sockets: the real stations, in the order of `src/gateway.rs`, `src/gateway/vendor/call.rs`,
+//! `src/gateway/command.rs` and `src/gateway/query/crawl.rs`.
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -8,20 +8,20 @@ use std::time::{Duration, SystemTime};
 use hyper::HeaderMap;
 use linksfield_gateway::clock::Moment;
 use linksfield_gateway::config::{CRAWLS, Config};
-use linksfield_gateway::gateway::breaker::{self, Breaker, End};
-use linksfield_gateway::gateway::cache::{
+use linksfield_gateway::gateway::error::{Error, Sent, Unreachable};
+use linksfield_gateway::gateway::page::{Page, Position};
+use linksfield_gateway::gateway::progress::Progress;
+use linksfield_gateway::gateway::query::cache::{
     Cache, Filled, Found, Key, Lookup, Named, NotStored, PageOfAll, Pages, Question, Reason, Scope,
     Sparing,
 };
-use linksfield_gateway::gateway::directives::Directives;
-use linksfield_gateway::gateway::error::{Error, Sent, Unreachable};
-use linksfield_gateway::gateway::page::{Page, Position};
-use linksfield_gateway::gateway::params::Params;
-use linksfield_gateway::gateway::progress::Progress;
-use linksfield_gateway::gateway::quota::{self, Ask, Class, Permit, Quota, Thrift};
-use linksfield_gateway::gateway::retry::{self, Retries};
-use linksfield_gateway::gateway::route::{Kind, Policy, Routes, Target};
-use linksfield_gateway::gateway::skew::Told;
+use linksfield_gateway::gateway::request::directives::Directives;
+use linksfield_gateway::gateway::request::route::{Kind, Policy, Routes, Target};
+use linksfield_gateway::gateway::vendor::breaker::{self, Breaker, End};
+use linksfield_gateway::gateway::vendor::quota::{self, Ask, Class, Permit, Quota, Thrift};
+use linksfield_gateway::gateway::vendor::retry::{self, Retries};
+use linksfield_gateway::gateway::vendor::skew::Told;
+use linksfield_gateway::signing::params::Params;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -32,10 +32,10 @@ use super::{DAY, TENANTS, lock};
 /// As in `src/gateway.rs`.
 const WAY_BACK: u32 = 20;
 
-/// As in `src/gateway/crawl.rs`.
+/// As in `src/gateway/query/crawl.rs`.
 const CRAWL_SHARE: u64 = 10;
 
-/// As in `src/gateway/pace.rs`: the calls whose time is remembered.
+/// As in `src/gateway/vendor/pace.rs`: the calls whose time is remembered.
 const REMEMBERED: usize = 64;
 
 const ORDERS: &str = "/package/queryOrder";
@@ -80,7 +80,7 @@ struct Call {
     asked: Asked,
 }
 
-/// How and why, as in `src/gateway/call.rs`.
+/// How and why, as in `src/gateway/vendor/call.rs`.
 #[derive(Clone)]
 struct Errand {
     class: Class,

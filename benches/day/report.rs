@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use linksfield_gateway::gateway::cache::{Found, Lookup};
 use linksfield_gateway::gateway::error::Error;
-use linksfield_gateway::gateway::quota::Thrift;
+use linksfield_gateway::gateway::query::cache::{Found, Lookup};
+use linksfield_gateway::gateway::vendor::quota::Thrift;
 
 use super::gateway::{costs_a_call, is_page, of_queries};
 use super::vendor::Highest;

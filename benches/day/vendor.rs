@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use linksfield_gateway::gateway::page::{Head, Page, Position};
-use linksfield_gateway::gateway::quota::Shareable;
+use linksfield_gateway::gateway::vendor::quota::Shareable;
 use tokio::time::{Instant, sleep};
 
 use super::{DAY, SECOND, Tenant, lock};

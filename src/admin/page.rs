@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 
 use super::Access;
 use crate::config::{Config, Kind, Route, UnlistedPaths};
-use crate::gateway::tenant::UNKNOWN;
+use crate::gateway::request::tenant::UNKNOWN;
 use crate::reload::{Current, LastRead};
 use crate::telemetry::recent::Failure;
 use crate::telemetry::totals::{Requests, Totals};

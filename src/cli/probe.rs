@@ -14,14 +14,14 @@ use crate::body::without_mark;
 use crate::config::Files;
 use crate::gateway::brakes::Brakes;
 use crate::gateway::error::Error;
-use crate::gateway::language::Languages;
-use crate::gateway::params::Params;
 use crate::gateway::progress::Progress;
-use crate::gateway::sign::Signer;
-use crate::gateway::tenant::Tenants;
+use crate::gateway::request::language::Languages;
+use crate::gateway::request::tenant::Tenants;
 use crate::gateway::upstream::{
     Answer, Exchanged, Failure, Message, Outcome, Protocol, Shape, Slot, Traffic, Upstream,
 };
+use crate::signing::params::Params;
+use crate::signing::sign::Signer;
 
 /// A query that costs nothing, and whose smallest answer is small.
 const PATH: &str = "/package/queryOrder";

@@ -1,5 +1,8 @@
 //! How is a command sent once, whatever becomes of its caller, and however often it asks under one key?
 
+pub mod doubt;
+pub mod keys;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,17 +15,17 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::boxed::boxed;
-use super::cache::Named;
-use super::call::{Answered, Errand, Later, Timing, Unanswered};
 use super::error::{Error, Fault, Sent};
-use super::keys::{Claim, End, Kept, Key, Run};
 use super::progress::Progress;
-use super::quota::Class;
-use super::route::Kind;
 use super::upstream::{Answer, COMMAND_MAX_IDLE, Outcome};
-use super::{Call, Gateway, doubt, keys, response};
+use super::{Call, Gateway, response};
 use crate::body::Body;
 use crate::clock::Moment;
+use crate::gateway::command::keys::{Claim, End, Kept, Key, Run};
+use crate::gateway::query::cache::Named;
+use crate::gateway::request::route::Kind;
+use crate::gateway::vendor::call::{Answered, Errand, Later, Timing, Unanswered};
+use crate::gateway::vendor::quota::Class;
 use crate::id::RequestId;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
 

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::cache::Named;
 use super::error::Error;
-use super::head::Fields;
-use super::route::Kind;
 use super::{Gateway, wall_clock};
+use crate::gateway::query::cache::Named;
+use crate::gateway::request::head::Fields;
+use crate::gateway::request::route::Kind;
 use crate::telemetry::Answers;
 
 /// Whose pages are dropped: those that all of what is named applies to.

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_ENCODING, HeaderName, HeaderValue};
 
 use super::error::Fault;
-use super::params::Params;
+use crate::signing::params::Params;
 
 /// An answer to a query, as it goes back to callers.
 #[derive(Debug)]

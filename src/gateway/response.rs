@@ -11,15 +11,15 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use tokio::time::Instant;
 
-use super::cache::{Filled, Found, NotStored, Pages};
 use super::error::{Error, Fault, InvalidAnswer};
-use super::keys::Kept;
 use super::page::{Head, Page};
-use super::params::Params;
 use super::upstream::{Answer, Outcome, Shape};
 use crate::body::{Body, Held};
 use crate::clock::Moment;
+use crate::gateway::command::keys::Kept;
+use crate::gateway::query::cache::{Filled, Found, NotStored, Pages};
 use crate::id::Id;
+use crate::signing::params::Params;
 
 /// The usual `Content-Type`s: a static value is shared without being counted.
 const JSON: [&str; 2] = ["application/json", "application/json;charset=UTF-8"];

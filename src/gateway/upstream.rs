@@ -49,10 +49,10 @@ pub use self::traffic::{Protocol, Traffic};
 use super::boxed::boxed;
 use super::brakes::{Brakes, Subject};
 use super::error::{Error, Sent, Unreachable};
-use super::language::Language;
 use super::progress::{Progress, TakeBack as _};
 use crate::body::{Prefix, ReadError, Received, read_prefix};
 use crate::config::{self, BaseUrl, Ca, Codes};
+use crate::gateway::request::language::Language;
 use crate::open_files;
 use crate::telemetry::trace::TRACEPARENT;
 

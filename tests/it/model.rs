@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use linksfield_gateway::clock::Moment;
-use linksfield_gateway::gateway::cache::{
+use linksfield_gateway::gateway::error::Error;
+use linksfield_gateway::gateway::page::{Head, Page, Position};
+use linksfield_gateway::gateway::progress::Progress;
+use linksfield_gateway::gateway::query::cache::{
     Cache, Filled, Found, Key, Lookup, Named, NotStored, PageOfAll, Pages, Question, Reason, Scope,
     Sparing,
 };
-use linksfield_gateway::gateway::directives::Directives;
-use linksfield_gateway::gateway::error::Error;
-use linksfield_gateway::gateway::page::{Head, Page, Position};
-use linksfield_gateway::gateway::params::Params;
-use linksfield_gateway::gateway::progress::Progress;
-use linksfield_gateway::gateway::route::Policy;
+use linksfield_gateway::gateway::request::directives::Directives;
+use linksfield_gateway::gateway::request::route::Policy;
+use linksfield_gateway::signing::params::Params;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::json;

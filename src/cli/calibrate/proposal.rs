@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use super::reading::{Key, OUTPUT, all_keys};
 use crate::config::{Signing, Timestamp, TimestampType};
-use crate::gateway::params::parse_object;
-use crate::gateway::sign::canonical_text;
+use crate::signing::params::parse_object;
+use crate::signing::sign::canonical_text;
 
 /// A body that comes out differently under different readings. Its keys are in no order on purpose.
 pub(super) struct Proposal {

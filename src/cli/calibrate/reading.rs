@@ -11,8 +11,8 @@ use crate::config::{
     Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
     SecretEncoding, Signing, Spaces, Timestamp, TimestampType, hex_decode,
 };
-use crate::gateway::params::{Object, Value, parse_object};
-use crate::gateway::sign::{Signer, canonical_text};
+use crate::signing::params::{Object, Value, parse_object};
+use crate::signing::sign::{Signer, canonical_text};
 
 /// A key of `[signing]` that shapes the signature.
 pub(super) struct Key {

@@ -18,8 +18,8 @@ use super::reading::{self, Sample};
 use crate::config::{
     Empty, Escapes, KeyOrder, NonAscii, Scalars, SecretEncoding, Signing, hex_decode,
 };
-use crate::gateway::params::{GLOBALS, Object, Value, parse_object, write_object};
-use crate::gateway::sign::canonical_text;
+use crate::signing::params::{GLOBALS, Object, Value, parse_object, write_object};
+use crate::signing::sign::canonical_text;
 
 /// What somebody did, and what to do instead. None where nothing is wrong.
 type Told = Option<Cow<'static, str>>;

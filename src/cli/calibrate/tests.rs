@@ -1,8 +1,8 @@
 use super::reading::Sample;
 use super::*;
 use crate::config::{Empty, Escapes, NonAscii, Output, Timestamp, TimestampType};
-use crate::gateway::params::parse_object;
-use crate::gateway::sign::{Signer, canonical_text};
+use crate::signing::params::parse_object;
+use crate::signing::sign::{Signer, canonical_text};
 
 const SECRET: &str = "0123456789abcdef"; // text, hexadecimal and Base64 at once
 

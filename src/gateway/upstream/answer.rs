@@ -27,7 +27,7 @@ pub enum Outcome {
     Transient,
     /// Anything else, an unconfigured business code above all.
     Unknown,
-    /// Nothing classifies it, and it is what is usually answered now: the vendor fails. `gateway/unclassified.rs` says so.
+    /// Nothing classifies it, and it is what is usually answered now: the vendor fails. `gateway/vendor/unclassified.rs` says so.
     Usual,
 }
 

@@ -40,7 +40,7 @@ use crate::clock::Moment;
 use crate::gateway::brakes::Brakes;
 use crate::gateway::error::{Error, Unreachable, chain};
 use crate::gateway::progress::{Progress, TakeBack as _};
-use crate::gateway::quota::Shareable;
+use crate::gateway::vendor::quota::Shareable;
 
 /// A peer that acknowledges nothing for so long is gone (`TCP_USER_TIMEOUT`, RFC 5482); asked so often where nothing is sent.
 const GONE_AFTER: Duration = Duration::from_secs(15);

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::narrowing::Named;
 use super::scope::{Invalidated, Scope, Validity};
 use crate::clock::Moment;
-use crate::gateway::params::Params;
+use crate::signing::params::Params;
 
 /// The text of parameters, in the key itself if it is as short as queries mostly are: elsewhere in memory it would be one more
 /// place that no core has at hand when it is compared. (With 72 bytes of it a key, counted, is two lines of memory.)

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::gateway::breaker::Reason;
+use crate::gateway::vendor::breaker::Reason;
 
 const SECOND: Duration = Duration::from_secs(1);
 const ASKED: Asked<'_> = Asked {

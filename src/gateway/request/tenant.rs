@@ -11,9 +11,9 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-use super::error::Error;
-use super::sign::{InvalidSecret, Signer};
 use crate::config::{Config, Secrets, Signing, TenantSecret};
+use crate::gateway::error::Error;
+use crate::signing::sign::{InvalidSecret, Signer};
 
 /// The label of requests whose tenant or caller is not known.
 pub const UNKNOWN: &str = "other";

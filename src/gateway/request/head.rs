@@ -10,9 +10,9 @@ use hyper::http::request;
 use hyper::http::uri::{Authority, Scheme};
 
 use super::directives::Directives;
-use super::error::Error;
-use super::keys::Spelling;
 use crate::body::Received;
+use crate::gateway::command::keys::Spelling;
+use crate::gateway::error::Error;
 use crate::id::RequestId;
 use crate::target::Fragment;
 use crate::telemetry::trace::{TRACEPARENT, Trace};

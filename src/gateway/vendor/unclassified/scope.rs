@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::episode::{Callers, Episode, Heard, Pass};
 use super::{Asked, Meaning, OWN_QUESTIONS, QUESTIONS, Said, Settings, TENTHS};
-use crate::gateway::breaker::Open;
+use crate::gateway::vendor::breaker::Open;
 
 /// Questions that are known to have an answer: so many at most.
 const KNOWN: usize = 256;

@@ -21,9 +21,9 @@ pub use self::day::{DayLevel, History, Thrift};
 use self::queue::{Queue, Waiting};
 use self::rate::Rate;
 use super::breaker::Reason;
-use super::error::Error;
-use super::progress::Progress;
 use super::skew::Told;
+use crate::gateway::error::Error;
+use crate::gateway::progress::Progress;
 
 /// A new duration's part in the mean is one in so many.
 const PACE_MEMORY: u32 = 8;

@@ -82,7 +82,7 @@ pub(super) mod tests {
     use super::*;
     use crate::gateway::upstream::Outcome;
 
-    pub(in crate::gateway::keys) fn answer(status: u16) -> Answer {
+    pub(in crate::gateway::command::keys) fn answer(status: u16) -> Answer {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("text/plain; a: b"));
         headers.insert("retry-after", HeaderValue::from_bytes(b"\xe4").unwrap());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::kept::Kept;
-use crate::gateway::doubt;
+use crate::gateway::command::doubt;
 use crate::gateway::error::Error;
 use crate::gateway::upstream::{Answer, Outcome};
 

@@ -90,7 +90,7 @@ pub enum Reason {
     Failures,
     /// Every slot is held by a call that the vendor has not ended.
     SlotsHeld,
-    /// What is usually answered is classified by nothing (`gateway/unclassified.rs`).
+    /// What is usually answered is classified by nothing (`gateway/vendor/unclassified.rs`).
     UsualAnswer,
 }
 

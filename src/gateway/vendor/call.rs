@@ -7,20 +7,21 @@ use hyper::StatusCode;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::brakes::Subject;
 use super::breaker::{End, Open};
-use super::cache::{LaterFilled, Reason};
-use super::error::{Error, Fault};
-use super::progress::Progress;
 use super::quota::{Ask, Class, Permit, Throttled};
-use super::response::{self, Expected};
-use super::tenant::Which;
 use super::unclassified::{self, Asked, News, Said};
-use super::upstream::{
+use crate::clock::Moment;
+use crate::gateway::brakes::Subject;
+use crate::gateway::command::keys;
+use crate::gateway::error::{Error, Fault};
+use crate::gateway::progress::Progress;
+use crate::gateway::query::cache::{LaterFilled, Reason};
+use crate::gateway::request::tenant::Which;
+use crate::gateway::response::{self, Expected};
+use crate::gateway::upstream::{
     Answer, Exchanged, Failure, Late, Line, Message, Outcome, QUERY_MAX_IDLE, Slot,
 };
-use super::{Call, Gateway, keys, wall_clock};
-use crate::clock::Moment;
+use crate::gateway::{Call, Gateway, wall_clock};
 use crate::telemetry::Exchange;
 use crate::telemetry::trace::Trace;
 
@@ -202,7 +203,7 @@ impl Later {
 impl Gateway {
     /// Asks a query: again where the vendor fails, as long as somebody waits, the budget allows it and there is time; and
     /// once with the tenant's other secret where the signature is refused.
-    pub(super) async fn ask(
+    pub(in crate::gateway) async fn ask(
         &self,
         call: &Call,
         mut errand: Errand,
@@ -284,7 +285,7 @@ impl Gateway {
 
     /// One call of Linksfield: permit, connection, signature, bytes, answer. A command's `key` is on disk, and `before` has
     /// run, before the first byte.
-    pub(super) async fn call(
+    pub(in crate::gateway) async fn call(
         &self,
         call: &Call,
         errand: &Errand,
@@ -606,7 +607,7 @@ impl Call {
 }
 
 /// Of a call that its caller has called off.
-pub(super) fn called_off() -> Error {
+pub(in crate::gateway) fn called_off() -> Error {
     Error::Overloaded {
         retry_after: Duration::ZERO,
     }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::Limits;
 use crate::clock::{self, Moment};
 use crate::gateway::error::Error;
-use crate::gateway::skew::Told;
+use crate::gateway::vendor::skew::Told;
 use crate::state::{Calls, Time};
 
 /// Times are milliseconds since the epoch.

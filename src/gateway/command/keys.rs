@@ -24,13 +24,13 @@ use self::fate::Fate;
 pub use self::fate::{End, Ended};
 pub use self::kept::Kept;
 pub use self::spelling::Spelling;
-use super::error::{Error, Sent};
-use super::params::Params;
-use super::progress::Progress;
-use super::skew::{Skew, Told};
-use super::upstream::Answer;
 use crate::clock::{Moment, seconds, wall_clock};
 use crate::config;
+use crate::gateway::error::{Error, Sent};
+use crate::gateway::progress::Progress;
+use crate::gateway::upstream::Answer;
+use crate::gateway::vendor::skew::{Skew, Told};
+use crate::signing::params::Params;
 use crate::state::{Change, KeyId, Record, State as Saved, Store, Time, WriteError};
 use crate::telemetry::Keys as Census;
 

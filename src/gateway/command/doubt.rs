@@ -2,13 +2,13 @@
 //! log and the counter follow.
 //!
 //! In doubt is a command that left and whose end is 5xx, 408, a transient code, a cut, a timeout, too large or unreadable; or
-//! an unclassified answer while that is the usual one (`gateway/unclassified.rs`).
+//! an unclassified answer while that is the usual one (`gateway/vendor/unclassified.rs`).
 //! Each of these may stand between a caller and an order that was carried out: a repeat may buy a second time.
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::error::{Error, Sent, X_LINKSFIELD_SENT};
-use super::upstream::{Answer, Outcome};
+use crate::gateway::error::{Error, Sent, X_LINKSFIELD_SENT};
+use crate::gateway::upstream::{Answer, Outcome};
 
 const X_LINKSFIELD_IN_DOUBT: HeaderName = HeaderName::from_static("x-linksfield-in-doubt");
 

@@ -18,7 +18,7 @@ use super::key::Key;
 use super::scope::Validity;
 use crate::clock::Moment;
 use crate::gateway::page::{OrderId, Position};
-use crate::gateway::route::Policy;
+use crate::gateway::request::route::Policy;
 use crate::id::{Id, Ids};
 
 /// Pages that belong together.
@@ -378,7 +378,7 @@ fn nanos(duration: Duration) -> u64 {
 mod tests {
     use super::super::scope::Scope;
     use super::*;
-    use crate::gateway::params::Params;
+    use crate::signing::params::Params;
 
     struct Pages {
         series: Series,

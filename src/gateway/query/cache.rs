@@ -33,14 +33,14 @@ pub use self::narrowing::Named;
 pub use self::scope::Scope;
 pub use self::scope::Validity;
 use self::snapshot::{Arrival, Series, Snapshot, Standing};
-use super::boxed::boxed;
-use super::directives::Directives;
-use super::error::{Error, Sent};
-use super::page::{Page, Position};
+use crate::gateway::boxed::boxed;
+use crate::gateway::error::{Error, Sent};
+use crate::gateway::page::{Page, Position};
+use crate::gateway::request::directives::Directives;
 
-use super::progress::Progress;
-use super::route::Policy;
 use crate::clock::Moment;
+use crate::gateway::progress::Progress;
+use crate::gateway::request::route::Policy;
 
 /// Pages of queries with longer parameters are not kept: the longest that the vendor documents has some 200 bytes.
 const LONGEST_KEY: usize = 8 * 1024;

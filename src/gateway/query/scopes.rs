@@ -7,11 +7,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::cache::{Named, Scope};
-use super::params::Params;
-use super::route::{Kind, Route, Routes};
-use super::tenant::{Tenant, Tenants};
 use crate::clock::Moment;
 use crate::config::Config;
+use crate::gateway::request::route::{Kind, Route, Routes};
+use crate::gateway::request::tenant::{Tenant, Tenants};
+use crate::signing::params::Params;
 
 /// One scope for each tenant and query.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 
 use smallvec::SmallVec;
 
-use crate::gateway::params::{Params, Value};
+use crate::signing::params::{Params, Value};
 
 /// The fields that narrow what a command changes and what a query shows.
 const FIELDS: [&str; 3] = ["device_id", "deviceList", "order_id"];

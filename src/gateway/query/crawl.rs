@@ -14,17 +14,18 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::{Filled, Key, NotStored, PageOfAll, Pages, Terms};
-use super::call::Unanswered;
-use super::error::{Error, InvalidAnswer, Sent};
-use super::page::{OrderId, Page, Position};
-use super::params::{Object, Params, Value, parse_object, write_object};
-use super::progress::Progress;
-use super::response::{self, Expected};
-use super::route::Policy;
-use super::upstream::Outcome;
-use super::{Call, Errand, Gateway};
 use crate::clock::Moment;
 use crate::config::CRAWLS;
+use crate::gateway::error::{Error, InvalidAnswer, Sent};
+use crate::gateway::page::{OrderId, Page, Position};
+use crate::gateway::progress::Progress;
+use crate::gateway::request::route::Policy;
+use crate::gateway::response::{self, Expected};
+use crate::gateway::upstream::Outcome;
+use crate::gateway::vendor::call::Errand;
+use crate::gateway::vendor::call::Unanswered;
+use crate::gateway::{Call, Gateway};
+use crate::signing::params::{Object, Params, Value, parse_object, write_object};
 
 /// Orders on a page where the caller names no `page_size`.
 const PAGE_SIZE: u64 = 100;
@@ -93,7 +94,7 @@ impl CrawlPlaces {
 
 impl Gateway {
     /// All pages, one after the other; once more from the beginning if the orders have changed meanwhile.
-    pub(super) async fn crawl(
+    pub(in crate::gateway) async fn crawl(
         &self,
         call: &Call,
         policy: &Policy,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Asked, Meaning, OWN_QUESTIONS, Said};
-use crate::gateway::breaker::{Open, Reason};
+use crate::gateway::vendor::breaker::{Open, Reason};
 
 /// So many questions are tried before it is one each `open_for`.
 const FIRST_TRIALS: usize = 20;

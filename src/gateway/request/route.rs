@@ -10,8 +10,8 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use hyper::Method;
 
-use super::error::Error;
 use crate::config::{Config, Idempotency, Kind as ConfiguredKind, UnlistedPaths, ambiguity};
+use crate::gateway::error::Error;
 use crate::telemetry::RouteKind;
 
 /// All routes under one base URL.

@@ -1,0 +1,6 @@
+//! What is a query answered with?
+
+pub mod cache;
+
+pub(in crate::gateway) mod crawl;
+pub(in crate::gateway) mod scopes;

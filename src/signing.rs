@@ -1,0 +1,4 @@
+//! Which text is signed, and how?
+
+pub mod params;
+pub mod sign;
