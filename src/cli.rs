@@ -17,10 +17,10 @@ use clap::{Parser, Subcommand};
 use tracing::warn;
 
 use self::signals::Signals;
-use crate::Instance;
 use crate::clock::wall_clock;
 use crate::config::{Config, Files, LogFormat, Secrets, Server, Warning};
 use crate::gateway::request::tenant::Tenants;
+use crate::instance::Instance;
 use crate::open_files;
 use crate::signing::params::Params;
 use crate::simulator;

@@ -8,113 +8,25 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
-use hyper::Response;
-use hyper::http::request;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use sha1::{Digest as _, Sha1};
 use tokio::signal::unix::Signal;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
-use crate::admin::Access;
-use crate::body::{Body, Received};
-use crate::config::{Config, Files, Problem, Problems, Secrets, Warning, dotted};
-use crate::gateway::{Gateway, wall_clock};
-use crate::server::Service;
+use crate::build::{build, take_effect};
+use crate::clock::wall_clock;
+use crate::config::{Config, Files, Problem, Problems, Secrets, Warning};
+use crate::gateway::Lasting;
+use crate::live::{Live, now};
+use crate::open_files;
+use crate::signing::sign::InvalidSecret;
 use crate::telemetry::{Metrics, log};
-use crate::{Build, StartError, open_files};
 
 /// Editors and mounts make a change of several steps.
 const SETTLED: Duration = Duration::from_millis(100);
-
-/// What is in effect now.
-#[derive(Debug)]
-pub struct Current {
-    /// Answers the callers.
-    pub gateway: Gateway,
-    /// Counts under the labels of its configuration.
-    pub metrics: Arc<Metrics>,
-    /// Its configuration; it names where secrets are and holds none.
-    pub config: Config,
-    /// The same as text.
-    pub configuration: String,
-    /// Who may change something or see a request.
-    pub access: Access,
-}
-
-impl Current {
-    /// Tells its configuration from others.
-    pub fn hash(&self) -> String {
-        let hash = Sha1::digest(self.configuration.as_bytes());
-        let start = hash.iter().take(6);
-        let start = start.fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-        format!("{start:012x}")
-    }
-
-    /// Records that this was read, with the secrets that could not be used.
-    pub fn record_read(&self, kept: &[Problem]) {
-        let (metrics, at) = (&self.metrics, now());
-        // With a secret that cannot be read a start would fail.
-        metrics.configuration_read(kept.is_empty(), at);
-        metrics.secrets_refused(kept.len());
-        metrics.configuration_in_effect(&self.hash());
-        for name in self.config.tenants.keys() {
-            let key = dotted(&["tenants", name]) + ".";
-            let usable = !kept.iter().any(|problem| problem.key.starts_with(&key));
-            metrics.secret_read(name, usable, at);
-        }
-    }
-}
-
-/// Always the latest [`Current`]. Cloning is cheap.
-#[derive(Debug, Clone)]
-pub struct Live(Arc<ArcSwap<Current>>);
-
-impl Live {
-    /// `current`, until another one comes.
-    pub fn new(current: Current) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(current)))
-    }
-
-    /// What is in effect now; whoever holds it is not disturbed by what comes.
-    pub fn current(&self) -> Arc<Current> {
-        self.0.load_full()
-    }
-}
-
-impl Service for Live {
-    async fn answer(&self, head: &request::Parts, body: &mut Received) -> Response<Body> {
-        self.current().gateway.handle(head, body).await
-    }
-
-    fn max_body(&self) -> usize {
-        self.current().gateway.max_body()
-    }
-
-    fn is_authenticated(&self, head: &request::Parts) -> bool {
-        self.0.load().gateway.is_authenticated(head)
-    }
-
-    fn refuse_connection(&self) -> Response<Body> {
-        self.current().gateway.refuse_connection()
-    }
-
-    fn connection_evicted(&self) {
-        self.current().metrics.connection_evicted("data");
-    }
-
-    fn connection_refused(&self) {
-        self.current().gateway.connection_refused();
-    }
-
-    fn head_refused(&self) {
-        self.current().gateway.head_refused();
-    }
-}
 
 /// Reads the configuration's file again. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -125,6 +37,7 @@ struct Inner {
     path: PathBuf,
     files: Files,
     live: Live,
+    lasting: Lasting,
     read: Mutex<Read>,
     last: Mutex<LastRead>,
 }
@@ -209,12 +122,18 @@ pub enum ReloadError {
     Problems(#[from] Problems),
     /// A part cannot be built.
     #[error(transparent)]
-    Build(#[from] StartError),
+    Build(#[from] InvalidSecret),
 }
 
 impl Reloader {
     /// For a gateway that runs under `config` from this file.
-    pub fn new(path: &Path, config: Config, secrets: Secrets, live: Live) -> Self {
+    pub fn new(
+        path: &Path,
+        config: Config,
+        secrets: Secrets,
+        live: Live,
+        lasting: Lasting,
+    ) -> Self {
         let at = wall_clock();
         let last_change = LastChange {
             at,
@@ -225,6 +144,7 @@ impl Reloader {
             path: path.to_owned(),
             files: Files::watched(),
             live,
+            lasting,
             read: Mutex::new(Read {
                 config,
                 secrets,
@@ -283,20 +203,13 @@ impl Reloader {
         let changed = !is_same_config || secrets != read.secrets;
         if changed {
             let before = self.0.live.current();
-            let build = Build {
-                config: &config,
-                secrets: &secrets,
-            };
-            let built_from = Build {
-                config: &read.config,
-                secrets: &read.secrets,
-            };
-            let current = build.successor(&before, &built_from)?;
-            let successor = current.gateway.clone();
-            let metrics = current.metrics.clone();
-            self.0.live.0.store(Arc::new(current));
-            successor.brakes().apply(&config); // for what has begun under the one before
-            metrics.take_effect(&build.constants());
+            let before_it = Some((&*before, &read.secrets));
+            let current = build(&config, &secrets, &self.0.lasting, before_it)?;
+            let (successor, metrics) = (current.gateway.clone(), current.metrics.clone());
+            self.0.live.replace(current);
+            let brakes = self.0.lasting.vendor.brakes();
+            brakes.apply(&config); // for what has begun under the one before
+            take_effect(&config, &metrics);
             if !is_same_config {
                 before.gateway.supersede(&successor);
             }
@@ -508,9 +421,4 @@ impl Watched {
         }
         self.folders = folders;
     }
-}
-
-fn now() -> f64 {
-    let now = wall_clock().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default().as_secs_f64()
 }

@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime};
 use askama::Template;
 use bytesize::ByteSize;
 
-use super::Access;
+use crate::access::Access;
 use crate::config::{Config, Kind, Route, UnlistedPaths};
 use crate::gateway::request::tenant::UNKNOWN;
-use crate::reload::{Current, LastRead};
+use crate::live::Current;
+use crate::reload::LastRead;
 use crate::telemetry::recent::Failure;
 use crate::telemetry::totals::{Requests, Totals};
 use crate::telemetry::{REVISION, Result, Snapshot, log};

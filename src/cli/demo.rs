@@ -8,8 +8,9 @@ use tokio::net::TcpListener;
 use super::signals::Signals;
 use super::{Done, Failed, print, runtime};
 use crate::config::{Config, Secrets, Server, TenantSecret};
+use crate::instance::Instance;
 use crate::telemetry::log;
-use crate::{Instance, open_files, simulator};
+use crate::{open_files, simulator};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {

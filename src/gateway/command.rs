@@ -1,4 +1,5 @@
-//! How is a command sent once, whatever becomes of its caller, and however often it asks under one key?
+//! How is a command sent once, whatever becomes of its caller, and however often it asks under one key? The owner of the
+//! idempotency keys, and of the commands under way.
 
 pub mod doubt;
 pub mod keys;
@@ -10,28 +11,136 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::Response;
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use self::keys::{Claim, End, Kept, Key, Keys, Run};
 use super::boxed::boxed;
 use super::error::{Error, Fault, Sent};
 use super::progress::Progress;
+use super::query::cache::Named;
+use super::query::scopes::{Latest, Reach, Scopes};
+use super::request::Call;
+use super::request::route::Kind;
+use super::response;
 use super::upstream::{Answer, COMMAND_MAX_IDLE, Outcome};
-use super::{Call, Gateway, response};
+use super::vendor::Vendor;
+use super::vendor::call::{Answered, Errand, Later, Preparation, Timing, Unanswered};
+use super::vendor::quota::Class;
+use super::vendor::skew::Told;
 use crate::body::Body;
 use crate::clock::Moment;
-use crate::gateway::command::keys::{Claim, End, Kept, Key, Run};
-use crate::gateway::query::cache::Named;
-use crate::gateway::request::route::Kind;
-use crate::gateway::vendor::call::{Answered, Errand, Later, Timing, Unanswered};
-use crate::gateway::vendor::quota::Class;
 use crate::id::RequestId;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
 
-impl Gateway {
+/// The commands of one configuration. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Commands(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    vendor: Vendor,
+    lasting: LastingCommands,
+    /// The queries that commands may change, of this configuration and of the latest one.
+    scopes: Arc<Scopes>,
+    latest: Latest,
+    metrics: Arc<Metrics>,
+}
+
+/// What is known of commands, under whatever configuration. A clone is the same.
+#[derive(Debug, Clone)]
+pub struct LastingCommands {
+    keys: Keys,
+    /// The drain waits for them.
+    under_way: TaskTracker,
+}
+
+impl LastingCommands {
+    /// Nothing is under way yet.
+    pub fn new(keys: Keys) -> Self {
+        Self {
+            keys,
+            under_way: TaskTracker::new(),
+        }
+    }
+
+    /// How many commands are under way.
+    pub fn in_flight(&self) -> usize {
+        self.under_way.len()
+    }
+
+    /// Waits until every command that is under way has ended.
+    pub async fn finished(&self) {
+        self.under_way.close();
+        self.under_way.wait().await;
+    }
+}
+
+impl Commands {
+    /// The commands of this configuration, which may change these queries.
+    pub fn new(
+        vendor: Vendor,
+        lasting: &LastingCommands,
+        scopes: Arc<Scopes>,
+        latest: Latest,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self(Arc::new(Parts {
+            vendor,
+            lasting: lasting.clone(),
+            scopes,
+            latest,
+            metrics,
+        }))
+    }
+
+    /// The idempotency keys.
+    pub fn keys(&self) -> &Keys {
+        &self.0.lasting.keys
+    }
+
+    /// How many are under way.
+    pub fn in_flight(&self) -> usize {
+        self.0.lasting.in_flight()
+    }
+
+    /// What would be done with this command; nothing is sent.
+    pub fn explain(&self, call: &Call) -> Value {
+        let route = &call.target.route;
+        let (requires_key, settle) = match &route.kind {
+            Kind::Command {
+                requires_key,
+                settle,
+                ..
+            } => (*requires_key, *settle),
+            Kind::Query(_) | Kind::Refuse => (false, Duration::ZERO),
+        };
+        json!({
+            "kind": "command",
+            "result": "command",
+            "reason": if route.is_listed {
+                "this path is configured as a command"
+            } else {
+                "this path is not configured, and what is not configured as a query is a command"
+            },
+            "invalidates": self.reach(call).paths(),
+            "settle": settle.as_secs_f64(),
+            "requires_idempotency_key": requires_key,
+        })
+    }
+
+    /// What a command may change.
+    fn reach(&self, call: &Call) -> Reach {
+        let (this, route) = (&*self.0, &call.target.route);
+        this.scopes
+            .reach(&call.tenant, route, &call.params, &this.latest)
+    }
+
     /// Under a key a command is sent once: whoever comes later gets what the first has got, or will get.
-    pub(super) async fn command(
+    pub async fn answer(
         &self,
         call: Call,
         key: Option<Key>,
@@ -47,7 +156,7 @@ impl Gateway {
         };
         loop {
             let progress = Progress::default();
-            let end = match self.0.keys.claim(&key, &progress)? {
+            let end = match self.0.lasting.keys.claim(&key, &progress)? {
                 Claim::Run(run) => {
                     return self
                         .send_command(call, Some(run), progress, deadline, exchange)
@@ -104,7 +213,7 @@ impl Gateway {
             tenant: call.tenant.label,
             started: timing.begun(),
             progress: progress.clone(),
-            _counted: self.0.commands.token(),
+            _counted: self.0.lasting.under_way.token(),
         };
         let run = || self.clone().run_command(call, course, key, errand);
         let mut command = Command {
@@ -157,11 +266,12 @@ impl Gateway {
         errand: Errand,
     ) -> Ended {
         let metrics = &self.0.metrics;
-        let (this, target) = (&*self.0, &call.target);
         let (progress, route, tenant) = (&course.progress, course.route, course.tenant);
-        let reach = this
-            .scopes
-            .reach(&call.tenant, &target.route, &call.params, &this.latest);
+        let reach = self.reach(&call);
+        let start = Start {
+            key: key.as_ref(),
+            reach: &reach,
+        };
         let unless_it_ends = CutOff {
             metrics,
             course: &course,
@@ -170,7 +280,7 @@ impl Gateway {
         let result = tokio::select! {
             biased;
             () = progress.cancelled() => None, // no byte has left, and nobody waits
-            result = self.call(&call, &errand, secret, progress, key.as_ref(), || reach.invalidate(None)) => Some(result),
+            result = self.0.vendor.call(&call, &errand, secret, progress, &start) => Some(result),
         };
         let (result, later) = match result {
             None => (None, None),
@@ -192,7 +302,7 @@ impl Gateway {
             count_doubt(metrics, progress, (route, tenant)); // before those are told who wait with the key
         }
         if let Some(key) = key
-            && let Err(error) = key.settle(ended, self.told()).await
+            && let Err(error) = key.settle(ended, self.0.vendor.told()).await
         {
             let sent = progress.sent().as_str();
             metrics.key_not_saved(request_id, route, tenant, sent, &error);
@@ -223,21 +333,14 @@ impl Gateway {
         let (this, call) = (&*self.0, &command.call);
         let (route, tenant) = (call.target.route.label, call.tenant.label);
         let caller = call.caller.as_deref();
-        if this
-            .usual_answers
-            .is_usual_of_queries(tenant, caller, &answer)
-        {
+        if this.vendor.is_usual_of_queries(tenant, caller, &answer) {
             answer.outcome = Outcome::Usual;
         }
-        let target = &call.target.route;
-        let reach = this
-            .scopes
-            .reach(&call.tenant, target, &call.params, &this.latest);
-        reach.invalidate(Some(Moment::now()));
+        self.reach(call).invalidate(Some(Moment::now()));
         this.metrics.invalidation("command");
         let request_id = command.request_id.as_str();
         if let Some(key) = command.key
-            && let Err(error) = key.settle(&answer, self.told()).await
+            && let Err(error) = key.settle(&answer, self.0.vendor.told()).await
         {
             let sent = Sent::Yes.as_str();
             this.metrics
@@ -252,6 +355,33 @@ impl Gateway {
             duration: command.started.elapsed(),
         };
         this.metrics.late_answer(request_id, route, tenant, &end);
+    }
+}
+
+/// What happens right before the first byte of a command: its key is on disk, and what it may change is not found any more.
+struct Start<'a> {
+    key: Option<&'a Run>,
+    reach: &'a Reach,
+}
+
+impl Preparation for Start<'_> {
+    fn check(&self) -> Result<(), Error> {
+        self.key.map_or(Ok(()), Run::check_store)
+    }
+
+    fn is_durable(&self) -> bool {
+        self.key.is_none_or(Run::is_durable)
+    }
+
+    async fn make_durable(&self, now: Told, deadline: Instant) -> Result<Duration, Error> {
+        match self.key {
+            Some(key) => key.make_durable(now, deadline).await,
+            None => Ok(Duration::ZERO),
+        }
+    }
+
+    fn begin(&self) {
+        self.reach.invalidate(None);
     }
 }
 

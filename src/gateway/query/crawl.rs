@@ -1,100 +1,27 @@
-//! All pages of a query as one document: how are they fetched, do they belong together, and what do they make?
-//!
-//! The document has the vendor's shape, with all orders on one page. Number tokens stay as the vendor wrote them;
-//! `data.sign` is left out, as it belongs to one page.
+//! All pages of a query: who may fetch them now, and how are they fetched?
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::StatusCode;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-use super::cache::{Filled, Key, NotStored, PageOfAll, Pages, Terms};
+use super::Queries;
+use super::cache::{Filled, Key, NotStored, Pages, Terms};
+use super::document::{Cut, Document, Moved, invalid, orders_of};
+use super::fill::{Expected, filled_later, to_filled};
 use crate::clock::Moment;
-use crate::config::CRAWLS;
 use crate::gateway::error::{Error, InvalidAnswer, Sent};
-use crate::gateway::page::{OrderId, Page, Position};
+use crate::gateway::page::{Page, Position};
 use crate::gateway::progress::Progress;
+use crate::gateway::request::Call;
 use crate::gateway::request::route::Policy;
-use crate::gateway::response::{self, Expected};
-use crate::gateway::upstream::Outcome;
-use crate::gateway::vendor::call::Errand;
-use crate::gateway::vendor::call::Unanswered;
-use crate::gateway::{Call, Gateway};
-use crate::signing::params::{Object, Params, Value, parse_object, write_object};
-
-/// Orders on a page where the caller names no `page_size`.
-const PAGE_SIZE: u64 = 100;
+use crate::gateway::vendor::call::{Errand, Unanswered};
 
 /// All pages of one query may take one in so many of the calls that are left of the day.
 const CRAWL_SHARE: u64 = 10;
 
-/// The pages that have come so far.
-#[derive(Debug)]
-pub struct Crawl {
-    query: Params,
-    pages: Vec<PageOfAll>,
-    /// The page of each order. One that stands on a page twice is the vendor's affair.
-    page_of: HashMap<OrderId, u64>,
-    bytes: usize,
-    /// What the first page says.
-    cut: Option<Cut>,
-    /// Why the document may not be kept.
-    not_stored: Option<NotStored>,
-}
-
-/// How a query is cut into pages.
-#[derive(Debug, Clone, Copy)]
-pub struct Cut {
-    /// The orders of its first page.
-    orders: u64,
-    /// How many pages there are.
-    pages: u64,
-    /// Has the vendor used another size than it was asked for? It may say so, or give fewer orders while there are more.
-    is_another_size: bool,
-}
-
-/// Why a page cannot be added.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Moved;
-
-/// Who may crawl now: one of a tenant, and [`CRAWLS`] in all. Who waits is served in the order they came, and so many
-/// may wait.
-#[derive(Debug)]
-pub struct CrawlPlaces {
-    line: Semaphore,
-    by_tenant: Vec<Semaphore>,
-    all: Semaphore,
-}
-
-impl CrawlPlaces {
-    /// For so many tenants; `queue` crawls may wait.
-    pub fn new(tenants: usize, queue: usize) -> Self {
-        Self {
-            // Those who need not wait pass through the line too.
-            line: Semaphore::new(queue.saturating_add(CRAWLS).min(Semaphore::MAX_PERMITS)),
-            by_tenant: (0..tenants).map(|_| Semaphore::new(1)).collect(),
-            all: Semaphore::new(CRAWLS),
-        }
-    }
-
-    /// Waits for a place for the tenant with this label; it is free again when what is returned is dropped. None if too
-    /// many wait.
-    pub async fn take(&self, tenant: usize) -> Option<[SemaphorePermit<'_>; 2]> {
-        let _in_line = self.line.try_acquire().ok()?;
-        let of_tenant = self.by_tenant[tenant].acquire().await;
-        let of_all = self.all.acquire().await;
-        Some([of_tenant, of_all].map(|place| place.expect("no semaphore is closed")))
-    }
-}
-
-impl Gateway {
+impl Queries {
     /// All pages, one after the other; once more from the beginning if the orders have changed meanwhile.
-    pub(in crate::gateway) async fn crawl(
+    pub(super) async fn crawl(
         &self,
         call: &Call,
         policy: &Policy,
@@ -108,7 +35,13 @@ impl Gateway {
                 retry_after: Duration::from_secs(1),
             })
         };
-        let _place = self.0.brakes.unless_applied(&call.subject(), place).await?;
+        let _place = self
+            .0
+            .vendor
+            .lasting()
+            .brakes()
+            .unless_applied(&call.subject(), place)
+            .await?;
         if let Some(pages) = self.0.cache.total_pages(&self.whole_key(call), policy) {
             self.may_crawl(pages, 0, policy)?; // before the first call, where that is known
         }
@@ -137,8 +70,8 @@ impl Gateway {
         made: &mut u64,
     ) -> Result<Option<Filled>, Error> {
         let key = self.whole_key(call);
-        let mut crawl = Crawl::new(call.params.clone());
-        while let Some(params) = crawl.next() {
+        let mut document = Document::new(call.params.clone());
+        while let Some(params) = document.next() {
             let call = Call {
                 params,
                 ..call.clone()
@@ -152,14 +85,15 @@ impl Gateway {
                 is_private: false,
                 is_forced: false,
             };
-            let answered = match self.ask(&call, errand.clone(), progress).await {
+            let answered = match self.0.vendor.ask(&call, errand.clone(), progress).await {
                 Ok(answered) => answered,
                 Err(Unanswered { error, later }) => {
-                    let is_another_size = crawl.cut.is_some_and(|cut| cut.is_another_size);
+                    let is_another_size = document.cut.is_some_and(|cut| cut.is_another_size);
                     if let Some(later) = later.filter(|_| !is_another_size) {
-                        let (number, policy) = (crawl.pages.len() as u64 + 1, policy.clone());
+                        let (number, policy) = (document.pages.len() as u64 + 1, policy.clone());
                         let (cache, page_key) = (self.0.cache.clone(), key.page(number));
-                        let filled = later.filled(Expected::PageOf(call.params), progress.clone());
+                        let filled =
+                            filled_later(later, Expected::PageOf(call.params), progress.clone());
                         tokio::spawn(async move {
                             if let Ok(filled) = filled.await {
                                 cache.keep_page(&page_key, filled, terms, &policy);
@@ -170,7 +104,7 @@ impl Gateway {
                 }
             };
             let expected = Expected::AnyPage;
-            let filled = response::to_filled(answered.answer, &expected, answered.sent_at)?;
+            let filled = to_filled(answered.answer, &expected, answered.sent_at)?;
             drop((answered.line, answered.permit));
             let orders = orders_of(&filled.page).map(|orders| orders.len() as u64);
             let (position, orders) = match (filled.not_stored, &filled.pages, orders) {
@@ -183,8 +117,8 @@ impl Gateway {
                 }
                 _ => return Err(invalid(InvalidAnswer::NotAPage)),
             };
-            let cut = crawl.cut(&position, orders);
-            if crawl.pages.is_empty()
+            let cut = document.cut(&position, orders);
+            if document.pages.is_empty()
                 && let Err(error) = self
                     .may_crawl(cut.pages, *made, policy)
                     .and_then(|()| self.may_hold(&filled.page, &position, &cut))
@@ -195,22 +129,19 @@ impl Gateway {
                 }
                 return Err(error);
             }
-            crawl.check_size(&position, orders)?;
+            document.check_size(&position, orders)?;
             *made += 1;
-            let (bytes, most) = (
-                crawl.bytes + filled.page.body.len(),
-                self.0.bounds.max_document,
-            );
+            let (bytes, most) = (document.bytes + filled.page.body.len(), self.0.max_document);
             if bytes > most {
                 let (bytes, most) = (bytes as u64, most as u64);
                 return Err(Error::DocumentTooLarge { bytes, most });
             }
-            crawl.not_stored = crawl.not_stored.or(filled.not_stored);
-            if crawl.add(filled.page, position, cut, filled.sent_at) == Err(Moved) {
+            document.not_stored = document.not_stored.or(filled.not_stored);
+            if document.add(filled.page, position, cut, filled.sent_at) == Err(Moved) {
                 return Ok(None);
             }
         }
-        crawl.document().map(Some)
+        document.finish().map(Some)
     }
 
     /// The first page has come, and says how many there are: may the others be fetched? So many calls were `made` in vain
@@ -220,7 +151,7 @@ impl Gateway {
         if pages > most {
             return Err(Error::TooManyPages { pages, most });
         }
-        let Some(left) = self.0.quota.left_for_queries() else {
+        let Some(left) = self.0.vendor.lasting().quota().left_for_queries() else {
             return Ok(());
         };
         let calls = pages.saturating_sub(1);
@@ -234,7 +165,7 @@ impl Gateway {
     fn may_hold(&self, first: &Page, position: &Position, cut: &Cut) -> Result<(), Error> {
         let body = first.body.len() as u64;
         let bytes = body.saturating_mul(position.total_count) / cut.orders.max(1);
-        let most = self.0.bounds.max_document as u64;
+        let most = self.0.max_document as u64;
         if bytes > most && cut.pages > 1 {
             return Err(Error::DocumentTooLarge { bytes, most });
         }
@@ -245,335 +176,5 @@ impl Gateway {
     fn whole_key(&self, call: &Call) -> Key {
         let scope = self.0.scopes.of(&call.tenant, &call.target.route).clone();
         Key::whole(scope, call.language.tag.clone(), &call.params)
-    }
-}
-
-/// Of a page that came as a success.
-fn invalid(reason: InvalidAnswer) -> Error {
-    Error::UpstreamInvalidAnswer {
-        status: StatusCode::OK,
-        outcome: Outcome::Success.as_str(),
-        reason,
-    }
-}
-
-impl Crawl {
-    /// What all pages of `params` are asked with, but for the number of the page.
-    pub fn query(params: &Params) -> Params {
-        let params = params.without("page_no");
-        match params.values(["page_size"]) {
-            [Some(_)] => params,
-            [None] => params.with("page_size", PAGE_SIZE),
-        }
-    }
-
-    /// No page yet; `query` is made by [`query`](Self::query).
-    pub fn new(query: Params) -> Self {
-        Self {
-            query,
-            pages: Vec::new(),
-            page_of: HashMap::new(),
-            bytes: 0,
-            cut: None,
-            not_stored: None,
-        }
-    }
-
-    /// What its first page says, or if that has come has said: this is a page, with so many orders on it.
-    fn cut(&self, position: &Position, orders: u64) -> Cut {
-        if let Some(cut) = self.cut {
-            return cut;
-        }
-        let total = position.total_count;
-        let is_another_size = self.query.number("page_size").is_some_and(|asked| {
-            let is_short = orders != asked && orders < total;
-            position.size != asked || is_short
-        });
-        let pages = if is_another_size {
-            // As long as there are more, a page is as large as pages are.
-            total
-                .div_ceil(orders.max(1))
-                .clamp(1, if orders == 0 { 1 } else { u64::MAX })
-        } else {
-            position.total_pages
-        };
-        Cut {
-            orders,
-            pages,
-            is_another_size,
-        }
-    }
-
-    /// Of a size that the vendor has chosen, all pages must be as large as the first, but for the last one.
-    fn check_size(&self, position: &Position, orders: u64) -> Result<(), Error> {
-        let (Some(cut), Some(first)) = (self.cut, self.pages.first()) else {
-            return Ok(());
-        };
-        let number = self.pages.len() as u64 + 1;
-        let is_last = number >= cut.pages;
-        let is_another = position.number != number;
-        let has_moved = is_another || position.total_count != first.position.total_count;
-        if !cut.is_another_size || is_last || has_moved || orders == cut.orders {
-            return Ok(());
-        }
-        Err(invalid(InvalidAnswer::Uneven {
-            orders,
-            first: cut.orders,
-            size: self.query.number("page_size"),
-        }))
-    }
-
-    /// The parameters of the next page; none if all have come.
-    pub fn next(&self) -> Option<Params> {
-        let number = self.pages.len() as u64 + 1;
-        let is_there = self.cut.is_none_or(|cut| number <= cut.pages);
-        is_there.then(|| {
-            let query = self.query.with("page_no", number);
-            match self.cut {
-                // Named, it is not capped, so nobody counts in another one.
-                Some(cut) if cut.is_another_size => query.with("page_size", cut.orders),
-                _ => query,
-            }
-        })
-    }
-
-    /// Adds a page, if it belongs to those that are here: the next one, with the same
-    /// totals and no order that was there already.
-    pub fn add(
-        &mut self,
-        page: Arc<Page>,
-        position: Position,
-        cut: Cut,
-        sent_at: Moment,
-    ) -> Result<(), Moved> {
-        let is_next = position.number == self.pages.len() as u64 + 1;
-        let totals = |position: &Position| {
-            let pages = position.total_pages;
-            (
-                position.total_count,
-                (!cut.is_another_size).then_some(pages),
-            ) // by the size that was asked for, or by that used
-        };
-        let first = self.pages.first().map(|first| totals(&first.position));
-        let are_new = position.orders.iter().all(|order| {
-            let page = self.page_of.entry(*order).or_insert(position.number);
-            *page == position.number
-        });
-        if !is_next || !are_new || first.is_some_and(|first| first != totals(&position)) {
-            return Err(Moved);
-        }
-        self.bytes += page.body.len();
-        self.cut = Some(cut);
-        self.pages.push(PageOfAll {
-            position,
-            page,
-            sent_at,
-        });
-        Ok(())
-    }
-
-    /// The document; every page has come.
-    fn document(self) -> Result<Filled, Error> {
-        let mut orders = Vec::new();
-        for page in &self.pages {
-            orders.append(&mut orders_of(&page.page).ok_or(invalid(InvalidAnswer::NotAPage))?);
-        }
-        let total = self.pages.first().map(|first| first.position.total_count);
-        if total != Some(orders.len() as u64) {
-            return Err(invalid(InvalidAnswer::Miscounted {
-                orders: orders.len() as u64,
-                total: total.unwrap_or_default(),
-                first: self.cut.map_or(0, |cut| cut.orders),
-                size: self.query.number("page_size"),
-            }));
-        }
-        let body = self.write(orders);
-        let body = body.ok_or(invalid(InvalidAnswer::NotAPage))?;
-        let first = &self.pages[0];
-        let head = first.page.head.clone();
-        let page = Page { head, body };
-        Ok(Filled {
-            page: Arc::new(page),
-            not_stored: self.not_stored,
-            failure: None,
-            sent_at: first.sent_at,
-            pages: match self.cut {
-                Some(cut) if cut.is_another_size => Pages::AllOfAnotherSize,
-                _ => Pages::All(self.pages),
-            },
-        })
-    }
-
-    /// The first page with all orders on it; none if it is not what it was taken for.
-    fn write(&self, orders: Vec<Value<'_>>) -> Option<Bytes> {
-        let first = self.pages.first()?;
-        let number = orders.len().to_string();
-        let mut envelope = parse_object(&first.page.body).ok()?;
-        let data = object(&mut envelope, "data")?;
-        data.retain(|(key, _)| key != "sign");
-        let counts = [
-            ("cur_page_no", "1"),
-            ("page_size", number.as_str()),
-            ("total_count", number.as_str()),
-            ("total_pages", "1"),
-        ];
-        for (key, count) in counts {
-            *member(object(data, "page")?, key)? = Value::Number(count);
-        }
-        if let Some(number_of_orders) = member(data, "package_order_num") {
-            *number_of_orders = Value::Number(&number);
-        }
-        *member(data, "package_order")? = Value::Array(orders);
-        let mut text = String::with_capacity(self.bytes);
-        write_object(&mut text, &envelope);
-        Some(Bytes::from(text))
-    }
-}
-
-/// The orders of a page; none if it is not what it was taken for.
-fn orders_of(page: &Page) -> Option<Vec<Value<'_>>> {
-    let mut envelope = parse_object(&page.body).ok()?;
-    match member(object(&mut envelope, "data")?, "package_order")? {
-        Value::Array(orders) => Some(std::mem::take(orders)),
-        _ => None,
-    }
-}
-
-fn member<'m, 'a>(object: &'m mut Object<'a>, key: &str) -> Option<&'m mut Value<'a>> {
-    let mut members = object.iter_mut();
-    members
-        .find(|(name, _): &&mut (Cow<'a, str>, _)| name == key)
-        .map(|(_, value)| value)
-}
-
-fn object<'m, 'a>(parent: &'m mut Object<'a>, key: &str) -> Option<&'m mut Object<'a>> {
-    match member(parent, key)? {
-        Value::Object(object) => Some(object),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gateway::page::Head;
-
-    fn page(number: u64, orders: &[u64], total: u64) -> (Arc<Page>, Position) {
-        let items: Vec<_> = orders
-            .iter()
-            .map(|order| format!(r#"{{"orderCode":"L{order}","price":1.50,"x":1e-7}}"#))
-            .collect();
-        let total_pages = total.div_ceil(2);
-        let body = format!(
-            r#"{{"code":"0000","data":{{"sign":"s{number}","page":{{"cur_page_no":{number},"page_size":2,"total_count":{total},"total_pages":{total_pages}}},"package_order_num":{},"package_order":[{}]}},"message":"成功","success":true}}"#,
-            orders.len(),
-            items.join(",")
-        );
-        let page = Page {
-            head: Head::of(StatusCode::OK).shared(),
-            body: body.into(),
-        };
-        let position = Position {
-            number,
-            size: 2,
-            total_count: total,
-            total_pages,
-            orders: orders.to_vec(),
-        };
-        (Arc::new(page), position)
-    }
-
-    fn crawl(pages: &[(&[u64], u64)]) -> Result<Result<Filled, Error>, Moved> {
-        crawl_of(br#"{"device_id":"A","page_no":7,"page_size":2}"#, 2, pages)
-    }
-
-    /// Pages of two orders, asked for by these parameters; after the first one with this size.
-    fn crawl_of(
-        asked: &[u8],
-        size: u64,
-        pages: &[(&[u64], u64)],
-    ) -> Result<Result<Filled, Error>, Moved> {
-        let query = Crawl::query(&Params::parse(asked).unwrap());
-        let first_size = query.number("page_size").unwrap();
-        let mut crawl = Crawl::new(query);
-        for (number, (orders, total)) in (1..).zip(pages) {
-            let params = crawl.next().expect("one more page");
-            let size = if number == 1 { first_size } else { size };
-            let expected = format!(r#"{{"device_id":"A","page_no":{number},"page_size":{size}}}"#);
-            assert_eq!(params.as_str(), expected);
-            let (page, position) = page(number, orders, *total);
-            let cut = crawl.cut(&position, orders.len() as u64);
-            crawl.add(page, position, cut, Moment::now())?;
-        }
-        assert!(crawl.next().is_none(), "that was all");
-        Ok(crawl.document())
-    }
-
-    #[test]
-    fn the_document_is_one_page_with_all_orders_and_their_digits() {
-        let document = crawl(&[(&[1, 2], 3), (&[3], 3)]).unwrap().unwrap();
-        let text = std::str::from_utf8(&document.page.body).unwrap();
-        let order = |number| format!(r#"{{"orderCode":"L{number}","price":1.50,"x":1e-7}}"#);
-        let expected = format!(
-            r#"{{"code":"0000","data":{{"page":{{"cur_page_no":1,"page_size":3,"total_count":3,"total_pages":1}},"package_order_num":3,"package_order":[{},{},{}]}},"message":"成功","success":true}}"#,
-            order(1),
-            order(2),
-            order(3)
-        );
-        assert_eq!(text, expected);
-    }
-
-    #[test]
-    fn a_size_that_the_vendor_caps_is_asked_for_from_the_second_page_on() {
-        let asked = br#"{"device_id":"A"}"#;
-        let document = crawl_of(asked, 2, &[(&[1, 2], 5), (&[3, 4], 5), (&[5], 5)]);
-        let document = document.unwrap().unwrap();
-        assert!(matches!(document.pages, Pages::AllOfAnotherSize));
-        let one_page = crawl_of(asked, 2, &[(&[1, 2], 2)]).unwrap().unwrap();
-        assert!(matches!(one_page.pages, Pages::AllOfAnotherSize));
-    }
-
-    #[test]
-    fn no_orders_make_a_document_of_no_orders() {
-        let document = crawl(&[(&[], 0)]).unwrap().unwrap();
-        let text = std::str::from_utf8(&document.page.body).unwrap();
-        assert!(text.contains(r#""package_order_num":0,"package_order":[]}"#));
-    }
-
-    #[test]
-    fn pages_that_have_moved_make_no_document() {
-        assert_eq!(crawl(&[(&[1, 2], 4), (&[3, 4], 5)]).unwrap_err(), Moved);
-        assert_eq!(crawl(&[(&[1, 2], 4), (&[2, 3], 4)]).unwrap_err(), Moved);
-    }
-
-    #[test]
-    fn pages_without_all_orders_make_no_document() {
-        let miscounted = crawl(&[(&[1, 2], 4), (&[3], 4)]).unwrap().unwrap_err();
-        let reason = miscounted.to_string();
-        let told = "another number of orders (3) than total_count says (4): the first page has 2";
-        assert!(reason.contains(told), "{reason}");
-        assert!(
-            reason.contains("a page_size of 2 was asked for"),
-            "{reason}"
-        );
-    }
-
-    #[tokio::test]
-    async fn so_many_crawls_may_wait_and_no_more() {
-        let places = CrawlPlaces::new(2, 3);
-        let _first = places.take(0).await.expect("nobody is there");
-        let mut waiting: Vec<_> = (0..3 + CRAWLS).map(|_| Box::pin(places.take(0))).collect();
-        for taking in &mut waiting {
-            assert!(futures::poll!(taking).is_pending());
-        }
-        assert!(places.take(1).await.is_none());
-        waiting.pop();
-        assert!(places.take(1).await.is_some(), "one has left");
-    }
-
-    #[test]
-    fn a_page_size_that_the_caller_names_is_kept() {
-        let params = Params::parse(br#"{"page_size":"7","page_no":1}"#).unwrap();
-        assert_eq!(Crawl::query(&params).as_str(), r#"{"page_size":"7"}"#);
     }
 }

@@ -14,7 +14,7 @@ use crate::gateway::request::tenant::{Tenant, Tenants};
 use crate::signing::params::Params;
 
 /// One scope for each tenant and query.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Scopes {
     routes: usize,
     by_tenant_and_route: Vec<Option<Arc<Scope>>>,
@@ -38,7 +38,7 @@ struct Origin {
 impl Scopes {
     /// The scopes of all tenants and queries under this configuration. Those of the one before stay where nothing has
     /// changed on which answers depend.
-    pub fn new(config: &Config, routes: &Routes, tenants: &Tenants, before: Option<&Self>) -> Self {
+    pub fn new(config: &Config, routes: &Routes, tenants: &Tenants, before: &Self) -> Self {
         let base_url: Arc<str> = config.upstream.base_url.to_string().into();
         let mut scopes = Self {
             routes: config.routes.len(),
@@ -54,7 +54,7 @@ impl Scopes {
                     path: path.clone(),
                     pages: matches!(&route.kind, Kind::Query(policy) if policy.pages),
                 };
-                let known = before.and_then(|before| before.by_origin.get(&origin));
+                let known = before.by_origin.get(&origin);
                 let scope = known.cloned().unwrap_or_else(|| {
                     let (base_url, access_code) = (base_url.clone(), tenant.access_code.clone());
                     Arc::new(Scope::new(base_url, access_code, path.clone()))

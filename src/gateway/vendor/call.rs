@@ -1,4 +1,8 @@
 //! How is Linksfield called? One call, and for queries the further attempts that may follow it.
+//!
+//! A call passes, in this order: the brakes, the breaker and what is usual (who would be refused waits for nothing), its turn
+//! and its slot (the permit), a connection, the state disk, the signature, and the connection again with the bytes. What it
+//! ended with is then told to whoever learns from it.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -7,21 +11,18 @@ use hyper::StatusCode;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::Vendor;
 use super::breaker::{End, Open};
 use super::quota::{Ask, Class, Permit, Throttled};
+use super::skew::Told;
 use super::unclassified::{self, Asked, News, Said};
-use crate::clock::Moment;
+use crate::clock::{Moment, wall_clock};
 use crate::gateway::brakes::Subject;
-use crate::gateway::command::keys;
 use crate::gateway::error::{Error, Fault};
 use crate::gateway::progress::Progress;
-use crate::gateway::query::cache::{LaterFilled, Reason};
+use crate::gateway::request::Call;
 use crate::gateway::request::tenant::Which;
-use crate::gateway::response::{self, Expected};
-use crate::gateway::upstream::{
-    Answer, Exchanged, Failure, Late, Line, Message, Outcome, QUERY_MAX_IDLE, Slot,
-};
-use crate::gateway::{Call, Gateway, wall_clock};
+use crate::gateway::upstream::{Answer, Exchanged, Failure, Late, Line, Message, Outcome, Slot};
 use crate::telemetry::Exchange;
 use crate::telemetry::trace::Trace;
 
@@ -34,7 +35,9 @@ const MOST_CHANGES: usize = 3;
 /// How a call of Linksfield is made, and why.
 #[derive(Debug, Clone)]
 pub struct Errand {
+    /// What its owner records of it.
     pub timing: Timing,
+    /// Who goes first where calls wait.
     pub class: Class,
     /// The metrics' word for why.
     pub reason: &'static str,
@@ -46,38 +49,6 @@ pub struct Errand {
     pub ends_at: Option<Instant>,
     /// For how long its connection may have been idle.
     pub max_idle: Duration,
-}
-
-impl Errand {
-    /// That of a fill.
-    pub fn of_query(
-        reason: Reason,
-        all_pages: bool,
-        timing: Timing,
-        deadline: Instant,
-        patience: Instant,
-    ) -> Self {
-        let (class, reason) = match reason {
-            _ if all_pages => (Class::Crawl, "crawl"),
-            Reason::Caller => (Class::Query, "caller"),
-            Reason::NoCache => (Class::Query, "no_cache"),
-            Reason::Revalidate => (Class::Refresh, "revalidate"),
-        };
-        Self {
-            timing,
-            class,
-            reason,
-            // Nobody waits for a background refresh, nor is a crawl of use only to who began it.
-            deadline: if class == Class::Query {
-                deadline.min(patience)
-            } else {
-                patience
-            },
-            patience,
-            ends_at: all_pages.then_some(patience),
-            max_idle: QUERY_MAX_IDLE,
-        }
-    }
 }
 
 /// When a call began to wait for its permit and when it got it, for the record of who began it.
@@ -149,12 +120,15 @@ impl Timing {
 
 /// A call that was answered.
 pub struct Answered {
+    /// What came, as far as it is read.
     pub answer: Answer,
+    /// When its request was sent.
     pub sent_at: Moment,
     /// Until when what is left of the answer must have come.
     pub deadline: Instant,
     /// What the rest of the answer comes through; given up before the permit is.
     pub line: Line,
+    /// The slot, until the answer has come.
     pub permit: Permit<Slot>,
 }
 
@@ -188,45 +162,97 @@ impl Later {
     pub async fn answer(self) -> Option<(Answer, Moment)> {
         self.0.await.ok()
     }
+}
 
-    /// What it is to a query.
-    pub fn filled(self, expected: Expected, progress: Progress) -> LaterFilled {
-        Box::pin(async move {
-            let Some((answer, sent_at)) = self.answer().await else {
-                return Err(Error::UpstreamTimeout(progress.sent()));
-            };
-            response::to_filled(answer, &expected, sent_at)
-        })
+/// What its owner does with a call before the first byte leaves, beside what every call needs.
+pub trait Preparation: Sync {
+    /// Could it be done? Who cannot be prepared does not wait for a turn.
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Is all on disk that must be there?
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    /// Writes it, by this time at the latest.
+    fn make_durable(
+        &self,
+        _now: Told,
+        _deadline: Instant,
+    ) -> impl Future<Output = Result<Duration, Error>> + Send {
+        std::future::ready(Ok(Duration::ZERO))
+    }
+
+    /// The first byte leaves next.
+    fn begin(&self);
+}
+
+/// A query needs nothing more: its claim is told to those who wait for any of its attempts.
+struct OfQuery<'a>(&'a Progress);
+
+impl Preparation for OfQuery<'_> {
+    fn begin(&self) {
+        self.0.begin();
     }
 }
 
-impl Gateway {
+/// A call that has its permit, until it has ended.
+struct Attempt<'a, P> {
+    call: &'a Call,
+    errand: &'a Errand,
+    secret: Which,
+    progress: &'a Progress,
+    preparation: &'a P,
+    subject: Subject,
+    /// When its answer must have come. What the state disk takes is added to it.
+    deadline: Instant,
+    /// Are the calls of the day on disk with this one among them, or is there no store?
+    is_saved: bool,
+    /// Does it hold the last slot that was not held?
+    is_stuck: bool,
+}
+
+/// Why a call that had its permit has no answer.
+enum Unsent {
+    /// It was made, and counts.
+    Failed(Unanswered),
+    /// It was not made.
+    NotMade(Error),
+}
+
+impl From<Error> for Unsent {
+    fn from(error: Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Vendor {
     /// Asks a query: again where the vendor fails, as long as somebody waits, the budget allows it and there is time; and
     /// once with the tenant's other secret where the signature is refused.
-    pub(in crate::gateway) async fn ask(
+    pub async fn ask(
         &self,
         call: &Call,
         mut errand: Errand,
         progress: &Progress,
     ) -> Result<Answered, Unanswered> {
         let this = &*self.0;
+        let retries = &this.lasting.retries;
         let signers = &call.tenant.signers;
         let (mut secret, mut is_other) = (signers.active(), false);
         let mut failures = 0;
         loop {
             let attempt = progress.attempt();
-            let before = || {
-                progress.begin();
-            };
             let result = self
-                .call(call, &errand, secret, &attempt, None, before)
+                .call(call, &errand, secret, &attempt, &OfQuery(progress))
                 .await;
             let outcome = result.as_ref().map(|answered| answered.answer.outcome);
             if outcome.is_ok() {
                 progress.answered();
             }
             if failures == 0 && !is_other && errand.timing.granted_at().is_some() {
-                this.retries.first();
+                retries.first();
             }
             match (outcome.ok(), signers.other(secret)) {
                 (Some(Outcome::BadSignature), Some(other)) if !is_other => {
@@ -253,11 +279,10 @@ impl Gateway {
             let Some(granted_at) = errand.timing.granted_at() else {
                 return result;
             };
-            let ends_at = errand.ends_at.unwrap_or_else(|| {
-                let timeout = call.target.route.timeout;
-                granted_at + timeout.unwrap_or(this.bounds.exchange_timeout)
-            });
-            let wait = this.retries.next(failures, fastrand::f64());
+            let ends_at = errand
+                .ends_at
+                .unwrap_or_else(|| granted_at + self.time_for(call));
+            let wait = retries.next(failures, fastrand::f64());
             let asked_for = answer.ok();
             let asked_for = asked_for.and_then(|answer| answer.retry_after(wall_clock()));
             let Some(at) = wait
@@ -271,7 +296,8 @@ impl Gateway {
                 sleep_until(at).await;
                 Ok(())
             };
-            this.brakes.unless_applied(&call.subject(), pause).await?;
+            let brakes = &this.lasting.brakes;
+            brakes.unless_applied(&call.subject(), pause).await?;
             if !progress.is_awaited() {
                 return Err(called_off().into()); // nobody hears this
             }
@@ -283,130 +309,168 @@ impl Gateway {
         }
     }
 
-    /// One call of Linksfield: permit, connection, signature, bytes, answer. A command's `key` is on disk, and `before` has
-    /// run, before the first byte.
-    pub(in crate::gateway) async fn call(
+    /// One call of Linksfield: who may make it, its permit, what is sent, and what its end says of the vendor.
+    pub async fn call(
         &self,
         call: &Call,
         errand: &Errand,
         secret: Which,
         progress: &Progress,
-        key: Option<&keys::Run>,
-        before: impl Fn(),
+        preparation: &impl Preparation,
     ) -> Result<Answered, Unanswered> {
         let this = &*self.0;
-        let (brakes, subject) = (&this.brakes, call.subject());
-        let (route, tenant) = (call.target.route.label, call.tenant.label);
+        let (lasting, usual_answers) = (&this.lasting, &this.usual_answers);
+        let (brakes, breaker, subject) = (&lasting.brakes, &lasting.breaker, call.subject());
+        let at = (call.target.route.label, call.tenant.label);
         brakes.check(&subject)?; // who would be refused then does not wait for its turn
-        this.breaker.check()?;
-        this.usual_answers.check((route, tenant), call.asked())?;
-        key.map_or(Ok(()), keys::Run::check_store)?;
+        breaker.check()?;
+        usual_answers.check(at, call.asked())?;
+        preparation.check()?;
         let permit = self.permit(call, errand, progress, errand.patience);
-        let mut permit = brakes.unless_applied(&subject, permit).await?;
-        let admission = this.breaker.admit()?;
-        let usual = this.usual_answers.admit((route, tenant), call.asked())?;
+        let permit = brakes.unless_applied(&subject, permit).await?;
+        // Looked at again: others' calls have ended while this one waited.
+        let admission = breaker.admit()?;
+        let usual = usual_answers.admit(at, call.asked())?;
         let granted_at = Instant::now();
         errand.timing.granted(granted_at);
-        let timeout = call.target.route.timeout;
-        let deadline = granted_at + timeout.unwrap_or(this.bounds.exchange_timeout);
-        let mut deadline = errand.ends_at.map_or(deadline, |end| end.min(deadline));
-        let record = |outcome, duration| {
-            this.metrics
-                .upstream_call(route, tenant, outcome, errand.reason, duration);
+        let given = granted_at + self.time_for(call);
+        let given = errand.ends_at.map_or(given, |end| end.min(given));
+        let mut attempt = Attempt {
+            call,
+            errand,
+            secret,
+            progress,
+            preparation,
+            subject,
+            deadline: given,
+            is_saved: lasting.store.is_none(),
+            is_stuck: false,
         };
-        let given = deadline;
-        let (mut anew, mut is_saved, mut is_stuck) = (0, this.store.is_none(), false);
-        let mut result = loop {
-            let ready = self.ready(&mut permit, errand, (key, &mut is_saved), &mut deadline);
+        let mut result = match self.send(&mut attempt, permit).await {
+            Ok(sent) => Ok(sent),
+            Err(Unsent::Failed(unanswered)) => Err(unanswered),
+            Err(Unsent::NotMade(error)) => return Err(error.into()), // it says nothing of the vendor
+        };
+        let outcome = match &result {
+            Ok(answered) => answered.answer.outcome.as_str(),
+            Err(unanswered) => unanswered.error.code(),
+        };
+        let ended_at = Instant::now();
+        let answer = result.as_mut().map(|answered| &mut answered.answer);
+        let answer = answer.map_err(|unanswered| &unanswered.error);
+        let told = self.told_by(answer, usual, call, ended_at);
+        admission.end(told, ended_at);
+        if attempt.is_stuck {
+            breaker.trip(ended_at);
+        }
+        let duration = ended_at - granted_at;
+        this.paces[at.0].record(duration); // who waits for the next one waits for the disk too
+        let on_disk = attempt.deadline - given;
+        self.record(&attempt, outcome, duration.saturating_sub(on_disk));
+        result
+    }
+
+    /// Sends a call that has its permit: again where it is proven that the vendor has not processed it.
+    async fn send<P: Preparation>(
+        &self,
+        attempt: &mut Attempt<'_, P>,
+        mut permit: Permit<Slot>,
+    ) -> Result<Answered, Unsent> {
+        let lasting = &self.0.lasting;
+        let (brakes, progress) = (&lasting.brakes, attempt.progress);
+        let subject = attempt.subject.clone();
+        let mut anew = 0;
+        loop {
+            let ready = self.ready(&mut permit, attempt);
             let line = match brakes.unless_applied(&subject, ready).await {
                 Ok(line) => line,
-                Err(error) if error.fault() == Fault::Upstream => break Err(error.into()),
-                Err(error) => return Err(error.into()), // no call was made, and it says nothing of the vendor
+                Err(error) if error.fault() == Fault::Upstream => return Err(error.into()),
+                Err(error) => return Err(Unsent::NotMade(error)),
             };
             if !progress.begin() {
-                return Err(called_off().into()); // nobody hears this
+                return Err(Unsent::NotMade(called_off())); // nobody hears this
             }
-            before();
+            attempt.preparation.begin();
             let (sent_at, signed_at) = (Moment::now(), wall_clock());
-            this.sparing.set(permit.count(this.skew.tell(signed_at)));
-            let message = call.message(secret, signed_at, subject.clone());
-            let exchange = this.upstream.exchange(line, message, deadline, progress);
+            let thrift = permit.count(lasting.skew.tell(signed_at));
+            lasting.thriftiness.set(thrift);
+            let message = attempt
+                .call
+                .message(attempt.secret, signed_at, subject.clone());
+            let upstream = &self.0.upstream;
+            let exchange = upstream.exchange(line, message, attempt.deadline, progress);
             match exchange.await {
                 Exchanged::Answered(mut answer, line) => {
                     self.compare_clocks(&answer, (sent_at, signed_at));
                     self.slow_down(&mut answer, &permit);
-                    break Ok((answer, sent_at, line, permit));
+                    return Ok(Answered {
+                        answer,
+                        sent_at,
+                        deadline: attempt.deadline,
+                        line,
+                        permit,
+                    });
                 }
                 Exchanged::Late(late) => {
                     permit.give_up();
-                    is_stuck = permit.hold();
-                    let later = Some(self.hold(late, permit, sent_at));
-                    let error = Error::UpstreamTimeout(progress.sent());
-                    break Err(Unanswered { error, later });
+                    attempt.is_stuck = permit.hold();
+                    return Err(Unsent::Failed(Unanswered {
+                        error: Error::UpstreamTimeout(progress.sent()),
+                        later: Some(self.hold(late, permit, sent_at)),
+                    }));
                 }
                 Exchanged::Failed(Failure::NotSent(_)) if anew < MOST_ANEW => anew += 1,
                 Exchanged::Failed(Failure::Refused(error)) if anew < MOST_ANEW => {
                     anew += 1;
-                    record(error.code(), sent_at.elapsed());
+                    self.record(attempt, error.code(), sent_at.elapsed());
                     drop(permit); // the vendor may have counted this one: the next takes a turn of its own
-                    let until = errand.patience.min(deadline);
-                    is_saved = this.store.is_none();
-                    let another = self.permit(call, errand, progress, until);
-                    permit = match brakes.unless_applied(&subject, another).await {
-                        Ok(permit) => permit,
-                        Err(error) => break Err(error.into()),
-                    };
+                    let until = attempt.errand.patience.min(attempt.deadline);
+                    attempt.is_saved = lasting.store.is_none();
+                    let another = self.permit(attempt.call, attempt.errand, progress, until);
+                    permit = brakes.unless_applied(&subject, another).await?;
                 }
                 Exchanged::Failed(
                     Failure::NotSent(error) | Failure::Refused(error) | Failure::Failed(error),
-                ) => break Err(error.into()),
+                ) => return Err(error.into()),
             }
-        };
-        let outcome = match &result {
-            Ok((answer, ..)) => answer.outcome.as_str(),
-            Err(unanswered) => unanswered.error.code(),
-        };
-        let ended_at = Instant::now();
-        let answer = result.as_mut().map(|(answer, ..)| answer);
-        let answer = answer.map_err(|unanswered| &unanswered.error);
-        let told = self.told_by(answer, usual, call, ended_at);
-        admission.end(told, ended_at);
-        if is_stuck {
-            this.breaker.trip(ended_at);
         }
-        let duration = ended_at - granted_at;
-        this.paces[route].call.record(duration); // who waits for the next one waits for the disk too
-        let on_disk = deadline - given;
-        record(outcome, duration.saturating_sub(on_disk));
-        result.map(|(answer, sent_at, line, permit)| Answered {
-            answer,
-            sent_at,
-            deadline,
-            line,
-            permit,
-        })
+    }
+
+    /// Counts what came of one that was sent.
+    fn record<P>(&self, attempt: &Attempt<'_, P>, outcome: &'static str, duration: Duration) {
+        let (route, tenant) = (attempt.call.target.route.label, attempt.call.tenant.label);
+        let (metrics, reason) = (&self.0.metrics, attempt.errand.reason);
+        metrics.upstream_call(route, tenant, outcome, reason, duration);
+    }
+
+    /// How long one exchange may take.
+    fn time_for(&self, call: &Call) -> Duration {
+        let timeout = call.target.route.timeout;
+        timeout.unwrap_or(self.0.exchange_timeout)
     }
 
     /// What the call goes through, with all on disk that must be there before its first byte. The disk's time is not taken
     /// from Linksfield's: the deadline is that much later.
-    async fn ready(
+    async fn ready<P: Preparation>(
         &self,
         permit: &mut Permit<Slot>,
-        errand: &Errand,
-        (key, is_saved): (Option<&keys::Run>, &mut bool),
-        deadline: &mut Instant,
+        attempt: &mut Attempt<'_, P>,
     ) -> Result<Line, Error> {
+        let timing = &attempt.errand.timing;
         loop {
             // A disk takes its time: whether the connection may still be used is looked at after it.
-            let line = self.connect(permit, errand.max_idle, *deadline).await?;
-            if let Some(key) = key.filter(|key| !key.is_durable()) {
-                let durable = key.make_durable(self.told(), *deadline);
-                *deadline += errand.timing.on_disk(durable).await?;
-            } else if !*is_saved {
+            let max_idle = attempt.errand.max_idle;
+            let line = self.connect(permit, max_idle, attempt.deadline).await?;
+            if !attempt.preparation.is_durable() {
+                let durable = attempt
+                    .preparation
+                    .make_durable(self.told(), attempt.deadline);
+                attempt.deadline += timing.on_disk(durable).await?;
+            } else if !attempt.is_saved {
                 permit.count(self.told());
-                let saved = self.save_calls(*deadline);
-                *deadline += errand.timing.on_disk(saved).await;
-                *is_saved = true;
+                let saved = self.save_calls(attempt.deadline);
+                attempt.deadline += timing.on_disk(saved).await;
+                attempt.is_saved = true;
             } else {
                 return Ok(line);
             }
@@ -417,13 +481,13 @@ impl Gateway {
     /// the connection, so the slot stays taken until it has ended it. What it says meanwhile is of use all the same.
     fn hold(&self, late: Late, permit: Permit<Slot>, sent_at: Moment) -> Later {
         let (tell, later) = oneshot::channel();
-        let (gateway, at_most) = (self.clone(), self.0.bounds.hold);
+        let (vendor, at_most) = (self.clone(), self.0.hold);
         tokio::spawn(async move {
             let Ok((line, Ok(mut answer))) = timeout(at_most, late).await else {
                 return;
             };
             if answer.rest.is_none() {
-                gateway.slow_down(&mut answer, &permit);
+                vendor.slow_down(&mut answer, &permit);
                 drop((line, permit));
                 let _ = tell.send((answer, sent_at));
             }
@@ -452,7 +516,7 @@ impl Gateway {
         progress: &Progress,
         until: Instant,
     ) -> Result<Permit<Slot>, Error> {
-        let usual = || self.0.paces[call.target.route.label].call.p90();
+        let usual = || self.0.paces[call.target.route.label].p90();
         let ask = Ask {
             tenant: call.tenant.label,
             class: errand.class,
@@ -461,10 +525,11 @@ impl Gateway {
             deadline: errand.deadline,
             usual: usual(),
         };
-        let permit = self.0.quota.acquire_until(ask, until).await;
+        let lasting = &self.0.lasting;
+        let permit = lasting.quota.acquire_until(ask, until).await;
         let permit = permit.inspect_err(|error| {
             if matches!(error, Error::BreakerOpen { .. }) {
-                self.0.breaker.trip(Instant::now()); // every slot is held
+                lasting.breaker.trip(Instant::now()); // every slot is held
             }
         })?;
         if !permit.has_waited() {
@@ -486,8 +551,8 @@ impl Gateway {
     /// the call is made all the same: [`keep_saving`](crate::keep_saving) tells of it. Tells how long it took.
     async fn save_calls(&self, deadline: Instant) -> Duration {
         let began = Instant::now();
-        if let Some(store) = &self.0.store {
-            let quota = self.0.quota.clone();
+        if let Some(store) = &self.0.lasting.store {
+            let quota = self.0.lasting.quota.clone();
             let saved = store.save_calls(move || quota.history().saved());
             let _ = timeout_at(deadline, saved).await;
         }
@@ -577,10 +642,11 @@ impl Gateway {
             return;
         };
         let this = &*self.0;
-        if let Some(seconds) = this.skew.record(date, sent, sent.0.elapsed()) {
+        let (skew, quota) = (&this.lasting.skew, &this.lasting.quota);
+        if let Some(seconds) = skew.record(date, sent, sent.0.elapsed()) {
             this.metrics.clocks_differ(seconds);
         }
-        this.quota.learn(self.told());
+        quota.learn(self.told());
     }
 }
 
@@ -607,7 +673,7 @@ impl Call {
 }
 
 /// Of a call that its caller has called off.
-pub(in crate::gateway) fn called_off() -> Error {
+fn called_off() -> Error {
     Error::Overloaded {
         retry_after: Duration::ZERO,
     }

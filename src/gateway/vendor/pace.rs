@@ -1,7 +1,7 @@
 //! How long does a call of a route usually take?
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How many calls are remembered: minutes of traffic at the vendor's rate.
@@ -41,6 +41,21 @@ impl Pace {
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The paces of routes, by their names, which say the same in every configuration. A clone is the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Paces(Arc<Mutex<HashMap<String, Arc<Pace>>>>);
+
+impl Paces {
+    /// Those of these routes, in this order. What is known of them stays, of others it is forgotten.
+    pub fn of(&self, routes: &[String]) -> Vec<Arc<Pace>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pace = |route: &String| known.get(route).cloned().unwrap_or_default();
+        let paces: Vec<_> = routes.iter().map(pace).collect();
+        *known = routes.iter().cloned().zip(paces.clone()).collect();
+        paces
     }
 }
 

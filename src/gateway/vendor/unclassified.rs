@@ -185,9 +185,13 @@ pub struct Usual {
     queries: Box<[bool]>,
     /// By tenant, then by route.
     scopes: Box<[Arc<Scope>]>,
-    /// By what they are called in every configuration.
-    by_name: HashMap<(String, String), Arc<Scope>>,
 }
+
+/// The scopes of the last configuration by names, tenant and route, that say the same in every one. A clone is the same.
+#[derive(Debug, Clone, Default)]
+pub struct KnownScopes(Arc<Mutex<ByName>>);
+
+type ByName = HashMap<(String, String), Arc<Scope>>;
 
 /// One route of one tenant.
 #[derive(Debug, Default)]
@@ -241,30 +245,30 @@ impl Verdict {
 
 impl Usual {
     /// Of these routes (and whether each is a query) and tenants, in the order of their labels and by names that say the
-    /// same in every configuration. What was known before stays.
+    /// same in every configuration. What is known of them stays, of others it is forgotten.
     pub fn new(
         settings: Settings,
         routes: &[(String, bool)],
         tenants: &[String],
-        before: Option<&Self>,
+        known: &KnownScopes,
     ) -> Self {
-        let mut by_name = HashMap::new();
+        let mut known = known.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_name = ByName::new();
         let mut scopes = Vec::with_capacity(tenants.len() * routes.len());
         for tenant in tenants {
             for (route, _) in routes {
                 let name = (tenant.clone(), route.clone());
-                let known = before.and_then(|before| before.by_name.get(&name));
-                let scope = known.cloned().unwrap_or_default();
+                let scope = known.get(&name).cloned().unwrap_or_default();
                 scopes.push(scope.clone());
                 by_name.insert(name, scope);
             }
         }
+        *known = by_name;
         Self {
             settings,
             routes: routes.len(),
             queries: routes.iter().map(|(_, is_query)| *is_query).collect(),
             scopes: scopes.into(),
-            by_name,
         }
     }
 

@@ -51,6 +51,22 @@ pub enum Thrift {
     Exhausted,
 }
 
+impl Thrift {
+    /// All levels, the first being 0.
+    const ALL: [Self; 5] = [
+        Self::Normal,
+        Self::NoRefresh,
+        Self::LongerStale,
+        Self::NoForced,
+        Self::Exhausted,
+    ];
+
+    /// The level with this number.
+    pub(in crate::gateway::vendor) fn of_level(number: u8) -> Self {
+        Self::ALL[usize::from(number)]
+    }
+}
+
 /// The calls of a day, as a store keeps them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct History {

@@ -22,10 +22,14 @@ fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn usual(before: Option<&Usual>) -> Usual {
+fn usual() -> Usual {
+    usual_of(&KnownScopes::default())
+}
+
+fn usual_of(known: &KnownScopes) -> Usual {
     let routes = [("/q", true), ("/r", true), ("/c", false)];
     let routes = routes.map(|(name, is_query)| (name.to_owned(), is_query));
-    Usual::new(SETTINGS, &routes, &names(&["P1", "P2"]), before)
+    Usual::new(SETTINGS, &routes, &names(&["P1", "P2"]), known)
 }
 
 fn code(code: &'static str) -> Said {
@@ -64,7 +68,7 @@ fn is_open(usual: &Usual, at: At) -> bool {
 #[tokio::test(start_paused = true)]
 async fn the_twentieth_alike_begins_an_episode_where_there_was_a_success_before() {
     for (first, begins) in [(Said::Success, true), (Said::Refusal, false)] {
-        let usual = usual(None);
+        let usual = usual();
         answers(&usual, (QUERY, 0), &first, 1);
         tokio::time::advance(SECOND * 301).await;
         let verdicts = answers(&usual, (QUERY, 0), &code("4711"), 19);
@@ -82,7 +86,7 @@ async fn the_twentieth_alike_begins_an_episode_where_there_was_a_success_before(
 #[tokio::test(start_paused = true)]
 async fn what_is_not_usual_begins_none() {
     let run = |rows: Vec<(Said, usize, &'static str)>| {
-        let usual = usual(None);
+        let usual = usual();
         end(&usual, (QUERY, 0), &Said::Success, 0, Some("a"));
         let each = rows.into_iter();
         each.map(|(said, question, caller)| end(&usual, (QUERY, 0), &said, question, Some(caller)))
@@ -128,7 +132,7 @@ async fn an_episode_of_one_caller_holds_for_another_only_if_its_answer_shows_the
         (Said::Refusal, false, Ok(()), Ok(())),
         (code("4712"), false, Ok(()), Ok(())),
     ] {
-        let usual = usual(None);
+        let usual = usual();
         let at = (QUERY, 0);
         end(&usual, at, &Said::Success, 0, Some("a"));
         let before = usual.admit(at, by(Some("b"))).unwrap();
@@ -153,7 +157,7 @@ async fn an_episode_of_one_caller_holds_for_another_only_if_its_answer_shows_the
 
 #[tokio::test(start_paused = true)]
 async fn a_call_of_an_untouched_caller_is_not_the_trial() {
-    let usual = usual(None);
+    let usual = usual();
     let at = (QUERY, 0);
     end(&usual, at, &Said::Success, 0, Some("a"));
     for question in 0..19 {
@@ -170,7 +174,7 @@ async fn a_call_of_an_untouched_caller_is_not_the_trial() {
 
 #[tokio::test(start_paused = true)]
 async fn a_command_follows_only_an_episode_that_holds_for_its_caller() {
-    let usual = usual(None);
+    let usual = usual();
     end(&usual, (QUERY, 0), &Said::Success, 0, Some("a"));
     for question in 0..19 {
         end(&usual, (QUERY, 0), &code("4711"), question, Some("a"));
@@ -188,7 +192,7 @@ async fn a_command_follows_only_an_episode_that_holds_for_its_caller() {
 
 #[tokio::test(start_paused = true)]
 async fn answers_older_than_the_window_are_no_evidence() {
-    let usual = usual(None);
+    let usual = usual();
     answers(&usual, (QUERY, 0), &Said::Success, 1);
     for number in 0..60 {
         tokio::time::advance(SECOND * 16).await;
@@ -200,7 +204,7 @@ async fn answers_older_than_the_window_are_no_evidence() {
 #[tokio::test(start_paused = true)]
 async fn one_call_at_a_time_tries_and_any_other_answer_ends_it() {
     let begin = || {
-        let usual = usual(None);
+        let usual = usual();
         answers(&usual, (QUERY, 0), &Said::Success, 1);
         answers(&usual, (QUERY, 0), &code("4711"), 18);
         usual
@@ -242,7 +246,7 @@ async fn one_call_at_a_time_tries_and_any_other_answer_ends_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_command_is_no_evidence_and_follows_the_queries_of_its_tenant() {
-    let usual = usual(None);
+    let usual = usual();
     answers(&usual, (COMMAND, 0), &Said::Success, 1);
     let verdicts = answers(&usual, (COMMAND, 0), &code("4711"), 60);
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::NOTHING));
@@ -272,7 +276,7 @@ async fn a_command_is_no_evidence_and_follows_the_queries_of_its_tenant() {
 
 #[tokio::test(start_paused = true)]
 async fn where_nobody_asks_any_more_nothing_is_usual_and_the_next_call_tries() {
-    let usual = usual(None);
+    let usual = usual();
     answers(&usual, (QUERY, 0), &Said::Success, 1);
     answers(&usual, (QUERY, 0), &code("4711"), 19);
     tokio::time::advance(SECOND * 300).await;
@@ -285,18 +289,19 @@ async fn where_nobody_asks_any_more_nothing_is_usual_and_the_next_call_tries() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reload_that_moves_labels_keeps_what_is_known() {
-    let before = usual(None);
+    let known = KnownScopes::default();
+    let before = usual_of(&known);
     answers(&before, (QUERY, 1), &Said::Success, 1);
     answers(&before, (QUERY, 1), &code("4711"), 19);
     let routes = [("/new", false), ("/q", true)];
     let routes = routes.map(|(name, is_query)| (name.to_owned(), is_query));
-    let after = Usual::new(SETTINGS, &routes, &names(&["P2"]), Some(&before));
+    let after = Usual::new(SETTINGS, &routes, &names(&["P2"]), &known);
     assert_eq!(after.episodes(), [((1, 0), Meaning::Code("4711".into()))]);
 }
 
 /// An episode of the query shown by questions 1 to 19, after a success of question 0; nobody is told from others.
 fn begun() -> Usual {
-    let usual = usual(None);
+    let usual = usual();
     answers(&usual, (QUERY, 0), &Said::Success, 1);
     for question in 1..20 {
         end(&usual, (QUERY, 0), &code("4711"), question, None);
@@ -330,7 +335,7 @@ async fn who_asks_for_what_has_an_answer_tries_before_who_asks_for_what_has_none
 #[tokio::test(start_paused = true)]
 async fn an_episode_holds_for_those_whose_own_latest_answers_show_it() {
     let at = (QUERY, 0);
-    let usual = usual(None);
+    let usual = usual();
     end(&usual, at, &Said::Success, 0, Some("c"));
     tokio::time::advance(SECOND * 301).await; // c is known, and nothing of it
     for (said, caller, questions) in [
@@ -582,7 +587,7 @@ fn innocent(first: u64) -> Asker {
 #[tokio::test(start_paused = true)]
 async fn a_job_refused_over_and_over_costs_another_a_few_seconds_in_ten_minutes() {
     for (latency, phase) in [(5, 0), (40, 5), (40, 45), (100, 20), (300, 30), (1000, 10)] {
-        let usual = usual(None);
+        let usual = usual();
         let askers = [job(u64::MAX, code("4711")), innocent(phase)];
         let seen = simulate(&usual, &askers, 600, latency).await;
         assert_eq!(seen.begins, 1, "{latency} ms, {phase}: {seen:?}");
@@ -593,7 +598,7 @@ async fn a_job_refused_over_and_over_costs_another_a_few_seconds_in_ten_minutes(
 #[tokio::test(start_paused = true)]
 async fn a_job_whose_devices_are_gone_has_no_trial_and_no_evidence_for_ever() {
     for (latency, phase) in [(5, 0), (40, 5), (300, 30)] {
-        let usual = usual(None);
+        let usual = usual();
         simulate(&usual, &[job(30, Said::Success), innocent(phase)], 10, 5).await;
         let askers = [job(30, code("4711")), innocent(phase)];
         let seen = simulate(&usual, &askers, 600, latency).await;
@@ -604,7 +609,7 @@ async fn a_job_whose_devices_are_gone_has_no_trial_and_no_evidence_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn an_outage_costs_tens_of_calls_in_four_minutes_and_each_further_one_begins_an_episode() {
     for latency in [5, 300] {
-        let usual = usual(None);
+        let usual = usual();
         let ask = async |said: &Said, seconds: u64| {
             let many = |every, questions, name| Asker {
                 first: 0,
