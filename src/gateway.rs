@@ -15,10 +15,13 @@ pub mod vendor;
 mod boxed;
 mod response;
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use hyper::Response;
+use hyper::body::Body as HttpBody;
 use hyper::header::{AUTHORIZATION, HeaderMap};
 use hyper::http::request::Parts as RequestHead;
 use serde_json::Value;
@@ -151,7 +154,10 @@ impl Gateway {
     }
 
     /// Answers a request; a failure is an answer too.
-    pub async fn handle(&self, head: &RequestHead, body: &mut Received) -> Response<Body> {
+    pub async fn handle<B>(&self, head: &RequestHead, body: &mut Received<B>) -> Response<Body>
+    where
+        Received<B>: HttpBody<Data = Bytes, Error = io::Error> + Unpin,
+    {
         let metrics = &self.0.metrics;
         let fields = Fields::of(&head.headers);
         let request_id = fields.request_id();
@@ -193,13 +199,16 @@ impl Gateway {
         response
     }
 
-    async fn answer(
+    async fn answer<B>(
         &self,
         head: &RequestHead,
         fields: &Fields<'_>,
-        body: &mut Received,
+        body: &mut Received<B>,
         exchange: &mut Exchange<'_>,
-    ) -> Result<Response<Body>, Arc<Error>> {
+    ) -> Result<Response<Body>, Arc<Error>>
+    where
+        Received<B>: HttpBody<Data = Bytes, Error = io::Error> + Unpin,
+    {
         fields.check(head)?;
         let target = self.0.routes.find(head.uri.path());
         let is_unlisted = match &target {
@@ -254,15 +263,18 @@ impl Gateway {
     }
 
     /// Caller, then body, then tenant: what is refused for its head is not read.
-    async fn read(
+    async fn read<B>(
         &self,
         target: Target,
         head: &RequestHead,
         fields: &Fields<'_>,
-        body: &mut Received,
+        body: &mut Received<B>,
         deadline: Instant,
         exchange: &mut Exchange<'_>,
-    ) -> Result<(Call, Option<CommandKey>), Error> {
+    ) -> Result<(Call, Option<CommandKey>), Error>
+    where
+        Received<B>: HttpBody<Data = Bytes, Error = io::Error> + Unpin,
+    {
         let this = &*self.0;
         let is_query = matches!(target.route.kind, Kind::Query(_));
         let caller = this.callers.authenticate(fields.authorization())?;

@@ -4,13 +4,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper::Version;
-use hyper::body::Body as _;
+use hyper::body::Body as HttpBody;
 use hyper::header::{CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request;
 use hyper::http::uri::{Authority, Scheme};
 
 use super::directives::Directives;
-use crate::body::Received;
 use crate::gateway::command::keys::Spelling;
 use crate::gateway::error::Error;
 use crate::id::RequestId;
@@ -172,7 +171,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Only JSON in UTF-8, not compressed; nothing at all is an empty set of parameters.
-    pub fn check_content(&self, body: &Received) -> Result<(), Error> {
+    pub fn check_content(&self, body: &impl HttpBody) -> Result<(), Error> {
         let is_plain = self.every_coding_is("identity", CONTENT_ENCODING, self.content_encoding);
         match (self.content_type.first, self.content_type.is_repeated) {
             (None, _) if body.is_end_stream() => Ok(()),
