@@ -27,6 +27,36 @@ pub fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
+/// The clock that a gateway goes by when it signs, and when it writes what it keeps.
+#[derive(Debug, Clone, Copy)]
+pub enum WallClock {
+    /// That of the system, which may be set.
+    System,
+    /// One that goes on with the runtime's: where that is paused (a bench, a test), a day passes in a moment.
+    Simulated {
+        /// The runtime's time when it began.
+        began: Instant,
+        /// What it showed then.
+        at: SystemTime,
+    },
+}
+
+impl WallClock {
+    /// One that shows `at` now, and goes on with the runtime's clock.
+    pub fn simulated(at: SystemTime) -> Self {
+        let began = Instant::now();
+        Self::Simulated { began, at }
+    }
+
+    /// What it shows.
+    pub fn now(self) -> SystemTime {
+        match self {
+            Self::System => wall_clock(),
+            Self::Simulated { began, at } => at + began.elapsed(),
+        }
+    }
+}
+
 /// The same in whole seconds since 1970.
 pub fn seconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH);

@@ -40,7 +40,6 @@ use self::request::{Call, Wishes};
 use self::vendor::quota::Level;
 use self::vendor::{LastingVendor, Vendor};
 use crate::body::{Body, ReadError, Received, read_whole};
-use crate::clock::wall_clock;
 use crate::config::{Ca, Config};
 use crate::signing::params::Params;
 use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, Snapshot};
@@ -354,7 +353,11 @@ impl Gateway {
         };
         let signers = &call.tenant.signers;
         let active = signers.of(signers.active());
-        let signed = active.signed(&call.params, &call.tenant.access_code, wall_clock());
+        let signed = active.signed(
+            &call.params,
+            &call.tenant.access_code,
+            this.vendor.wall_clock(),
+        );
         explanation["path"] = call.target.path.as_ref().into();
         explanation["tenant"] = call.tenant.name.as_ref().into();
         explanation["language"] = call.language.tag.as_ref().into();
@@ -422,7 +425,11 @@ impl Gateway {
         windows.push(window("connections", levels.connections));
         let day = levels.day;
         windows.extend(day.map(|day| ("day", day.limit.into(), day.remaining.into())));
-        let now = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
+        let now = self
+            .0
+            .vendor
+            .wall_clock()
+            .duration_since(SystemTime::UNIX_EPOCH);
         QuotaLevels {
             windows,
             day_for_queries: day.map(|day| day.remaining_for_queries.into()),

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
 use crate::build::{build, take_effect};
-use crate::clock::{self, wall_clock};
+use crate::clock::{self, WallClock};
 use crate::config::{Config, Secrets};
 use crate::gateway::Lasting;
 use crate::gateway::command::LastingCommands;
@@ -86,14 +86,15 @@ pub struct Instance {
 impl Instance {
     /// Builds the parts, joins them and binds the listeners.
     pub async fn start(config: &Config, secrets: &Secrets) -> Result<Self, StartError> {
+        let clock = WallClock::System;
         let (store, saved) = match &config.server.state_dir {
             Some(folder) => {
-                let (store, saved) = Store::open(folder, wall_clock()).await?;
+                let (store, saved) = Store::open(folder, clock.now()).await?;
                 (Some(store), saved)
             }
             None => (None, Saved::default()),
         };
-        let skew = Skew::new(wall_clock());
+        let skew = Skew::new(clock);
         let keys = Keys::new(&config.idempotency, store.clone(), saved.keys, skew.clone());
         let history = store.is_some().then_some(History {
             known_since: saved.calls_known_since,

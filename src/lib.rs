@@ -7,53 +7,68 @@
 //! # The life of a request
 //!
 //! 1. [`server`] accepts the connection. Its I/O wrapper keeps the times that a peer may take (for a head, between
-//!    requests, to read an answer) and decides, while draining or at the bound of connections, which are idle; at the bound the
-//!    one that has been idle for the longest time makes room (`server/places.rs`). It shows the line of a request to
-//!    `target.rs`, as hyper drops a fragment unsaid. What a refusal leaves unread of its request is dropped
-//!    (`server/unread.rs`), so that neither the refusal nor the next request is lost. Callers never take the last of the files
+//!    requests, to read an answer) and decides, while draining or at the bound of connections, which
+//!    are idle; at the bound the one that has been idle for the longest time makes room
+//!    (`server/places.rs`). It shows the line of a request to `target.rs`, as hyper drops a fragment
+//!    without a word. What a refusal leaves unread of its request is dropped (`server/unread.rs`), so
+//!    that neither the refusal nor the next request is lost. Callers never take the last of the files
 //!    that may be open: `open_files.rs` keeps some for the admin listener, for calls and for reloads.
-//! 2. [`gateway`] is the table of contents: [`Gateway::handle`](gateway::Gateway::handle) calls the stations below in
-//!    this order, and nothing else knows the order. It refuses what is not a well-formed POST of JSON.
-//! 3. `gateway/request/route.rs` reads the path: *query* or *command*, and its policy. What is not configured is a command.
-//! 4. `gateway/request/tenant.rs` says who asks: the *caller* by its bearer token, and the *tenant* whose account is used.
-//! 5. `signing/params.rs` brings the body into normal form, once. Cache key and wire body are made from that text, and
-//!    the signed text is shaped from it.
-//! 6. A **query** goes to `gateway/query/cache.rs`: a fresh page is answered there and then, a *stale* one too while it is fetched
-//!    again; otherwise the request joins the running *fill* of its key or starts one, in a task of its own. Where that
-//!    fails, an old page may stand in. Pages of one query belong to a *snapshot*; all of them at once are fetched by a
-//!    *crawl* (`gateway/query/crawl.rs`).
-//!    A **command** (`gateway/command.rs`) that comes with an idempotency key asks `gateway/command/keys.rs` whether one was sent
-//!    under it. Its request drives it; where that has gone, it goes on as a task of its own. It raises the *generation* of
-//!    what it may change: right before its first byte, and again after any outcome but "proven not sent".
-//! 7. `gateway/vendor/call.rs` makes the call, and where a query fails and the budget allows, another one. Nothing is asked while
-//!    the *breaker* is open, nor against a *brake* (`gateway/brakes.rs`), which is looked at once more as the first byte
-//!    leaves. `gateway/vendor/quota.rs` grants a permit: one of the connection slots, or with HTTP/2 a part of one, and no call is
-//!    made that can no longer be answered in time by then; `gateway/upstream.rs` connects it; an idempotency key, and how
-//!    many calls the day has seen, are written to [`state`]; `signing/sign.rs` signs with the time of now, after the permit
-//!    and anew for each attempt; then the bytes leave. A call whose time has passed *holds* its slot until the vendor has
-//!    ended it.
-//! 8. Of HTTP/1.1, `gateway/upstream/head.rs` looks at each head before hyper does: what is odd where nobody needs it is
-//!    forgiven, what frames the body never is. `gateway/upstream.rs` says what the answer means, by HTTP status and by the
-//!    envelope's `code`. Only a success of the expected shape is stored. An answer that nothing classifies is passed on,
-//!    until it is the usual one (`gateway/vendor/unclassified.rs`). Whether a command is *in doubt* (it may have been carried out
-//!    without anybody knowing) has one rule (`gateway/command/doubt.rs`).
-//! 9. `gateway/error.rs` makes a failure a response. [`telemetry`] records the exchange: one histogram, and one log line, which
-//!    a thread of its own writes.
+//! 2. [`live`] is what is in effect: the request is answered by the [`gateway`] of that moment, from
+//!    its head to its answer.
+//! 3. [`Gateway::handle`](gateway::Gateway::handle) is the table of contents: it calls what follows in
+//!    this order, and nothing else knows the order. `gateway/request/` reads the request: it is a
+//!    well-formed POST of JSON (`head.rs`) of a path that is a *query* or a *command* (`route.rs`; what
+//!    is not configured is a command), from a *caller* known by its bearer token, for a *tenant* whose
+//!    account is used (`tenant.rs`). [`signing::params`] brings the body into normal form, once: cache
+//!    key and wire body are made from that text, and the signed text is shaped from it. What comes out
+//!    is a [`Call`](gateway::request::Call).
+//! 4. A **query** goes to `gateway/query.rs`. `query/cache.rs` answers a fresh page there and then, and
+//!    a *stale* one too while it is fetched again; otherwise the request joins the running *fill* of
+//!    its key or starts one, in a task of its own. Where that fails, an old page may stand in. Pages of
+//!    one query belong to a *snapshot*; all of them at once are fetched by a *crawl*
+//!    (`query/crawl.rs`, `query/document.rs`).
+//!    A **command** goes to `gateway/command.rs`. One that comes with an idempotency key asks
+//!    `command/keys.rs` whether one was sent under it. Its request drives it; where that has gone, it
+//!    goes on as a task of its own. It raises the *generation* of what it may change
+//!    (`query/scopes.rs`): right before its first byte, and again after any outcome but "proven not
+//!    sent".
+//! 5. Both call Linksfield through `gateway/vendor.rs`, and where a query fails and the budget allows,
+//!    once more (`vendor/call.rs`). Nothing is asked while the *breaker* is open, nor against a *brake*
+//!    (`gateway/brakes.rs`), which is looked at once more as the first byte leaves. `vendor/quota.rs`
+//!    grants a permit: one of the connection slots, or with HTTP/2 a part of one, and no call is made
+//!    that can no longer be answered in time by then; the upstream client connects it; an idempotency
+//!    key, and how many calls the day has seen, are written to [`state`]; [`signing::sign`] signs with
+//!    the time of now, after the permit and anew for each attempt; then the bytes leave. A call whose
+//!    time has passed *holds* its slot until the vendor has ended it.
+//! 6. Of HTTP/1.1, `upstream/head.rs` looks at each head before hyper does: what is odd where nobody
+//!    needs it is forgiven, what frames the body never is. `upstream.rs` says what the answer means, by
+//!    HTTP status and by the envelope's `code`. Only a success of the expected shape is stored
+//!    (`query/fill.rs`). An answer that nothing classifies is passed on, until it is the usual one
+//!    (`vendor/unclassified.rs`). Whether a command is *in doubt* (it may have been carried out without
+//!    anybody knowing) has one rule (`command/doubt.rs`).
+//! 7. `gateway/error.rs` makes a failure a response. [`telemetry`] records the exchange: one histogram,
+//!    and one log line, which a thread of its own writes.
+//!
+//! # The life of the process
+//!
+//! [`instance`] starts it (the store, what lasts, the parts, the listeners), runs it and drains it.
+//! [`build`](mod@build) makes a gateway of a configuration, of its secrets, and of what lasts
+//! ([`Lasting`](gateway::Lasting): memory, counts, keys, what is under way). [`reload`] reads the files
+//! again, builds the next one and puts it into [`live`]. [`admin`] shows all of it, and [`access`] says
+//! to whom.
 //!
 //! ```text
-//! main → cli → config                 gateway → tenant → sign ─┐
-//! main → lib → reload → gateway       gateway → cache ─────────┴→ params, route
-//!        lib → admin → telemetry      gateway → quota, upstream
-//!                                     gateway → keys, call → state
-//! reload implements what server and admin serve; server knows none of them
-//! leaves: config, telemetry, body, id, state, clock, open_files, target; error (imports body, id, state), progress (imports
-//! error's `Sent`)
+//! main → cli → instance → admin, reload → build → gateway → query, command → vendor → upstream
+//!                                │           └─→ live ┘         └────────────┴─→ request → signing
+//!                                └─→ server (which knows none of the others)
+//! leaves: config, telemetry, body, id, state, clock, open_files, target; in the gateway: error, page, progress, brakes
+//! simulator imports nothing of ours: the vendor's double is independent of what it judges
 //! ```
 //!
 //! # Invariants
 //!
 //! - No secret, signature, token or body reaches a log, a metric, an error or the effective configuration.
-//! - One tenant never reads another's page: the [`Scope`](gateway::cache::Scope) of a cache key has no default.
+//! - One tenant never reads another's page: the [`Scope`](gateway::query::cache::Scope) of a cache key has no default.
 //! - A command is sent at most once, but for one that the vendor has refused unread (HTTP/2). It is cancelled only while it
 //!   is certain that no byte has left (with HTTP/2 its head may have, and the first byte of its body, which are no order), or
 //!   that it was refused (`gateway/progress.rs` is where the two sides of that race meet).
@@ -75,7 +90,7 @@
 //!   the doubt about a command. With a state directory a call of the day is on disk before it leaves, unless the disk hangs.
 //! - Nothing that is kept is forgotten by the wall clock alone, which may be wrong by a month or be set: what grows old goes by a
 //!   clock that nobody sets, and that goes on while the machine sleeps (`clock.rs`). Keys and calls of before a start count
-//!   until Linksfield's `Date` agrees that they are over (`gateway/vendor/skew.rs`), or for a further window. Nor by that `Date`
+//!   until Linksfield's `Date` agrees that they are over (`vendor/skew.rs`), or for a further window. Nor by that `Date`
 //!   alone: what is written goes by the later of the two clocks, what erases by the earlier, and a fixed day begins by both.
 //!
 //! # Lexicon

@@ -14,7 +14,7 @@ pub mod unclassified;
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use self::breaker::Breaker;
 use self::pace::{Pace, Paces};
@@ -26,7 +26,6 @@ use super::brakes::Brakes;
 use super::request::route::Routes;
 use super::request::tenant::Tenants;
 use super::upstream::{Answer, Slot, Traffic, Upstream};
-use crate::clock::wall_clock;
 use crate::config::{self, Ca, Config};
 use crate::state::Store;
 use crate::telemetry::{Metrics, RouteKind};
@@ -86,7 +85,7 @@ impl LastingVendor {
         skew: Skew,
     ) -> Self {
         Self {
-            quota: Quota::new(&limits(config), wall_clock(), history),
+            quota: Quota::new(&limits(config), skew.wall_clock(), history),
             brakes: Brakes::new(config),
             breaker: Breaker::new(breaker_settings(config)),
             retries: Retries::new(retry_settings(config)),
@@ -189,12 +188,17 @@ impl Vendor {
 
     /// What time it is, as far as is known.
     pub fn told(&self) -> Told {
-        self.0.lasting.skew.tell(wall_clock())
+        self.0.lasting.skew.told()
+    }
+
+    /// What our clock shows, which goes into signatures.
+    pub fn wall_clock(&self) -> SystemTime {
+        self.0.lasting.skew.wall_clock()
     }
 
     /// How far the vendor's clock is ahead of ours, in seconds; none before the first answer.
     pub fn clock_skew(&self) -> Option<f64> {
-        self.0.lasting.skew.seconds(wall_clock())
+        self.0.lasting.skew.seconds()
     }
 
     /// How sparing the day's budget demands to be, as of the last call: a hit asks nobody else.

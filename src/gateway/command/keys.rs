@@ -24,7 +24,7 @@ use self::fate::Fate;
 pub use self::fate::{End, Ended};
 pub use self::kept::Kept;
 pub use self::spelling::Spelling;
-use crate::clock::{Moment, seconds, wall_clock};
+use crate::clock::{Moment, seconds};
 use crate::config;
 use crate::gateway::error::{Error, Sent};
 use crate::gateway::progress::Progress;
@@ -294,7 +294,7 @@ impl Shared {
         let mut table = self.table();
         table.end(Moment::now());
         if !table.loaded.is_empty()
-            && let Some(agreed) = self.skew.tell(wall_clock()).agreed()
+            && let Some(agreed) = self.skew.told().agreed()
         {
             table.end_loaded(seconds(agreed));
         }
@@ -580,6 +580,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
+    use crate::clock::WallClock;
     use crate::state;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -601,7 +602,7 @@ mod tests {
     }
 
     fn skew() -> Skew {
-        Skew::new(UNIX_EPOCH)
+        Skew::new(WallClock::simulated(UNIX_EPOCH))
     }
 
     /// Linksfield tells its time, at a start at which our clock showed 1970.

@@ -16,7 +16,7 @@ use super::breaker::{End, Open};
 use super::quota::{Ask, Class, Permit, Throttled};
 use super::skew::Told;
 use super::unclassified::{self, Asked, News, Said};
-use crate::clock::{Moment, wall_clock};
+use crate::clock::Moment;
 use crate::gateway::brakes::Subject;
 use crate::gateway::error::{Error, Fault};
 use crate::gateway::progress::Progress;
@@ -284,7 +284,7 @@ impl Vendor {
                 .unwrap_or_else(|| granted_at + self.time_for(call));
             let wait = retries.next(failures, fastrand::f64());
             let asked_for = answer.ok();
-            let asked_for = asked_for.and_then(|answer| answer.retry_after(wall_clock()));
+            let asked_for = asked_for.and_then(|answer| answer.retry_after(self.wall_clock()));
             let Some(at) = wait
                 .map(|wait| Instant::now() + wait.max(asked_for.unwrap_or_default()))
                 .filter(|at| *at < ends_at)
@@ -391,7 +391,7 @@ impl Vendor {
                 return Err(Unsent::NotMade(called_off())); // nobody hears this
             }
             attempt.preparation.begin();
-            let (sent_at, signed_at) = (Moment::now(), wall_clock());
+            let (sent_at, signed_at) = (Moment::now(), self.wall_clock());
             let thrift = permit.count(lasting.skew.tell(signed_at));
             lasting.thriftiness.set(thrift);
             let message = attempt
@@ -498,7 +498,7 @@ impl Vendor {
     /// The vendor has had too many calls, if that is its answer.
     fn slow_down(&self, answer: &mut Answer, permit: &Permit<Slot>) {
         if answer.outcome == Outcome::Throttled {
-            let now = wall_clock();
+            let now = self.wall_clock();
             let retry_after = answer.retry_after(now);
             if permit.throttled(retry_after) == Throttled::Foreign {
                 self.0.metrics.foreign_throttle();

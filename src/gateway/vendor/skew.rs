@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::header::HeaderValue;
 
-use crate::clock::Moment;
+use crate::clock::{Moment, WallClock};
 
 /// Answers that are remembered: the median of these is not moved by a slow one, or by a proxy with another clock.
 const REMEMBERED: usize = 15;
@@ -26,6 +26,7 @@ pub struct Skew(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    clock: WallClock,
     /// Our clock then: it goes on from there, and is not set.
     began: (Moment, SystemTime),
     recent: Mutex<Recent>,
@@ -63,10 +64,11 @@ impl Told {
 }
 
 impl Skew {
-    /// `now` is what our clock shows.
-    pub fn new(now: SystemTime) -> Self {
+    /// Nothing is known of Linksfield's clock yet; `clock` is ours.
+    pub fn new(clock: WallClock) -> Self {
         Self(Arc::new(Inner {
-            began: (Moment::now(), now),
+            clock,
+            began: (Moment::now(), clock.now()),
             recent: Mutex::default(),
         }))
     }
@@ -105,10 +107,20 @@ impl Skew {
         is_news.then_some(median)
     }
 
-    /// By how many seconds Linksfield's clock is ahead of ours, which shows `wall`; none before the first answer.
-    pub fn seconds(&self, wall: SystemTime) -> Option<f64> {
+    /// What our clock shows. It is read here alone.
+    pub fn wall_clock(&self) -> SystemTime {
+        self.0.clock.now()
+    }
+
+    /// By how many seconds Linksfield's clock is ahead of ours; none before the first answer.
+    pub fn seconds(&self) -> Option<f64> {
         let median = self.recent().median?;
-        Some(median + ahead(self.steady(Moment::now()), wall))
+        Some(median + ahead(self.steady(Moment::now()), self.wall_clock()))
+    }
+
+    /// What time is it?
+    pub fn told(&self) -> Told {
+        self.tell(self.wall_clock())
     }
 
     /// What time is it, if our clock shows `wall`?
@@ -198,13 +210,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_median_is_told_when_the_clocks_have_gone_apart_and_when_they_are_together_again() {
-        let skew = Skew::new(epoch());
-        assert_eq!(skew.seconds(epoch()), None);
+        let skew = Skew::new(WallClock::simulated(epoch()));
+        assert_eq!(skew.seconds(), None);
         for _ in 0..8 {
             assert_eq!(answer(&skew, 2, Duration::from_secs(4)), None);
         }
         assert_eq!(answer(&skew, 3600, Duration::ZERO), None, "one odd answer");
-        assert!((skew.seconds(epoch()).unwrap() - 2.5).abs() < 0.6);
+        assert!((skew.seconds().unwrap() - 2.5).abs() < 0.6);
         let told: Vec<_> = (0..15)
             .filter_map(|_| answer(&skew, -90, Duration::from_secs(1)))
             .collect();
@@ -218,17 +230,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_date_that_is_none_says_nothing() {
-        let skew = Skew::new(epoch());
+        let skew = Skew::new(WallClock::simulated(epoch()));
         let date = HeaderValue::from_static("yesterday");
         let sent = (Moment::now(), epoch());
         assert_eq!(skew.record(&date, sent, Duration::ZERO), None);
-        assert_eq!(skew.seconds(epoch()), None);
+        assert_eq!(skew.seconds(), None);
         assert!(!skew.tell(epoch()).is_confirmed);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_is_set_by_hours_is_not_believed() {
-        let skew = Skew::new(epoch());
+        let skew = Skew::new(WallClock::simulated(epoch()));
         let told = |wall| {
             let told = skew.tell(wall);
             (ahead(told.now, epoch()).round(), told.agreed())
