@@ -1,13 +1,17 @@
 //! May a call be made now? Hands out the vendor's few connection slots, within what it allows in a second and in a day.
 //!
-//! A permit is a slot, or with HTTP/2 a part of one that takes many calls at a time. When its turn of the second is free
-//! again says `quota/rate.rs`, what the day has left `quota/day.rs`, who of those that wait goes first `quota/queue.rs`;
-//! here they meet. Whoever can have a permit now has it at once. Whoever cannot waits: bounded in number, until its
+//! A permit is a slot (`quota/slots.rs`), or with HTTP/2 a part of one that takes many calls at a time. When its turn of the
+//! second is free again says `quota/rate.rs`, what the day has left `quota/day.rs`, who of those that wait goes first
+//! `quota/queue.rs`; here they meet. Whoever can have a permit now has it at once. Whoever cannot waits: bounded in number, until its
 //! deadline, and only if that can be kept.
 
+mod ask;
 mod day;
+mod levels;
+mod limits;
 mod queue;
 mod rate;
+mod slots;
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +20,15 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+pub use self::ask::{Ask, Class};
 use self::day::{Counted, Day};
 pub use self::day::{DayLevel, History, Thrift};
+pub use self::levels::{Level, Levels};
+pub use self::limits::{Limits, Share};
 use self::queue::{Queue, Waiting};
 use self::rate::Rate;
+pub use self::slots::Shareable;
+use self::slots::Slots;
 use super::breaker::Reason;
 use super::skew::Told;
 use crate::gateway::error::Error;
@@ -37,129 +46,6 @@ const HELD_RETRY: Duration = Duration::from_secs(5);
 /// A deadline that no call has.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the vendor allows, this process's share of it, and who may have how much of that.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// Calls in any one second.
-    pub per_second: Option<u32>,
-    /// Connections at a time, and so calls, unless a slot takes more than one.
-    pub connections: u32,
-    /// Calls in a day.
-    pub per_day: Option<u32>,
-    /// The second after midnight UTC at which the day begins; none: any 24 hours are a day.
-    pub day_begins_at: Option<u32>,
-    /// Share of the day's calls that only commands on configured paths may use, from 0 to 1.
-    pub command_reserve: f64,
-    /// Calls that may wait.
-    pub queue: usize,
-    /// By the tenant's index. Where a change gives an index to another tenant, calls under way count for that one.
-    pub tenants: Vec<Share>,
-}
-
-/// What a tenant may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
-    /// How much more than a tenant of weight 1, while both want calls.
-    pub weight: u32,
-    /// Its calls in any one second, though more were free.
-    pub per_second: Option<u32>,
-}
-
-impl Default for Share {
-    fn default() -> Self {
-        Self {
-            weight: 1,
-            per_second: None,
-        }
-    }
-}
-
-/// Who asks for a permit, and for what.
-#[derive(Debug, Clone, Copy)]
-pub struct Ask<'a> {
-    /// The tenant's index.
-    pub tenant: usize,
-    /// What it is to the others of its tenant.
-    pub class: Class,
-    /// Is the path configured? Only then may a command use the reserve.
-    pub is_listed: bool,
-    /// How far the call has come, and whether somebody waits for it.
-    pub progress: &'a Progress,
-    /// When the answer is of no use any more.
-    pub deadline: Instant,
-    /// How long the call usually takes, once it has its permit.
-    pub usual: Duration,
-}
-
-impl Ask<'_> {
-    fn class(&self) -> Class {
-        self.class.of(self.progress)
-    }
-}
-
-/// Who goes first, the first first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// Changes something.
-    Command,
-    /// Somebody waits for it.
-    Query,
-    /// One of all pages of a query: one such call at a time.
-    Crawl,
-    /// Nobody waits for it: a page that is answered stale meanwhile. It becomes a query once somebody waits after all, as
-    /// a query becomes this once all have left who waited.
-    Refresh,
-}
-
-impl Class {
-    /// Every one.
-    pub const ALL: [Self; 4] = [Self::Command, Self::Query, Self::Crawl, Self::Refresh];
-
-    /// The spelling in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Command => "command",
-            Self::Query => "query",
-            Self::Crawl => "crawl",
-            Self::Refresh => "refresh",
-        }
-    }
-
-    fn of(self, progress: &Progress) -> Self {
-        match self {
-            Self::Refresh if progress.is_awaited() => Self::Query,
-            Self::Query if progress.is_abandoned() => Self::Refresh,
-            class => class,
-        }
-    }
-}
-
-/// What is left of the vendor's limits.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Levels {
-    /// Of the calls of a second; none without a limit.
-    pub second: Option<Level>,
-    /// Calls a second that are allowed now: the limit, less what the vendor's throttling has taken; none without a limit.
-    pub allowed_rate: Option<f64>,
-    /// How long the vendor wants no call at all.
-    pub pause: Duration,
-    /// Of the connections.
-    pub connections: Level,
-    /// Of the day; none without a limit.
-    pub day: Option<DayLevel>,
-    /// How sparing the day demands to be.
-    pub thrift: Thrift,
-}
-
-/// A limit and what is left of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Level {
-    /// The most at a time.
-    pub limit: u32,
-    /// How many more there may be now.
-    pub remaining: u32,
-}
-
 /// Whose calls the vendor has had too many of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Throttled {
@@ -167,26 +53,6 @@ pub enum Throttled {
     Ours,
     /// By our count there was room: somebody else shares the address, or the limits are not the vendor's.
     Foreign,
-}
-
-/// What calls go through: one connection at most. A clone is the same one, for one more call.
-pub trait Shareable: Clone + Default + Send + 'static {
-    /// How many calls it is known to take at a time, now. Whatever that is, it takes one while it has none. Who makes it
-    /// more than one says so: [`Permit::slot_has_grown`].
-    fn capacity(&self) -> usize;
-
-    /// There are too many of its kind: what it holds is given up. No call goes through it.
-    fn retire(&self);
-
-    /// May a call go through it now, or does the vendor still see a connection of it that was given up?
-    fn is_ready(&self) -> bool {
-        true
-    }
-
-    /// Waits until the vendor sees none any more.
-    fn ready(&self) -> impl Future<Output = ()> + Send {
-        std::future::ready(())
-    }
 }
 
 /// The vendor's limits, as slots of type `T`.
@@ -204,25 +70,9 @@ struct Shared<T: Shareable>(Mutex<State<T>>);
 
 #[derive(Debug)]
 struct State<T: Shareable> {
-    /// Without a call. Last in, first out: the connection that was used last is the one most surely alive.
-    free: Vec<T>,
-    /// With calls, the one that has had one for longest first.
-    busy: Vec<Busy<T>>,
+    slots: Slots<T>,
     /// Calls that cannot use the slot that they have, the first first.
     movers: Vec<Mover<T>>,
-    /// The number of the slot that was taken from `free` last.
-    last: u64,
-    /// How many slots there may be, `free` and `busy`.
-    slots: usize,
-    /// Those that were too many. The vendor may not have seen them closed yet, so they are the first to come back.
-    retired: Vec<T>,
-    /// Slots that nobody may use until the vendor has closed their connections, and those of them that somebody waits for.
-    closing: usize,
-    unwatched: Vec<T>,
-    /// Slots that are held: by an exchange whose time has passed, or by a connection that the vendor does not close.
-    held: usize,
-    /// Has a slot ever taken more than one call at a time? Else none is looked for that does.
-    is_sharing: bool,
     /// Is one of the calls a crawl's?
     is_crawling: bool,
     max_queue: usize,
@@ -233,14 +83,6 @@ struct State<T: Shareable> {
     pace: Option<Duration>,
     /// When somebody looks again, if that is set.
     alarm: Option<Instant>,
-}
-
-/// A slot that calls go through.
-#[derive(Debug)]
-struct Busy<T> {
-    slot: T,
-    number: u64,
-    calls: usize,
 }
 
 /// A call that wants another slot than the one with this number.
@@ -263,7 +105,7 @@ impl<T: Shareable> Drop for Place<T> {
     fn drop(&mut self) {
         if !self.is_over {
             let mut state = self.shared.lock();
-            state.put_back(self.number);
+            state.slots.put_back(self.number);
             self.shared.dispatch(&mut state, Instant::now());
         }
     }
@@ -302,17 +144,9 @@ impl<T: Shareable> Quota<T> {
     /// Slots that nobody has used yet. `history` is what a store has kept; without one, what the day has seen is assumed
     /// to be nothing. What the last second has seen is not: its turns are free one second from now.
     pub fn new(limits: &Limits, now: SystemTime, history: Option<&History>) -> Self {
-        let mut state = State {
-            free: Vec::new(),
-            busy: Vec::new(),
+        let state = State {
+            slots: Slots::new(limits.connections),
             movers: Vec::new(),
-            last: 0,
-            slots: 0,
-            retired: Vec::new(),
-            closing: 0,
-            unwatched: Vec::new(),
-            held: 0,
-            is_sharing: false,
             is_crawling: false,
             max_queue: limits.queue,
             rate: Rate::at_start(limits.per_second, Instant::now()),
@@ -321,7 +155,6 @@ impl<T: Shareable> Quota<T> {
             pace: None,
             alarm: None,
         };
-        state.resize(limits.connections);
         Self(Arc::new(Shared(Mutex::new(state))))
     }
 
@@ -333,7 +166,7 @@ impl<T: Shareable> Quota<T> {
         state.rate.change(limits.per_second);
         state.day.change(limits);
         state.queue.change(&limits.tenants);
-        state.resize(limits.connections);
+        state.slots.resize(limits.connections);
         self.0.dispatch(&mut state, Instant::now());
     }
 }
@@ -399,8 +232,8 @@ impl<T: Shareable> Quota<T> {
             allowed_rate: state.rate.allowed(now),
             pause: pause.map_or(Duration::ZERO, |until| until - now),
             connections: Level {
-                limit: narrow(state.slots),
-                remaining: narrow(state.free.len()),
+                limit: narrow(state.slots.most),
+                remaining: narrow(state.slots.free.len()),
             },
             day: state.day.level(now),
             thrift: state.day.thrift(now),
@@ -409,7 +242,7 @@ impl<T: Shareable> Quota<T> {
 
     /// How many slots are held by connections that were given up, and that the vendor has not ended.
     pub fn slots_held(&self) -> usize {
-        self.0.lock().held
+        self.0.lock().slots.held
     }
 
     /// Linksfield has told its time: calls of before the start may be over by that.
@@ -442,108 +275,17 @@ impl<T: Shareable> Quota<T> {
 }
 
 impl<T: Shareable> State<T> {
-    fn resize(&mut self, slots: u32) {
-        self.slots = usize::try_from(slots).unwrap_or(usize::MAX);
-        let idle = self.slots.saturating_sub(self.busy.len() + self.closing);
-        let surplus = self.free.len().saturating_sub(idle);
-        for slot in self.free.drain(..surplus) {
-            // those that have been idle longest
-            slot.retire();
-            self.retired.push(slot);
-        }
-        for _ in self.free.len()..idle {
-            let slot = self.retired.pop().unwrap_or_default();
-            self.set_free(slot);
-        }
-    }
-
-    /// No call goes through this slot. One whose connection is alive is used first.
-    fn set_free(&mut self, slot: T) {
-        if self.free.len() + self.busy.len() + self.closing >= self.slots {
-            slot.retire();
-            self.retired.push(slot);
-        } else if !slot.is_ready() {
-            self.closing += 1;
-            self.unwatched.push(slot);
-        } else {
-            self.free.push(slot);
-        }
-    }
-
-    /// Can no call be made, as the vendor has not ended what every slot was given up for?
-    fn is_stuck(&self) -> bool {
-        self.held >= self.slots
-    }
-
-    /// The place in `busy` of a slot that takes another call, the one with the fewest. Those that are too many since the
-    /// limit was lowered take none: they are given up when their calls end.
-    fn shared(&self, but: Option<u64>) -> Option<usize> {
-        if !self.is_sharing {
-            return None;
-        }
-        let kept = self.busy.iter().take(self.slots).enumerate();
-        kept.filter(|(_, busy)| busy.calls < busy.slot.capacity() && Some(busy.number) != but)
-            .min_by_key(|(_, busy)| busy.calls)
-            .map(|(place, _)| place)
-    }
-
-    fn has_slot(&self) -> bool {
-        !self.free.is_empty() || self.shared(None).is_some()
-    }
-
-    /// A slot for one more call, other than the one with this number: one that is in use rather than one more connection.
-    fn take(&mut self, but: Option<u64>) -> Option<(u64, T)> {
-        if let Some(place) = self.shared(but) {
-            let busy = &mut self.busy[place];
-            busy.calls += 1;
-            return Some((busy.number, busy.slot.clone()));
-        }
-        let slot = self.free.pop()?;
-        self.last += 1;
-        self.busy.push(Busy {
-            slot: slot.clone(),
-            number: self.last,
-            calls: 1,
-        });
-        Some((self.last, slot))
-    }
-
-    /// A call goes through this slot no more.
-    fn put_back(&mut self, number: u64) {
-        let place = self.busy.iter().position(|busy| busy.number == number);
-        let place = place.expect("a slot with calls is busy");
-        self.busy[place].calls -= 1;
-        if self.busy[place].calls == 0 {
-            let slot = self.busy.remove(place).slot;
-            self.set_free(slot);
-        }
-    }
-
     /// A call that was granted is not made: no turn is used.
     fn take_back(&mut self, number: u64, tenant: usize) {
-        self.put_back(number);
+        self.slots.put_back(number);
         self.day.release();
         self.rate.abandon();
         self.queue.abandon(tenant);
     }
 
-    /// How many more calls the slots take now, and how many at a time.
-    fn rooms(&self) -> (usize, usize) {
-        let free = self.free.iter().map(|slot| (0, slot));
-        let busy = self.busy.iter().take(self.slots);
-        let busy = busy.map(|busy| (busy.calls, &busy.slot));
-        free.chain(busy)
-            .fold((0, 0), |(room, whole), (calls, slot)| {
-                let capacity = slot.capacity().max(1);
-                (room + capacity.saturating_sub(calls), whole + capacity)
-            })
-    }
-}
-
-impl<T: Shareable> State<T> {
     /// Would whoever asks be granted a permit at once? None of those that wait would.
     fn has_room(&self, ask: &Ask<'_>, now: Instant) -> bool {
-        self.has_slot()
+        self.slots.has_slot()
             && self.rate.room(now).is_ok()
             && self.queue.has_room(ask.tenant, now)
             && !(self.is_crawling && ask.class == Class::Crawl)
@@ -551,7 +293,7 @@ impl<T: Shareable> State<T> {
 
     /// Why a call is refused, if it is: no slot will be free soon, or the day's budget has ended.
     fn refusal(&self, class: Class, is_listed: bool, now: Instant) -> Option<Error> {
-        if self.is_stuck() {
+        if self.slots.is_stuck() {
             return Some(Error::BreakerOpen {
                 reason: Reason::SlotsHeld,
                 retry_after: HELD_RETRY,
@@ -597,7 +339,7 @@ impl<T: Shareable> State<T> {
     fn wait(&mut self, ask: &Ask<'_>, now: Instant) -> Duration {
         let pace = self.pace.unwrap_or(ask.usual);
         let (ahead, cap) = self.queue.ahead(ask, now, pace);
-        let (room, capacity) = self.rooms();
+        let (room, capacity) = self.slots.rooms();
         let slot = match (ahead + 1).checked_sub(room + 1) {
             None => Duration::ZERO,
             Some(later) => {
@@ -619,7 +361,7 @@ impl<T: Shareable> State<T> {
         let commands_end = self.day.refusal(now, true).is_some();
         let refreshes_end = self.day.refusal_of_refresh(now).is_some();
         let pause = self.rate.paused_until(now);
-        let is_stuck = self.is_stuck();
+        let is_stuck = self.slots.is_stuck();
         let out = self.queue.remove(|waiting| {
             let is_spent = match waiting.class() {
                 Class::Refresh => refreshes_end,
@@ -642,7 +384,7 @@ impl<T: Shareable> State<T> {
 
     /// When somebody has to look again, because a turn is free then though no call has ended.
     fn next_look(&self, now: Instant) -> Option<Instant> {
-        if self.queue.is_empty() || !self.has_slot() {
+        if self.queue.is_empty() || !self.slots.has_slot() {
             return None;
         }
         match self.rate.room(now) {
@@ -672,7 +414,7 @@ impl<T: Shareable> Shared<T> {
             return Err(error);
         }
         if state.has_room(ask, now)
-            && let Some(slot) = state.take(None)
+            && let Some(slot) = state.slots.take(None)
         {
             state.queue.begin(ask.tenant);
             let permit = self.permit(&mut state, (ask.tenant, ask.class), slot, now);
@@ -691,17 +433,17 @@ impl<T: Shareable> Shared<T> {
         state.dismiss(now);
         self.move_on(state);
         while !state.queue.is_empty() && state.rate.room(now).is_ok() {
-            let Some((number, slot)) = state.take(None) else {
+            let Some((number, slot)) = state.slots.take(None) else {
                 break;
             };
             let Some(waiting) = state.queue.next(now, state.is_crawling) else {
-                state.put_back(number);
+                state.slots.put_back(number);
                 break;
             };
             self.grant(state, waiting, (number, slot), now);
             state.dismiss(now); // the day may have ended with this call
         }
-        for slot in std::mem::take(&mut state.unwatched) {
+        for slot in std::mem::take(&mut state.slots.unwatched) {
             tokio::spawn(self.clone().reclaim(slot));
         }
         if let Some(at) = state.next_look(now)
@@ -718,7 +460,7 @@ impl<T: Shareable> Shared<T> {
             if mover.tell.is_closed() {
                 continue;
             }
-            let Some((number, slot)) = state.take(Some(mover.number)) else {
+            let Some((number, slot)) = state.slots.take(Some(mover.number)) else {
                 state.movers.push(mover);
                 continue;
             };
@@ -730,7 +472,7 @@ impl<T: Shareable> Shared<T> {
             };
             if let Err(mut place) = mover.tell.send(place) {
                 place.is_over = true;
-                state.put_back(number);
+                state.slots.put_back(number);
             }
         }
     }
@@ -791,23 +533,23 @@ impl<T: Shareable> Shared<T> {
         if is_held {
             {
                 let mut state = self.lock();
-                state.held += 1;
+                state.slots.held += 1;
                 self.dispatch(&mut state, Instant::now());
             }
             slot.ready().await;
         }
         let mut state = self.lock();
-        state.closing -= 1;
-        state.held -= usize::from(is_held);
-        state.set_free(slot);
+        state.slots.closing -= 1;
+        state.slots.held -= usize::from(is_held);
+        state.slots.set_free(slot);
         self.dispatch(&mut state, Instant::now());
     }
 
     fn give_back(self: &Arc<Self>, permit: &Permit<T>) {
         let (mut state, now) = (self.lock(), Instant::now());
         let is_held = permit.stage == Stage::Held;
-        state.held -= usize::from(is_held);
-        state.put_back(permit.number);
+        state.slots.held -= usize::from(is_held);
+        state.slots.put_back(permit.number);
         state.is_crawling &= permit.class != Class::Crawl;
         state.rate.end(now);
         state.queue.end(permit.tenant, now);
@@ -845,13 +587,13 @@ impl<T: Shareable> Permit<T> {
     /// held, so that no call can be made.
     pub fn hold(&mut self) -> bool {
         let mut state = self.shared.lock();
-        state.held += usize::from(self.stage == Stage::Granted);
+        state.slots.held += usize::from(self.stage == Stage::Granted);
         self.stage = Stage::Held;
         if self.class == Class::Crawl {
             state.is_crawling = false; // nobody waits for it any more
             self.class = Class::Query;
         }
-        let is_stuck = state.is_stuck();
+        let is_stuck = state.slots.is_stuck();
         self.shared.dispatch(&mut state, Instant::now());
         is_stuck
     }
@@ -882,14 +624,14 @@ impl<T: Shareable> Permit<T> {
         let left = std::mem::replace(&mut self.number, place.number);
         self.slot = place.slot.clone();
         let mut state = self.shared.lock();
-        state.put_back(left);
+        state.slots.put_back(left);
         self.shared.dispatch(&mut state, Instant::now());
     }
 
     /// The slot takes more calls than it did: those that wait may have it too.
     pub fn slot_has_grown(&self) {
         let mut state = self.shared.lock();
-        state.is_sharing = true;
+        state.slots.is_sharing = true;
         self.shared.dispatch(&mut state, Instant::now());
     }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::Limits;
+use super::limits::Limits;
 use crate::clock::{self, Moment};
 use crate::gateway::error::Error;
 use crate::gateway::vendor::skew::Told;
@@ -62,7 +62,7 @@ impl Thrift {
     ];
 
     /// The level with this number.
-    pub(in crate::gateway::vendor) fn of_level(number: u8) -> Self {
+    pub fn of_level(number: u8) -> Self {
         Self::ALL[usize::from(number)]
     }
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::ask::{Ask, Class};
+use super::limits::Share;
 use super::rate::{Turns, Window};
-use super::{Ask, Class, Share};
 use crate::gateway::progress::Progress;
 
 /// What a call of weight 1 moves its tenant's tag on by. Large beside the weights, and a multiple of those up to 16; so small

@@ -1124,7 +1124,7 @@ async fn slots_that_were_too_many_are_the_first_to_come_back() {
     let busy = at_once(&quota).await.unwrap();
     let known = |quota: &Quota<Slot>| {
         let state = quota.0.lock();
-        let slots = state.free.iter().chain(&state.retired);
+        let slots = state.slots.free.iter().chain(&state.slots.retired);
         slots.map(|slot| slot.0).collect::<HashSet<_>>()
     };
     let idle = known(&quota);
