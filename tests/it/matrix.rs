@@ -111,7 +111,7 @@ impl Case {
             .await;
         let is_slow = matches!(failure, Failure::Answers(answer)
             if matches!(answer.fault, Some(Fault::Hang | Fault::Trickle)));
-        let timeout = if is_slow { "\"1s\"" } else { "\"15s\"" };
+        let timeout = if is_slow { "\"3s\"" } else { "\"15s\"" };
         let gateway = gateway(&upstream)
             .set("routes./package/queryOrder.fresh_for", fresh_for)
             .set("routes./package/queryOrder.stale_for", "\"0s\"")
@@ -382,7 +382,7 @@ async fn row_of_http2(fate: Fate) -> Vec<String> {
         let (acceptor, authority) = certificate_with("localhost", &["h2"]);
         let vendor = Frames::listen(acceptor).await;
         let timeout = if matches!(fate, Fate::Hangs) {
-            "\"1s\""
+            "\"3s\""
         } else {
             "\"15s\""
         };

@@ -698,15 +698,11 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
                 End::Refused
             }
         },
-        Err(error) if error.fault() == Fault::Gateway => End::Neither,
-        Err(
-            Error::UpstreamUnreachable { .. }
-            | Error::UpstreamConnectTimeout
-            | Error::UpstreamTimeout(_)
-            | Error::UpstreamDisconnected { .. }
-            | Error::UpstreamMalformedAnswer(_),
-        ) => End::Failure,
-        Err(_) => End::Neither,
+        Err(Error::BreakerOpen { .. }) => End::Neither, // it was not asked
+        Err(error) => match error.fault() {
+            Fault::Upstream => End::Failure,
+            Fault::Gateway | Fault::Caller => End::Neither,
+        },
     }
 }
 
