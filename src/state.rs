@@ -823,6 +823,7 @@ mod tests {
     async fn a_file_whose_making_was_cut_short_at_any_moment_is_a_new_one_unless_it_has_had_keys() {
         let moments = moments_of_a_new_file();
         assert!(moments.len() > 20);
+        let mut is_old = false;
         for (number, moment) in moments.iter().enumerate() {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join(FILE);
@@ -830,11 +831,14 @@ mod tests {
             let opened = Store::open(folder.path(), UNIX_EPOCH).await;
             let (store, saved) = opened.unwrap_or_else(|error| panic!("moment {number}: {error}"));
             assert!(saved.keys.is_empty());
+            // In the end it holds what is read at a start: it is one of before then.
+            assert!(saved.is_new || moment.starts_with(b"redb"));
+            is_old |= !saved.is_new;
             let put = || vec![Change::Put([1; 32], bare(State::Running))];
             store.write_keys(put).await.unwrap();
             drop(store);
             let (_, saved) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
-            assert_eq!(saved.keys.len(), 1);
+            assert!(saved.keys.len() == 1 && !saved.is_new);
 
             std::fs::write(&file, moment).unwrap();
             let opened = Store::open(folder.path(), UNIX_EPOCH).await;
@@ -844,6 +848,7 @@ mod tests {
                 assert_eq!(&std::fs::read(&file).unwrap(), moment);
             }
         }
+        assert!(is_old);
     }
 
     /// All moments of the writing of a first key.
@@ -897,6 +902,24 @@ mod tests {
             assert!(folder.path().join(marker::NAME).exists());
         }
         assert!(has_key, "in the end it is written");
+    }
+
+    #[test]
+    fn a_store_that_is_read_while_it_is_written_to_is_not_taken_for_another_one() {
+        let moments = moments_of_a_first_key();
+        let marked: Vec<_> = moments.iter().filter(|moment| moment.1).collect();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(marker::NAME), "").unwrap();
+        for pair in marked.windows(2) {
+            let (before, after) = (&pair[0].0, &pair[1].0);
+            for part in 0..=16 {
+                let cut = before.len().min(after.len()) * part / 16;
+                let read = [&before[..cut], &after[cut..]].concat();
+                std::fs::write(folder.path().join(FILE), read).unwrap();
+                let refusal = refusal(folder.path());
+                assert!(refusal.is_none(), "{refusal:?}");
+            }
+        }
     }
 
     #[tokio::test]
