@@ -7,6 +7,7 @@
 //! A thread that hangs cannot be ended, and on a mount that is dead it hangs for ever, though another one has taken the mount's
 //! place. So the file is read again by a further thread now and then.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -157,11 +158,12 @@ impl Files {
             if let Some(reader) = again.remove(&path) {
                 hang.add(reader, now, hang.pause * 2);
             }
-            if contents.contains_key(&path) {
-                hang.since = None;
-            } else {
-                let since = hang.since.unwrap_or(since);
-                contents.insert(path, Err(hangs(since)));
+            match contents.entry(path) {
+                Entry::Occupied(_) => hang.since = None,
+                Entry::Vacant(nothing) => {
+                    let since = hang.since.unwrap_or(since);
+                    nothing.insert(Err(hangs(since)));
+                }
             }
         }
         contents

@@ -3,7 +3,7 @@
 //!
 //! It is not asked whether another process has the store, or whether all in it is sound: that needs the lock.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,7 +33,9 @@ pub(super) enum Found<'a> {
 /// A store's file, and the marker beside it.
 pub(super) struct Store {
     path: PathBuf,
-    about: Metadata,
+    length: u64,
+    owner: u32,
+    mode: u32,
     file: File,
     marker: Marker,
 }
@@ -105,7 +107,9 @@ pub(super) fn look(folder: &Path) -> Result<Found<'_>, OpenError> {
     }
     Ok(Found::Store(Store {
         path,
-        about,
+        length: about.len(),
+        owner: about.uid(),
+        mode: about.permissions().mode(),
         file,
         marker,
     }))
@@ -147,9 +151,9 @@ fn read_first(mut file: &File, length: usize) -> io::Result<Vec<u8>> {
 impl Store {
     /// The start makes it its owner's alone, which only the owner may.
     fn foreign(&self) -> Option<OpenError> {
-        let (user, owner) = (geteuid(), self.about.uid());
-        let is_foreign = !user.is_root() && user.as_raw() != owner;
-        let is_open = self.about.permissions().mode() & 0o777 != 0o600;
+        let user = geteuid();
+        let is_foreign = !user.is_root() && user.as_raw() != self.owner;
+        let is_open = self.mode & 0o777 != 0o600;
         (is_foreign && is_open).then(|| OpenError::Unusable {
             path: self.path.clone(),
             source: Errno::PERM.into(),
@@ -159,7 +163,7 @@ impl Store {
     /// Is it another one, which has never held a key? A small copy is asked. It may be cut by who writes to the file
     /// meanwhile: then it says nothing. But a store that has its marker has had its note before.
     fn replaced(&self) -> Option<OpenError> {
-        if !self.marker.is_there() || self.about.len() > LARGEST_NEW {
+        if !self.marker.is_there() || self.length > LARGEST_NEW {
             return None;
         }
         let has_held_keys = catch_unwind(AssertUnwindSafe(|| self.has_held_keys()));
@@ -168,10 +172,9 @@ impl Store {
     }
 
     fn has_held_keys(&self) -> Option<bool> {
-        let length = self.about.len();
         let copy = InMemoryBackend::new();
-        copy.set_len(length).ok()?;
-        let content = read_first(&self.file, length.try_into().ok()?).ok()?;
+        copy.set_len(self.length).ok()?;
+        let content = read_first(&self.file, self.length.try_into().ok()?).ok()?;
         copy.write(0, &content).ok()?;
         let mut database = builder().create_with_backend(copy).ok()?;
         let is_sound = database.check_integrity().ok()?;
