@@ -19,11 +19,12 @@ use tracing::warn;
 use self::signals::Signals;
 use crate::Instance;
 use crate::clock::wall_clock;
-use crate::config::{Config, Files, LogFormat, Secrets, Server, Warning};
+use crate::config::{Config, Files, LogFormat, Problem, Secrets, Server, Warning};
 use crate::gateway::params::Params;
 use crate::gateway::tenant::Tenants;
 use crate::open_files;
 use crate::simulator;
+use crate::state;
 use crate::telemetry::{REVISION, log};
 
 /// A caching, signing reverse proxy in front of the Linksfield IoT-SIM platform.
@@ -54,7 +55,7 @@ enum Command {
         /// The configuration, in TOML.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Do not read the files and variables that hold secrets.
+        /// Do not read the files and variables that hold secrets, and do not look at the state.
         #[arg(long)]
         no_secrets: bool,
     },
@@ -162,7 +163,8 @@ fn check(path: &Path, no_secrets: bool) -> Done {
     } else {
         // The secrets as `serve` reads them; the file may be a pipe.
         let (files, secret_files) = (Files::once(), Files::watched());
-        let (config, secrets, warnings) = Config::load_whole(path, &files, &secret_files)?;
+        let loaded = Config::load_whole(path, &files, &secret_files, state_problem);
+        let (config, secrets, warnings) = loaded?;
         Tenants::new(&config, &secrets)?;
         (config, warnings)
     };
@@ -218,7 +220,17 @@ fn simulate(options: simulator::Options) -> Done {
 }
 
 fn load(path: &Path, files: &Files) -> Result<(Config, Secrets, Vec<Warning>), Failed> {
-    Ok(Config::load_whole(path, files, files)?)
+    Ok(Config::load_whole(path, files, files, |_| None)?)
+}
+
+/// What refuses a start at the state, as that would tell it.
+fn state_problem(config: &Config) -> Option<Problem> {
+    let refusal = state::refusal(config.server.state_dir.as_deref()?)?;
+    Some(Problem {
+        key: "server.state_dir".into(),
+        reason: refusal.reason(),
+        remedy: refusal.remedy().into(),
+    })
 }
 
 fn unknown_tenant(config: &Config, name: &str) -> Failed {

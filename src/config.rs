@@ -420,11 +420,12 @@ impl Config {
         Self::parse(&text, &source, environment::variables())
     }
 
-    /// The same, and reads the secrets, and tells all that is wrong with either.
+    /// The same, and reads the secrets, and tells all that is wrong with either, and what is wrong `beside` them.
     pub fn load_whole(
         path: &Path,
         files: &Files,
         secret_files: &Files,
+        beside: impl FnOnce(&Self) -> Option<Problem>,
     ) -> Result<(Self, Secrets, Vec<Warning>), Problems> {
         let source = path.display().to_string();
         let text = files
@@ -432,21 +433,22 @@ impl Config {
             .map_err(|error| unreadable(&source, &error))?;
         let examined = Self::examine(&text, &source, environment::variables())?;
         let (config, mut problems, mut warnings) = examined;
-        let secrets = config.load_secrets(secret_files);
+        let (secrets, mut found) = match config.load_secrets(secret_files) {
+            Ok(secrets) => (Some(secrets), Vec::new()),
+            Err(found) => (None, found.problems),
+        };
+        found.extend(beside(&config));
+        let reported = problems.iter().map(|problem| problem.key.clone());
+        let reported = reported.collect();
+        let is_news = |problem: &Problem| !check::is_reported(&reported, &problem.key);
+        problems.extend(found.into_iter().filter(is_news));
         match secrets {
-            Ok(secrets) if problems.is_empty() => {
+            Some(secrets) if problems.is_empty() => {
                 warnings.extend(secrets.warnings.iter().cloned());
-                return Ok((config, secrets, warnings));
+                Ok((config, secrets, warnings))
             }
-            Ok(_) => {}
-            Err(found) => {
-                let reported = problems.iter().map(|problem| problem.key.clone());
-                let reported = reported.collect();
-                let is_news = |problem: &Problem| !check::is_reported(&reported, &problem.key);
-                problems.extend(found.problems.into_iter().filter(is_news));
-            }
+            _ => Err(Problems::new(&source, problems)),
         }
-        Err(Problems::new(&source, problems))
     }
 
     /// Where the admin listener is to be, by the environment, else by this file, else by default. What else may be wrong is

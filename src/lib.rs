@@ -296,6 +296,10 @@ impl Instance {
         let (store, saved) = match &config.server.state_dir {
             Some(folder) => {
                 let (store, saved) = Store::open(folder, wall_clock()).await?;
+                if saved.is_new {
+                    let folder = folder.display();
+                    warn!(%folder, "server.state_dir held no state, a new one is begun: no idempotency key of before is known");
+                }
                 (Some(store), saved)
             }
             None => (None, Saved::default()),
