@@ -506,7 +506,7 @@ impl Config {
         let of_warnings = warnings.iter_mut().map(|it| (&it.key, &mut it.reason));
         for (key, reason) in of_problems.chain(of_warnings) {
             if let Some(by) = overridden.get(key) {
-                *reason += &format!(" (the value comes from {})", by.variable);
+                *reason = format!("{reason} (the value comes from {})", by.variable);
             }
         }
         warnings.extend(environment::overruled(file, &config, &overridden));
