@@ -8,6 +8,7 @@
 //! No message of this module quotes a value of the file: a secret in the wrong place is still a secret.
 
 mod base_url;
+mod brakes;
 mod check;
 mod environment;
 mod faults;
@@ -22,6 +23,7 @@ mod schema;
 mod secrets;
 mod show;
 mod signing;
+mod twice;
 
 use std::{
     collections::BTreeMap,
@@ -39,6 +41,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     base_url::{BaseUrl, BaseUrlError},
+    environment::variable_of,
     faults::{Breaker, Retry},
     file::Files,
     limits::{CRAWLS, Day, Limit, Limits, STREAMS},
@@ -497,14 +500,18 @@ impl Config {
     ) -> Result<(Self, Vec<Problem>, Vec<Warning>), Problems> {
         let mut problems = Vec::new();
         let mut table = read::table(text).map_err(|problems| Problems::new(source, problems))?;
+        let file = table.clone();
         let overridden = environment::overlay(&mut table, env, &mut problems);
         let config = read::config(&mut table, &mut problems);
-        let warnings = check::check(&config, &table, &mut problems);
-        for problem in &mut problems {
-            if let Some(variable) = overridden.get(&problem.key) {
-                problem.reason = format!("{} (the value comes from {variable})", problem.reason);
+        let mut warnings = check::check(&config, &table, &mut problems);
+        let of_problems = problems.iter_mut().map(|it| (&it.key, &mut it.reason));
+        let of_warnings = warnings.iter_mut().map(|it| (&it.key, &mut it.reason));
+        for (key, reason) in of_problems.chain(of_warnings) {
+            if let Some(by) = overridden.get(key) {
+                *reason = format!("{reason} (the value comes from {})", by.variable);
             }
         }
+        warnings.extend(environment::overruled(file, &config, &overridden));
         Ok((config, problems, warnings))
     }
 

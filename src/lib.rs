@@ -115,7 +115,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::{Access, Admin};
-use crate::config::{Config, Secrets};
+use crate::config::{Config, Secrets, Warning};
 use crate::gateway::brakes::Brakes;
 use crate::gateway::keys::Keys;
 use crate::gateway::quota::{self, History, Quota};
@@ -356,17 +356,17 @@ impl Instance {
         })
     }
 
-    /// Reads this file again when it changes, and when one of `hangups` comes; `config` and `secrets` are what it started
-    /// with.
+    /// Reads this file again when it changes, and when one of `hangups` comes; it started with `config` and `secrets`, and
+    /// has told the `warnings`.
     #[must_use]
     pub fn reloading(
         mut self,
         path: &Path,
-        config: Config,
-        secrets: Secrets,
+        (config, secrets): (Config, Secrets),
+        warnings: Vec<Warning>,
         hangups: Signal,
     ) -> Self {
-        let reloader = Reloader::new(path, config, secrets, self.live.clone());
+        let reloader = Reloader::new(path, (config, secrets), warnings, self.live.clone());
         self.reloader = Some((reloader, hangups));
         self
     }
