@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::build::{build, take_effect};
 use crate::clock::{self, WallClock};
-use crate::config::{Config, Secrets};
+use crate::config::{Config, Secrets, Warning};
 use crate::gateway::Lasting;
 use crate::gateway::command::LastingCommands;
 use crate::gateway::command::keys::Keys;
@@ -90,6 +90,10 @@ impl Instance {
         let (store, saved) = match &config.server.state_dir {
             Some(folder) => {
                 let (store, saved) = Store::open(folder, clock.now()).await?;
+                if saved.is_new {
+                    let folder = folder.display();
+                    warn!(%folder, "server.state_dir held no state, a new one is begun: no idempotency key of before is known");
+                }
                 (Some(store), saved)
             }
             None => (None, Saved::default()),
@@ -147,18 +151,18 @@ impl Instance {
         })
     }
 
-    /// Reads this file again when it changes, and when one of `hangups` comes; `config` and `secrets` are what it started
-    /// with.
+    /// Reads this file again when it changes, and when one of `hangups` comes; it started with `config` and `secrets`, and
+    /// has told the `warnings`.
     #[must_use]
     pub fn reloading(
         mut self,
         path: &Path,
-        config: Config,
-        secrets: Secrets,
+        (config, secrets): (Config, Secrets),
+        warnings: Vec<Warning>,
         hangups: Signal,
     ) -> Self {
         let (live, lasting) = (self.live.clone(), self.lasting.clone());
-        let reloader = Reloader::new(path, config, secrets, live, lasting);
+        let reloader = Reloader::new(path, (config, secrets), warnings, live, lasting);
         self.reloader = Some((reloader, hangups));
         self
     }
