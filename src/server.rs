@@ -77,7 +77,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// What a connection beyond the limit is told.
     fn refuse_connection(&self) -> Response<Body>;
 
-    /// An idle connection was closed to make room for another one.
+    /// A connection that waited for its peer was closed to make room for another one.
     fn connection_evicted(&self) {}
 
     /// A connection is beyond the limit, and is told so or not.
