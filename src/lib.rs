@@ -7,8 +7,8 @@
 //! # The life of a request
 //!
 //! 1. [`server`] accepts the connection. Its I/O wrapper keeps the times that a peer may take (for a head, between
-//!    requests, to read an answer) and decides, while draining or at the bound of connections, which are idle; at the bound the
-//!    one that has been idle for the longest time makes room (`server/places.rs`). It shows the line of a request to
+//!    requests, to read an answer) and decides, while draining or at the bound of connections, which are idle; at the bound
+//!    one that waits for its peer makes room (`server/places.rs`). It shows the line of a request to
 //!    `target.rs`, as hyper drops a fragment unsaid. What a refusal leaves unread of its request is dropped
 //!    (`server/unread.rs`), so that neither the refusal nor the next request is lost. Callers never take the last of the files
 //!    that may be open: `open_files.rs` keeps some for the admin listener, for calls and for reloads.
