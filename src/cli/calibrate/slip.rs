@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-use super::reading::{self, Sample};
+use super::reading::{self, Key, Sample};
 use crate::config::{
     EmptyDepth, KeyOrder, NestedValues, SecretEncoding, Signing, Spaces, hex_decode,
 };
@@ -55,15 +55,15 @@ impl Kind {
     const fn next(self) -> &'static str {
         match self {
             Self::Parameters => {
-                "By Linksfield's rule all parameters of the body but sign are signed, sorted by key. Correct what your \
-                 code signs, sign again, and calibrate what comes."
+                "By Linksfield's rule all parameters of the body but sign are signed, sorted by key. Correct which \
+                 parameters your code signs and their order, sign again, and calibrate what comes."
             }
             Self::Text => {
                 "Linksfield sees the parameters and not your text, so that cannot be its rule. Correct the text, \
                  sign again, and calibrate what comes."
             }
             Self::Secret => {
-                "Linksfield has the secret as it was issued. Correct the code that reads it, sign again, and calibrate \
+                "Linksfield has the secret as it was issued. Correct the code that reads the secret, sign again, and calibrate \
                  what comes."
             }
             Self::File => {
@@ -82,6 +82,9 @@ impl Kind {
     }
 }
 
+/// A slip is farther from the right text than any reading is.
+const SLIP: usize = 100;
+
 /// The slips behind this signature, the fewest that explain it, as a text for who made them.
 pub(super) fn find(sample: &Sample<'_>, secret: &SecretString) -> Option<String> {
     let digests = digests(&sample.signature);
@@ -90,9 +93,9 @@ pub(super) fn find(sample: &Sample<'_>, secret: &SecretString) -> Option<String>
     let mut best: Option<(usize, Vec<Slip>, &Signing)> = None;
     let mut seen = HashSet::new();
     for (fields, of_fields) in fields(sample) {
-        for form in &readings {
+        for (distance, form) in &readings {
             // One slip at least has been made, as no reading alone explains the signature.
-            if (best.as_ref()).is_some_and(|(least, ..)| 100 + distance(form) >= *least) {
+            if (best.as_ref()).is_some_and(|(least, ..)| SLIP + distance >= *least) {
                 break; // the others are no nearer to the default
             }
             if of_fields.is_some() && !is_usual(form) {
@@ -111,7 +114,7 @@ pub(super) fn find(sample: &Sample<'_>, secret: &SecretString) -> Option<String>
                     };
                     let slips = [&of_fields, &of_text, of_key].into_iter().flatten();
                     let slips: Vec<_> = slips.chain(of_digest).cloned().collect();
-                    let distance = slips.len() * 100 + distance(form);
+                    let distance = SLIP * slips.len() + distance;
                     if best.as_ref().is_none_or(|(least, ..)| distance < *least) {
                         best = Some((distance, slips, form));
                     }
@@ -210,10 +213,12 @@ fn orders<'a>(members: &Object<'a>) -> Vec<Object<'a>> {
         .collect()
 }
 
-/// Those of the text, the nearest to the default first: a slip can be made beside each of them.
-fn readings(base: &Signing) -> Vec<Signing> {
-    let mut all: Vec<Signing> = reading::forms_of_text(base).collect();
-    all.sort_by_key(distance);
+/// Those of the text, each with its distance from the default, the nearest first: a slip can be made beside each of them.
+fn readings(base: &Signing) -> Vec<(usize, Signing)> {
+    let mut all: Vec<(usize, Signing)> = reading::forms_of_text(base)
+        .map(|form| (non_default_keys(&form).count(), form))
+        .collect();
+    all.sort_by_key(|(distance, _)| *distance);
     all
 }
 
@@ -226,18 +231,15 @@ fn is_usual(form: &Signing) -> bool {
         && form.spaces == Spaces::Kept
 }
 
-/// From the default.
-fn distance(form: &Signing) -> usize {
-    let keys = reading::all_keys();
-    keys.filter(|key| !key.is_default(form)).count()
+fn non_default_keys(form: &Signing) -> impl Iterator<Item = &'static Key> {
+    reading::all_keys().filter(|key| !key.is_default(form))
 }
 
 /// Where a reading is not the default, as lines of `[signing]`.
 fn non_defaults(form: &Signing) -> Vec<String> {
-    let keys = reading::all_keys().filter(|key| !key.is_default(form));
     let table = reading::table(form);
-    let lines = keys.filter_map(|key| Some(format!("{} = {}", key.name, table.get(key.name)?)));
-    lines.collect()
+    let line = |key: &Key| Some(format!("{} = {}", key.name, table.get(key.name)?));
+    non_default_keys(form).filter_map(line).collect()
 }
 
 /// The same text as other writers have it, the compact one first.
