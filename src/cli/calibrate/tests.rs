@@ -257,41 +257,16 @@ fn what_bodies_show_does_not_depend_on_their_order() {
     let open = signed_until(&standard, of_both);
     let standard = signed_until(&standard, of_standard);
     let urls = signed_until(&urls, of_urls);
-    let outputs = |bodies: [&str; 3]| {
-        let found = found(&bodies.join("\n"));
-        values_of("output", &found.readings.into_iter().collect())
-    };
-    for (one, expected) in [
-        (&open, &["\"base64\"", "\"base64_url\""][..]),
-        (&standard, &["\"base64\""]),
-        (&urls, &["\"base64_url\""]),
-    ] {
-        for bodies in [
-            [one, &open, &open],
-            [&open, one, &open],
-            [&open, &open, one],
-        ] {
-            let outputs = outputs(bodies.map(|body| &**body));
-            assert_eq!(Vec::from_iter(&outputs), expected, "{bodies:?}");
+    for (one, expected) in [(&standard, "\"base64\""), (&urls, "\"base64_url\"")] {
+        for bodies in [[one, &open], [&open, one]] {
+            let found = found(&bodies.map(|body| &**body).join("\n"));
+            let outputs = values_of("output", &found.readings.into_iter().collect());
+            assert_eq!(Vec::from_iter(&outputs), [expected], "{bodies:?}");
         }
     }
-    for (bodies, expected) in [
-        (
-            [&open, &standard, &urls],
-            "output is \"base64\" by body 2, \"base64_url\" by body 3",
-        ),
-        (
-            [&urls, &open, &standard],
-            "output is \"base64_url\" by body 1, \"base64\" by body 3",
-        ),
-        (
-            [&standard, &urls, &open],
-            "output is \"base64\" by body 1, \"base64_url\" by body 2",
-        ),
-    ] {
-        let reason = refused(&bodies.map(|body| &**body).join("\n"));
-        assert!(reason.contains(expected), "{reason}");
-    }
+    let reason = refused(&format!("{urls}\n{standard}"));
+    let expected = "output is \"base64_url\" by body 1, \"base64\" by body 2";
+    assert!(reason.contains(expected), "{reason}");
 }
 
 #[test]
