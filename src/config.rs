@@ -101,7 +101,7 @@ pub struct Server {
     /// The largest request body.
     #[serde(serialize_with = "show::size")]
     pub max_body: ByteSize,
-    /// Connections of callers at a time; at the bound the longest idle one makes room.
+    /// Connections of callers at a time; at the bound one that waits for its peer makes room.
     pub max_connections: NonZeroUsize,
     /// From accept, or from the first byte of a later request, to the end of the head.
     #[serde(with = "humantime_serde")]

@@ -8,10 +8,10 @@
 //!
 //! 1. [`server`] accepts the connection. Its I/O wrapper keeps the times that a peer may take (for a head, between
 //!    requests, to read an answer) and decides, while draining or at the bound of connections, which
-//!    are idle; at the bound the one that has been idle for the longest time makes room
-//!    (`server/places.rs`). It shows the line of a request to `target.rs`, as hyper drops a fragment
-//!    without a word. What a refusal leaves unread of its request is dropped (`server/unread.rs`), so
-//!    that neither the refusal nor the next request is lost. Callers never take the last of the files
+//!    are idle; at the bound one that waits for its peer makes room (`server/places.rs`). It shows the
+//!    line of a request to `target.rs`, as hyper drops a fragment without a word. What a refusal leaves
+//!    unread of its request is dropped (`server/unread.rs`), so that neither the refusal nor the next
+//!    request is lost. Callers never take the last of the files
 //!    that may be open: `open_files.rs` keeps some for the admin listener, for calls and for reloads.
 //! 2. [`live`] is what is in effect: the request is answered by the [`gateway`] of that moment, from
 //!    its head to its answer.

@@ -237,7 +237,7 @@ impl Families {
             connections_evicted: counters(
                 &registry,
                 "connections_evicted_total",
-                "Idle connections that were closed to make room for others.",
+                "Connections without a whole request that were closed to make room for others.",
                 &["listener"],
             ),
             cache_entries: gauge(&registry, "cache_entries", "Pages in memory."),
