@@ -12,7 +12,6 @@ pub mod request;
 pub mod upstream;
 pub mod vendor;
 
-mod boxed;
 mod response;
 
 use std::io;

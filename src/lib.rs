@@ -121,4 +121,5 @@ pub mod signing;
 pub mod simulator;
 pub mod state;
 pub mod target;
+pub mod task;
 pub mod telemetry;

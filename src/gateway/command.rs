@@ -4,21 +4,16 @@
 pub mod doubt;
 pub mod keys;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::Response;
 use serde_json::{Value, json};
-use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::keys::{Claim, End, Kept, Key, Keys, Run};
-use super::boxed::boxed;
 use super::error::{Error, Fault, Sent};
 use super::progress::Progress;
 use super::query::cache::Named;
@@ -34,6 +29,7 @@ use super::vendor::skew::Told;
 use crate::body::Body;
 use crate::clock::Moment;
 use crate::id::RequestId;
+use crate::task::DetachOnDrop;
 use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
 
 /// The commands of one configuration. Cloning is cheap.
@@ -216,14 +212,12 @@ impl Commands {
             _counted: self.0.lasting.under_way.token(),
         };
         let run = || self.clone().run_command(call, course, key, errand);
-        let mut command = Command {
-            run: Some(boxed(run)),
-            metrics: self.0.metrics.clone(),
-        };
+        let metrics = self.0.metrics.clone();
+        let mut command = DetachOnDrop::new(run, move |ended: Ended| ended.record(&metrics));
         let _unless_it_has_left = CancelOnDrop(progress.clone()); // dropped before the command goes on as a task
         let ended = timeout_at(deadline, &mut command).await;
         timing.tell(exchange);
-        let answered = match ended {
+        let answered = match ended.map(|ended| ended.and_then(|ended| ended.result)) {
             Ok(Some(result)) => result?,
             Ok(None) => return Err(Error::Internal(progress.sent()).into()), // it has panicked
             Err(_) if progress.cancel() => {
@@ -417,63 +411,29 @@ fn replay(kept: &Kept, in_doubt: bool, exchange: &mut Exchange<'_>) -> Response<
     response::of_kept(kept)
 }
 
-/// A command under way. The request that waits for it drives it; once that has gone, it goes on as a task of its own.
-///
-/// (A task for every command would be one more to wake up, twice.)
-struct Command {
-    /// Until it has ended.
-    run: Option<Pin<Box<dyn Future<Output = Ended> + Send>>>,
-    metrics: Arc<Metrics>,
-}
-
 struct Ended {
     /// None: it was called off. (Boxed, as it is handed on a few times.)
     result: Option<Result<Box<Answered>, Arc<Error>>>,
     course: Course,
 }
 
-impl Future for Command {
-    /// None if it was called off or has panicked.
-    type Output = Option<Result<Box<Answered>, Arc<Error>>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let run = self.run.as_mut().expect("it has not ended yet");
-        let polled = catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(cx)));
-        let ended = match polled {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(ended)) => ended.result,
-            Err(_) => None, // the hook has told of it
-        };
-        self.run = None;
-        Poll::Ready(ended)
-    }
-}
-
-impl Drop for Command {
-    fn drop(&mut self) {
-        let Some(run) = self.run.take() else { return };
-        let metrics = self.metrics.clone();
-        let to_the_end = async move {
-            // The drain waits for `course` to go, and that outlives what has been answered and its permit.
-            let Ended { course, result } = run.await;
-            match &result {
-                None => {}
-                Some(Ok(answered)) => {
-                    let answer = &answered.answer;
-                    let code = answer.vendor_code.as_deref();
-                    let in_doubt = is_in_doubt(Ok(answer));
-                    course.record(&metrics, answer.outcome.as_str(), code, None, in_doubt);
-                }
-                Some(Err(error)) => {
-                    let (cause, in_doubt) = (error.sources(), is_in_doubt(Err(error)));
-                    course.record(&metrics, error.code(), None, cause.as_deref(), in_doubt);
-                }
+impl Ended {
+    /// Nobody was there to be told. The drain waits for `course` to go, and that outlives what has been answered and its
+    /// permit.
+    fn record(self, metrics: &Metrics) {
+        let Self { course, result } = self;
+        match &result {
+            None => {}
+            Some(Ok(answered)) => {
+                let answer = &answered.answer;
+                let code = answer.vendor_code.as_deref();
+                let in_doubt = is_in_doubt(Ok(answer));
+                course.record(metrics, answer.outcome.as_str(), code, None, in_doubt);
             }
-        };
-        // At the end of the process the runtime takes no task any more, and drops it; so it is outside of a runtime. Either
-        // way `CutOff` records it.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(to_the_end);
+            Some(Err(error)) => {
+                let (cause, in_doubt) = (error.sources(), is_in_doubt(Err(error)));
+                course.record(metrics, error.code(), None, cause.as_deref(), in_doubt);
+            }
         }
     }
 }

@@ -46,7 +46,6 @@ pub use self::connection::{Line, Opening, Slot};
 use self::head::Malformed;
 use self::payload::Payload;
 pub use self::traffic::{Protocol, Traffic};
-use super::boxed::boxed;
 use super::brakes::{Brakes, Subject};
 use super::error::{Error, Sent, Unreachable};
 use super::progress::{Progress, TakeBack as _};
@@ -365,7 +364,7 @@ impl Upstream {
             progress.may_take_back(Arc::new(body.clone()));
         }
         let attempt = || self.clone().attempt(line, request, progress.clone());
-        let mut attempt: Late = Late(boxed(attempt));
+        let mut attempt: Late = Late(crate::task::boxed(attempt));
         let stopped = async {
             if is_shared {
                 body.stopped().await; // it may have to wait in its connection until the vendor takes one more

@@ -33,7 +33,6 @@ pub use self::narrowing::Named;
 pub use self::scope::Scope;
 pub use self::scope::Validity;
 use self::snapshot::{Arrival, Series, Snapshot, Standing};
-use crate::gateway::boxed::boxed;
 use crate::gateway::error::{Error, Sent};
 use crate::gateway::page::{Page, Position};
 use crate::gateway::request::directives::Directives;
@@ -41,6 +40,7 @@ use crate::gateway::request::directives::Directives;
 use crate::clock::Moment;
 use crate::gateway::progress::Progress;
 use crate::gateway::request::route::Policy;
+use crate::task;
 
 /// Pages of queries with longer parameters are not kept: the longest that the vendor documents has some 200 bytes.
 const LONGEST_KEY: usize = 8 * 1024;
@@ -346,7 +346,7 @@ impl Cache {
             policy: question.policy.clone(),
         };
         let fill = fill.take().expect("a fill is begun once");
-        let fill = boxed(|| fill(flight.progress.clone(), reason));
+        let fill = task::boxed(|| fill(flight.progress.clone(), reason));
         tokio::spawn(async move {
             let Fetched { outcome, later } = fill.await.into();
             match later {
