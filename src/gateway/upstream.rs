@@ -7,12 +7,12 @@
 mod answer;
 mod chunks;
 mod coding;
-mod connection;
 mod drive;
 mod head;
 mod http2;
 mod payload;
 mod redirect;
+mod slot;
 mod traffic;
 
 use std::borrow::Cow;
@@ -41,10 +41,10 @@ use tokio_rustls::TlsConnector;
 
 use self::answer::Meaning;
 pub use self::answer::{Outcome, SUCCESS, Shape};
-use self::connection::{Connection, Farewell, Socket, is_malformed, open_http1, open_http2};
-pub use self::connection::{Line, Opening, Slot};
 use self::head::Malformed;
 use self::payload::Payload;
+use self::slot::{Connection, Farewell, Socket, is_malformed, open_http1, open_http2};
+pub use self::slot::{Line, Opening, Slot};
 pub use self::traffic::{Protocol, Traffic};
 use super::boxed::boxed;
 use super::brakes::{Brakes, Subject};

@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio_rustls::client::TlsStream;
 
-use super::connection::Socket;
 use super::drive::{Driven, move_on, until_given_up};
 use super::payload::Payload;
+use super::slot::Socket;
 use super::traffic::Token;
 use crate::config::STREAMS;
 use crate::gateway::brakes::Brakes;
