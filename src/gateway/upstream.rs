@@ -5,14 +5,19 @@
 //! nothing of a caller's head goes upstream.
 
 mod answer;
+mod backpressure;
 mod chunks;
 mod coding;
 mod drive;
+mod failure;
 mod head;
 mod http2;
+mod malformed;
 mod payload;
 mod redirect;
 mod slot;
+mod socket;
+mod tls;
 mod traffic;
 
 use std::borrow::Cow;
@@ -34,17 +39,19 @@ use hyper::header::{
 };
 use hyper::http::response::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode};
-use rustls::ClientConfig;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::answer::Meaning;
 pub use self::answer::{Outcome, SUCCESS, Shape};
-use self::head::Malformed;
+pub use self::failure::Failure;
+use self::malformed::{Malformed, is_malformed};
 use self::payload::Payload;
-use self::slot::{Connection, Farewell, Socket, is_malformed, open_http1, open_http2};
+use self::slot::{Connection, open_http1, open_http2};
 pub use self::slot::{Line, Opening, Slot};
+use self::socket::{Farewell, Socket};
+use self::tls::{HTTP2, TlsConfig, expiry, tls_config, tls_failure};
 pub use self::traffic::{Protocol, Traffic};
 use super::boxed::boxed;
 use super::brakes::{Brakes, Subject};
@@ -63,10 +70,6 @@ pub const QUERY_MAX_IDLE: Duration = Duration::from_secs(15);
 pub const COMMAND_MAX_IDLE: Duration = Duration::from_secs(1);
 /// Then the vendor is asked once more, whatever it said: one header must not end everything for a day.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
-/// Offered by ALPN (RFC 7301).
-const HTTP2: &[u8] = b"h2";
-const HTTP1: &[u8] = b"http/1.1";
-
 /// As many as a request has at most, for which a copy of those that are always the same is not indexed anew: the language, the
 /// length and the trace come to them.
 const HEADERS: usize = 8;
@@ -93,15 +96,6 @@ pub struct Upstream {
     last_reached: ArcSwapOption<SocketAddr>,
     brakes: Brakes,
     traffic: Traffic,
-}
-
-#[derive(Clone)]
-struct TlsConfig(Arc<ClientConfig>);
-
-impl std::fmt::Debug for TlsConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsConfig")
-    }
 }
 
 /// What is sent to Linksfield.
@@ -189,19 +183,6 @@ fn pause(retry_after: &str, now: SystemTime) -> Option<Duration> {
         date.duration_since(now).unwrap_or_default() // one that has passed is now
     };
     Some(pause.min(LONGEST_PAUSE))
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub enum Failure {
-    /// No byte has left, so the call may be made anew: a connection that had been idle was closed before. The error is for
-    /// the one who does not.
-    NotSent(Error),
-    /// It is proven that the vendor has not processed the call, so it may be made anew, as another call: the vendor may
-    /// have counted this one. Its stream was refused, or ended before a byte of the body had left.
-    Refused(Error),
-    /// The call has failed.
-    Failed(Error),
 }
 
 /// What came of a message.
@@ -568,41 +549,6 @@ async fn reach(
 }
 
 fn unreachable(reason: Unreachable, source: io::Error) -> Error {
-    Error::UpstreamUnreachable { reason, source }
-}
-
-/// TLS 1.2 or later, verified against the given certificates, else against Mozilla's, which are part of the binary.
-fn tls_config(ca: Option<&Ca>, offers_http2: bool) -> Arc<ClientConfig> {
-    let roots = match ca {
-        Some(ca) => ca.roots.clone(),
-        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
-    };
-    // Chosen here, as a second provider that some dependency turns on would make the default panic.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = builder.expect("the provider has the suites of both versions");
-    let mut config = config.with_root_certificates(roots).with_no_client_auth();
-    if offers_http2 {
-        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
-    }
-    Arc::new(config)
-}
-
-fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    Some(certificate.validity().not_after.timestamp())
-}
-
-fn tls_failure(source: io::Error) -> Error {
-    let cause = source
-        .get_ref()
-        .and_then(|error| error.downcast_ref::<rustls::Error>());
-    let reason = match cause {
-        Some(rustls::Error::InvalidCertificate(_)) => Unreachable::Certificate,
-        Some(_) => Unreachable::Tls,
-        None => Unreachable::Connection,
-    };
     Error::UpstreamUnreachable { reason, source }
 }
 

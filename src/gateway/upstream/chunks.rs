@@ -5,7 +5,7 @@
 
 use bytes::BytesMut;
 
-use super::head::Malformed;
+use super::malformed::Malformed;
 
 /// The trailers of one body together.
 const MOST_BYTES: usize = 64 << 10;

@@ -20,6 +20,7 @@ use httparse::{Header, ParserConfig, Response, Status};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::chunks::Chunks;
+use super::malformed::Malformed;
 
 /// Of the heads of one answer together, those of interim responses included.
 const MOST_BYTES: usize = 64 << 10;
@@ -38,27 +39,6 @@ const USED: [&str; 7] = [
     "retry-after",
     "www-authenticate",
 ];
-
-/// Why an answer is not taken. The texts are ours: nothing of the answer is in them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Malformed {
-    #[error("{0}")]
-    Parser(httparse::Error),
-    #[error("a malformed {0} line")]
-    Framing(&'static str),
-    #[error("a line of nothing but carriage returns or NULs")]
-    Byte,
-    #[error("a head of more than 64 KiB")]
-    TooLarge,
-    #[error("a switch of protocols, which nobody asked for")]
-    Switch,
-}
-
-impl From<Malformed> for io::Error {
-    fn from(malformed: Malformed) -> Self {
-        Self::new(io::ErrorKind::InvalidData, malformed)
-    }
-}
 
 /// Why no byte of a request was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

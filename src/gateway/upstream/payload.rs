@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::http2::Backpressure;
+use super::backpressure::Backpressure;
 use crate::gateway::brakes::{Brakes, Subject};
 use crate::gateway::progress::TakeBack;
 

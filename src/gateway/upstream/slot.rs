@@ -6,12 +6,9 @@
 //! vendor never sees more connections than there are slots.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,26 +16,25 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::{Domain, SockRef, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use socket2::{Domain, TcpKeepalive, Type};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::runtime;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::Failure;
-use super::drive::{Driven, LINGER, move_on, until_given_up};
-use super::head::{Heads, Malformed, Spoilt, Turn, Wire};
+use super::drive::{Driven, move_on, until_given_up};
+use super::failure::{Failure, is_refused, is_spoilt};
+use super::head::{Heads, Turn, Wire};
 use super::http2::{self, Mouth, PING_AFTER};
+use super::malformed::is_malformed;
 use super::payload::Payload;
+use super::socket::{Farewell, GivenUp, Socket, cell};
 use super::traffic::{Protocol, Token, Traffic};
 use crate::clock::Moment;
 use crate::gateway::brakes::Brakes;
-use crate::gateway::error::{Error, Unreachable, chain};
+use crate::gateway::error::{Error, Unreachable};
 use crate::gateway::progress::{Progress, TakeBack as _};
 use crate::gateway::quota::Shareable;
 
@@ -48,6 +44,7 @@ const PROBES: Duration = Duration::from_secs(5);
 /// How long after an answer the last of its request may take to leave. One that was answered before the vendor has read
 /// it may be closed by the vendor next.
 const LEFT_AFTER: Duration = Duration::from_millis(100);
+
 /// One of the vendor's few connections, connected or not. A clone is the same one.
 #[derive(Debug, Clone)]
 pub struct Slot {
@@ -55,14 +52,6 @@ pub struct Slot {
     capacity: Capacity,
     sockets: TaskTracker,
     given_up: GivenUp,
-}
-
-/// When the time of the call on a slot's connection had passed, though it is still read; none before that. From then on the
-/// vendor has [`hold`](Farewell::hold), however the connection is closed.
-type GivenUp = Arc<StdMutex<Option<Instant>>>;
-
-fn cell(given_up: &GivenUp) -> MutexGuard<'_, Option<Instant>> {
-    given_up.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many calls a slot's connection takes at a time; 0 unless it is of HTTP/2 and open. Each connection brings its own.
@@ -405,49 +394,6 @@ impl Drop for Line {
     }
 }
 
-/// Is it certain that the vendor has not processed a request, though it may have left?
-///
-/// RFC 9113, section 8.7: its stream was refused, or is above the last one that a GOAWAY names. Only to those streams h2
-/// gives the GOAWAY as the error (or to ones that it did not begin, as the GOAWAY had come); the others end as the
-/// vendor, or the broken connection, ends them. Both must be the vendor's words, not h2's own about a fault it has found.
-fn is_refused(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error);
-    source
-        .and_then(|source| source.downcast_ref::<h2::Error>())
-        .is_some_and(|error| {
-            error.is_remote()
-                && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
-        })
-}
-
-/// Is it certain that no byte of the request was written?
-fn is_spoilt(error: &hyper::Error) -> bool {
-    chain(error).any(<dyn std::error::Error>::is::<Spoilt>)
-}
-
-/// Has something come that is no well-formed answer? (Not so a broken record of TLS, nor an answer that broke off.)
-pub(super) fn is_malformed(error: &(dyn std::error::Error + 'static)) -> bool {
-    use io::ErrorKind::{InvalidData, InvalidInput};
-    chain(error).any(|cause| {
-        if let Some(error) = cause.downcast_ref::<hyper::Error>() {
-            return error.is_parse();
-        }
-        if let Some(error) = cause.downcast_ref::<h2::Error>() {
-            return error.is_library() && error.reason() == Some(h2::Reason::PROTOCOL_ERROR);
-        }
-        // That is how hyper tells of chunks that are none.
-        let of_chunks = cause.downcast_ref::<io::Error>().is_some_and(|error| {
-            let of_tls = error
-                .get_ref()
-                .and_then(|cause| cause.downcast_ref::<rustls::Error>())
-                .is_some();
-            let of_system = error.raw_os_error().is_some();
-            matches!(error.kind(), InvalidData | InvalidInput) && !of_tls && !of_system
-        });
-        of_chunks || cause.is::<Malformed>()
-    })
-}
-
 pub(super) async fn open_http1<S: Wire>(
     stream: S,
     upstream: u64,
@@ -494,207 +440,4 @@ pub(super) async fn open_http2(
         sender: Sender::Http2 { mouth, heard },
         traffic,
     })
-}
-
-/// What a connection goes through. It tells when something has come; and however it is given up, in the middle of a
-/// handshake too, it counts as open until the vendor has closed its side.
-#[derive(Debug)]
-pub(super) struct Socket {
-    stream: Option<TcpStream>,
-    heard: watch::Sender<Moment>,
-    farewell: Farewell,
-    given_up: GivenUp,
-    open: Option<TaskTrackerToken>,
-}
-
-impl Socket {
-    /// Waits until it is connected. (There is one from the first on: the vendor may see a connection that nobody waits for.)
-    pub(super) async fn connected(&mut self) -> io::Result<()> {
-        let stream = self.stream();
-        stream.writable().await?;
-        stream.take_error()?.map_or(Ok(()), Err)
-    }
-
-    /// When the vendor was heard last, from now on.
-    pub(super) fn heard(&self) -> watch::Receiver<Moment> {
-        self.heard.subscribe()
-    }
-
-    /// From now on the system takes nothing while something that it took has not been sent: what it holds back leaves when
-    /// the vendor reads, whatever is decided meanwhile. (Where that cannot be set, its buffer leaves later.)
-    pub(super) fn keep_nothing_back(&self) {
-        if let Some(stream) = &self.stream {
-            let _ = SockRef::from(stream).set_tcp_notsent_lowat(1);
-        }
-    }
-
-    /// Ready when the system takes a byte more. (That it took the last one does not say so.)
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(stream) = &self.stream else {
-            return Poll::Ready(());
-        };
-        loop {
-            // One that is broken takes nothing, and whoever writes is told.
-            if ready!(stream.poll_write_ready(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            let look = || {
-                let mut asked = [PollFd::new(stream, PollFlags::OUT)];
-                let has_room = poll(&mut asked, Some(&Timespec::default()))? > 0;
-                has_room
-                    .then_some(())
-                    .ok_or(io::ErrorKind::WouldBlock.into())
-            };
-            match stream.try_io(Interest::WRITABLE, look) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => return Poll::Ready(()),
-            }
-        }
-    }
-
-    fn stream(&mut self) -> Pin<&mut TcpStream> {
-        Pin::new(self.stream.as_mut().expect("taken only by drop"))
-    }
-}
-
-impl Wire for Socket {
-    fn is_silent(&self, _: bool) -> Result<(), Spoilt> {
-        let Some(stream) = &self.stream else {
-            return Err(Spoilt::Closed);
-        };
-        match SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Ok(1..) => Err(Spoilt::Unasked),
-            Ok(0) | Err(_) => Err(Spoilt::Closed),
-        }
-    }
-}
-
-impl Wire for TlsStream<Socket> {
-    fn is_silent(&self, is_first: bool) -> Result<(), Spoilt> {
-        if is_first {
-            return Ok(()); // the tickets of the session come when they come
-        }
-        self.get_ref().0.is_silent(false)
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if let (Some(stream), Ok(runtime)) = (self.stream.take(), runtime::Handle::try_current()) {
-            let (open, farewell) = (self.open.take(), self.farewell);
-            let passed = cell(&self.given_up).map_or(Duration::ZERO, |since| since.elapsed());
-            runtime.spawn(async move {
-                farewell.close(stream, passed).await;
-                drop(open);
-            });
-        }
-    }
-}
-
-/// How a socket is closed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Farewell {
-    /// How long the vendor may take to close its side. A server with a thread for each request works on, and does not notice
-    /// that ours was closed before it writes its answer.
-    pub hold: Duration,
-    /// How many bytes it may send meanwhile.
-    pub most: usize,
-}
-
-impl Farewell {
-    /// Ends when the vendor has closed its side too, so that it no longer counts the connection when the slot opens its next
-    /// one. A vendor that does not is told that there is no connection any more. Of its time this has `passed`.
-    async fn close(self, mut stream: TcpStream, passed: Duration) {
-        let close = async {
-            stream.shutdown().await?;
-            let (mut discarded, mut left) = ([0; 1024], self.most);
-            loop {
-                let read = stream.read(&mut discarded).await?;
-                left = left.checked_sub(read).ok_or(io::ErrorKind::FileTooLarge)?;
-                if read == 0 {
-                    return io::Result::Ok(());
-                }
-            }
-        };
-        let left = self.hold.saturating_sub(passed).max(LINGER);
-        if !matches!(timeout(left, close).await, Ok(Ok(()))) {
-            let _ = stream.set_zero_linger();
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(self.stream().poll_read(cx, buffer))?;
-        // Of HTTP/1.1 nobody wants to know.
-        if buffer.filled().len() > before && !self.heard.is_closed() {
-            self.heard.send_replace(Moment::of(Instant::now()));
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream
-            .as_ref()
-            .is_some_and(TcpStream::is_write_vectored)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    /// How long the vendor has to close a connection, if it does not.
-    async fn left(hold: Duration, passed: Duration) -> Duration {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
-        let (_vendor, _) = listener.accept().await.unwrap();
-        let farewell = Farewell { hold, most: 0 };
-        let begun = Instant::now();
-        farewell.close(stream.unwrap(), passed).await;
-        begun.elapsed()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_is_held_for_its_time_once_whether_it_is_read_or_closed_meanwhile() {
-        let second = Duration::from_secs(1);
-        for (hold, passed, expected) in [(120, 0, 120), (120, 100, 20), (120, 120, 2), (0, 0, 2)] {
-            let left = left(second * hold, second * passed).await;
-            assert_eq!(left.as_secs(), expected, "{hold} {passed}");
-        }
-    }
 }

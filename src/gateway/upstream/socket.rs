@@ -1,0 +1,233 @@
+//! The socket of a connection: when was the vendor heard, and when is it closed for the vendor too?
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::runtime;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::drive::LINGER;
+use super::head::{Spoilt, Wire};
+use crate::clock::Moment;
+
+/// When the time of the call on a slot's connection had passed, though it is still read; none before that. From then on the
+/// vendor has [`hold`](Farewell::hold), however the connection is closed.
+pub(super) type GivenUp = Arc<Mutex<Option<Instant>>>;
+
+pub(super) fn cell(given_up: &GivenUp) -> MutexGuard<'_, Option<Instant>> {
+    given_up.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a connection goes through. It tells when something has come; and however it is given up, in the middle of a
+/// handshake too, it counts as open until the vendor has closed its side.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) stream: Option<TcpStream>,
+    pub(super) heard: watch::Sender<Moment>,
+    pub(super) farewell: Farewell,
+    pub(super) given_up: GivenUp,
+    pub(super) open: Option<TaskTrackerToken>,
+}
+
+impl Socket {
+    /// Waits until it is connected. (There is one from the first on: the vendor may see a connection that nobody waits for.)
+    pub(super) async fn connected(&mut self) -> io::Result<()> {
+        let stream = self.stream();
+        stream.writable().await?;
+        stream.take_error()?.map_or(Ok(()), Err)
+    }
+
+    /// When the vendor was heard last, from now on.
+    pub(super) fn heard(&self) -> watch::Receiver<Moment> {
+        self.heard.subscribe()
+    }
+
+    /// From now on the system takes nothing while something that it took has not been sent: what it holds back leaves when
+    /// the vendor reads, whatever is decided meanwhile. (Where that cannot be set, its buffer leaves later.)
+    pub(super) fn keep_nothing_back(&self) {
+        if let Some(stream) = &self.stream {
+            let _ = SockRef::from(stream).set_tcp_notsent_lowat(1);
+        }
+    }
+
+    /// Ready when the system takes a byte more. (That it took the last one does not say so.)
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = &self.stream else {
+            return Poll::Ready(());
+        };
+        loop {
+            // One that is broken takes nothing, and whoever writes is told.
+            if ready!(stream.poll_write_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let look = || {
+                let mut asked = [PollFd::new(stream, PollFlags::OUT)];
+                let has_room = poll(&mut asked, Some(&Timespec::default()))? > 0;
+                has_room
+                    .then_some(())
+                    .ok_or(io::ErrorKind::WouldBlock.into())
+            };
+            match stream.try_io(Interest::WRITABLE, look) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    fn stream(&mut self) -> Pin<&mut TcpStream> {
+        Pin::new(self.stream.as_mut().expect("taken only by drop"))
+    }
+}
+
+impl Wire for Socket {
+    fn is_silent(&self, _: bool) -> Result<(), Spoilt> {
+        let Some(stream) = &self.stream else {
+            return Err(Spoilt::Closed);
+        };
+        match SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Ok(1..) => Err(Spoilt::Unasked),
+            Ok(0) | Err(_) => Err(Spoilt::Closed),
+        }
+    }
+}
+
+impl Wire for TlsStream<Socket> {
+    fn is_silent(&self, is_first: bool) -> Result<(), Spoilt> {
+        if is_first {
+            return Ok(()); // the tickets of the session come when they come
+        }
+        self.get_ref().0.is_silent(false)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let (Some(stream), Ok(runtime)) = (self.stream.take(), runtime::Handle::try_current()) {
+            let (open, farewell) = (self.open.take(), self.farewell);
+            let passed = cell(&self.given_up).map_or(Duration::ZERO, |since| since.elapsed());
+            runtime.spawn(async move {
+                farewell.close(stream, passed).await;
+                drop(open);
+            });
+        }
+    }
+}
+
+/// How a socket is closed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Farewell {
+    /// How long the vendor may take to close its side. A server with a thread for each request works on, and does not notice
+    /// that ours was closed before it writes its answer.
+    pub hold: Duration,
+    /// How many bytes it may send meanwhile.
+    pub most: usize,
+}
+
+impl Farewell {
+    /// Ends when the vendor has closed its side too, so that it no longer counts the connection when the slot opens its next
+    /// one. A vendor that does not is told that there is no connection any more. Of its time this has `passed`.
+    async fn close(self, mut stream: TcpStream, passed: Duration) {
+        let close = async {
+            stream.shutdown().await?;
+            let (mut discarded, mut left) = ([0; 1024], self.most);
+            loop {
+                let read = stream.read(&mut discarded).await?;
+                left = left.checked_sub(read).ok_or(io::ErrorKind::FileTooLarge)?;
+                if read == 0 {
+                    return io::Result::Ok(());
+                }
+            }
+        };
+        let left = self.hold.saturating_sub(passed).max(LINGER);
+        if !matches!(timeout(left, close).await, Ok(Ok(()))) {
+            let _ = stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(self.stream().poll_read(cx, buffer))?;
+        // Of HTTP/1.1 nobody wants to know.
+        if buffer.filled().len() > before && !self.heard.is_closed() {
+            self.heard.send_replace(Moment::of(Instant::now()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream
+            .as_ref()
+            .is_some_and(TcpStream::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// How long the vendor has to close a connection, if it does not.
+    async fn left(hold: Duration, passed: Duration) -> Duration {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (_vendor, _) = listener.accept().await.unwrap();
+        let farewell = Farewell { hold, most: 0 };
+        let begun = Instant::now();
+        farewell.close(stream.unwrap(), passed).await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_held_for_its_time_once_whether_it_is_read_or_closed_meanwhile() {
+        let second = Duration::from_secs(1);
+        for (hold, passed, expected) in [(120, 0, 120), (120, 100, 20), (120, 120, 2), (0, 0, 2)] {
+            let left = left(second * hold, second * passed).await;
+            assert_eq!(left.as_secs(), expected, "{hold} {passed}");
+        }
+    }
+}
