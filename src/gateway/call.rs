@@ -17,7 +17,7 @@ use super::response::{self, Expected};
 use super::tenant::Which;
 use super::unclassified::{self, Asked, News, Said};
 use super::upstream::{
-    Answer, Exchanged, Failure, Late, Line, Message, Outcome, QUERY_MAX_IDLE, Slot,
+    Answer, Exchanged, Late, Message, NoAnswer, Outcome, QUERY_MAX_IDLE, Slot, Stream, Vacancy,
 };
 use super::{Call, Gateway, keys, wall_clock};
 use crate::clock::Moment;
@@ -153,7 +153,7 @@ pub struct Answered {
     /// Until when what is left of the answer must have come.
     pub deadline: Instant,
     /// What the rest of the answer comes through; given up before the permit is.
-    pub line: Line,
+    pub line: Stream,
     pub permit: Permit<Slot>,
 }
 
@@ -343,8 +343,8 @@ impl Gateway {
                     let error = Error::UpstreamTimeout(progress.sent());
                     break Err(Unanswered { error, later });
                 }
-                Exchanged::Failed(Failure::NotSent(_)) if anew < MOST_ANEW => anew += 1,
-                Exchanged::Failed(Failure::Refused(error)) if anew < MOST_ANEW => {
+                Exchanged::Failed(NoAnswer::NotSent(_)) if anew < MOST_ANEW => anew += 1,
+                Exchanged::Failed(NoAnswer::Refused(error)) if anew < MOST_ANEW => {
                     anew += 1;
                     record(error.code(), sent_at.elapsed());
                     drop(permit); // the vendor may have counted this one: the next takes a turn of its own
@@ -357,7 +357,7 @@ impl Gateway {
                     };
                 }
                 Exchanged::Failed(
-                    Failure::NotSent(error) | Failure::Refused(error) | Failure::Failed(error),
+                    NoAnswer::NotSent(error) | NoAnswer::Refused(error) | NoAnswer::Failed(error),
                 ) => break Err(error.into()),
             }
         };
@@ -394,7 +394,7 @@ impl Gateway {
         errand: &Errand,
         (key, is_saved): (Option<&keys::Run>, &mut bool),
         deadline: &mut Instant,
-    ) -> Result<Line, Error> {
+    ) -> Result<Stream, Error> {
         loop {
             // A disk takes its time: whether the connection may still be used is looked at after it.
             let line = self.connect(permit, errand.max_idle, *deadline).await?;
@@ -540,33 +540,32 @@ impl Gateway {
         permit: &mut Permit<Slot>,
         max_idle: Duration,
         deadline: Instant,
-    ) -> Result<Line, Error> {
+    ) -> Result<Stream, Error> {
         let (upstream, mut changes) = (&self.0.upstream, 0);
-        let found = loop {
+        let vacancy = loop {
             let slot = Slot::clone(permit);
-            if let Some(found) = upstream.find(&slot, max_idle, false).await {
-                break found;
+            if let Some(vacancy) = upstream.try_find(&slot, max_idle).await {
+                break vacancy;
             }
-            let released = timeout_at(deadline, upstream.find(&slot, max_idle, true));
+            let vacant = timeout_at(deadline, upstream.find(&slot, max_idle));
             tokio::select! {
                 biased;
                 () = permit.change_slot(), if changes < MOST_CHANGES => changes += 1,
-                found = released => match found {
-                    Ok(Some(found)) => break found,
-                    Ok(None) => unreachable!("who must wait finds something"),
+                found = vacant => match found {
+                    Ok(vacancy) => break vacancy,
                     Err(_) => return Err(Error::Overloaded { retry_after: Duration::ZERO }),
                 },
             }
         };
-        match found {
-            Ok(line) => Ok(line),
-            Err(opening) => {
+        match vacancy {
+            Vacancy::Connected(stream) => Ok(stream),
+            Vacancy::Empty(slot) => {
                 // In memory of its own: with it every call's future would be larger by two handshakes.
-                let line = Box::pin(upstream.connect(opening, deadline)).await?;
-                if line.is_shared() {
+                let stream = Box::pin(upstream.connect(slot, deadline)).await?;
+                if stream.is_shared() {
                     permit.slot_has_grown();
                 }
-                Ok(line)
+                Ok(stream)
             }
         }
     }

@@ -11,6 +11,7 @@ mod coding;
 mod drive;
 mod failure;
 mod head;
+mod http1;
 mod http2;
 mod malformed;
 mod payload;
@@ -40,16 +41,19 @@ use hyper::header::{
 use hyper::http::response::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use rustls::pki_types::ServerName;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-use self::answer::Meaning;
+use self::answer::AnswerMeaning;
 pub use self::answer::{Outcome, SUCCESS, Shape};
-pub use self::failure::Failure;
+pub use self::failure::NoAnswer;
+use self::head::Wire;
 use self::malformed::{Malformed, is_malformed};
 use self::payload::Payload;
-use self::slot::{Connection, open_http1, open_http2};
-pub use self::slot::{Line, Opening, Slot};
+use self::slot::{Connection, Sender};
+pub use self::slot::{EmptySlot, Slot, Stream, Vacancy};
 use self::socket::{Farewell, Socket};
 use self::tls::{HTTP2, TlsConfig, expiry, tls_config, tls_failure};
 pub use self::traffic::{Protocol, Traffic};
@@ -59,6 +63,7 @@ use super::error::{Error, Sent, Unreachable};
 use super::language::Language;
 use super::progress::{Progress, TakeBack as _};
 use crate::body::{Prefix, ReadError, Received, read_prefix};
+use crate::clock::Moment;
 use crate::config::{self, BaseUrl, Ca, Codes};
 use crate::open_files;
 use crate::telemetry::trace::TRACEPARENT;
@@ -189,10 +194,10 @@ fn pause(retry_after: &str, now: SystemTime) -> Option<Duration> {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "mostly it is the largest")]
 pub enum Exchanged {
-    /// An answer, whose rest may come through the line.
-    Answered(Answer, Line),
+    /// An answer, whose rest may come through the stream.
+    Answered(Answer, Stream),
     /// None.
-    Failed(Failure),
+    Failed(NoAnswer),
     /// None in time, by HTTP/1.1; the vendor has the request.
     Late(Late),
 }
@@ -200,7 +205,7 @@ pub enum Exchanged {
 /// An exchange that goes on although its time has passed. Dropping it closes the connection.
 pub struct Late(Pin<Box<dyn Future<Output = Attempted> + Send>>);
 
-type Attempted = (Line, Result<Answer, Failure>);
+type Attempted = (Stream, Result<Answer, NoAnswer>);
 
 impl std::fmt::Debug for Late {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -251,33 +256,33 @@ impl Upstream {
         }
     }
 
-    /// What a call may go through the slot by: its connection if that was idle for at most `max_idle`, else a new one, for
-    /// [`connect`](Self::connect). None while others go through one that this call cannot use, unless it `must_wait`.
-    pub async fn find(
-        &self,
-        slot: &Slot,
-        max_idle: Duration,
-        must_wait: bool,
-    ) -> Option<Result<Line, Opening>> {
-        slot.line(self.id, max_idle, must_wait).await
+    /// What a call goes through: the slot's connection if it is open and has been idle for at most `max_idle`, else an empty
+    /// slot, for [`connect`](Self::connect). Waits until those before it have left room.
+    pub async fn find(&self, slot: &Slot, max_idle: Duration) -> Vacancy {
+        slot.find(self.id, max_idle).await
     }
 
-    /// Opens a connection.
-    pub async fn connect(&self, opening: Opening, deadline: Instant) -> Result<Line, Error> {
+    /// The same without waiting for others: none while they go through a connection that this call cannot use beside them.
+    pub async fn try_find(&self, slot: &Slot, max_idle: Duration) -> Option<Vacancy> {
+        slot.try_find(self.id, max_idle).await
+    }
+
+    /// Opens the connection of a slot that has none.
+    pub async fn connect(&self, slot: EmptySlot, deadline: Instant) -> Result<Stream, Error> {
         let deadline = deadline.min(Instant::now() + self.connect_timeout);
-        let connection = timeout_at(deadline, self.open(&opening, deadline))
+        let connection = timeout_at(deadline, self.open(&slot, deadline))
             .await
             .map_err(|_| Error::UpstreamConnectTimeout)??;
-        Ok(opening.opened(connection))
+        Ok(slot.fill(connection))
     }
 
-    async fn open(&self, opening: &Opening, deadline: Instant) -> Result<Connection, Error> {
-        let socket = self.dial(opening, deadline).await?;
+    async fn open(&self, slot: &EmptySlot, deadline: Instant) -> Result<Connection, Error> {
+        let socket = self.dial(slot, deadline).await?;
         let opened = match &self.tls {
-            None => open_http1(socket, self.id, self.brakes.clone(), self.traffic.clone()).await,
+            None => self.open_http1(socket).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(config.0.clone());
-                let heard = socket.heard();
+                let heard = socket.heard(); // the handshake counts
                 let stream = connector
                     .connect(name.clone(), socket)
                     .await
@@ -287,18 +292,38 @@ impl Upstream {
                 if let Some(at) = shown.and_then(|chain| expiry(chain.first()?)) {
                     self.certificate_expires_at.store(at, Ordering::Relaxed);
                 }
-                let (brakes, traffic) = (self.brakes.clone(), self.traffic.clone());
                 if session.alpn_protocol() == Some(HTTP2) {
-                    open_http2(stream, self.id, brakes, heard, traffic).await
+                    self.open_http2(stream, heard).await
                 } else {
-                    open_http1(stream, self.id, brakes, traffic).await
+                    self.open_http1(stream).await
                 }
             }
         };
-        opened.map_err(|error| Error::UpstreamUnreachable {
+        let sender = opened.map_err(|error| Error::UpstreamUnreachable {
             reason: Unreachable::Connection,
             source: io::Error::other(error),
+        })?;
+        Ok(Connection {
+            upstream: self.id,
+            sender,
+            traffic: self.traffic.clone(),
         })
+    }
+
+    async fn open_http1(&self, stream: impl Wire) -> hyper::Result<Sender> {
+        let counted = self.traffic.connection(Protocol::Http1);
+        let opened = http1::open(stream, self.brakes.clone(), counted).await;
+        opened.map(Sender::Http1)
+    }
+
+    async fn open_http2(
+        &self,
+        stream: TlsStream<Socket>,
+        heard: watch::Receiver<Moment>,
+    ) -> hyper::Result<Sender> {
+        let counted = self.traffic.connection(Protocol::Http2);
+        let opened = http2::open(stream, heard, self.brakes.clone(), counted).await;
+        opened.map(Sender::Http2)
     }
 
     /// What is open now, of those before it too.
@@ -313,7 +338,7 @@ impl Upstream {
     }
 
     /// Resolves the host anew for each connection and tries all its addresses, the one that was reached last first.
-    async fn dial(&self, opening: &Opening, deadline: Instant) -> Result<Socket, Error> {
+    async fn dial(&self, slot: &EmptySlot, deadline: Instant) -> Result<Socket, Error> {
         let host = (self.base_url.host(), self.base_url.port());
         let addresses = tokio::net::lookup_host(host).await.map_err(|source| {
             match open_files::exhaustion() {
@@ -324,7 +349,7 @@ impl Upstream {
         let mut addresses: Vec<_> = addresses.collect();
         let last_reached = self.last_reached.load();
         addresses.sort_by_key(|address| Some(address) != last_reached.as_deref());
-        let (socket, address) = reach(&addresses, opening, self.farewell, deadline).await?;
+        let (socket, address) = reach(&addresses, slot, self.farewell, deadline).await?;
         self.last_reached.store(Some(Arc::new(address)));
         Ok(socket)
     }
@@ -334,19 +359,19 @@ impl Upstream {
     /// The caller has claimed `progress`; here it learns whether the claim was used and whether an answer began.
     pub async fn exchange(
         self: &Arc<Self>,
-        line: Line,
+        stream: Stream,
         message: Message<'_>,
         deadline: Instant,
         progress: &Progress,
     ) -> Exchanged {
-        let is_shared = line.is_shared();
-        let request = self.request(line.protocol(), message);
+        let is_shared = stream.is_shared();
+        let request = self.request(stream.protocol(), message);
         let body = request.body().handle();
         if is_shared {
             progress.may_take_back(Arc::new(body.clone()));
         }
-        let attempt = || self.clone().attempt(line, request, progress.clone());
-        let mut attempt: Late = Late(boxed(attempt));
+        let attempt = || self.clone().attempt(stream, request, progress.clone());
+        let mut attempt = Late(boxed(attempt));
         let stopped = async {
             if is_shared {
                 body.stopped().await; // it may have to wait in its connection until the vendor takes one more
@@ -357,7 +382,7 @@ impl Upstream {
         tokio::select! {
             biased;
             ended = timeout_at(deadline, &mut attempt) => match ended {
-                Ok((line, Ok(answer))) => return Exchanged::Answered(answer, line),
+                Ok((stream, Ok(answer))) => return Exchanged::Answered(answer, stream),
                 Ok((_, Err(failure))) => return Exchanged::Failed(failure),
                 Err(_) => {}
             },
@@ -365,7 +390,7 @@ impl Upstream {
                 progress.not_sent();
                 let source = io::Error::other("a brake was applied");
                 let sent = progress.sent();
-                return Exchanged::Failed(Failure::Refused(Error::UpstreamDisconnected { sent, source }));
+                return Exchanged::Failed(NoAnswer::Refused(Error::UpstreamDisconnected { sent, source }));
             }
         }
         if body.take_back() {
@@ -374,27 +399,27 @@ impl Upstream {
             return Exchanged::Late(attempt);
         }
         // A stream of HTTP/2 is reset when its attempt is dropped, and the vendor takes another one for it.
-        Exchanged::Failed(Failure::Failed(Error::UpstreamTimeout(progress.sent())))
+        Exchanged::Failed(NoAnswer::Failed(Error::UpstreamTimeout(progress.sent())))
     }
 
     async fn attempt(
         self: Arc<Self>,
-        mut line: Line,
+        mut stream: Stream,
         request: Request<Payload>,
         progress: Progress,
     ) -> Attempted {
-        let answer = match line.send(request, &progress).await {
+        let answer = match stream.send(request, &progress).await {
             Ok(response) => {
                 progress.answered();
-                self.read(response).await.map_err(Failure::Failed)
+                self.read(response).await.map_err(NoAnswer::Failed)
             }
             Err(failure) => Err(failure),
         };
         match &answer {
-            Ok(answer) => line.finished(answer.rest.is_none()),
-            Err(_) => line.failed(),
+            Ok(answer) => stream.finished(answer.rest.is_none()),
+            Err(_) => stream.failed(),
         }
-        (line, answer)
+        (stream, answer)
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Answer, Error> {
@@ -421,16 +446,16 @@ impl Upstream {
             }
         };
         let is_whole = rest.is_none();
-        let Meaning {
+        let AnswerMeaning {
             outcome,
             is_envelope,
             vendor_code,
             has_unknown_code,
             is_json,
         } = if headers.contains_key(CONTENT_ENCODING) {
-            Meaning::of(head.status, &[], &self.codes)
+            AnswerMeaning::of(head.status, &[], &self.codes)
         } else {
-            Meaning::of(head.status, &body, &self.codes)
+            AnswerMeaning::of(head.status, &body, &self.codes)
         };
         let date = head.headers.get(DATE).cloned();
         let has_end = is_framed || is_envelope; // an envelope ends with its last brace
@@ -523,7 +548,7 @@ fn headers(host: HeaderValue) -> HeaderMap {
 /// Each has its part of the time, so that one that swallows everything does not hide the next.
 async fn reach(
     addresses: &[SocketAddr],
-    opening: &Opening,
+    slot: &EmptySlot,
     farewell: Farewell,
     deadline: Instant,
 ) -> Result<(Socket, SocketAddr), Error> {
@@ -532,7 +557,7 @@ async fn reach(
         let time = deadline.saturating_duration_since(Instant::now());
         let time = time / u32::try_from(left).unwrap_or(u32::MAX);
         let connect = async {
-            let mut socket = opening.dial(*address, farewell)?;
+            let mut socket = slot.dial(*address, farewell)?;
             socket.connected().await?;
             Ok(socket)
         };
@@ -558,6 +583,13 @@ mod tests {
 
     use super::*;
 
+    async fn empty_slot() -> EmptySlot {
+        match Slot::default().find(0, Duration::ZERO).await {
+            Vacancy::Empty(slot) => slot,
+            Vacancy::Connected(stream) => panic!("{stream:?}"),
+        }
+    }
+
     #[tokio::test]
     async fn an_address_that_swallows_everything_does_not_hide_the_next() {
         let full = TcpSocket::new_v4().unwrap();
@@ -568,13 +600,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let deadline = Instant::now() + Duration::from_secs(2);
-        let found = Slot::default().line(0, Duration::ZERO, false).await;
-        let opening = found.unwrap().unwrap_err();
+        let slot = empty_slot().await;
         let farewell = Farewell {
             hold: Duration::ZERO,
             most: 0,
         };
-        let reached = reach(&[swallows, address], &opening, farewell, deadline).await;
+        let reached = reach(&[swallows, address], &slot, farewell, deadline).await;
         let (_, reached) = reached.unwrap();
         assert_eq!(reached, address);
         assert!(deadline - Instant::now() <= Duration::from_secs(1));
@@ -584,21 +615,26 @@ mod tests {
     async fn what_came_before_a_request_is_not_its_answer_though_the_runtime_has_not_noticed() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let found = Slot::default().line(0, Duration::ZERO, false).await;
-        let opening = found.unwrap().unwrap_err();
+        let slot = empty_slot().await;
         let farewell = Farewell {
             hold: Duration::ZERO,
             most: 0,
         };
-        let mut socket = opening.dial(address, farewell).unwrap();
+        let mut socket = slot.dial(address, farewell).unwrap();
         socket.connected().await.unwrap();
         let (mut vendor, _) = listener.accept().unwrap();
         let config = "upstream.base_url = \"http://127.0.0.1:1\"\n\
                       tenants.a = { access_code = \"P1\", secret_env = \"S\" }";
         let config = config::Config::parse(config, "test", std::iter::empty());
         let brakes = Brakes::new(&config.unwrap().0);
-        let connection = open_http1(socket, 0, brakes, Traffic::default()).await;
-        let mut line = opening.opened(connection.unwrap());
+        let traffic = Traffic::default();
+        let counted = traffic.connection(Protocol::Http1);
+        let sender = http1::open(socket, brakes, counted).await.unwrap();
+        let mut stream = slot.fill(Connection {
+            upstream: 0,
+            sender: Sender::Http1(sender),
+            traffic,
+        });
         for _ in 0..10 {
             tokio::task::yield_now().await; // its task waits for bytes, or for a request
         }
@@ -607,7 +643,7 @@ mod tests {
         let progress = Progress::default();
         progress.begin();
         let request = Request::new(Payload::new(Bytes::from_static(b"{}"), None));
-        let answer = line.send(request, &progress).await;
+        let answer = stream.send(request, &progress).await;
         assert!(answer.is_err(), "{answer:?}");
         assert_eq!(progress.sent(), Sent::No);
     }

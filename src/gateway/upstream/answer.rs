@@ -58,7 +58,7 @@ pub enum Shape {
 
 /// What an answer means.
 #[derive(Debug)]
-pub struct Meaning {
+pub struct AnswerMeaning {
     pub outcome: Outcome,
     /// Is it a JSON object with a `code`?
     pub is_envelope: bool,
@@ -68,7 +68,7 @@ pub struct Meaning {
     pub is_json: bool,
 }
 
-impl Meaning {
+impl AnswerMeaning {
     pub fn of(status: StatusCode, body: &[u8], codes: &Codes) -> Self {
         let envelope = Envelope::read(body);
         Self {
@@ -265,7 +265,7 @@ mod tests {
         ];
         for (status, body, expected) in rows {
             let status = StatusCode::from_u16(status).unwrap();
-            let meaning = Meaning::of(status, body.as_bytes(), &codes);
+            let meaning = AnswerMeaning::of(status, body.as_bytes(), &codes);
             assert_eq!(meaning.outcome, expected, "{status} {body}");
         }
     }
@@ -279,11 +279,11 @@ mod tests {
         for (code, is_unknown) in [("4711", true), ("4004", false), ("0000", false)] {
             for status in [StatusCode::OK, StatusCode::BAD_REQUEST] {
                 let body = format!(r#"{{"code":"{code}","success":false}}"#);
-                let meaning = Meaning::of(status, body.as_bytes(), &codes);
+                let meaning = AnswerMeaning::of(status, body.as_bytes(), &codes);
                 assert_eq!(meaning.has_unknown_code, is_unknown, "{status} {code}");
             }
         }
-        assert!(!Meaning::of(StatusCode::OK, b"[]", &codes).has_unknown_code);
+        assert!(!AnswerMeaning::of(StatusCode::OK, b"[]", &codes).has_unknown_code);
     }
 
     #[test]
@@ -299,7 +299,7 @@ mod tests {
             r#"{"code":"0000"} x"#,
             r#"{"code":"0000","code":"0001"}"#,
         ] {
-            let meaning = Meaning::of(StatusCode::OK, body.as_bytes(), &Codes::default());
+            let meaning = AnswerMeaning::of(StatusCode::OK, body.as_bytes(), &Codes::default());
             assert!(!meaning.is_envelope, "{body}");
         }
     }

@@ -14,7 +14,7 @@ use crate::gateway::brakes::Brakes;
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// A connection is driven until this is dropped, and a little while longer.
-pub(super) type Driven = oneshot::Sender<Infallible>;
+pub(super) type DriverGuard = oneshot::Sender<Infallible>;
 
 /// Drives a connection to its end. One that was given up has a little while for it.
 pub(super) async fn until_given_up(

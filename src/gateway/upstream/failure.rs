@@ -5,7 +5,7 @@ use crate::gateway::error::{Error, chain};
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub enum Failure {
+pub enum NoAnswer {
     /// No byte has left, so the call may be made anew: a connection that had been idle was closed before. The error is for
     /// the one who does not.
     NotSent(Error),

@@ -19,7 +19,7 @@ use bytes::{Buf as _, BytesMut};
 use httparse::{Header, ParserConfig, Response, Status};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::chunks::Chunks;
+use super::chunks::ChunkedBody;
 use super::malformed::Malformed;
 
 /// Of the heads of one answer together, those of interim responses included.
@@ -88,7 +88,7 @@ pub(super) struct Heads<S> {
     /// Bytes of the interim responses to this request.
     interim: usize,
     /// The body, if it is chunked.
-    chunks: Option<Chunks>,
+    chunks: Option<ChunkedBody>,
     /// Has an answer come that had a `Content-Length` too? It is read as RFC 9112, section 6.3 says, and nothing after it.
     is_ambiguous: bool,
 }
@@ -141,14 +141,14 @@ impl<S: Wire> Heads<S> {
                 return Poll::Ready(Ok(()));
             }
             if self.held.is_empty()
-                && let Ok(Some(Kind::Final(framing))) = parse(come)
+                && let Ok(Some(HeadKind::Final(framing))) = parse(come)
                 && !framing.has_idle_coding
             {
                 let length = framing.head;
                 self.awaits = false;
                 self.is_ambiguous = framing.is_ambiguous;
                 if framing.is_chunked {
-                    self.chunks = Some(Chunks::new());
+                    self.chunks = Some(ChunkedBody::new());
                     self.leave_out_trailers(buffer, before + length)?;
                 }
                 return Poll::Ready(Ok(()));
@@ -183,18 +183,18 @@ impl<S: Wire> Heads<S> {
                 Ok(None) | Err(Malformed::Parser(_)) => self.replace_head(&mend(&self.held)?)?,
                 Err(malformed) => return Err(malformed),
             };
-            if let Kind::Final(framing) = kind
+            if let HeadKind::Final(framing) = kind
                 && framing.has_idle_coding
             {
                 kind = self.replace_head(&without_coding(&self.held))?;
             }
             match kind {
-                Kind::Interim => {
+                HeadKind::Interim => {
                     self.interim += end;
                     self.held = rest;
                 }
-                Kind::Final(framing) => {
-                    let mut chunks = framing.is_chunked.then(Chunks::new);
+                HeadKind::Final(framing) => {
+                    let mut chunks = framing.is_chunked.then(ChunkedBody::new);
                     if let Some(chunks) = &mut chunks {
                         let (length, instead) = chunks.take(&rest)?;
                         self.held.extend_from_slice(&rest[..length]);
@@ -212,7 +212,7 @@ impl<S: Wire> Heads<S> {
     }
 
     /// What is held is a head that reads so instead.
-    fn replace_head(&mut self, head: &[u8]) -> Result<Kind, Malformed> {
+    fn replace_head(&mut self, head: &[u8]) -> Result<HeadKind, Malformed> {
         self.held.clear();
         self.held.extend_from_slice(head);
         parse(&self.held)?.ok_or(Malformed::Parser(httparse::Error::NewLine))
@@ -283,7 +283,7 @@ fn end_of_head(held: &[u8], searched: usize) -> Option<usize> {
 
 /// A head that hyper takes too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum HeadKind {
     /// Another one follows (RFC 9110, section 15.2).
     Interim,
     Final(Framing),
@@ -302,7 +302,7 @@ struct Framing {
 }
 
 /// None if it is not whole.
-fn parse(bytes: &[u8]) -> Result<Option<Kind>, Malformed> {
+fn parse(bytes: &[u8]) -> Result<Option<HeadKind>, Malformed> {
     let mut lines = [const { MaybeUninit::uninit() }; MOST_LINES];
     let mut head = Response::new(&mut []);
     let parsed = ParserConfig::default()
@@ -316,8 +316,8 @@ fn parse(bytes: &[u8]) -> Result<Option<Kind>, Malformed> {
     }
     let framing = check_framing(head.headers)?;
     Ok(Some(match head.code {
-        Some(100 | 102..=199) => Kind::Interim,
-        _ => Kind::Final(Framing {
+        Some(100 | 102..=199) => HeadKind::Interim,
+        _ => HeadKind::Final(Framing {
             head: length,
             ..framing
         }),
@@ -451,7 +451,7 @@ fn check_broken(line: &[u8]) -> Result<(), Malformed> {
 }
 
 /// A field as it goes on: its folds joined.
-struct Field<'a> {
+struct MendedField<'a> {
     name: &'a [u8],
     value: Vec<u8>,
     /// Has it a byte that no line may have?
@@ -460,7 +460,7 @@ struct Field<'a> {
     goes_on: bool,
 }
 
-impl<'a> Field<'a> {
+impl<'a> MendedField<'a> {
     fn of(line: &'a [u8]) -> Result<Self, Malformed> {
         let colon = line.iter().position(|byte| *byte == b':');
         let (raw_name, value) = line.split_at(colon.unwrap_or(line.len()));
@@ -523,7 +523,7 @@ fn mend(head: &[u8]) -> Result<Vec<u8>, Malformed> {
     for line in lines.filter(|line| !line.is_empty()) {
         check_broken(line)?;
         if !is_blank(line[0]) {
-            fields.push(Field::of(line)?);
+            fields.push(MendedField::of(line)?);
             continue;
         }
         let colon = line.iter().position(|byte| *byte == b':');
@@ -545,9 +545,9 @@ fn mend(head: &[u8]) -> Result<Vec<u8>, Malformed> {
     Ok(written(status_line, &fields))
 }
 
-fn written(status_line: &[u8], fields: &[Field<'_>]) -> Vec<u8> {
+fn written(status_line: &[u8], fields: &[MendedField<'_>]) -> Vec<u8> {
     let mut head = [status_line, b"\r\n"].concat();
-    for Field { name, value, .. } in fields {
+    for MendedField { name, value, .. } in fields {
         for part in [name, &b": "[..], value, b"\r\n"] {
             head.extend_from_slice(part);
         }

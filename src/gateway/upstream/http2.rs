@@ -19,19 +19,21 @@ use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use super::backpressure::Backpressure;
-use super::drive::{Driven, move_on, until_given_up};
+use super::drive::{DriverGuard, move_on, until_given_up};
 use super::payload::Payload;
 use super::socket::Socket;
 use super::traffic::Token;
+use crate::clock::Moment;
 use crate::config::STREAMS;
 use crate::gateway::brakes::Brakes;
 
 /// While calls wait for their answers, HTTP/2 is asked for a sign of life after so long without a frame,
-pub(super) const PING_AFTER: Duration = Duration::from_secs(1);
+const PING_AFTER: Duration = Duration::from_secs(1);
 /// and given up as lost after so long without one.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of one answer, so much comes before it is read. The answers of a connection do not share their windows: one whose
@@ -40,29 +42,64 @@ const WINDOW: u32 = 1 << 20;
 /// The largest head of an answer.
 const MAX_HEAD: u32 = 64 << 10;
 
-/// Where requests go into a connection of HTTP/2. Whoever makes a call holds it; the last one closes the connection.
+/// A connection of HTTP/2 in its slot. It is closed once this and the last call's [`Http2Sender`] are dropped.
 #[derive(Debug)]
-pub(super) struct Mouth {
-    /// As long as it takes any. There is no other handle: once this one is dropped, hyper hands back what it has not taken
-    /// yet. (One that comes while hyper gives up would else wait for ever.)
-    sender: Mutex<Option<http2::SendRequest<Payload>>>,
-    backpressure: Backpressure,
-    _driven_until: Driven,
+pub(super) struct Http2Connection {
+    sender: Arc<Http2Sender>,
+    capacity: Arc<AtomicUsize>,
+    /// When the vendor was heard last. (A machine that has slept has heard nothing meanwhile.)
+    heard: watch::Receiver<Moment>,
 }
 
-impl Mouth {
-    fn lock(&self) -> MutexGuard<'_, Option<http2::SendRequest<Payload>>> {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+impl Http2Connection {
+    /// How many calls it takes at a time, now.
+    pub(super) fn capacity(&self) -> Arc<AtomicUsize> {
+        self.capacity.clone()
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    /// Where one more call goes in.
+    pub(super) fn share(&self) -> Arc<Http2Sender> {
+        self.sender.clone()
+    }
+
+    /// May one more call use it: is it open, and has the vendor been silent for at most `max_idle`?
+    pub(super) async fn is_usable(&mut self, max_idle: Duration) -> bool {
+        if !self.sender.is_open() {
+            return false;
+        }
+        if self.heard.borrow_and_update().elapsed() <= max_idle {
+            return true;
+        }
+        // One that is silent while calls wait for slow answers is sent a PING by now. One without a call is not.
+        let has_calls = Arc::strong_count(&self.sender) > 1;
+        let sign = timeout(PING_AFTER * 2, self.heard.changed());
+        has_calls && matches!(sign.await, Ok(Ok(()))) && self.sender.is_open()
+    }
+}
+
+/// Where requests go into a connection of HTTP/2. Whoever makes a call holds it; the last one closes the connection.
+#[derive(Debug)]
+pub(super) struct Http2Sender {
+    /// As long as it takes any. There is no other handle: once this one is dropped, hyper hands back what it has not taken
+    /// yet. (One that comes while hyper gives up would else wait for ever.)
+    handle: Mutex<Option<http2::SendRequest<Payload>>>,
+    backpressure: Backpressure,
+    _driver: DriverGuard,
+}
+
+impl Http2Sender {
+    fn lock(&self) -> MutexGuard<'_, Option<http2::SendRequest<Payload>>> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_open(&self) -> bool {
         self.lock()
             .as_ref()
-            .is_some_and(|sender| !sender.is_closed())
+            .is_some_and(|handle| !handle.is_closed())
     }
 
     /// Waits until the vendor reads, and sends a request; none if the connection takes no more.
-    pub(super) async fn send(&self, mut request: Request<Payload>) -> Option<Sent> {
+    pub(super) async fn send(&self, mut request: Request<Payload>) -> Option<SendResult> {
         self.backpressure.off().await;
         request.body_mut().waits_for(self.backpressure.clone());
         let sending = self.lock().as_mut()?.try_send_request(request);
@@ -70,15 +107,15 @@ impl Mouth {
     }
 }
 
-type Sent = Result<Response<Incoming>, TrySendError<Request<Payload>>>;
+type SendResult = Result<Response<Incoming>, TrySendError<Request<Payload>>>;
 
-/// Takes a connection that has agreed on HTTP/2: where requests go in, and how many at a time it takes now. It is
-/// `counted` until it is closed.
+/// Takes a stream of bytes that has agreed on HTTP/2 for a connection. It is `counted` until it is closed.
 pub(super) async fn open(
     stream: TlsStream<Socket>,
+    heard: watch::Receiver<Moment>,
     brakes: Brakes,
     counted: Token,
-) -> hyper::Result<(Arc<Mouth>, Arc<AtomicUsize>)> {
+) -> hyper::Result<Http2Connection> {
     stream.get_ref().0.keep_nothing_back();
     let tasks = Tasks::default();
     let backpressure = Backpressure::default();
@@ -86,7 +123,7 @@ pub(super) async fn open(
         stream,
         backpressure: backpressure.clone(),
     };
-    let (sender, requests) = http2::Builder::new(tasks.clone())
+    let (handle, requests) = http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW * STREAMS)
@@ -97,24 +134,28 @@ pub(super) async fn open(
         .handshake(TokioIo::new(stream))
         .await?;
     let capacity = Arc::new(AtomicUsize::new(capacity_of(&requests)));
-    let (driven_until, given_up) = oneshot::channel();
-    let mouth = Arc::new(Mouth {
-        sender: Mutex::new(Some(sender)),
+    let (driver, given_up) = oneshot::channel();
+    let sender = Arc::new(Http2Sender {
+        handle: Mutex::new(Some(handle)),
         backpressure,
-        _driven_until: driven_until,
+        _driver: driver,
     });
     let driver = Driver {
         requests: Some(requests),
         tasks: Vec::new(),
         split_off: tasks,
         capacity: capacity.clone(),
-        mouth: Arc::downgrade(&mouth),
+        sender: Arc::downgrade(&sender),
     };
     tokio::spawn(async move {
         until_given_up(given_up, driver.drive(&brakes)).await;
         drop(counted);
     });
-    Ok((mouth, capacity))
+    Ok(Http2Connection {
+        sender,
+        capacity,
+        heard,
+    })
 }
 
 type Requests = http2::Connection<TokioIo<Outgoing>, Payload, Tasks>;
@@ -133,7 +174,7 @@ struct Driver {
     tasks: Vec<Task>,
     split_off: Tasks,
     capacity: Arc<AtomicUsize>,
-    mouth: Weak<Mouth>,
+    sender: Weak<Http2Sender>,
 }
 
 impl Driver {
@@ -150,10 +191,10 @@ impl Driver {
             self.capacity.store(most.unwrap_or(0), Ordering::Relaxed);
             if end.is_ready() {
                 self.requests = None;
-                if let Some(mouth) = self.mouth.upgrade() {
-                    let sender = mouth.lock().take();
-                    drop(sender);
-                    mouth.backpressure.take_off(); // whoever waits goes elsewhere
+                if let Some(sender) = self.sender.upgrade() {
+                    let handle = sender.lock().take();
+                    drop(handle);
+                    sender.backpressure.take_off(); // whoever waits goes elsewhere
                 }
             }
         }

@@ -16,7 +16,7 @@ use crate::gateway::progress::TakeBack;
 /// The body of a request, in the hands of its connection.
 #[derive(Debug)]
 pub(super) struct Payload {
-    handle: Handle,
+    handle: PayloadHandle,
     length: usize,
     given: Given,
     /// With HTTP/2: what it waits for before it is given.
@@ -35,7 +35,7 @@ enum Given {
 /// The same body, in the hands of its call. Whoever takes it first has it: the connection, to send it, or the call, so that
 /// no byte of it ever leaves. The connection gets it only while no brake is applied.
 #[derive(Debug, Clone)]
-pub(super) struct Handle(Arc<Cargo>);
+pub(super) struct PayloadHandle(Arc<Cargo>);
 
 #[derive(Debug)]
 struct Cargo {
@@ -44,7 +44,7 @@ struct Cargo {
     subject: Option<(Brakes, Subject)>,
 }
 
-impl Handle {
+impl PayloadHandle {
     /// For the connection. What it takes leaves with the same step of the connection.
     fn take(&self) -> io::Result<Bytes> {
         self.check()?;
@@ -86,7 +86,7 @@ impl Handle {
     }
 }
 
-impl TakeBack for Handle {
+impl TakeBack for PayloadHandle {
     /// True if no more than a first byte of it has left, nor will.
     fn take_back(&self) -> bool {
         self.body().take().is_some()
@@ -101,7 +101,7 @@ impl Payload {
     pub(super) fn new(body: Bytes, subject: Option<(Brakes, Subject)>) -> Self {
         Self {
             length: body.len(),
-            handle: Handle(Arc::new(Cargo {
+            handle: PayloadHandle(Arc::new(Cargo {
                 body: Mutex::new(Some(body)),
                 subject,
             })),
@@ -110,7 +110,7 @@ impl Payload {
         }
     }
 
-    pub(super) fn handle(&self) -> Handle {
+    pub(super) fn handle(&self) -> PayloadHandle {
         self.handle.clone()
     }
 

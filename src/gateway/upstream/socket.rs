@@ -22,25 +22,58 @@ use super::head::{Spoilt, Wire};
 use crate::clock::Moment;
 
 /// When the time of the call on a slot's connection had passed, though it is still read; none before that. From then on the
-/// vendor has [`hold`](Farewell::hold), however the connection is closed.
-pub(super) type GivenUp = Arc<Mutex<Option<Instant>>>;
+/// vendor has [`hold`](Farewell::hold), however the connection is closed. A clone is the same one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct GivenUp(Arc<Mutex<Option<Instant>>>);
 
-pub(super) fn cell(given_up: &GivenUp) -> MutexGuard<'_, Option<Instant>> {
-    given_up.lock().unwrap_or_else(PoisonError::into_inner)
+impl GivenUp {
+    pub(super) fn begin(&self) {
+        *self.lock() = Some(Instant::now());
+    }
+
+    /// Another connection begins.
+    pub(super) fn clear(&self) {
+        *self.lock() = None;
+    }
+
+    /// How much of the vendor's time has passed.
+    fn elapsed(&self) -> Duration {
+        self.lock().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a connection goes through. It tells when something has come; and however it is given up, in the middle of a
 /// handshake too, it counts as open until the vendor has closed its side.
 #[derive(Debug)]
 pub(super) struct Socket {
-    pub(super) stream: Option<TcpStream>,
-    pub(super) heard: watch::Sender<Moment>,
-    pub(super) farewell: Farewell,
-    pub(super) given_up: GivenUp,
-    pub(super) open: Option<TaskTrackerToken>,
+    stream: Option<TcpStream>,
+    heard: watch::Sender<Moment>,
+    farewell: Farewell,
+    given_up: GivenUp,
+    open: Option<TaskTrackerToken>,
 }
 
 impl Socket {
+    /// It is `open` until the vendor has closed it.
+    pub(super) fn new(
+        stream: TcpStream,
+        farewell: Farewell,
+        given_up: GivenUp,
+        open: TaskTrackerToken,
+    ) -> Self {
+        Self {
+            stream: Some(stream),
+            heard: watch::Sender::new(Moment::of(Instant::now())),
+            farewell,
+            given_up,
+            open: Some(open),
+        }
+    }
+
     /// Waits until it is connected. (There is one from the first on: the vendor may see a connection that nobody waits for.)
     pub(super) async fn connected(&mut self) -> io::Result<()> {
         let stream = self.stream();
@@ -116,7 +149,7 @@ impl Drop for Socket {
     fn drop(&mut self) {
         if let (Some(stream), Ok(runtime)) = (self.stream.take(), runtime::Handle::try_current()) {
             let (open, farewell) = (self.open.take(), self.farewell);
-            let passed = cell(&self.given_up).map_or(Duration::ZERO, |since| since.elapsed());
+            let passed = self.given_up.elapsed();
             runtime.spawn(async move {
                 farewell.close(stream, passed).await;
                 drop(open);
