@@ -20,6 +20,7 @@ mod slot;
 mod socket;
 mod tls;
 mod traffic;
+mod transport;
 
 use std::borrow::Cow;
 use std::future::pending;
@@ -57,6 +58,8 @@ pub use self::slot::{EmptySlot, Slot, Stream, Vacancy};
 use self::socket::{Farewell, Socket};
 use self::tls::{HTTP2, TlsConfig, expiry, tls_config, tls_failure};
 pub use self::traffic::{Protocol, Traffic};
+use self::transport::Tcp;
+pub use self::transport::{ByteStream, Resolved, Transport, Unread};
 use super::boxed::boxed;
 use super::brakes::{Brakes, Subject};
 use super::error::{Error, Sent, Unreachable};
@@ -86,6 +89,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 pub struct Upstream {
     /// No other of the process has it.
     id: u64,
+    transport: Arc<dyn Transport>,
     base_url: BaseUrl,
     /// Those that are the same in every request; with HTTP/2 `Host` is taken out.
     headers: HeaderMap,
@@ -222,9 +226,19 @@ impl Future for Late {
 }
 
 impl Upstream {
-    /// Builds the client. The TLS configuration is built once: sessions are resumed through it. What it opens counts among
-    /// `traffic`, and what it sends obeys `brakes`.
+    /// Builds the client. What it opens counts among `traffic`, and what it sends obeys `brakes`.
     pub fn new(
+        config: &config::Upstream,
+        ca: Option<&Ca>,
+        brakes: Brakes,
+        traffic: Traffic,
+    ) -> Self {
+        Self::over(Arc::new(Tcp), config, ca, brakes, traffic)
+    }
+
+    /// The same over another transport than TCP.
+    pub fn over(
+        transport: Arc<dyn Transport>,
         config: &config::Upstream,
         ca: Option<&Ca>,
         brakes: Brakes,
@@ -232,6 +246,7 @@ impl Upstream {
     ) -> Self {
         let base_url = config.base_url.clone();
         let max_answer = usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX);
+        // Built once, as sessions are resumed through it.
         let tls = base_url
             .server_name()
             .map(|name| (TlsConfig(tls_config(ca, config.http2)), name));
@@ -240,6 +255,7 @@ impl Upstream {
             headers: headers(
                 HeaderValue::from_str(base_url.authority()).expect("an authority is visible ASCII"),
             ),
+            transport,
             base_url,
             tls,
             connect_timeout: config.connect_timeout,
@@ -339,17 +355,16 @@ impl Upstream {
 
     /// Resolves the host anew for each connection and tries all its addresses, the one that was reached last first.
     async fn dial(&self, slot: &EmptySlot, deadline: Instant) -> Result<Socket, Error> {
-        let host = (self.base_url.host(), self.base_url.port());
-        let addresses = tokio::net::lookup_host(host).await.map_err(|source| {
-            match open_files::exhaustion() {
-                Some(source) => unreachable(Unreachable::OpenFiles, source),
-                None => unreachable(Unreachable::Dns, source),
-            }
+        let (host, port) = (self.base_url.host(), self.base_url.port());
+        let resolved = self.transport.resolve(host, port).await;
+        let mut addresses = resolved.map_err(|source| match open_files::exhaustion() {
+            Some(source) => unreachable(Unreachable::OpenFiles, source),
+            None => unreachable(Unreachable::Dns, source),
         })?;
-        let mut addresses: Vec<_> = addresses.collect();
         let last_reached = self.last_reached.load();
         addresses.sort_by_key(|address| Some(address) != last_reached.as_deref());
-        let (socket, address) = reach(&addresses, slot, self.farewell, deadline).await?;
+        let dial = |address| slot.dial(&*self.transport, address, self.farewell);
+        let (socket, address) = reach(&addresses, dial, deadline).await?;
         self.last_reached.store(Some(Arc::new(address)));
         Ok(socket)
     }
@@ -548,8 +563,7 @@ fn headers(host: HeaderValue) -> HeaderMap {
 /// Each has its part of the time, so that one that swallows everything does not hide the next.
 async fn reach(
     addresses: &[SocketAddr],
-    slot: &EmptySlot,
-    farewell: Farewell,
+    dial: impl Fn(SocketAddr) -> io::Result<Socket>,
     deadline: Instant,
 ) -> Result<(Socket, SocketAddr), Error> {
     let mut failure = unreachable(Unreachable::Dns, io::ErrorKind::AddrNotAvailable.into());
@@ -557,7 +571,7 @@ async fn reach(
         let time = deadline.saturating_duration_since(Instant::now());
         let time = time / u32::try_from(left).unwrap_or(u32::MAX);
         let connect = async {
-            let mut socket = slot.dial(*address, farewell)?;
+            let mut socket = dial(*address)?;
             socket.connected().await?;
             Ok(socket)
         };
@@ -578,90 +592,4 @@ fn unreachable(reason: Unreachable, source: io::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::net::{TcpListener, TcpSocket, TcpStream};
-
-    use super::*;
-
-    async fn empty_slot() -> EmptySlot {
-        match Slot::default().find(0, Duration::ZERO).await {
-            Vacancy::Empty(slot) => slot,
-            Vacancy::Connected(stream) => panic!("{stream:?}"),
-        }
-    }
-
-    #[tokio::test]
-    async fn an_address_that_swallows_everything_does_not_hide_the_next() {
-        let full = TcpSocket::new_v4().unwrap();
-        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let full = full.listen(0).unwrap(); // the kernel takes one connection, and drops what comes then
-        let swallows = full.local_addr().unwrap();
-        let _one = TcpStream::connect(swallows).await.unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let slot = empty_slot().await;
-        let farewell = Farewell {
-            hold: Duration::ZERO,
-            most: 0,
-        };
-        let reached = reach(&[swallows, address], &slot, farewell, deadline).await;
-        let (_, reached) = reached.unwrap();
-        assert_eq!(reached, address);
-        assert!(deadline - Instant::now() <= Duration::from_secs(1));
-    }
-
-    #[tokio::test]
-    async fn what_came_before_a_request_is_not_its_answer_though_the_runtime_has_not_noticed() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let slot = empty_slot().await;
-        let farewell = Farewell {
-            hold: Duration::ZERO,
-            most: 0,
-        };
-        let mut socket = slot.dial(address, farewell).unwrap();
-        socket.connected().await.unwrap();
-        let (mut vendor, _) = listener.accept().unwrap();
-        let config = "upstream.base_url = \"http://127.0.0.1:1\"\n\
-                      tenants.a = { access_code = \"P1\", secret_env = \"S\" }";
-        let config = config::Config::parse(config, "test", std::iter::empty());
-        let brakes = Brakes::new(&config.unwrap().0);
-        let traffic = Traffic::default();
-        let counted = traffic.connection(Protocol::Http1);
-        let sender = http1::open(socket, brakes, counted).await.unwrap();
-        let mut stream = slot.fill(Connection {
-            upstream: 0,
-            sender: Sender::Http1(sender),
-            traffic,
-        });
-        for _ in 0..10 {
-            tokio::task::yield_now().await; // its task waits for bytes, or for a request
-        }
-        let forged = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-        std::io::Write::write_all(&mut vendor, forged).unwrap(); // this thread is the runtime's: it sees nothing of that yet
-        let progress = Progress::default();
-        progress.begin();
-        let request = Request::new(Payload::new(Bytes::from_static(b"{}"), None));
-        let answer = stream.send(request, &progress).await;
-        assert!(answer.is_err(), "{answer:?}");
-        assert_eq!(progress.sent(), Sent::No);
-    }
-
-    #[test]
-    fn a_pause_is_told_in_seconds_or_by_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
-        for (text, seconds) in [
-            ("7", Some(7)),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
-            ("Sun, 06 Nov 1994 08:49:27 GMT", Some(0)),
-            ("9300000000000000000", Some(3600)),
-            ("-1", None),
-            ("+1", None),
-            ("", None),
-            ("soon", None),
-        ] {
-            assert_eq!(pause(text, now), seconds.map(Duration::from_secs), "{text}");
-        }
-    }
-}
+mod tests;

@@ -55,7 +55,7 @@ pub(super) enum Spoilt {
 pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Has nothing come that is still unread? Asked right before the first byte of a request, as the runtime may not have
     /// noticed yet what the kernel has.
-    fn is_silent(&self, is_first: bool) -> Result<(), Spoilt>;
+    fn check_silent(&mut self, cx: &mut Context<'_>, is_first: bool) -> Result<(), Spoilt>;
 }
 
 /// Says to the stream that the bytes written next begin a request: by what is written it cannot be told from the end of one
@@ -109,14 +109,14 @@ impl<S: Wire> Heads<S> {
     }
 
     /// Before bytes are written.
-    fn writes(&mut self) -> io::Result<()> {
+    fn writes(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if !self.turn.has_begun() {
             return Ok(());
         }
         let is_usable = if self.is_ambiguous {
             Err(Spoilt::Ambiguous)
         } else if self.held.is_empty() {
-            self.stream.is_silent(self.is_first)
+            self.stream.check_silent(cx, self.is_first)
         } else {
             Err(Spoilt::Unasked)
         };
@@ -584,7 +584,7 @@ impl<S: Wire> AsyncWrite for Heads<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.writes()?;
+        this.writes(cx)?;
         Pin::new(&mut this.stream).poll_write(cx, bytes)
     }
 
@@ -594,7 +594,7 @@ impl<S: Wire> AsyncWrite for Heads<S> {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.writes()?;
+        this.writes(cx)?;
         Pin::new(&mut this.stream).poll_write_vectored(cx, parts)
     }
 
@@ -645,7 +645,7 @@ mod tests {
             }
         }
         impl Wire for Silent {
-            fn is_silent(&self, _: bool) -> Result<(), Spoilt> {
+            fn check_silent(&mut self, _: &mut Context<'_>, _: bool) -> Result<(), Spoilt> {
                 Ok(())
             }
         }

@@ -14,8 +14,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
-use socket2::{Domain, TcpKeepalive, Type};
-use tokio::net::TcpStream;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 
@@ -26,13 +24,10 @@ use super::malformed::is_malformed;
 use super::payload::Payload;
 use super::socket::{Farewell, GivenUp, Socket};
 use super::traffic::{Protocol, Token, Traffic};
+use super::transport::Transport;
 use crate::gateway::error::{Error, Unreachable};
 use crate::gateway::progress::{Progress, TakeBack as _};
 use crate::gateway::quota::Shareable;
-
-/// A peer that acknowledges nothing for so long is gone (`TCP_USER_TIMEOUT`, RFC 5482); asked so often where nothing is sent.
-const GONE_AFTER: Duration = Duration::from_secs(15);
-const PROBES: Duration = Duration::from_secs(5);
 
 /// One of the vendor's few connections, connected or not. A clone is the same one.
 #[derive(Debug, Clone)]
@@ -187,21 +182,15 @@ impl Slot {
 
 impl EmptySlot {
     /// Begins to connect. From now on the slot has no other connection until this one is closed for the vendor too.
-    pub(super) fn dial(&self, address: SocketAddr, farewell: Farewell) -> io::Result<Socket> {
-        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        // A vendor whose machine is gone does not end a connection: the system does, after unanswered probes.
-        socket.set_tcp_user_timeout(Some(GONE_AFTER))?;
-        self.0.given_up.clear();
-        let probes = TcpKeepalive::new().with_time(PROBES);
-        socket.set_tcp_keepalive(&probes.with_interval(PROBES))?;
-        match socket.connect(&address.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-            _ => {}
-        }
+    pub(super) fn dial(
+        &self,
+        transport: &dyn Transport,
+        address: SocketAddr,
+        farewell: Farewell,
+    ) -> io::Result<Socket> {
+        let stream = transport.dial(address)?;
+        self.0.given_up.clear(); // no call's time has passed on this one
         let (given_up, open) = (self.0.given_up.clone(), self.0.sockets.token());
-        let stream = TcpStream::from_std(socket.into())?;
         Ok(Socket::new(stream, farewell, given_up, open))
     }
 

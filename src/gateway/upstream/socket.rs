@@ -1,16 +1,13 @@
 //! The socket of a connection: when was the vendor heard, and when is it closed for the vendor too?
 
+use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::runtime;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -19,6 +16,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::drive::LINGER;
 use super::head::{Spoilt, Wire};
+use super::transport::{ByteStream, Unread};
 use crate::clock::Moment;
 
 /// When the time of the call on a slot's connection had passed, though it is still read; none before that. From then on the
@@ -50,7 +48,7 @@ impl GivenUp {
 /// handshake too, it counts as open until the vendor has closed its side.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: Option<TcpStream>,
+    stream: Option<Box<dyn ByteStream>>,
     heard: watch::Sender<Moment>,
     farewell: Farewell,
     given_up: GivenUp,
@@ -60,7 +58,7 @@ pub(super) struct Socket {
 impl Socket {
     /// It is `open` until the vendor has closed it.
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Box<dyn ByteStream>,
         farewell: Farewell,
         given_up: GivenUp,
         open: TaskTrackerToken,
@@ -76,9 +74,7 @@ impl Socket {
 
     /// Waits until it is connected. (There is one from the first on: the vendor may see a connection that nobody waits for.)
     pub(super) async fn connected(&mut self) -> io::Result<()> {
-        let stream = self.stream();
-        stream.writable().await?;
-        stream.take_error()?.map_or(Ok(()), Err)
+        poll_fn(|cx| self.stream().poll_connected(cx)).await
     }
 
     /// When the vendor was heard last, from now on.
@@ -86,62 +82,42 @@ impl Socket {
         self.heard.subscribe()
     }
 
-    /// From now on the system takes nothing while something that it took has not been sent: what it holds back leaves when
-    /// the vendor reads, whatever is decided meanwhile. (Where that cannot be set, its buffer leaves later.)
+    /// See [`ByteStream::keep_nothing_back`].
     pub(super) fn keep_nothing_back(&self) {
         if let Some(stream) = &self.stream {
-            let _ = SockRef::from(stream).set_tcp_notsent_lowat(1);
+            stream.keep_nothing_back();
         }
     }
 
-    /// Ready when the system takes a byte more. (That it took the last one does not say so.)
+    /// See [`ByteStream::poll_room`].
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(stream) = &self.stream else {
-            return Poll::Ready(());
-        };
-        loop {
-            // One that is broken takes nothing, and whoever writes is told.
-            if ready!(stream.poll_write_ready(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            let look = || {
-                let mut asked = [PollFd::new(stream, PollFlags::OUT)];
-                let has_room = poll(&mut asked, Some(&Timespec::default()))? > 0;
-                has_room
-                    .then_some(())
-                    .ok_or(io::ErrorKind::WouldBlock.into())
-            };
-            match stream.try_io(Interest::WRITABLE, look) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => return Poll::Ready(()),
-            }
+        match &self.stream {
+            Some(stream) => stream.poll_room(cx),
+            None => Poll::Ready(()),
         }
     }
 
-    fn stream(&mut self) -> Pin<&mut TcpStream> {
-        Pin::new(self.stream.as_mut().expect("taken only by drop"))
+    fn stream(&mut self) -> Pin<&mut dyn ByteStream> {
+        Pin::new(self.stream.as_deref_mut().expect("taken only by drop"))
     }
 }
 
 impl Wire for Socket {
-    fn is_silent(&self, _: bool) -> Result<(), Spoilt> {
-        let Some(stream) = &self.stream else {
-            return Err(Spoilt::Closed);
-        };
-        match SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Ok(1..) => Err(Spoilt::Unasked),
-            Ok(0) | Err(_) => Err(Spoilt::Closed),
+    fn check_silent(&mut self, cx: &mut Context<'_>, _: bool) -> Result<(), Spoilt> {
+        match self.stream().unread(cx) {
+            Unread::Nothing => Ok(()),
+            Unread::Bytes => Err(Spoilt::Unasked),
+            Unread::End => Err(Spoilt::Closed),
         }
     }
 }
 
 impl Wire for TlsStream<Socket> {
-    fn is_silent(&self, is_first: bool) -> Result<(), Spoilt> {
+    fn check_silent(&mut self, cx: &mut Context<'_>, is_first: bool) -> Result<(), Spoilt> {
         if is_first {
             return Ok(()); // the tickets of the session come when they come
         }
-        self.get_ref().0.is_silent(false)
+        self.get_mut().0.check_silent(cx, false)
     }
 }
 
@@ -171,7 +147,7 @@ pub(super) struct Farewell {
 impl Farewell {
     /// Ends when the vendor has closed its side too, so that it no longer counts the connection when the slot opens its next
     /// one. A vendor that does not is told that there is no connection any more. Of its time this has `passed`.
-    async fn close(self, mut stream: TcpStream, passed: Duration) {
+    async fn close(self, mut stream: Box<dyn ByteStream>, passed: Duration) {
         let close = async {
             stream.shutdown().await?;
             let (mut discarded, mut left) = ([0; 1024], self.most);
@@ -185,7 +161,7 @@ impl Farewell {
         };
         let left = self.hold.saturating_sub(passed).max(LINGER);
         if !matches!(timeout(left, close).await, Ok(Ok(()))) {
-            let _ = stream.set_zero_linger();
+            stream.reset_on_drop();
         }
     }
 }
@@ -226,7 +202,7 @@ impl AsyncWrite for Socket {
     fn is_write_vectored(&self) -> bool {
         self.stream
             .as_ref()
-            .is_some_and(TcpStream::is_write_vectored)
+            .is_some_and(|stream| stream.is_write_vectored())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -240,18 +216,16 @@ impl AsyncWrite for Socket {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::io::duplex;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
-    /// How long the vendor has to close a connection, if it does not.
-    async fn left(hold: Duration, passed: Duration) -> Duration {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
-        let (_vendor, _) = listener.accept().await.unwrap();
+    /// How long a vendor has to close a connection, if it does not.
+    async fn left(stream: impl ByteStream + 'static, hold: Duration, passed: Duration) -> Duration {
         let farewell = Farewell { hold, most: 0 };
         let begun = Instant::now();
-        farewell.close(stream.unwrap(), passed).await;
+        farewell.close(Box::new(stream), passed).await;
         begun.elapsed()
     }
 
@@ -259,8 +233,16 @@ mod tests {
     async fn a_connection_is_held_for_its_time_once_whether_it_is_read_or_closed_meanwhile() {
         let second = Duration::from_secs(1);
         for (hold, passed, expected) in [(120, 0, 120), (120, 100, 20), (120, 120, 2), (0, 0, 2)] {
-            let left = left(second * hold, second * passed).await;
-            assert_eq!(left.as_secs(), expected, "{hold} {passed}");
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
+            let _vendor = listener.accept().await.unwrap();
+            let (in_memory, _vendor_in_memory) = duplex(64);
+            for left in [
+                left(stream.unwrap(), second * hold, second * passed).await,
+                left(in_memory, second * hold, second * passed).await,
+            ] {
+                assert_eq!(left.as_secs(), expected, "{hold} {passed}");
+            }
         }
     }
 }
