@@ -1,8 +1,18 @@
 //! The one HTTP client: how does a signed body get to Linksfield, and what comes back?
 //!
-//! Each [`Slot`] owns at most one connection, idle or busy, so the vendor never sees more connections than there are
-//! slots. The base URL is fixed by the configuration, and so is the list of headers in both directions:
-//! nothing of a caller's head goes upstream.
+//! Each [`Slot`] owns at most one connection, idle or busy, so the vendor never sees more
+//! connections than there are slots. The base URL is fixed by the configuration, and so is the list
+//! of headers in both directions: nothing of a caller's head goes upstream.
+//!
+//! ```text
+//! slot          what a call may go through
+//! http1, http2  connections: where requests go in, and who drives them
+//! payload       the body of a request, which can be taken back until it leaves
+//! head, chunks  what is odd about answers of HTTP/1.1, before hyper sees them
+//! answer        what an answer means; failure: why there is none
+//! socket        when a connection is closed for the vendor too
+//! transport     how bytes get to the vendor: by TCP, or through memory
+//! ```
 
 mod answer;
 mod backpressure;
@@ -71,15 +81,17 @@ use crate::config::{self, BaseUrl, Ca, Codes};
 use crate::open_files;
 use crate::telemetry::trace::TRACEPARENT;
 
-/// A query may use a connection that has been idle for this long: well under the keep-alive of common servers.
+/// For how long a connection may have been idle that a query uses: well under the keep-alive of
+/// common servers, which close an idle connection without a word.
 pub const QUERY_MAX_IDLE: Duration = Duration::from_secs(15);
-/// A command may not meet a connection that the vendor is just closing: whether it was read would be unknown. One of
-/// HTTP/2 is idle while nothing comes; if calls wait for their answers on it, the vendor is asked for a sign of life.
+/// The same for a command. It is shorter, as a command that meets a connection which the vendor is
+/// just closing may have been read or not. (A connection of HTTP/2 is idle while nothing comes from
+/// the vendor; if calls wait for their answers on it, a PING asks for a sign of life.)
 pub const COMMAND_MAX_IDLE: Duration = Duration::from_secs(1);
-/// Then the vendor is asked once more, whatever it said: one header must not end everything for a day.
+/// Upper bound for a vendor's `Retry-After`, so that one header cannot stop us for a day.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
-/// As many as a request has at most, for which a copy of those that are always the same is not indexed anew: the language, the
-/// length and the trace come to them.
+/// The most headers that a request has: the constant ones, its language, its length and its trace.
+/// A map that begins with room for all of them is not indexed anew for the last ones.
 const HEADERS: usize = 8;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -87,19 +99,18 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 /// The way to Linksfield.
 #[derive(Debug)]
 pub struct Upstream {
-    /// No other of the process has it.
+    /// No other of the process has it: a connection serves only the configuration that opened it.
     id: u64,
     transport: Arc<dyn Transport>,
     base_url: BaseUrl,
-    /// Those that are the same in every request; with HTTP/2 `Host` is taken out.
+    /// The headers that are the same in every request; with HTTP/2 `Host` is taken out.
     headers: HeaderMap,
     tls: Option<(TlsConfig, ServerName<'static>)>,
     connect_timeout: Duration,
     max_answer: usize,
-    /// How connections are closed.
     farewell: Farewell,
     codes: Codes,
-    /// Of the certificate that was shown last, in seconds since 1970; 0 before the first one.
+    /// When the certificate expires that was shown last, in seconds since 1970; 0 before the first.
     certificate_expires_at: AtomicI64,
     /// The address that was connected to last.
     last_reached: ArcSwapOption<SocketAddr>,
@@ -131,8 +142,8 @@ pub struct Message<'a> {
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
-    /// `Content-Type`, `Content-Language` and `Retry-After`, where they came; `Content-Encoding`, if the body is encoded;
-    /// `WWW-Authenticate`, if the status is 401.
+    /// `Content-Type`, `Content-Language` and `Retry-After`, where they came; `Content-Encoding`,
+    /// if the body is encoded; `WWW-Authenticate`, if the status is 401.
     pub headers: HeaderMap,
     /// The host of the `Location` of a redirect, for the log.
     pub redirect_host: Option<String>,
@@ -148,7 +159,8 @@ pub struct Answer {
     pub outcome: Outcome,
     /// Is its body a JSON object with a `code`?
     pub is_envelope: bool,
-    /// Does it say all that it can say? Its body is whole, not encoded, in UTF-8, and JSON; or its status has no body.
+    /// Does it say all that it can say? Its body is whole, not encoded, in UTF-8, and JSON; or its
+    /// status has no body.
     pub is_readable: bool,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
@@ -167,8 +179,8 @@ impl Answer {
         self.headers.contains_key(CONTENT_ENCODING)
     }
 
-    /// Where HTTP says "too many requests" and not when to come again, or not so that it can be read, it says this: in whole
-    /// seconds, 1 at least.
+    /// Where HTTP says "too many requests" and not when to come again, or not so that it can be
+    /// read, it says this: in whole seconds, 1 at least.
     pub fn come_again_in(&mut self, wait: Duration, now: SystemTime) {
         if self.status == StatusCode::TOO_MANY_REQUESTS && self.retry_after(now).is_none() {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -200,9 +212,9 @@ fn pause(retry_after: &str, now: SystemTime) -> Option<Duration> {
 pub enum Exchanged {
     /// An answer, whose rest may come through the stream.
     Answered(Answer, Stream),
-    /// None.
+    /// There is no answer, and none will come.
     Failed(NoAnswer),
-    /// None in time, by HTTP/1.1; the vendor has the request.
+    /// There is none in time, by HTTP/1.1. The vendor has the request, and may still answer it.
     Late(Late),
 }
 
@@ -272,13 +284,15 @@ impl Upstream {
         }
     }
 
-    /// What a call goes through: the slot's connection if it is open and has been idle for at most `max_idle`, else an empty
-    /// slot, for [`connect`](Self::connect). Waits until those before it have left room.
+    /// What a call goes through: the slot's connection if it is open and has been idle for at most
+    /// `max_idle`, else an empty slot, for [`connect`](Self::connect). Waits until those before it
+    /// have left room.
     pub async fn find(&self, slot: &Slot, max_idle: Duration) -> Vacancy {
         slot.find(self.id, max_idle).await
     }
 
-    /// The same without waiting for others: none while they go through a connection that this call cannot use beside them.
+    /// The same without waiting for others: none while they go through a connection that this call
+    /// cannot use beside them.
     pub async fn try_find(&self, slot: &Slot, max_idle: Duration) -> Option<Vacancy> {
         slot.try_find(self.id, max_idle).await
     }
@@ -347,13 +361,15 @@ impl Upstream {
         &self.traffic
     }
 
-    /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS connection.
+    /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS
+    /// connection.
     pub fn certificate_expires_at(&self) -> Option<i64> {
         let at = self.certificate_expires_at.load(Ordering::Relaxed);
         (at != 0).then_some(at)
     }
 
-    /// Resolves the host anew for each connection and tries all its addresses, the one that was reached last first.
+    /// Resolves the host anew for each connection and tries all its addresses, the one that was
+    /// reached last first.
     async fn dial(&self, slot: &EmptySlot, deadline: Instant) -> Result<Socket, Error> {
         let (host, port) = (self.base_url.host(), self.base_url.port());
         let resolved = self.transport.resolve(host, port).await;
@@ -371,7 +387,8 @@ impl Upstream {
 
     /// Sends a message and reads the answer, until `deadline`.
     ///
-    /// The caller has claimed `progress`; here it learns whether the claim was used and whether an answer began.
+    /// The caller has claimed `progress`; here it learns whether the claim was used and whether an
+    /// answer began.
     pub async fn exchange(
         self: &Arc<Self>,
         stream: Stream,
@@ -383,19 +400,22 @@ impl Upstream {
         let request = self.request(stream.protocol(), message);
         let body = request.body().handle();
         if is_shared {
+            // The vendor bounds how many streams it takes at a time, and may open no window for a
+            // body. Until it does, the request waits in the connection, and its caller may still
+            // call it off.
             progress.may_take_back(Arc::new(body.clone()));
         }
         let attempt = || self.clone().attempt(stream, request, progress.clone());
         let mut attempt = Late(boxed(attempt));
         let stopped = async {
             if is_shared {
-                body.stopped().await; // it may have to wait in its connection until the vendor takes one more
+                body.stopped().await; // for the same reason a brake may still stop it
             } else {
-                pending::<()>().await;
+                pending::<()>().await; // by HTTP/1.1 it leaves at once
             }
         };
         tokio::select! {
-            biased;
+            biased; // an answer that is there counts, whatever else has happened in the same moment
             ended = timeout_at(deadline, &mut attempt) => match ended {
                 Ok((stream, Ok(answer))) => return Exchanged::Answered(answer, stream),
                 Ok((_, Err(failure))) => return Exchanged::Failed(failure),
@@ -408,12 +428,17 @@ impl Upstream {
                 return Exchanged::Failed(NoAnswer::Refused(Error::UpstreamDisconnected { sent, source }));
             }
         }
+        // The time has passed. Call and connection race for the body, and whoever takes it first
+        // has it: if the call does, nothing that could be carried out has left, nor will.
         if body.take_back() {
             progress.not_sent();
         } else if !is_shared {
+            // Closing the connection would not end the vendor's work, so the slot would only seem
+            // free.
             return Exchanged::Late(attempt);
         }
-        // A stream of HTTP/2 is reset when its attempt is dropped, and the vendor takes another one for it.
+        // With HTTP/2 dropping the attempt resets its stream, and the vendor takes another one for
+        // it.
         Exchanged::Failed(NoAnswer::Failed(Error::UpstreamTimeout(progress.sent())))
     }
 
@@ -425,11 +450,15 @@ impl Upstream {
     ) -> Attempted {
         let answer = match stream.send(request, &progress).await {
             Ok(response) => {
+                // Before the body is read: with a head the vendor has said that it has the request,
+                // so from here on it is too late to call it off, however the body ends.
                 progress.answered();
                 self.read(response).await.map_err(NoAnswer::Failed)
             }
             Err(failure) => Err(failure),
         };
+        // One of both before the stream goes back: one of HTTP/1.1 that is dropped while it waits
+        // for its answer counts as given up, and closes its connection.
         match &answer {
             Ok(answer) => stream.finished(answer.rest.is_none()),
             Err(_) => stream.failed(),
@@ -559,8 +588,9 @@ fn headers(host: HeaderValue) -> HeaderMap {
     headers
 }
 
-/// The first of these addresses that can be connected to: one after the other, as two at a time would be two connections.
-/// Each has its part of the time, so that one that swallows everything does not hide the next.
+/// The first of these addresses that can be connected to. They are tried one after the other, as
+/// two at a time would be two connections for the vendor. Each has its share of the time that is
+/// left, so that one that swallows every packet does not hide the next.
 async fn reach(
     addresses: &[SocketAddr],
     dial: impl Fn(SocketAddr) -> io::Result<Socket>,
@@ -571,6 +601,8 @@ async fn reach(
         let time = deadline.saturating_duration_since(Instant::now());
         let time = time / u32::try_from(left).unwrap_or(u32::MAX);
         let connect = async {
+            // Dialled in here, so that the socket of an address that is given up is dropped, and
+            // closed.
             let mut socket = dial(*address)?;
             socket.connected().await?;
             Ok(socket)

@@ -1,4 +1,5 @@
-//! What does an answer mean? By HTTP status *and* by the envelope's `code`, as Linksfield says most things with HTTP 200.
+//! What does an answer mean? By HTTP status *and* by the envelope's `code`, as Linksfield says most
+//! things with HTTP 200.
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -27,7 +28,8 @@ pub enum Outcome {
     Transient,
     /// Anything else, an unconfigured business code above all.
     Unknown,
-    /// Nothing classifies it, and it is what is usually answered now: the vendor fails. `gateway/unclassified.rs` says so.
+    /// Nothing classifies it, and it is what is usually answered now: the vendor fails.
+    /// `gateway/unclassified.rs` says so.
     Usual,
 }
 
@@ -117,8 +119,8 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// RFC 8259, section 8.1: what is not UTF-8 is no JSON, and what is may have a byte order mark before it. (serde looks only at
-/// the strings that somebody reads.)
+/// RFC 8259, section 8.1: what is not UTF-8 is no JSON, and what is may have a byte order mark
+/// before it. (serde looks only at the strings that somebody reads.)
 fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
     serde_json::from_str(str::from_utf8(without_mark(body)).ok()?).ok()
 }
@@ -127,7 +129,8 @@ fn is_json(body: &[u8]) -> bool {
     read_json::<IgnoredAny>(body).is_some()
 }
 
-/// The code as it may stand in a log: it comes from outside. That of a success, which most are, is shared.
+/// The code as it may stand in a log: it comes from outside. That of a success, which most are, is
+/// shared.
 fn presentable(code: Cow<'_, str>) -> Cow<'static, str> {
     let is_plain = |code: &str| {
         let mut bytes = code.bytes();

@@ -10,7 +10,7 @@ pub(super) struct Backpressure(Arc<Mutex<Pressure>>);
 
 #[derive(Debug, Default)]
 struct Pressure {
-    /// All that was written is with the system, which takes more. Not known before the first write.
+    /// All that was written has left, and the next byte would. Not known before the first write.
     is_off: bool,
     waiting: Vec<Waker>,
 }
@@ -33,16 +33,19 @@ impl Backpressure {
         Poll::Pending
     }
 
+    /// Waits until what is given next leaves at once.
     pub(super) async fn off(&self) {
         poll_fn(|cx| self.poll_off(cx).map(drop)).await;
     }
 
-    /// Ready for one body at a time: the next one waits until this one has been written.
+    /// Ready for one body at a time, as the room is for one: the next waits until this one was
+    /// written.
     pub(super) fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_off(cx)
             .map(|mut pressure| pressure.is_off = false)
     }
 
+    /// Something is being written: whether more would leave at once is known after the next flush.
     pub(super) fn apply(&self) {
         self.lock().is_off = false;
     }
@@ -51,7 +54,7 @@ impl Backpressure {
         let mut pressure = self.lock();
         pressure.is_off = true;
         let waiting = std::mem::take(&mut pressure.waiting);
-        drop(pressure);
+        drop(pressure); // whoever is woken looks at it, maybe at once on another thread
         waiting.into_iter().for_each(Waker::wake);
     }
 

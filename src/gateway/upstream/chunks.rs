@@ -1,7 +1,8 @@
-//! Where does the last chunk of a body end? What follows it are trailers (RFC 9112, section 7.1.2), and nobody needs one.
+//! Where does the last chunk of a body end? What follows it are trailers (RFC 9112, section 7.1.2),
+//! and nobody needs one.
 //!
-//! hyper refuses a whole body for one odd line among them, so they are left out. Nothing else is judged here: chunks that
-//! are none go on as they came, and hyper says so.
+//! hyper refuses a whole body for one odd line among them, so they are left out. Nothing else is
+//! judged here: chunks that are none go on as they came, and hyper says so.
 
 use bytes::BytesMut;
 
@@ -44,8 +45,8 @@ impl ChunkedBody {
         }
     }
 
-    /// Takes what has come next. So many of these bytes go on as they are; and what is told besides follows them, instead of
-    /// the others.
+    /// Takes the bytes that have come next. So many of them go on as they are; the second value, if
+    /// there is one, goes on instead of the rest.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(usize, Option<BytesMut>), Malformed> {
         let end = self.end_of_last_chunk(bytes);
         if self.at != ChunkPlace::Trailers {

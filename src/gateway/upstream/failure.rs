@@ -6,11 +6,12 @@ use crate::gateway::error::{Error, chain};
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum NoAnswer {
-    /// No byte has left, so the call may be made anew: a connection that had been idle was closed before. The error is for
-    /// the one who does not.
+    /// No byte has left, as a connection that had been idle was closed before, so the call may be
+    /// made anew. The error is for whoever makes no further attempt.
     NotSent(Error),
-    /// It is proven that the vendor has not processed the call, so it may be made anew, as another call: the vendor may
-    /// have counted this one. Its stream was refused, or ended before a byte of the body had left.
+    /// It is proven that the vendor has not processed the call: its stream was refused, or ended
+    /// before the body had left. So it may be made anew, as another call, as the vendor may have
+    /// counted this one.
     Refused(Error),
     /// The call has failed.
     Failed(Error),
@@ -18,9 +19,10 @@ pub enum NoAnswer {
 
 /// Is it certain that the vendor has not processed a request, though it may have left?
 ///
-/// RFC 9113, section 8.7: its stream was refused, or is above the last one that a GOAWAY names. Only to those streams h2
-/// gives the GOAWAY as the error (or to ones that it did not begin, as the GOAWAY had come); the others end as the
-/// vendor, or the broken connection, ends them. Both must be the vendor's words, not h2's own about a fault it has found.
+/// RFC 9113, section 8.7: its stream was refused, or is above the last one that a GOAWAY names.
+/// Only to those streams h2 gives the GOAWAY as the error (or to ones that it did not begin, as the
+/// GOAWAY had come); the others end as the vendor, or the broken connection, ends them. Both must
+/// be the vendor's words, not h2's own about a fault it has found.
 pub(super) fn is_refused(error: &hyper::Error) -> bool {
     let source = std::error::Error::source(error);
     source

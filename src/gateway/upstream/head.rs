@@ -1,10 +1,12 @@
-//! The head of an answer by HTTP/1.1: which of its odd lines are forgiven, and which end the connection?
+//! The head of an answer by HTTP/1.1: which of its odd lines are forgiven, and which end the
+//! connection?
 //!
-//! One space before a colon makes hyper's parser refuse a whole answer, and its switch for invalid lines drops them unsaid,
-//! those too that tell where the body ends. So each head is looked at before hyper sees it. A head that parses goes on as it
-//! came. In another one the lines that nobody needs are repaired or left out (RFC 9112, sections 5.1 and 5.2). Those that
-//! frame the body are never repaired: where two could read another end of the body, the next answer would be whatever the
-//! vendor's caller has put there.
+//! One space before a colon makes hyper's parser refuse a whole answer, and its switch for invalid
+//! lines drops them unsaid, those too that tell where the body ends. So each head is looked at
+//! before hyper sees it. A head that parses goes on as it came. In another one the lines that
+//! nobody needs are repaired or left out (RFC 9112, sections 5.1 and 5.2). Those that frame the
+//! body are never repaired: where two could read another end of the body, the next answer would be
+//! whatever the vendor's caller has put there.
 //!
 //! Nor is anything taken for an answer that came before its request.
 
@@ -53,13 +55,13 @@ pub(super) enum Spoilt {
 
 /// A stream whose socket can be looked at.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Has nothing come that is still unread? Asked right before the first byte of a request, as the runtime may not have
-    /// noticed yet what the kernel has.
+    /// Has nothing come that is still unread? Asked right before the first byte of a request, as
+    /// the runtime may not have noticed yet what the kernel has.
     fn check_silent(&mut self, cx: &mut Context<'_>, is_first: bool) -> Result<(), Spoilt>;
 }
 
-/// Says to the stream that the bytes written next begin a request: by what is written it cannot be told from the end of one
-/// that was answered before it had left.
+/// Says to the stream that the bytes written next begin a request. The bytes do not say so: they
+/// may be the end of a request that was answered before all of it had left.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Turn(Arc<AtomicBool>);
 
@@ -89,7 +91,8 @@ pub(super) struct Heads<S> {
     interim: usize,
     /// The body, if it is chunked.
     chunks: Option<ChunkedBody>,
-    /// Has an answer come that had a `Content-Length` too? It is read as RFC 9112, section 6.3 says, and nothing after it.
+    /// Has an answer come that had a `Content-Length` too? It is read as RFC 9112, section 6.3
+    /// says, and nothing after it.
     is_ambiguous: bool,
 }
 
@@ -108,7 +111,8 @@ impl<S: Wire> Heads<S> {
         }
     }
 
-    /// Before bytes are written.
+    /// Looks, before the first bytes of a request are written, whether the connection may carry it.
+    /// (Each write comes by here; the flag makes all others cheap.)
     fn writes(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if !self.turn.has_begun() {
             return Ok(());
@@ -126,7 +130,8 @@ impl<S: Wire> Heads<S> {
         Ok(())
     }
 
-    /// Reads until the head is there: mostly in `buffer`, else in `held`. Nothing, if the stream has ended.
+    /// Reads until the head is there: mostly in `buffer`, as it came, else in `held`, where it is
+    /// made clean. In neither, if the stream has ended.
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -140,6 +145,7 @@ impl<S: Wire> Heads<S> {
                 self.held.clear(); // hyper tells of an answer that broke off
                 return Poll::Ready(Ok(()));
             }
+            // Mostly the head has come at once, and parses: then hyper reads it where it is.
             if self.held.is_empty()
                 && let Ok(Some(HeadKind::Final(framing))) = parse(come)
                 && !framing.has_idle_coding
@@ -153,6 +159,7 @@ impl<S: Wire> Heads<S> {
                 }
                 return Poll::Ready(Ok(()));
             }
+            // hyper must not see a head in parts, as it may have to be another one.
             self.held.extend_from_slice(come);
             buffer.set_filled(before);
             self.settle()?;
@@ -176,6 +183,7 @@ impl<S: Wire> Heads<S> {
                 self.searched = self.held.len();
                 return Ok(());
             };
+            // What follows is a body, or after an interim head the next head. No repair may touch it.
             self.searched = 0;
             let rest = self.held.split_off(end);
             let mut kind = match parse(&self.held) {
@@ -324,8 +332,9 @@ fn parse(bytes: &[u8]) -> Result<Option<HeadKind>, Malformed> {
     }))
 }
 
-/// RFC 9112, section 6: one way to read where the body ends. `identity` is of RFC 2616, section 4.4, where it is no transfer
-/// coding: the body has its `Content-Length`, or else ends with the connection.
+/// RFC 9112, section 6: one way to read where the body ends. `identity` is of RFC 2616, section
+/// 4.4, where it is no transfer coding: the body has its `Content-Length`, or else ends with the
+/// connection.
 fn check_framing(lines: &[Header<'_>]) -> Result<Framing, Malformed> {
     let (mut length, mut coding) = (None, None);
     for line in lines {
@@ -359,7 +368,8 @@ fn check_framing(lines: &[Header<'_>]) -> Result<Framing, Malformed> {
     })
 }
 
-/// A head that parses, without its `Transfer-Encoding`: with it hyper would read until the connection ends.
+/// A head that parses, without its `Transfer-Encoding`: with it hyper would read until the
+/// connection ends.
 fn without_coding(head: &[u8]) -> Vec<u8> {
     let is_coding = |line: &[u8]| {
         let mut parts = line.split(|byte| *byte == b':');
@@ -422,8 +432,8 @@ fn is_control(byte: u8) -> bool {
     byte.is_ascii_control() && byte != b'\t'
 }
 
-/// Has this line a NUL, or a carriage return within it? Some take either for the end of a line (RFC 9112, section 2.2; RFC 9110,
-/// section 5.5).
+/// Has this line a NUL, or a carriage return within it? Some take either for the end of a line (RFC
+/// 9112, section 2.2; RFC 9110, section 5.5).
 fn breaks(line: &[u8]) -> bool {
     line.iter().any(|byte| is_break(*byte))
 }
@@ -432,7 +442,8 @@ fn is_break(byte: u8) -> bool {
     matches!(byte, b'\r' | 0)
 }
 
-/// Such a line is left out as a whole, unless who ends lines there could read framing in it, or the end of the head.
+/// Such a line is left out as a whole, unless who ends lines there could read framing in it, or the
+/// end of the head.
 fn check_broken(line: &[u8]) -> Result<(), Malformed> {
     if !breaks(line) {
         return Ok(());

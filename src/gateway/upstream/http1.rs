@@ -17,8 +17,8 @@ use super::traffic::Token;
 use crate::clock::Moment;
 use crate::gateway::brakes::Brakes;
 
-/// How long after an answer the last of its request may take to leave. One that was answered before the vendor has read
-/// it may be closed by the vendor next.
+/// How long after an answer the last of its request may take to leave. A connection whose vendor
+/// has answered without reading all of the request is often closed by it next.
 const LEFT_AFTER: Duration = Duration::from_millis(100);
 
 /// Where requests go into a connection of HTTP/1.1. Dropping it closes the connection.
@@ -60,7 +60,8 @@ pub(super) async fn open<S: Wire>(
 impl Http1Sender {
     /// May a call use it: is it open, and has been idle for at most `max_idle`?
     pub(super) async fn is_usable(&mut self, max_idle: Duration) -> bool {
-        self.is_reused = true;
+        self.is_reused = true; // from now on the vendor may close it just before a call
+        // It is not ready while the end of the last request is still on its way.
         self.idle_since.elapsed() <= max_idle
             && (self.sender.is_ready()
                 || matches!(timeout(LEFT_AFTER, self.sender.ready()).await, Ok(Ok(()))))
@@ -71,7 +72,7 @@ impl Http1Sender {
         &mut self,
         request: Request<Payload>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Payload>>> {
-        self.turn.begins();
+        self.turn.begins(); // before hyper has the request, whose first bytes it writes next
         self.sender.try_send_request(request).await
     }
 

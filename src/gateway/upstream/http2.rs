@@ -1,9 +1,11 @@
 //! A connection of HTTP/2: what goes into it, and who drives it?
 //!
-//! h2 takes whatever it is given, and writes it when the vendor reads. What it has taken can no longer be stopped, so it is
-//! given no more than leaves at once: a request waits with its call while the vendor does not read, and its body until a
-//! byte of it gets through the vendor's window. One task drives the connection with all that hyper splits off, the writing
-//! last: what is taken in a step leaves in it, and whoever changes the [brakes](Brakes) waits for its end.
+//! h2 takes whatever it is given, and writes it when the vendor reads. What it has taken can no
+//! longer be stopped, so it is given no more than leaves at once: a request waits with its call
+//! while the vendor does not read, and its body until a byte of it gets through the vendor's
+//! window. One task drives the connection and all that hyper splits off, and writes last: what is
+//! taken in a step leaves in the same step, and whoever changes the [brakes](Brakes) waits for the
+//! step's end.
 
 use std::future::poll_fn;
 use std::io;
@@ -32,17 +34,19 @@ use crate::clock::Moment;
 use crate::config::STREAMS;
 use crate::gateway::brakes::Brakes;
 
-/// While calls wait for their answers, HTTP/2 is asked for a sign of life after so long without a frame,
+/// While calls wait for their answers, HTTP/2 is asked for a sign of life after so long without a
+/// frame,
 const PING_AFTER: Duration = Duration::from_secs(1);
 /// and given up as lost after so long without one.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of one answer, so much comes before it is read. The answers of a connection do not share their windows: one whose
-/// caller reads slowly holds up no other.
+/// Of one answer, so much comes before it is read. The answers of a connection do not share their
+/// windows: one whose caller reads slowly holds up no other.
 const WINDOW: u32 = 1 << 20;
 /// The largest head of an answer.
 const MAX_HEAD: u32 = 64 << 10;
 
-/// A connection of HTTP/2 in its slot. It is closed once this and the last call's [`Http2Sender`] are dropped.
+/// A connection of HTTP/2 in its slot. It is closed once this and the last call's [`Http2Sender`]
+/// are dropped.
 #[derive(Debug)]
 pub(super) struct Http2Connection {
     sender: Arc<Http2Sender>,
@@ -70,18 +74,21 @@ impl Http2Connection {
         if self.heard.borrow_and_update().elapsed() <= max_idle {
             return true;
         }
-        // One that is silent while calls wait for slow answers is sent a PING by now. One without a call is not.
+        // While calls wait for slow answers, a silent connection has been sent a PING by now, and a
+        // living vendor answers it. Without a call no PING is sent, so nothing can be waited for.
         let has_calls = Arc::strong_count(&self.sender) > 1;
         let sign = timeout(PING_AFTER * 2, self.heard.changed());
         has_calls && matches!(sign.await, Ok(Ok(()))) && self.sender.is_open()
     }
 }
 
-/// Where requests go into a connection of HTTP/2. Whoever makes a call holds it; the last one closes the connection.
+/// Where requests go into a connection of HTTP/2. Whoever makes a call holds it; the last one
+/// closes the connection.
 #[derive(Debug)]
 pub(super) struct Http2Sender {
-    /// As long as it takes any. There is no other handle: once this one is dropped, hyper hands back what it has not taken
-    /// yet. (One that comes while hyper gives up would else wait for ever.)
+    /// None once the connection takes no more requests. There is no other handle: when this one is
+    /// dropped, hyper hands back what it has not taken yet. (With a handle left, a request that
+    /// comes while hyper gives up would wait for ever.)
     handle: Mutex<Option<http2::SendRequest<Payload>>>,
     backpressure: Backpressure,
     _driver: DriverGuard,
@@ -102,6 +109,7 @@ impl Http2Sender {
     pub(super) async fn send(&self, mut request: Request<Payload>) -> Option<SendResult> {
         self.backpressure.off().await;
         request.body_mut().waits_for(self.backpressure.clone());
+        // The lock is not held while the answer is waited for.
         let sending = self.lock().as_mut()?.try_send_request(request);
         Some(sending.await)
     }
@@ -109,7 +117,8 @@ impl Http2Sender {
 
 type SendResult = Result<Response<Incoming>, TrySendError<Request<Payload>>>;
 
-/// Takes a stream of bytes that has agreed on HTTP/2 for a connection. It is `counted` until it is closed.
+/// Takes a stream of bytes that has agreed on HTTP/2 for a connection. It is `counted` until it is
+/// closed.
 pub(super) async fn open(
     stream: TlsStream<Socket>,
     heard: watch::Receiver<Moment>,
@@ -170,7 +179,7 @@ fn capacity_of(requests: &Requests) -> usize {
 struct Driver {
     /// Until it takes none any more.
     requests: Option<Requests>,
-    /// The first one reads and writes, the others each wait for a window or an answer.
+    /// The first one reads and writes; each of the others waits for a window or an answer.
     tasks: Vec<Task>,
     split_off: Tasks,
     capacity: Arc<AtomicUsize>,
@@ -185,21 +194,26 @@ impl Driver {
     /// Ready once all calls have ended too.
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(requests) = &mut self.requests {
+            // First, as it takes the requests that have come in, and splits off a task for each.
             let end = Pin::new(&mut *requests).poll(cx);
-            // The vendor may say another number while calls are made.
+            // The vendor's SETTINGS may change the number of streams at any time.
             let most = end.is_pending().then(|| capacity_of(requests));
             self.capacity.store(most.unwrap_or(0), Ordering::Relaxed);
             if end.is_ready() {
                 self.requests = None;
                 if let Some(sender) = self.sender.upgrade() {
+                    // In this order: whoever waits for the vendor to read finds no handle once it
+                    // is woken, and goes elsewhere. The lock is released before the handle is
+                    // dropped, as that runs hyper's code.
                     let handle = sender.lock().take();
                     drop(handle);
-                    sender.backpressure.take_off(); // whoever waits goes elsewhere
+                    sender.backpressure.take_off();
                 }
             }
         }
         self.tasks.append(&mut self.split_off.lock());
-        // The youngest first, so that the first one writes what the others have given it.
+        // The youngest first: the oldest is h2's own, which reads and writes, and so writes in this
+        // step what the others have given it.
         for place in (0..self.tasks.len()).rev() {
             if self.tasks[place].as_mut().poll(cx).is_ready() {
                 drop(self.tasks.remove(place));
@@ -276,7 +290,7 @@ impl AsyncWrite for Outgoing {
     /// h2 flushes at the end of each step, when it has written all that it may.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        // A system that has taken the last byte may have no room for the next.
+        // That all has been taken does not say that there is room for the next request.
         if !self.backpressure.is_off() && self.stream.get_ref().0.poll_room(cx).is_ready() {
             self.backpressure.take_off();
         }

@@ -25,7 +25,8 @@ impl From<Malformed> for io::Error {
     }
 }
 
-/// Has something come that is no well-formed answer? (Not so a broken record of TLS, nor an answer that broke off.)
+/// Has something come that is no well-formed answer? (Not so a broken record of TLS, nor an answer
+/// that broke off.)
 pub(super) fn is_malformed(error: &(dyn std::error::Error + 'static)) -> bool {
     use io::ErrorKind::{InvalidData, InvalidInput};
     chain(error).any(|cause| {

@@ -32,8 +32,9 @@ enum Given {
     All,
 }
 
-/// The same body, in the hands of its call. Whoever takes it first has it: the connection, to send it, or the call, so that
-/// no byte of it ever leaves. The connection gets it only while no brake is applied.
+/// The same body, in the hands of its call. Connection and call race for it, and whoever takes it
+/// first has it: the connection, to send it, or the call, so that it never leaves. The connection
+/// gets it only while no brake is applied.
 #[derive(Debug, Clone)]
 pub(super) struct PayloadHandle(Arc<Cargo>);
 
@@ -77,6 +78,7 @@ impl PayloadHandle {
             if self.take_back() {
                 return;
             }
+            // It had left when the brake was applied, so its answer is waited for.
         }
         pending::<()>().await;
     }
@@ -119,8 +121,9 @@ impl Payload {
         self.backpressure = Some(backpressure);
     }
 
-    /// hyper asks for a body before it looks whether the vendor's window has room for it, so the first byte goes alone: as
-    /// long as it gets nowhere, the rest is still with the call.
+    /// hyper asks for a body before it looks whether the vendor's window has room for it, so the
+    /// first byte goes alone: as long as that one waits for the window, the rest can still be taken
+    /// back.
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         let Some(backpressure) = &self.backpressure else {
             self.given = Given::All;
@@ -130,6 +133,7 @@ impl Payload {
             self.given = Given::Begun;
             return Poll::Ready(self.handle.first_byte());
         }
+        // The turn before the body: once taken, a body has to leave in this step of the connection.
         ready!(backpressure.poll_turn(cx));
         let is_begun = self.given == Given::Begun;
         self.given = Given::All;

@@ -1,9 +1,10 @@
 //! The vendor's few connections: what may a call go through?
 //!
-//! A [`Slot`] owns at most one connection. One of HTTP/1.1 carries one call at a time: its [`Stream`] holds the slot. One
-//! of HTTP/2 carries many: each has a [`Stream`], and the slot is free for the next. A slot opens another connection only
-//! once the vendor has closed the last one's [`Socket`] too, be it one that was given up while it was being opened, so the
-//! vendor never sees more connections than there are slots.
+//! A [`Slot`] owns at most one connection. A connection of HTTP/1.1 carries one call at a time: the
+//! call's [`Stream`] holds the slot. One of HTTP/2 carries many: each call has a [`Stream`] of its
+//! own, and the slot is free for the next. A slot opens another connection only once the vendor has
+//! closed the last one's [`Socket`] too, be it one that was given up while it was being opened, so
+//! the vendor never sees more connections than there are slots.
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,7 +39,8 @@ pub struct Slot {
     given_up: GivenUp,
 }
 
-/// How many calls a slot's connection takes at a time; 0 unless it is of HTTP/2 and open. Each connection brings its own.
+/// How many calls a slot's connection takes at a time; 0 unless it is of HTTP/2 and open. Each
+/// connection brings its own.
 type Capacity = Arc<ArcSwap<AtomicUsize>>;
 
 /// What only one call at a time may look at or change.
@@ -54,7 +56,8 @@ struct SlotState {
 /// An open connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// The [`Upstream`](super::Upstream) that opened it: with another configuration it may lead elsewhere.
+    /// The [`Upstream`](super::Upstream) that opened it: with another configuration it may lead
+    /// elsewhere.
     pub(super) upstream: u64,
     pub(super) sender: Sender,
     pub(super) traffic: Traffic,
@@ -80,7 +83,8 @@ pub enum Vacancy {
 #[derive(Debug)]
 pub struct EmptySlot(OwnedMutexGuard<SlotState>);
 
-/// What one call goes through: a stream of HTTP/2, or a connection of HTTP/1.1, which carries one call at a time.
+/// What one call goes through: a stream of HTTP/2, or a connection of HTTP/1.1, which carries one
+/// call at a time.
 #[derive(Debug)]
 pub struct Stream {
     reservation: Reservation,
@@ -111,7 +115,7 @@ impl Default for Slot {
     fn default() -> Self {
         let capacity = Capacity::default();
         let sockets = TaskTracker::new();
-        sockets.close(); // whoever waits for it waits for those that there are
+        sockets.close(); // or `wait` never ends; a closed tracker takes new sockets all the same
         let given_up = GivenUp::default();
         let state = SlotState {
             connection: None,
@@ -157,20 +161,22 @@ impl Slot {
         self.given_up.begin();
     }
 
-    /// What a call finds, now or once those before it have left room. `upstream` is whose connection it has to be, and
-    /// `max_idle` for how long it may have been silent.
+    /// What a call finds, now or once those before it have left room. `upstream` is whose
+    /// connection it has to be, and `max_idle` for how long it may have been silent.
     pub(super) async fn find(&self, upstream: u64, max_idle: Duration) -> Vacancy {
         let state = self.state.clone().lock_owned().await;
         match SlotState::connected(state, upstream, max_idle).await {
             Ok(stream) => Vacancy::Connected(stream),
             Err(empty) => {
+                // With the slot locked: of all who wait for it, one opens the next connection.
                 self.sockets.wait().await;
                 Vacancy::Empty(empty)
             }
         }
     }
 
-    /// The same now; none while others keep the call from using the slot, or the vendor has not closed the connection before.
+    /// The same now; none while others keep the call from using the slot, or the vendor has not
+    /// closed the connection before.
     pub(super) async fn try_find(&self, upstream: u64, max_idle: Duration) -> Option<Vacancy> {
         let state = self.state.clone().try_lock_owned().ok()?;
         match SlotState::connected(state, upstream, max_idle).await {
@@ -181,7 +187,8 @@ impl Slot {
 }
 
 impl EmptySlot {
-    /// Begins to connect. From now on the slot has no other connection until this one is closed for the vendor too.
+    /// Begins to connect. From now on the slot has no other connection until this one is closed for
+    /// the vendor too.
     pub(super) fn dial(
         &self,
         transport: &dyn Transport,
@@ -189,7 +196,7 @@ impl EmptySlot {
         farewell: Farewell,
     ) -> io::Result<Socket> {
         let stream = transport.dial(address)?;
-        self.0.given_up.clear(); // no call's time has passed on this one
+        self.0.given_up.clear(); // the time that passed was that of a call on the connection before
         let (given_up, open) = (self.0.given_up.clone(), self.0.sockets.token());
         Ok(Socket::new(stream, farewell, given_up, open))
     }
@@ -286,13 +293,16 @@ impl Stream {
         self.protocol() == Protocol::Http2
     }
 
-    /// Sends a request and waits for the head of its answer. `progress` learns that it was not sent, where that is proven.
+    /// Sends a request and waits for the head of its answer. `progress` learns that it was not
+    /// sent, where that is proven.
     pub(super) async fn send(
         &mut self,
         request: Request<Payload>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, NoAnswer> {
         let body = request.body().handle();
+        // Before the first await: a call that is given up in the midst of it leaves half an
+        // exchange in a connection of HTTP/1.1, which the next call must not find.
         self.is_pending = true;
         let sent = match &mut self.reservation {
             Reservation::Unique(state) => match state.http1() {
@@ -310,8 +320,10 @@ impl Stream {
         };
         sent.map_err(|mut error| {
             let nothing_left = error.take_message().is_some() || is_spoilt(error.error());
-            // A head without a byte of the body, which has the signature, is nothing that could have been carried out: with
-            // HTTP/2 it may have left, with HTTP/1.1 it has not, as both go out together.
+            // Looked at before the error is told, as the connection may still want the body: who
+            // takes it back here is sure that it never leaves. A head without its body, which has
+            // the signature, is nothing that could have been carried out: with HTTP/2 it may have
+            // left, with HTTP/1.1 it has not, as both go out together.
             let is_refused = is_refused(error.error()) || body.take_back();
             if nothing_left || is_refused {
                 progress.not_sent();
@@ -341,8 +353,8 @@ impl Stream {
         }
     }
 
-    /// The answer has come: all of it, or what comes more is read by whoever has the stream. (Given back before its end, the
-    /// connection is not usable.)
+    /// The answer has come: all of it, or the rest is read by whoever has the stream. (A stream of
+    /// HTTP/1.1 that is dropped before the answer's end leaves a connection that is not usable.)
     pub(super) fn finished(&mut self, is_whole: bool) {
         self.is_pending = false;
         if is_whole
@@ -353,7 +365,8 @@ impl Stream {
         }
     }
 
-    /// The exchange has failed. A connection of its own is of no use any more; of HTTP/2 it was one stream.
+    /// The exchange has failed. A connection of its own is of no use any more; of HTTP/2 it was one
+    /// stream.
     pub(super) fn failed(&mut self) {
         self.is_pending = false;
         if let Reservation::Unique(state) = &mut self.reservation {

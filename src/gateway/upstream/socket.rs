@@ -19,8 +19,9 @@ use super::head::{Spoilt, Wire};
 use super::transport::{ByteStream, Unread};
 use crate::clock::Moment;
 
-/// When the time of the call on a slot's connection had passed, though it is still read; none before that. From then on the
-/// vendor has [`hold`](Farewell::hold), however the connection is closed. A clone is the same one.
+/// When the time of the call on a slot's connection had passed, if it has; the answer is still
+/// read. From then on the vendor has [`hold`](Farewell::hold), however the connection is closed, so
+/// that a slot is held once and not twice as long. A clone is the same one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct GivenUp(Arc<Mutex<Option<Instant>>>);
 
@@ -44,8 +45,9 @@ impl GivenUp {
     }
 }
 
-/// What a connection goes through. It tells when something has come; and however it is given up, in the middle of a
-/// handshake too, it counts as open until the vendor has closed its side.
+/// What a connection goes through, over any transport. It tells when something has come; and
+/// however it is given up, in the midst of a handshake too, it counts as open until the vendor has
+/// closed its side.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: Option<Box<dyn ByteStream>>,
@@ -72,7 +74,8 @@ impl Socket {
         }
     }
 
-    /// Waits until it is connected. (There is one from the first on: the vendor may see a connection that nobody waits for.)
+    /// Waits until it is connected. (It is a socket before that, as the vendor may see a connection
+    /// that nobody waits for any more.)
     pub(super) async fn connected(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.stream().poll_connected(cx)).await
     }
@@ -115,7 +118,7 @@ impl Wire for Socket {
 impl Wire for TlsStream<Socket> {
     fn check_silent(&mut self, cx: &mut Context<'_>, is_first: bool) -> Result<(), Spoilt> {
         if is_first {
-            return Ok(()); // the tickets of the session come when they come
+            return Ok(()); // after a handshake the tickets of the session come, unasked
         }
         self.get_mut().0.check_silent(cx, false)
     }
@@ -123,7 +126,10 @@ impl Wire for TlsStream<Socket> {
 
 impl Drop for Socket {
     fn drop(&mut self) {
+        // Without a runtime the process ends, and with it the connection.
         if let (Some(stream), Ok(runtime)) = (self.stream.take(), runtime::Handle::try_current()) {
+            // The token moves into the task: only its end makes the slot free for another
+            // connection.
             let (open, farewell) = (self.open.take(), self.farewell);
             let passed = self.given_up.elapsed();
             runtime.spawn(async move {
@@ -137,18 +143,22 @@ impl Drop for Socket {
 /// How a socket is closed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Farewell {
-    /// How long the vendor may take to close its side. A server with a thread for each request works on, and does not notice
-    /// that ours was closed before it writes its answer.
+    /// How long the vendor may take to close its side. A server with a thread for each request
+    /// works on: it notices that our side was closed when it writes its answer.
     pub hold: Duration,
     /// How many bytes it may send meanwhile.
     pub most: usize,
 }
 
 impl Farewell {
-    /// Ends when the vendor has closed its side too, so that it no longer counts the connection when the slot opens its next
-    /// one. A vendor that does not is told that there is no connection any more. Of its time this has `passed`.
+    /// Ends when the vendor has closed its side too, so that it no longer counts the connection
+    /// when the slot opens its next one. A vendor that does not close it is told, by a reset, that
+    /// there is no connection any more. So much of its time has `passed` before.
     async fn close(self, mut stream: Box<dyn ByteStream>, passed: Duration) {
         let close = async {
+            // Our end first. Then what still comes is read, up to a bound: a system that closes
+            // with bytes unread sends a reset, and the vendor could lose what it was just about to
+            // read.
             stream.shutdown().await?;
             let (mut discarded, mut left) = ([0; 1024], self.most);
             loop {
@@ -174,7 +184,7 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(self.stream().poll_read(cx, buffer))?;
-        // Of HTTP/1.1 nobody wants to know.
+        // With HTTP/1.1 nobody asks.
         if buffer.filled().len() > before && !self.heard.is_closed() {
             self.heard.send_replace(Moment::of(Instant::now()));
         }

@@ -28,7 +28,7 @@ async fn empty_slot() -> EmptySlot {
 async fn an_address_that_swallows_everything_does_not_hide_the_next() {
     let full = TcpSocket::new_v4().unwrap();
     full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let full = full.listen(0).unwrap(); // the kernel takes one connection, and drops what comes then
+    let full = full.listen(0).unwrap(); // the kernel takes one connection, and drops the next
     let swallows = full.local_addr().unwrap();
     let _one = TcpStream::connect(swallows).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -71,7 +71,8 @@ async fn what_came_before_a_request_is_not_its_answer_though_the_runtime_has_not
         tokio::task::yield_now().await; // its task waits for bytes, or for a request
     }
     let forged = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-    std::io::Write::write_all(&mut vendor, forged).unwrap(); // this thread is the runtime's: it sees nothing of that yet
+    // This thread is the runtime's, so it has not seen these bytes when the request is sent.
+    std::io::Write::write_all(&mut vendor, forged).unwrap();
     let progress = Progress::default();
     progress.begin();
     let request = Request::new(Payload::new(Bytes::from_static(b"{}"), None));
@@ -97,7 +98,8 @@ fn a_pause_is_told_in_seconds_or_by_a_date() {
     }
 }
 
-/// A vendor in memory: each connection is served by hyper, where time is paused if the test has paused it.
+/// A vendor in memory: each connection is served by hyper, where time is paused if the test has
+/// paused it.
 struct InMemory {
     answer: fn(&str) -> Duration,
     tls: Option<TlsAcceptor>,

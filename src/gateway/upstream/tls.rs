@@ -22,7 +22,8 @@ impl std::fmt::Debug for TlsConfig {
     }
 }
 
-/// TLS 1.2 or later, verified against the given certificates, else against Mozilla's, which are part of the binary.
+/// TLS 1.2 or later, verified against the given certificates, else against Mozilla's, which are
+/// part of the binary.
 pub(super) fn tls_config(ca: Option<&Ca>, offers_http2: bool) -> Arc<ClientConfig> {
     let roots = match ca {
         Some(ca) => ca.roots.clone(),
