@@ -100,8 +100,8 @@
 //! reads · *command* every other · *fill* the one upstream call that answers a miss · *coalesced* waiting for somebody
 //! else's fill · *snapshot* the pages of one query that belong together · *crawl* a fill of all pages of a query ·
 //! *generation* a number that an invalidation raises · *permit* the right to use a connection slot for one
-//! call · *line* what that call goes through: the slot's connection, or one stream of it · *drain* finishing what is in
-//! flight before the process ends.
+//! call · *stream* what that call goes through: one stream of the slot's connection, or with HTTP/1.1 all of it ·
+//! *drain* finishing what is in flight before the process ends.
 
 pub mod access;
 pub mod admin;

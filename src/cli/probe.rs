@@ -18,8 +18,8 @@ use crate::gateway::progress::Progress;
 use crate::gateway::request::language::Languages;
 use crate::gateway::request::tenant::Tenants;
 use crate::gateway::upstream::{
-    Answer, Exchanged, Failure, Message, Outcome, Protocol, SUCCESS, Shape, Slot, Traffic,
-    UNPRINTABLE, Upstream,
+    Answer, Exchanged, Message, NoAnswer, Outcome, Protocol, SUCCESS, Shape, Slot, Traffic,
+    UNPRINTABLE, Upstream, Vacancy,
 };
 use crate::signing::params::Params;
 use crate::signing::sign::Signer;
@@ -67,13 +67,12 @@ pub(super) fn run(options: &Options) -> Done {
     let asked = runtime(1)?.block_on(async {
         let deadline = Instant::now() + config.upstream.timeout;
         let slot = Slot::default();
-        let found = upstream.find(&slot, Duration::ZERO, true).await;
-        let Some(Err(opening)) = found else {
-            unreachable!("nobody else uses this slot")
+        let connected = match upstream.find(&slot, Duration::ZERO).await {
+            Vacancy::Connected(stream) => Ok(stream),
+            Vacancy::Empty(slot) => upstream.connect(slot, deadline).await,
         };
-        let connected = upstream.connect(opening, deadline).await;
-        let line = connected.map_err(Failure::Failed)?;
-        let protocol = line.protocol();
+        let stream = connected.map_err(NoAnswer::Failed)?;
+        let protocol = stream.protocol();
         let (progress, sent_at) = (Progress::default(), Instant::now());
         progress.begin();
         let body = signer.sign(&params, &tenant.access_code, wall_clock());
@@ -84,18 +83,20 @@ pub(super) fn run(options: &Options) -> Done {
             body,
             subject: None,
         };
-        let exchanged = upstream.exchange(line, message, deadline, &progress).await;
+        let exchanged = upstream
+            .exchange(stream, message, deadline, &progress)
+            .await;
         match exchanged {
             Exchanged::Answered(answer, _) => Ok((answer, sent_at.elapsed(), protocol)),
             Exchanged::Failed(failure) => Err(failure),
             Exchanged::Late(_) => {
                 let error = Error::UpstreamTimeout(progress.sent());
-                Err(Failure::Failed(error))
+                Err(NoAnswer::Failed(error))
             }
         }
     });
     let (answer, duration, protocol) = asked.map_err(|failure| match failure {
-        Failure::Failed(error) | Failure::NotSent(error) | Failure::Refused(error) => {
+        NoAnswer::Failed(error) | NoAnswer::NotSent(error) | NoAnswer::Refused(error) => {
             Failed(with_causes(&error))
         }
     })?;
@@ -316,7 +317,7 @@ mod tests {
 
     use super::*;
     use crate::config::Codes;
-    use crate::gateway::upstream::Meaning;
+    use crate::gateway::upstream::AnswerMeaning;
 
     const REFUSED: &str = r#"{"code":"4711","data":null,"message":"x","success":false}"#;
     const SIGNATURE: &str = r#"{"code":"1001","success":false}"#;
@@ -330,7 +331,7 @@ mod tests {
             ..Codes::default()
         };
         let status = StatusCode::from_u16(status).unwrap();
-        let meaning = Meaning::of(status, body.as_bytes(), &codes);
+        let meaning = AnswerMeaning::of(status, body.as_bytes(), &codes);
         Answer {
             status,
             headers: HeaderMap::new(),

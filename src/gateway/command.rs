@@ -248,7 +248,7 @@ impl Commands {
         Ok(response::of_command(
             answered.answer,
             answered.deadline,
-            (answered.line, answered.permit),
+            (answered.stream, answered.permit),
         ))
     }
 

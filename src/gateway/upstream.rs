@@ -1,19 +1,36 @@
 //! The one HTTP client: how does a signed body get to Linksfield, and what comes back?
 //!
-//! Each [`Slot`] owns at most one connection, idle or busy, so the vendor never sees more connections than there are
-//! slots. The base URL is fixed by the configuration, and so is the list of headers in both directions:
-//! nothing of a caller's head goes upstream.
+//! Each [`Slot`] owns at most one connection, idle or busy, so the vendor never sees more
+//! connections than there are slots. The base URL is fixed by the configuration, and so is the list
+//! of headers in both directions: nothing of a caller's head goes upstream.
+//!
+//! ```text
+//! slot          what a call may go through
+//! http1, http2  connections: where requests go in, and who drives them
+//! payload       the body of a request, which can be taken back until it leaves
+//! head, chunks  what is odd about answers of HTTP/1.1, before hyper sees them
+//! answer        what an answer means; failure: why there is none
+//! socket        when a connection is closed for the vendor too
+//! transport     how bytes get to the vendor: by TCP, or through memory
+//! ```
 
 mod answer;
+mod backpressure;
 mod chunks;
 mod coding;
-mod connection;
 mod drive;
+mod failure;
 mod head;
+mod http1;
 mod http2;
+mod malformed;
 mod payload;
 mod redirect;
+mod slot;
+mod socket;
+mod tls;
 mod traffic;
+mod transport;
 
 use std::borrow::Cow;
 use std::future::pending;
@@ -34,40 +51,47 @@ use hyper::header::{
 };
 use hyper::http::response::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode};
-use rustls::ClientConfig;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-pub(crate) use self::answer::Meaning; // for the tests of `probe`
+pub(crate) use self::answer::AnswerMeaning; // for the tests of `probe`
 pub use self::answer::{Outcome, SUCCESS, Shape, UNPRINTABLE};
-use self::connection::{Connection, Farewell, Socket, is_malformed, open_http1, open_http2};
-pub use self::connection::{Line, Opening, Slot};
-use self::head::Malformed;
+pub use self::failure::NoAnswer;
+use self::head::Wire;
+use self::malformed::{Malformed, is_malformed};
 use self::payload::Payload;
+use self::slot::{Connection, Sender};
+pub use self::slot::{EmptySlot, Slot, Stream, Vacancy};
+use self::socket::{Farewell, Socket};
+use self::tls::{HTTP2, TlsConfig, expiry, tls_config, tls_failure};
 pub use self::traffic::{Protocol, Traffic};
+use self::transport::Tcp;
+pub use self::transport::{ByteStream, Resolved, Transport, Unread};
 use super::brakes::{Brakes, Subject};
 use super::error::{Error, Sent, Unreachable};
 use super::progress::{Progress, TakeBack as _};
 use crate::body::{Prefix, ReadError, Received, read_prefix};
+use crate::clock::Moment;
 use crate::config::{self, BaseUrl, Ca, Codes};
 use crate::gateway::request::language::Language;
 use crate::open_files;
+use crate::task::boxed;
 use crate::telemetry::trace::TRACEPARENT;
 
-/// A query may use a connection that has been idle for this long: well under the keep-alive of common servers.
+/// For how long a connection may have been idle that a query uses: well under the keep-alive of
+/// common servers, which close an idle connection without a word.
 pub const QUERY_MAX_IDLE: Duration = Duration::from_secs(15);
-/// A command may not meet a connection that the vendor is just closing: whether it was read would be unknown. One of
-/// HTTP/2 is idle while nothing comes; if calls wait for their answers on it, the vendor is asked for a sign of life.
+/// The same for a command. It is shorter, as a command that meets a connection which the vendor is
+/// just closing may have been read or not. (A connection of HTTP/2 is idle while nothing comes from
+/// the vendor; if calls wait for their answers on it, a PING asks for a sign of life.)
 pub const COMMAND_MAX_IDLE: Duration = Duration::from_secs(1);
-/// Then the vendor is asked once more, whatever it said: one header must not end everything for a day.
+/// Upper bound for a vendor's `Retry-After`, so that one header cannot stop us for a day.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
-/// Offered by ALPN (RFC 7301).
-const HTTP2: &[u8] = b"h2";
-const HTTP1: &[u8] = b"http/1.1";
-
-/// As many as a request has at most, for which a copy of those that are always the same is not indexed anew: the language, the
-/// length and the trace come to them.
+/// The most headers that a request has: the constant ones, its language, its length and its trace.
+/// A map that begins with room for all of them is not indexed anew for the last ones.
 const HEADERS: usize = 8;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -75,32 +99,23 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 /// The way to Linksfield.
 #[derive(Debug)]
 pub struct Upstream {
-    /// No other of the process has it.
+    /// No other of the process has it: a connection serves only the configuration that opened it.
     id: u64,
+    transport: Arc<dyn Transport>,
     base_url: BaseUrl,
-    /// Those that are the same in every request; with HTTP/2 `Host` is taken out.
+    /// The headers that are the same in every request; with HTTP/2 `Host` is taken out.
     headers: HeaderMap,
     tls: Option<(TlsConfig, ServerName<'static>)>,
     connect_timeout: Duration,
     max_answer: usize,
-    /// How connections are closed.
     farewell: Farewell,
     codes: Codes,
-    /// Of the certificate that was shown last, in seconds since 1970; 0 before the first one.
+    /// When the certificate expires that was shown last, in seconds since 1970; 0 before the first.
     certificate_expires_at: AtomicI64,
     /// The address that was connected to last.
     last_reached: ArcSwapOption<SocketAddr>,
     brakes: Brakes,
     traffic: Traffic,
-}
-
-#[derive(Clone)]
-struct TlsConfig(Arc<ClientConfig>);
-
-impl std::fmt::Debug for TlsConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsConfig")
-    }
 }
 
 /// What is sent to Linksfield.
@@ -127,8 +142,8 @@ pub struct Message<'a> {
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
-    /// `Content-Type`, `Content-Language` and `Retry-After`, where they came; `Content-Encoding`, if the body is encoded;
-    /// `WWW-Authenticate`, if the status is 401.
+    /// `Content-Type`, `Content-Language` and `Retry-After`, where they came; `Content-Encoding`,
+    /// if the body is encoded; `WWW-Authenticate`, if the status is 401.
     pub headers: HeaderMap,
     /// The host of the `Location` of a redirect, for the log.
     pub redirect_host: Option<String>,
@@ -144,7 +159,8 @@ pub struct Answer {
     pub outcome: Outcome,
     /// Is its body a JSON object with a `code`?
     pub is_envelope: bool,
-    /// Does it say all that it can say? Its body is whole, not encoded, in UTF-8, and JSON; or its status has no body.
+    /// Does it say all that it can say? Its body is whole, not encoded, in UTF-8, and JSON; or its
+    /// status has no body.
     pub is_readable: bool,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
@@ -163,8 +179,8 @@ impl Answer {
         self.headers.contains_key(CONTENT_ENCODING)
     }
 
-    /// Where HTTP says "too many requests" and not when to come again, or not so that it can be read, it says this: in whole
-    /// seconds, 1 at least.
+    /// Where HTTP says "too many requests" and not when to come again, or not so that it can be
+    /// read, it says this: in whole seconds, 1 at least.
     pub fn come_again_in(&mut self, wait: Duration, now: SystemTime) {
         if self.status == StatusCode::TOO_MANY_REQUESTS && self.retry_after(now).is_none() {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -190,35 +206,22 @@ fn pause(retry_after: &str, now: SystemTime) -> Option<Duration> {
     Some(pause.min(LONGEST_PAUSE))
 }
 
-/// Why there is no answer.
-#[derive(Debug)]
-pub enum Failure {
-    /// No byte has left, so the call may be made anew: a connection that had been idle was closed before. The error is for
-    /// the one who does not.
-    NotSent(Error),
-    /// It is proven that the vendor has not processed the call, so it may be made anew, as another call: the vendor may
-    /// have counted this one. Its stream was refused, or ended before a byte of the body had left.
-    Refused(Error),
-    /// The call has failed.
-    Failed(Error),
-}
-
 /// What came of a message.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "mostly it is the largest")]
 pub enum Exchanged {
-    /// An answer, whose rest may come through the line.
-    Answered(Answer, Line),
-    /// None.
-    Failed(Failure),
-    /// None in time, by HTTP/1.1; the vendor has the request.
+    /// An answer, whose rest may come through the stream.
+    Answered(Answer, Stream),
+    /// There is no answer, and none will come.
+    Failed(NoAnswer),
+    /// There is none in time, by HTTP/1.1. The vendor has the request, and may still answer it.
     Late(Late),
 }
 
 /// An exchange that goes on although its time has passed. Dropping it closes the connection.
 pub struct Late(Pin<Box<dyn Future<Output = Attempted> + Send>>);
 
-type Attempted = (Line, Result<Answer, Failure>);
+type Attempted = (Stream, Result<Answer, NoAnswer>);
 
 impl std::fmt::Debug for Late {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -235,9 +238,19 @@ impl Future for Late {
 }
 
 impl Upstream {
-    /// Builds the client. The TLS configuration is built once: sessions are resumed through it. What it opens counts among
-    /// `traffic`, and what it sends obeys `brakes`.
+    /// Builds the client. What it opens counts among `traffic`, and what it sends obeys `brakes`.
     pub fn new(
+        config: &config::Upstream,
+        ca: Option<&Ca>,
+        brakes: Brakes,
+        traffic: Traffic,
+    ) -> Self {
+        Self::over(Arc::new(Tcp), config, ca, brakes, traffic)
+    }
+
+    /// The same over another transport than TCP.
+    pub fn over(
+        transport: Arc<dyn Transport>,
         config: &config::Upstream,
         ca: Option<&Ca>,
         brakes: Brakes,
@@ -245,6 +258,7 @@ impl Upstream {
     ) -> Self {
         let base_url = config.base_url.clone();
         let max_answer = usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX);
+        // Built once, as sessions are resumed through it.
         let tls = base_url
             .server_name()
             .map(|name| (TlsConfig(tls_config(ca, config.http2)), name));
@@ -253,6 +267,7 @@ impl Upstream {
             headers: headers(
                 HeaderValue::from_str(base_url.authority()).expect("an authority is visible ASCII"),
             ),
+            transport,
             base_url,
             tls,
             connect_timeout: config.connect_timeout,
@@ -269,33 +284,35 @@ impl Upstream {
         }
     }
 
-    /// What a call may go through the slot by: its connection if that was idle for at most `max_idle`, else a new one, for
-    /// [`connect`](Self::connect). None while others go through one that this call cannot use, unless it `must_wait`.
-    pub async fn find(
-        &self,
-        slot: &Slot,
-        max_idle: Duration,
-        must_wait: bool,
-    ) -> Option<Result<Line, Opening>> {
-        slot.line(self.id, max_idle, must_wait).await
+    /// What a call goes through: the slot's connection if it is open and has been idle for at most
+    /// `max_idle`, else an empty slot, for [`connect`](Self::connect). Waits until those before it
+    /// have left room.
+    pub async fn find(&self, slot: &Slot, max_idle: Duration) -> Vacancy {
+        slot.find(self.id, max_idle).await
     }
 
-    /// Opens a connection.
-    pub async fn connect(&self, opening: Opening, deadline: Instant) -> Result<Line, Error> {
+    /// The same without waiting for others: none while they go through a connection that this call
+    /// cannot use beside them.
+    pub async fn try_find(&self, slot: &Slot, max_idle: Duration) -> Option<Vacancy> {
+        slot.try_find(self.id, max_idle).await
+    }
+
+    /// Opens the connection of a slot that has none.
+    pub async fn connect(&self, slot: EmptySlot, deadline: Instant) -> Result<Stream, Error> {
         let deadline = deadline.min(Instant::now() + self.connect_timeout);
-        let connection = timeout_at(deadline, self.open(&opening, deadline))
+        let connection = timeout_at(deadline, self.open(&slot, deadline))
             .await
             .map_err(|_| Error::UpstreamConnectTimeout)??;
-        Ok(opening.opened(connection))
+        Ok(slot.fill(connection))
     }
 
-    async fn open(&self, opening: &Opening, deadline: Instant) -> Result<Connection, Error> {
-        let socket = self.dial(opening, deadline).await?;
+    async fn open(&self, slot: &EmptySlot, deadline: Instant) -> Result<Connection, Error> {
+        let socket = self.dial(slot, deadline).await?;
         let opened = match &self.tls {
-            None => open_http1(socket, self.id, self.brakes.clone(), self.traffic.clone()).await,
+            None => self.open_http1(socket).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(config.0.clone());
-                let heard = socket.heard();
+                let heard = socket.heard(); // the handshake counts
                 let stream = connector
                     .connect(name.clone(), socket)
                     .await
@@ -305,18 +322,38 @@ impl Upstream {
                 if let Some(at) = shown.and_then(|chain| expiry(chain.first()?)) {
                     self.certificate_expires_at.store(at, Ordering::Relaxed);
                 }
-                let (brakes, traffic) = (self.brakes.clone(), self.traffic.clone());
                 if session.alpn_protocol() == Some(HTTP2) {
-                    open_http2(stream, self.id, brakes, heard, traffic).await
+                    self.open_http2(stream, heard).await
                 } else {
-                    open_http1(stream, self.id, brakes, traffic).await
+                    self.open_http1(stream).await
                 }
             }
         };
-        opened.map_err(|error| Error::UpstreamUnreachable {
+        let sender = opened.map_err(|error| Error::UpstreamUnreachable {
             reason: Unreachable::Connection,
             source: io::Error::other(error),
+        })?;
+        Ok(Connection {
+            upstream: self.id,
+            sender,
+            traffic: self.traffic.clone(),
         })
+    }
+
+    async fn open_http1(&self, stream: impl Wire) -> hyper::Result<Sender> {
+        let counted = self.traffic.connection(Protocol::Http1);
+        let opened = http1::open(stream, self.brakes.clone(), counted).await;
+        opened.map(Sender::Http1)
+    }
+
+    async fn open_http2(
+        &self,
+        stream: TlsStream<Socket>,
+        heard: watch::Receiver<Moment>,
+    ) -> hyper::Result<Sender> {
+        let counted = self.traffic.connection(Protocol::Http2);
+        let opened = http2::open(stream, heard, self.brakes.clone(), counted).await;
+        opened.map(Sender::Http2)
     }
 
     /// What is open now, of those before it too.
@@ -324,58 +361,63 @@ impl Upstream {
         &self.traffic
     }
 
-    /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS connection.
+    /// When the vendor's certificate expires, in seconds since 1970; none before the first TLS
+    /// connection.
     pub fn certificate_expires_at(&self) -> Option<i64> {
         let at = self.certificate_expires_at.load(Ordering::Relaxed);
         (at != 0).then_some(at)
     }
 
-    /// Resolves the host anew for each connection and tries all its addresses, the one that was reached last first.
-    async fn dial(&self, opening: &Opening, deadline: Instant) -> Result<Socket, Error> {
-        let host = (self.base_url.host(), self.base_url.port());
-        let addresses = tokio::net::lookup_host(host).await.map_err(|source| {
-            match open_files::exhaustion() {
-                Some(source) => unreachable(Unreachable::OpenFiles, source),
-                None => unreachable(Unreachable::Dns, source),
-            }
+    /// Resolves the host anew for each connection and tries all its addresses, the one that was
+    /// reached last first.
+    async fn dial(&self, slot: &EmptySlot, deadline: Instant) -> Result<Socket, Error> {
+        let (host, port) = (self.base_url.host(), self.base_url.port());
+        let resolved = self.transport.resolve(host, port).await;
+        let mut addresses = resolved.map_err(|source| match open_files::exhaustion() {
+            Some(source) => unreachable(Unreachable::OpenFiles, source),
+            None => unreachable(Unreachable::Dns, source),
         })?;
-        let mut addresses: Vec<_> = addresses.collect();
         let last_reached = self.last_reached.load();
         addresses.sort_by_key(|address| Some(address) != last_reached.as_deref());
-        let (socket, address) = reach(&addresses, opening, self.farewell, deadline).await?;
+        let dial = |address| slot.dial(&*self.transport, address, self.farewell);
+        let (socket, address) = reach(&addresses, dial, deadline).await?;
         self.last_reached.store(Some(Arc::new(address)));
         Ok(socket)
     }
 
     /// Sends a message and reads the answer, until `deadline`.
     ///
-    /// The caller has claimed `progress`; here it learns whether the claim was used and whether an answer began.
+    /// The caller has claimed `progress`; here it learns whether the claim was used and whether an
+    /// answer began.
     pub async fn exchange(
         self: &Arc<Self>,
-        line: Line,
+        stream: Stream,
         message: Message<'_>,
         deadline: Instant,
         progress: &Progress,
     ) -> Exchanged {
-        let is_shared = line.is_shared();
-        let request = self.request(line.protocol(), message);
+        let is_shared = stream.is_shared();
+        let request = self.request(stream.protocol(), message);
         let body = request.body().handle();
         if is_shared {
+            // The vendor bounds how many streams it takes at a time, and may open no window for a
+            // body. Until it does, the request waits in the connection, and its caller may still
+            // call it off.
             progress.may_take_back(Arc::new(body.clone()));
         }
-        let attempt = || self.clone().attempt(line, request, progress.clone());
-        let mut attempt: Late = Late(crate::task::boxed(attempt));
+        let attempt = || self.clone().attempt(stream, request, progress.clone());
+        let mut attempt = Late(boxed(attempt));
         let stopped = async {
             if is_shared {
-                body.stopped().await; // it may have to wait in its connection until the vendor takes one more
+                body.stopped().await; // for the same reason a brake may still stop it
             } else {
-                pending::<()>().await;
+                pending::<()>().await; // by HTTP/1.1 it leaves at once
             }
         };
         tokio::select! {
-            biased;
+            biased; // an answer that is there counts, whatever else has happened in the same moment
             ended = timeout_at(deadline, &mut attempt) => match ended {
-                Ok((line, Ok(answer))) => return Exchanged::Answered(answer, line),
+                Ok((stream, Ok(answer))) => return Exchanged::Answered(answer, stream),
                 Ok((_, Err(failure))) => return Exchanged::Failed(failure),
                 Err(_) => {}
             },
@@ -383,36 +425,45 @@ impl Upstream {
                 progress.not_sent();
                 let source = io::Error::other("a brake was applied");
                 let sent = progress.sent();
-                return Exchanged::Failed(Failure::Refused(Error::UpstreamDisconnected { sent, source }));
+                return Exchanged::Failed(NoAnswer::Refused(Error::UpstreamDisconnected { sent, source }));
             }
         }
+        // The time has passed. Call and connection race for the body, and whoever takes it first
+        // has it: if the call does, nothing that could be carried out has left, nor will.
         if body.take_back() {
             progress.not_sent();
         } else if !is_shared {
+            // Closing the connection would not end the vendor's work, so the slot would only seem
+            // free.
             return Exchanged::Late(attempt);
         }
-        // A stream of HTTP/2 is reset when its attempt is dropped, and the vendor takes another one for it.
-        Exchanged::Failed(Failure::Failed(Error::UpstreamTimeout(progress.sent())))
+        // With HTTP/2 dropping the attempt resets its stream, and the vendor takes another one for
+        // it.
+        Exchanged::Failed(NoAnswer::Failed(Error::UpstreamTimeout(progress.sent())))
     }
 
     async fn attempt(
         self: Arc<Self>,
-        mut line: Line,
+        mut stream: Stream,
         request: Request<Payload>,
         progress: Progress,
     ) -> Attempted {
-        let answer = match line.send(request, &progress).await {
+        let answer = match stream.send(request, &progress).await {
             Ok(response) => {
+                // Before the body is read: with a head the vendor has said that it has the request,
+                // so from here on it is too late to call it off, however the body ends.
                 progress.answered();
-                self.read(response).await.map_err(Failure::Failed)
+                self.read(response).await.map_err(NoAnswer::Failed)
             }
             Err(failure) => Err(failure),
         };
+        // One of both before the stream goes back: one of HTTP/1.1 that is dropped while it waits
+        // for its answer counts as given up, and closes its connection.
         match &answer {
-            Ok(answer) => line.finished(answer.rest.is_none()),
-            Err(_) => line.failed(),
+            Ok(answer) => stream.finished(answer.rest.is_none()),
+            Err(_) => stream.failed(),
         }
-        (line, answer)
+        (stream, answer)
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Answer, Error> {
@@ -439,16 +490,16 @@ impl Upstream {
             }
         };
         let is_whole = rest.is_none();
-        let Meaning {
+        let AnswerMeaning {
             outcome,
             is_envelope,
             vendor_code,
             has_unknown_code,
             is_json,
         } = if headers.contains_key(CONTENT_ENCODING) {
-            Meaning::of(head.status, &[], &self.codes)
+            AnswerMeaning::of(head.status, &[], &self.codes)
         } else {
-            Meaning::of(head.status, &body, &self.codes)
+            AnswerMeaning::of(head.status, &body, &self.codes)
         };
         let date = head.headers.get(DATE).cloned();
         let has_end = is_framed || is_envelope; // an envelope ends with its last brace
@@ -537,12 +588,12 @@ fn headers(host: HeaderValue) -> HeaderMap {
     headers
 }
 
-/// The first of these addresses that can be connected to: one after the other, as two at a time would be two connections.
-/// Each has its part of the time, so that one that swallows everything does not hide the next.
+/// The first of these addresses that can be connected to. They are tried one after the other, as
+/// two at a time would be two connections for the vendor. Each has its share of the time that is
+/// left, so that one that swallows every packet does not hide the next.
 async fn reach(
     addresses: &[SocketAddr],
-    opening: &Opening,
-    farewell: Farewell,
+    dial: impl Fn(SocketAddr) -> io::Result<Socket>,
     deadline: Instant,
 ) -> Result<(Socket, SocketAddr), Error> {
     let mut failure = unreachable(Unreachable::Dns, io::ErrorKind::AddrNotAvailable.into());
@@ -550,7 +601,9 @@ async fn reach(
         let time = deadline.saturating_duration_since(Instant::now());
         let time = time / u32::try_from(left).unwrap_or(u32::MAX);
         let connect = async {
-            let mut socket = opening.dial(*address, farewell)?;
+            // Dialled in here, so that the socket of an address that is given up is dropped, and
+            // closed.
+            let mut socket = dial(*address)?;
             socket.connected().await?;
             Ok(socket)
         };
@@ -570,115 +623,5 @@ fn unreachable(reason: Unreachable, source: io::Error) -> Error {
     Error::UpstreamUnreachable { reason, source }
 }
 
-/// TLS 1.2 or later, verified against the given certificates, else against Mozilla's, which are part of the binary.
-fn tls_config(ca: Option<&Ca>, offers_http2: bool) -> Arc<ClientConfig> {
-    let roots = match ca {
-        Some(ca) => ca.roots.clone(),
-        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
-    };
-    // Chosen here, as a second provider that some dependency turns on would make the default panic.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = builder.expect("the provider has the suites of both versions");
-    let mut config = config.with_root_certificates(roots).with_no_client_auth();
-    if offers_http2 {
-        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
-    }
-    Arc::new(config)
-}
-
-fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    Some(certificate.validity().not_after.timestamp())
-}
-
-fn tls_failure(source: io::Error) -> Error {
-    let cause = source
-        .get_ref()
-        .and_then(|error| error.downcast_ref::<rustls::Error>());
-    let reason = match cause {
-        Some(rustls::Error::InvalidCertificate(_)) => Unreachable::Certificate,
-        Some(_) => Unreachable::Tls,
-        None => Unreachable::Connection,
-    };
-    Error::UpstreamUnreachable { reason, source }
-}
-
 #[cfg(test)]
-mod tests {
-    use tokio::net::{TcpListener, TcpSocket, TcpStream};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn an_address_that_swallows_everything_does_not_hide_the_next() {
-        let full = TcpSocket::new_v4().unwrap();
-        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let full = full.listen(0).unwrap(); // the kernel takes one connection, and drops what comes then
-        let swallows = full.local_addr().unwrap();
-        let _one = TcpStream::connect(swallows).await.unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let found = Slot::default().line(0, Duration::ZERO, false).await;
-        let opening = found.unwrap().unwrap_err();
-        let farewell = Farewell {
-            hold: Duration::ZERO,
-            most: 0,
-        };
-        let reached = reach(&[swallows, address], &opening, farewell, deadline).await;
-        let (_, reached) = reached.unwrap();
-        assert_eq!(reached, address);
-        assert!(deadline - Instant::now() <= Duration::from_secs(1));
-    }
-
-    #[tokio::test]
-    async fn what_came_before_a_request_is_not_its_answer_though_the_runtime_has_not_noticed() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let found = Slot::default().line(0, Duration::ZERO, false).await;
-        let opening = found.unwrap().unwrap_err();
-        let farewell = Farewell {
-            hold: Duration::ZERO,
-            most: 0,
-        };
-        let mut socket = opening.dial(address, farewell).unwrap();
-        socket.connected().await.unwrap();
-        let (mut vendor, _) = listener.accept().unwrap();
-        let config = "upstream.base_url = \"http://127.0.0.1:1\"\n\
-                      tenants.a = { access_code = \"P1\", secret_env = \"S\" }";
-        let config = config::Config::parse(config, "test", std::iter::empty());
-        let brakes = Brakes::new(&config.unwrap().0);
-        let connection = open_http1(socket, 0, brakes, Traffic::default()).await;
-        let mut line = opening.opened(connection.unwrap());
-        for _ in 0..10 {
-            tokio::task::yield_now().await; // its task waits for bytes, or for a request
-        }
-        let forged = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-        std::io::Write::write_all(&mut vendor, forged).unwrap(); // this thread is the runtime's: it sees nothing of that yet
-        let progress = Progress::default();
-        progress.begin();
-        let request = Request::new(Payload::new(Bytes::from_static(b"{}"), None));
-        let answer = line.send(request, &progress).await;
-        assert!(answer.is_err(), "{answer:?}");
-        assert_eq!(progress.sent(), Sent::No);
-    }
-
-    #[test]
-    fn a_pause_is_told_in_seconds_or_by_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
-        for (text, seconds) in [
-            ("7", Some(7)),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
-            ("Sun, 06 Nov 1994 08:49:27 GMT", Some(0)),
-            ("9300000000000000000", Some(3600)),
-            ("-1", None),
-            ("+1", None),
-            ("", None),
-            ("soon", None),
-        ] {
-            assert_eq!(pause(text, now), seconds.map(Duration::from_secs), "{text}");
-        }
-    }
-}
+mod tests;

@@ -105,7 +105,7 @@ impl Queries {
             };
             let expected = Expected::AnyPage;
             let filled = to_filled(answered.answer, &expected, answered.sent_at)?;
-            drop((answered.line, answered.permit));
+            drop((answered.stream, answered.permit));
             let orders = orders_of(&filled.page).map(|orders| orders.len() as u64);
             let (position, orders) = match (filled.not_stored, &filled.pages, orders) {
                 (None | Some(NotStored::Unframed), Pages::One(position), Some(orders)) => {

@@ -1,4 +1,5 @@
-//! What does an answer mean? By HTTP status *and* by the envelope's `code`, as Linksfield says most things with HTTP 200.
+//! What does an answer mean? By HTTP status *and* by the envelope's `code`, as Linksfield says most
+//! things with HTTP 200.
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -27,7 +28,8 @@ pub enum Outcome {
     Transient,
     /// Anything else, an unconfigured business code above all.
     Unknown,
-    /// Nothing classifies it, and it is what is usually answered now: the vendor fails. `gateway/vendor/unclassified.rs` says so.
+    /// Nothing classifies it, and it is what is usually answered now: the vendor fails.
+    /// `vendor/unclassified.rs` says so.
     Usual,
 }
 
@@ -58,7 +60,7 @@ pub enum Shape {
 
 /// What an answer means.
 #[derive(Debug)]
-pub struct Meaning {
+pub struct AnswerMeaning {
     pub outcome: Outcome,
     /// Is it a JSON object with a `code`?
     pub is_envelope: bool,
@@ -68,7 +70,7 @@ pub struct Meaning {
     pub is_json: bool,
 }
 
-impl Meaning {
+impl AnswerMeaning {
     pub fn of(status: StatusCode, body: &[u8], codes: &Codes) -> Self {
         let envelope = Envelope::read(body);
         Self {
@@ -120,8 +122,8 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// RFC 8259, section 8.1: what is not UTF-8 is no JSON, and what is may have a byte order mark before it. (serde looks only at
-/// the strings that somebody reads.)
+/// RFC 8259, section 8.1: what is not UTF-8 is no JSON, and what is may have a byte order mark
+/// before it. (serde looks only at the strings that somebody reads.)
 fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
     serde_json::from_str(str::from_utf8(without_mark(body)).ok()?).ok()
 }
@@ -130,7 +132,8 @@ fn is_json(body: &[u8]) -> bool {
     read_json::<IgnoredAny>(body).is_some()
 }
 
-/// The code as it may stand in a log: it comes from outside. That of a success, which most are, is shared.
+/// The code as it may stand in a log: it comes from outside. That of a success, which most are, is
+/// shared.
 fn presentable(code: Cow<'_, str>) -> Cow<'static, str> {
     let is_plain = |code: &str| {
         let mut bytes = code.bytes();
@@ -268,7 +271,7 @@ mod tests {
         ];
         for (status, body, expected) in rows {
             let status = StatusCode::from_u16(status).unwrap();
-            let meaning = Meaning::of(status, body.as_bytes(), &codes);
+            let meaning = AnswerMeaning::of(status, body.as_bytes(), &codes);
             assert_eq!(meaning.outcome, expected, "{status} {body}");
         }
     }
@@ -282,11 +285,11 @@ mod tests {
         for (code, is_unknown) in [("4711", true), ("4004", false), ("0000", false)] {
             for status in [StatusCode::OK, StatusCode::BAD_REQUEST] {
                 let body = format!(r#"{{"code":"{code}","success":false}}"#);
-                let meaning = Meaning::of(status, body.as_bytes(), &codes);
+                let meaning = AnswerMeaning::of(status, body.as_bytes(), &codes);
                 assert_eq!(meaning.has_unknown_code, is_unknown, "{status} {code}");
             }
         }
-        assert!(!Meaning::of(StatusCode::OK, b"[]", &codes).has_unknown_code);
+        assert!(!AnswerMeaning::of(StatusCode::OK, b"[]", &codes).has_unknown_code);
     }
 
     #[test]
@@ -302,7 +305,7 @@ mod tests {
             r#"{"code":"0000"} x"#,
             r#"{"code":"0000","code":"0001"}"#,
         ] {
-            let meaning = Meaning::of(StatusCode::OK, body.as_bytes(), &Codes::default());
+            let meaning = AnswerMeaning::of(StatusCode::OK, body.as_bytes(), &Codes::default());
             assert!(!meaning.is_envelope, "{body}");
         }
     }

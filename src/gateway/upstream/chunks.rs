@@ -1,25 +1,26 @@
-//! Where does the last chunk of a body end? What follows it are trailers (RFC 9112, section 7.1.2), and nobody needs one.
+//! Where does the last chunk of a body end? What follows it are trailers (RFC 9112, section 7.1.2),
+//! and nobody needs one.
 //!
-//! hyper refuses a whole body for one odd line among them, so they are left out. Nothing else is judged here: chunks that
-//! are none go on as they came, and hyper says so.
+//! hyper refuses a whole body for one odd line among them, so they are left out. Nothing else is
+//! judged here: chunks that are none go on as they came, and hyper says so.
 
 use bytes::BytesMut;
 
-use super::head::Malformed;
+use super::malformed::Malformed;
 
 /// The trailers of one body together.
 const MOST_BYTES: usize = 64 << 10;
 
 /// A chunked body on its way.
 #[derive(Debug)]
-pub(super) struct Chunks {
-    at: At,
+pub(super) struct ChunkedBody {
+    at: ChunkPlace,
     /// What there is of the trailers.
     trailers: BytesMut,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum ChunkPlace {
     /// In front of a chunk.
     Start,
     /// Within its size, which is this so far.
@@ -36,23 +37,23 @@ enum At {
     Nowhere,
 }
 
-impl Chunks {
+impl ChunkedBody {
     pub(super) fn new() -> Self {
         Self {
-            at: At::Start,
+            at: ChunkPlace::Start,
             trailers: BytesMut::new(),
         }
     }
 
-    /// Takes what has come next. So many of these bytes go on as they are; and what is told besides follows them, instead of
-    /// the others.
+    /// Takes the bytes that have come next. So many of them go on as they are; the second value, if
+    /// there is one, goes on instead of the rest.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(usize, Option<BytesMut>), Malformed> {
         let end = self.end_of_last_chunk(bytes);
-        if self.at != At::Trailers {
+        if self.at != ChunkPlace::Trailers {
             return Ok((bytes.len(), None));
         }
         if self.trailers.is_empty() && bytes[end..].starts_with(b"\r\n") {
-            self.at = At::Nowhere;
+            self.at = ChunkPlace::Nowhere;
             return Ok((bytes.len(), None)); // none, as nearly always
         }
         let searched = self.trailers.len();
@@ -64,7 +65,7 @@ impl Chunks {
                 Ok((end, None))
             };
         };
-        self.at = At::Nowhere;
+        self.at = ChunkPlace::Nowhere;
         let mut instead = BytesMut::from(&b"\r\n"[..]);
         instead.extend_from_slice(&self.trailers[after..]);
         Ok((end, Some(instead)))
@@ -75,29 +76,31 @@ impl Chunks {
         let mut place = 0;
         while let Some(byte) = bytes.get(place) {
             self.at = match (self.at, byte) {
-                (At::Data(left), _) => {
+                (ChunkPlace::Data(left), _) => {
                     let here = left.min((bytes.len() - place) as u64);
                     place += usize::try_from(here).expect("no more than there are");
                     self.at = if here == left {
-                        At::DataEnd
+                        ChunkPlace::DataEnd
                     } else {
-                        At::Data(left - here)
+                        ChunkPlace::Data(left - here)
                     };
                     continue;
                 }
-                (At::Trailers | At::Nowhere, _) => break,
-                (At::Size(0) | At::Line(0), b'\n') => At::Trailers,
-                (At::Size(size) | At::Line(size), b'\n') => At::Data(size),
-                (At::Start, _) => digit(*byte).map_or(At::Nowhere, At::Size),
-                (At::Size(size), _) => match digit(*byte) {
-                    Some(digit) if size >> 60 == 0 => At::Size((size << 4) | digit),
-                    Some(_) => At::Nowhere,
-                    None => At::Line(size),
+                (ChunkPlace::Trailers | ChunkPlace::Nowhere, _) => break,
+                (ChunkPlace::Size(0) | ChunkPlace::Line(0), b'\n') => ChunkPlace::Trailers,
+                (ChunkPlace::Size(size) | ChunkPlace::Line(size), b'\n') => ChunkPlace::Data(size),
+                (ChunkPlace::Start, _) => {
+                    digit(*byte).map_or(ChunkPlace::Nowhere, ChunkPlace::Size)
+                }
+                (ChunkPlace::Size(size), _) => match digit(*byte) {
+                    Some(digit) if size >> 60 == 0 => ChunkPlace::Size((size << 4) | digit),
+                    Some(_) => ChunkPlace::Nowhere,
+                    None => ChunkPlace::Line(size),
                 },
-                (At::Line(size), _) => At::Line(size),
-                (At::DataEnd, b'\r') => At::DataEnd,
-                (At::DataEnd, b'\n') => At::Start,
-                (At::DataEnd, _) => At::Nowhere,
+                (ChunkPlace::Line(size), _) => ChunkPlace::Line(size),
+                (ChunkPlace::DataEnd, b'\r') => ChunkPlace::DataEnd,
+                (ChunkPlace::DataEnd, b'\n') => ChunkPlace::Start,
+                (ChunkPlace::DataEnd, _) => ChunkPlace::Nowhere,
             };
             place += 1;
         }
@@ -124,7 +127,7 @@ mod tests {
 
     /// What goes on of these bytes, which come in parts of this size.
     fn passed(bytes: &str, step: usize) -> Result<String, Malformed> {
-        let mut chunks = Chunks::new();
+        let mut chunks = ChunkedBody::new();
         let mut passed = Vec::new();
         for part in bytes.as_bytes().chunks(step) {
             let (length, instead) = chunks.take(part)?;

@@ -1,4 +1,5 @@
-//! What was done to a body before it was sent? None of it was asked for: `Accept-Encoding` says `identity`.
+//! What was done to a body before it was sent? None of it was asked for: `Accept-Encoding` says
+//! `identity`.
 
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::response::Parts;
@@ -20,8 +21,9 @@ const REGISTERED: [&str; 12] = [
     "zstd",
 ];
 
-/// The value of `Content-Encoding`, all its lines together, if it names a coding (RFC 9110, section 8.4). What servers write
-/// besides, as `identity`, `none` or `utf-8`, is none: such a body is plain.
+/// The value of `Content-Encoding`, all its lines together, if it names a coding (RFC 9110, section
+/// 8.4). What servers write besides, as `identity`, `none` or `utf-8`, is none: such a body is
+/// plain.
 pub(super) fn of_content(headers: &HeaderMap) -> Option<HeaderValue> {
     let lines = || headers.get_all(CONTENT_ENCODING).iter();
     if !lines().any(names_coding) {
@@ -41,8 +43,9 @@ fn names_coding(line: &HeaderValue) -> bool {
     })
 }
 
-/// Is the end of its body told, so that a cut is noticed? With `identity`, the only other transfer coding that comes here, it is
-/// the end of the connection: where a `Content-Length` stands beside it, [`head`](super::head) has left it out.
+/// Is the end of its body told, so that a cut is noticed? With `identity`, the only other transfer
+/// coding that comes here, it is the end of the connection: where a `Content-Length` stands beside
+/// it, [`head`](super::head) has left it out.
 pub(super) fn is_framed(head: &Parts) -> bool {
     if head.version == Version::HTTP_2 {
         return true;

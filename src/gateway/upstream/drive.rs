@@ -10,11 +10,11 @@ use tokio::time::sleep;
 
 use crate::gateway::brakes::Brakes;
 
-/// How long the vendor may take to close its side after we have closed ours, at least; then it is reset.
+/// The vendor has at least so long to close its side after we have closed ours; then it is reset.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// A connection is driven until this is dropped, and a little while longer.
-pub(super) type Driven = oneshot::Sender<Infallible>;
+pub(super) type DriverGuard = oneshot::Sender<Infallible>;
 
 /// Drives a connection to its end. One that was given up has a little while for it.
 pub(super) async fn until_given_up(
@@ -23,7 +23,7 @@ pub(super) async fn until_given_up(
 ) {
     let too_long = async {
         let _ = given_up.await;
-        sleep(LINGER).await;
+        sleep(LINGER).await; // hyper ends by itself before that, unless the vendor does not read
     };
     tokio::select! {
         biased;
@@ -32,10 +32,13 @@ pub(super) async fn until_given_up(
     }
 }
 
-/// Drives a connection; a request that goes into it looks at the brakes, and leaves or is kept back before they change.
+/// Drives a connection. A request looks at the brakes as it goes into the connection, and has left
+/// or is kept back when whoever changes them goes on.
 pub(super) async fn move_on<T>(brakes: &Brakes, drive: impl Future<Output = T>) -> T {
     let mut drive = pin!(drive);
     poll_fn(|cx| {
+        // For one step, and never while the connection waits: a change of the brakes would wait
+        // with it.
         let _leaving = brakes.leave();
         drive.as_mut().poll(cx)
     })

@@ -1,10 +1,12 @@
-//! The head of an answer by HTTP/1.1: which of its odd lines are forgiven, and which end the connection?
+//! The head of an answer by HTTP/1.1: which of its odd lines are forgiven, and which end the
+//! connection?
 //!
-//! One space before a colon makes hyper's parser refuse a whole answer, and its switch for invalid lines drops them unsaid,
-//! those too that tell where the body ends. So each head is looked at before hyper sees it. A head that parses goes on as it
-//! came. In another one the lines that nobody needs are repaired or left out (RFC 9112, sections 5.1 and 5.2). Those that
-//! frame the body are never repaired: where two could read another end of the body, the next answer would be whatever the
-//! vendor's caller has put there.
+//! One space before a colon makes hyper's parser refuse a whole answer, and its switch for invalid
+//! lines drops them unsaid, those too that tell where the body ends. So each head is looked at
+//! before hyper sees it. A head that parses goes on as it came. In another one the lines that
+//! nobody needs are repaired or left out (RFC 9112, sections 5.1 and 5.2). Those that frame the
+//! body are never repaired: where two could read another end of the body, the next answer would be
+//! whatever the vendor's caller has put there.
 //!
 //! Nor is anything taken for an answer that came before its request.
 
@@ -19,7 +21,8 @@ use bytes::{Buf as _, BytesMut};
 use httparse::{Header, ParserConfig, Response, Status};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::chunks::Chunks;
+use super::chunks::ChunkedBody;
+use super::malformed::Malformed;
 
 /// Of the heads of one answer together, those of interim responses included.
 const MOST_BYTES: usize = 64 << 10;
@@ -39,27 +42,6 @@ const USED: [&str; 7] = [
     "www-authenticate",
 ];
 
-/// Why an answer is not taken. The texts are ours: nothing of the answer is in them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Malformed {
-    #[error("{0}")]
-    Parser(httparse::Error),
-    #[error("a malformed {0} line")]
-    Framing(&'static str),
-    #[error("a line of nothing but carriage returns or NULs")]
-    Byte,
-    #[error("a head of more than 64 KiB")]
-    TooLarge,
-    #[error("a switch of protocols, which nobody asked for")]
-    Switch,
-}
-
-impl From<Malformed> for io::Error {
-    fn from(malformed: Malformed) -> Self {
-        Self::new(io::ErrorKind::InvalidData, malformed)
-    }
-}
-
 /// Why no byte of a request was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Spoilt {
@@ -73,13 +55,13 @@ pub(super) enum Spoilt {
 
 /// A stream whose socket can be looked at.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Has nothing come that is still unread? Asked right before the first byte of a request, as the runtime may not have
-    /// noticed yet what the kernel has.
-    fn is_silent(&self, is_first: bool) -> Result<(), Spoilt>;
+    /// Has nothing come that is still unread? Asked right before the first byte of a request, as
+    /// the runtime may not have noticed yet what the kernel has.
+    fn check_silent(&mut self, cx: &mut Context<'_>, is_first: bool) -> Result<(), Spoilt>;
 }
 
-/// Says to the stream that the bytes written next begin a request: by what is written it cannot be told from the end of one
-/// that was answered before it had left.
+/// Says to the stream that the bytes written next begin a request. The bytes do not say so: they
+/// may be the end of a request that was answered before all of it had left.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Turn(Arc<AtomicBool>);
 
@@ -108,8 +90,9 @@ pub(super) struct Heads<S> {
     /// Bytes of the interim responses to this request.
     interim: usize,
     /// The body, if it is chunked.
-    chunks: Option<Chunks>,
-    /// Has an answer come that had a `Content-Length` too? It is read as RFC 9112, section 6.3 says, and nothing after it.
+    chunks: Option<ChunkedBody>,
+    /// Has an answer come that had a `Content-Length` too? It is read as RFC 9112, section 6.3
+    /// says, and nothing after it.
     is_ambiguous: bool,
 }
 
@@ -128,15 +111,16 @@ impl<S: Wire> Heads<S> {
         }
     }
 
-    /// Before bytes are written.
-    fn writes(&mut self) -> io::Result<()> {
+    /// Looks, before the first bytes of a request are written, whether the connection may carry it.
+    /// (Each write comes by here; the flag makes all others cheap.)
+    fn writes(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if !self.turn.has_begun() {
             return Ok(());
         }
         let is_usable = if self.is_ambiguous {
             Err(Spoilt::Ambiguous)
         } else if self.held.is_empty() {
-            self.stream.is_silent(self.is_first)
+            self.stream.check_silent(cx, self.is_first)
         } else {
             Err(Spoilt::Unasked)
         };
@@ -146,7 +130,8 @@ impl<S: Wire> Heads<S> {
         Ok(())
     }
 
-    /// Reads until the head is there: mostly in `buffer`, else in `held`. Nothing, if the stream has ended.
+    /// Reads until the head is there: mostly in `buffer`, as it came, else in `held`, where it is
+    /// made clean. In neither, if the stream has ended.
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -160,19 +145,21 @@ impl<S: Wire> Heads<S> {
                 self.held.clear(); // hyper tells of an answer that broke off
                 return Poll::Ready(Ok(()));
             }
+            // Mostly the head has come at once, and parses: then hyper reads it where it is.
             if self.held.is_empty()
-                && let Ok(Some(Kind::Final(framing))) = parse(come)
+                && let Ok(Some(HeadKind::Final(framing))) = parse(come)
                 && !framing.has_idle_coding
             {
                 let length = framing.head;
                 self.awaits = false;
                 self.is_ambiguous = framing.is_ambiguous;
                 if framing.is_chunked {
-                    self.chunks = Some(Chunks::new());
+                    self.chunks = Some(ChunkedBody::new());
                     self.leave_out_trailers(buffer, before + length)?;
                 }
                 return Poll::Ready(Ok(()));
             }
+            // hyper must not see a head in parts, as it may have to be another one.
             self.held.extend_from_slice(come);
             buffer.set_filled(before);
             self.settle()?;
@@ -196,6 +183,7 @@ impl<S: Wire> Heads<S> {
                 self.searched = self.held.len();
                 return Ok(());
             };
+            // What follows is a body, or after an interim head the next head. No repair may touch it.
             self.searched = 0;
             let rest = self.held.split_off(end);
             let mut kind = match parse(&self.held) {
@@ -203,18 +191,18 @@ impl<S: Wire> Heads<S> {
                 Ok(None) | Err(Malformed::Parser(_)) => self.replace_head(&mend(&self.held)?)?,
                 Err(malformed) => return Err(malformed),
             };
-            if let Kind::Final(framing) = kind
+            if let HeadKind::Final(framing) = kind
                 && framing.has_idle_coding
             {
                 kind = self.replace_head(&without_coding(&self.held))?;
             }
             match kind {
-                Kind::Interim => {
+                HeadKind::Interim => {
                     self.interim += end;
                     self.held = rest;
                 }
-                Kind::Final(framing) => {
-                    let mut chunks = framing.is_chunked.then(Chunks::new);
+                HeadKind::Final(framing) => {
+                    let mut chunks = framing.is_chunked.then(ChunkedBody::new);
                     if let Some(chunks) = &mut chunks {
                         let (length, instead) = chunks.take(&rest)?;
                         self.held.extend_from_slice(&rest[..length]);
@@ -232,7 +220,7 @@ impl<S: Wire> Heads<S> {
     }
 
     /// What is held is a head that reads so instead.
-    fn replace_head(&mut self, head: &[u8]) -> Result<Kind, Malformed> {
+    fn replace_head(&mut self, head: &[u8]) -> Result<HeadKind, Malformed> {
         self.held.clear();
         self.held.extend_from_slice(head);
         parse(&self.held)?.ok_or(Malformed::Parser(httparse::Error::NewLine))
@@ -303,7 +291,7 @@ fn end_of_head(held: &[u8], searched: usize) -> Option<usize> {
 
 /// A head that hyper takes too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum HeadKind {
     /// Another one follows (RFC 9110, section 15.2).
     Interim,
     Final(Framing),
@@ -322,7 +310,7 @@ struct Framing {
 }
 
 /// None if it is not whole.
-fn parse(bytes: &[u8]) -> Result<Option<Kind>, Malformed> {
+fn parse(bytes: &[u8]) -> Result<Option<HeadKind>, Malformed> {
     let mut lines = [const { MaybeUninit::uninit() }; MOST_LINES];
     let mut head = Response::new(&mut []);
     let parsed = ParserConfig::default()
@@ -336,16 +324,17 @@ fn parse(bytes: &[u8]) -> Result<Option<Kind>, Malformed> {
     }
     let framing = check_framing(head.headers)?;
     Ok(Some(match head.code {
-        Some(100 | 102..=199) => Kind::Interim,
-        _ => Kind::Final(Framing {
+        Some(100 | 102..=199) => HeadKind::Interim,
+        _ => HeadKind::Final(Framing {
             head: length,
             ..framing
         }),
     }))
 }
 
-/// RFC 9112, section 6: one way to read where the body ends. `identity` is of RFC 2616, section 4.4, where it is no transfer
-/// coding: the body has its `Content-Length`, or else ends with the connection.
+/// RFC 9112, section 6: one way to read where the body ends. `identity` is of RFC 2616, section
+/// 4.4, where it is no transfer coding: the body has its `Content-Length`, or else ends with the
+/// connection.
 fn check_framing(lines: &[Header<'_>]) -> Result<Framing, Malformed> {
     let (mut length, mut coding) = (None, None);
     for line in lines {
@@ -379,7 +368,8 @@ fn check_framing(lines: &[Header<'_>]) -> Result<Framing, Malformed> {
     })
 }
 
-/// A head that parses, without its `Transfer-Encoding`: with it hyper would read until the connection ends.
+/// A head that parses, without its `Transfer-Encoding`: with it hyper would read until the
+/// connection ends.
 fn without_coding(head: &[u8]) -> Vec<u8> {
     let is_coding = |line: &[u8]| {
         let mut parts = line.split(|byte| *byte == b':');
@@ -442,8 +432,8 @@ fn is_control(byte: u8) -> bool {
     byte.is_ascii_control() && byte != b'\t'
 }
 
-/// Has this line a NUL, or a carriage return within it? Some take either for the end of a line (RFC 9112, section 2.2; RFC 9110,
-/// section 5.5).
+/// Has this line a NUL, or a carriage return within it? Some take either for the end of a line (RFC
+/// 9112, section 2.2; RFC 9110, section 5.5).
 fn breaks(line: &[u8]) -> bool {
     line.iter().any(|byte| is_break(*byte))
 }
@@ -452,7 +442,8 @@ fn is_break(byte: u8) -> bool {
     matches!(byte, b'\r' | 0)
 }
 
-/// Such a line is left out as a whole, unless who ends lines there could read framing in it, or the end of the head.
+/// Such a line is left out as a whole, unless who ends lines there could read framing in it, or the
+/// end of the head.
 fn check_broken(line: &[u8]) -> Result<(), Malformed> {
     if !breaks(line) {
         return Ok(());
@@ -471,7 +462,7 @@ fn check_broken(line: &[u8]) -> Result<(), Malformed> {
 }
 
 /// A field as it goes on: its folds joined.
-struct Field<'a> {
+struct MendedField<'a> {
     name: &'a [u8],
     value: Vec<u8>,
     /// Has it a byte that no line may have?
@@ -480,7 +471,7 @@ struct Field<'a> {
     goes_on: bool,
 }
 
-impl<'a> Field<'a> {
+impl<'a> MendedField<'a> {
     fn of(line: &'a [u8]) -> Result<Self, Malformed> {
         let colon = line.iter().position(|byte| *byte == b':');
         let (raw_name, value) = line.split_at(colon.unwrap_or(line.len()));
@@ -543,7 +534,7 @@ fn mend(head: &[u8]) -> Result<Vec<u8>, Malformed> {
     for line in lines.filter(|line| !line.is_empty()) {
         check_broken(line)?;
         if !is_blank(line[0]) {
-            fields.push(Field::of(line)?);
+            fields.push(MendedField::of(line)?);
             continue;
         }
         let colon = line.iter().position(|byte| *byte == b':');
@@ -565,9 +556,9 @@ fn mend(head: &[u8]) -> Result<Vec<u8>, Malformed> {
     Ok(written(status_line, &fields))
 }
 
-fn written(status_line: &[u8], fields: &[Field<'_>]) -> Vec<u8> {
+fn written(status_line: &[u8], fields: &[MendedField<'_>]) -> Vec<u8> {
     let mut head = [status_line, b"\r\n"].concat();
-    for Field { name, value, .. } in fields {
+    for MendedField { name, value, .. } in fields {
         for part in [name, &b": "[..], value, b"\r\n"] {
             head.extend_from_slice(part);
         }
@@ -604,7 +595,7 @@ impl<S: Wire> AsyncWrite for Heads<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.writes()?;
+        this.writes(cx)?;
         Pin::new(&mut this.stream).poll_write(cx, bytes)
     }
 
@@ -614,7 +605,7 @@ impl<S: Wire> AsyncWrite for Heads<S> {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.writes()?;
+        this.writes(cx)?;
         Pin::new(&mut this.stream).poll_write_vectored(cx, parts)
     }
 
@@ -665,7 +656,7 @@ mod tests {
             }
         }
         impl Wire for Silent {
-            fn is_silent(&self, _: bool) -> Result<(), Spoilt> {
+            fn check_silent(&mut self, _: &mut Context<'_>, _: bool) -> Result<(), Spoilt> {
                 Ok(())
             }
         }

@@ -1,16 +1,18 @@
 //! A connection of HTTP/2: what goes into it, and who drives it?
 //!
-//! h2 takes whatever it is given, and writes it when the vendor reads. What it has taken can no longer be stopped, so it is
-//! given no more than leaves at once: a request waits with its call while the vendor does not read, and its body until a
-//! byte of it gets through the vendor's window. One task drives the connection with all that hyper splits off, the writing
-//! last: what is taken in a step leaves in it, and whoever changes the [brakes](Brakes) waits for its end.
+//! h2 takes whatever it is given, and writes it when the vendor reads. What it has taken can no
+//! longer be stopped, so it is given no more than leaves at once: a request waits with its call
+//! while the vendor does not read, and its body until a byte of it gets through the vendor's
+//! window. One task drives the connection and all that hyper splits off, and writes last: what is
+//! taken in a step leaves in the same step, and whoever changes the [brakes](Brakes) waits for the
+//! step's end.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -19,65 +21,110 @@ use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-use super::connection::Socket;
-use super::drive::{Driven, move_on, until_given_up};
+use super::backpressure::Backpressure;
+use super::drive::{DriverGuard, move_on, until_given_up};
 use super::payload::Payload;
+use super::socket::Socket;
 use super::traffic::Token;
+use crate::clock::Moment;
 use crate::config::STREAMS;
 use crate::gateway::brakes::Brakes;
 
-/// While calls wait for their answers, HTTP/2 is asked for a sign of life after so long without a frame,
-pub(super) const PING_AFTER: Duration = Duration::from_secs(1);
+/// While calls wait for their answers, HTTP/2 is asked for a sign of life after so long without a
+/// frame,
+const PING_AFTER: Duration = Duration::from_secs(1);
 /// and given up as lost after so long without one.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of one answer, so much comes before it is read. The answers of a connection do not share their windows: one whose
-/// caller reads slowly holds up no other.
+/// Of one answer, so much comes before it is read. The answers of a connection do not share their
+/// windows: one whose caller reads slowly holds up no other.
 const WINDOW: u32 = 1 << 20;
 /// The largest head of an answer.
 const MAX_HEAD: u32 = 64 << 10;
 
-/// Where requests go into a connection of HTTP/2. Whoever makes a call holds it; the last one closes the connection.
+/// A connection of HTTP/2 in its slot. It is closed once this and the last call's [`Http2Sender`]
+/// are dropped.
 #[derive(Debug)]
-pub(super) struct Mouth {
-    /// As long as it takes any. There is no other handle: once this one is dropped, hyper hands back what it has not taken
-    /// yet. (One that comes while hyper gives up would else wait for ever.)
-    sender: Mutex<Option<http2::SendRequest<Payload>>>,
-    backpressure: Backpressure,
-    _driven_until: Driven,
+pub(super) struct Http2Connection {
+    sender: Arc<Http2Sender>,
+    capacity: Arc<AtomicUsize>,
+    /// When the vendor was heard last. (A machine that has slept has heard nothing meanwhile.)
+    heard: watch::Receiver<Moment>,
 }
 
-impl Mouth {
-    fn lock(&self) -> MutexGuard<'_, Option<http2::SendRequest<Payload>>> {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+impl Http2Connection {
+    /// How many calls it takes at a time, now.
+    pub(super) fn capacity(&self) -> Arc<AtomicUsize> {
+        self.capacity.clone()
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    /// Where one more call goes in.
+    pub(super) fn share(&self) -> Arc<Http2Sender> {
+        self.sender.clone()
+    }
+
+    /// May one more call use it: is it open, and has the vendor been silent for at most `max_idle`?
+    pub(super) async fn is_usable(&mut self, max_idle: Duration) -> bool {
+        if !self.sender.is_open() {
+            return false;
+        }
+        if self.heard.borrow_and_update().elapsed() <= max_idle {
+            return true;
+        }
+        // While calls wait for slow answers, a silent connection has been sent a PING by now, and a
+        // living vendor answers it. Without a call no PING is sent, so nothing can be waited for.
+        let has_calls = Arc::strong_count(&self.sender) > 1;
+        let sign = timeout(PING_AFTER * 2, self.heard.changed());
+        has_calls && matches!(sign.await, Ok(Ok(()))) && self.sender.is_open()
+    }
+}
+
+/// Where requests go into a connection of HTTP/2. Whoever makes a call holds it; the last one
+/// closes the connection.
+#[derive(Debug)]
+pub(super) struct Http2Sender {
+    /// None once the connection takes no more requests. There is no other handle: when this one is
+    /// dropped, hyper hands back what it has not taken yet. (With a handle left, a request that
+    /// comes while hyper gives up would wait for ever.)
+    handle: Mutex<Option<http2::SendRequest<Payload>>>,
+    backpressure: Backpressure,
+    _driver: DriverGuard,
+}
+
+impl Http2Sender {
+    fn lock(&self) -> MutexGuard<'_, Option<http2::SendRequest<Payload>>> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_open(&self) -> bool {
         self.lock()
             .as_ref()
-            .is_some_and(|sender| !sender.is_closed())
+            .is_some_and(|handle| !handle.is_closed())
     }
 
     /// Waits until the vendor reads, and sends a request; none if the connection takes no more.
-    pub(super) async fn send(&self, mut request: Request<Payload>) -> Option<Sent> {
+    pub(super) async fn send(&self, mut request: Request<Payload>) -> Option<SendResult> {
         self.backpressure.off().await;
         request.body_mut().waits_for(self.backpressure.clone());
+        // The lock is not held while the answer is waited for.
         let sending = self.lock().as_mut()?.try_send_request(request);
         Some(sending.await)
     }
 }
 
-type Sent = Result<Response<Incoming>, TrySendError<Request<Payload>>>;
+type SendResult = Result<Response<Incoming>, TrySendError<Request<Payload>>>;
 
-/// Takes a connection that has agreed on HTTP/2: where requests go in, and how many at a time it takes now. It is
-/// `counted` until it is closed.
+/// Takes a stream of bytes that has agreed on HTTP/2 for a connection. It is `counted` until it is
+/// closed.
 pub(super) async fn open(
     stream: TlsStream<Socket>,
+    heard: watch::Receiver<Moment>,
     brakes: Brakes,
     counted: Token,
-) -> hyper::Result<(Arc<Mouth>, Arc<AtomicUsize>)> {
+) -> hyper::Result<Http2Connection> {
     stream.get_ref().0.keep_nothing_back();
     let tasks = Tasks::default();
     let backpressure = Backpressure::default();
@@ -85,7 +132,7 @@ pub(super) async fn open(
         stream,
         backpressure: backpressure.clone(),
     };
-    let (sender, requests) = http2::Builder::new(tasks.clone())
+    let (handle, requests) = http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW * STREAMS)
@@ -96,24 +143,28 @@ pub(super) async fn open(
         .handshake(TokioIo::new(stream))
         .await?;
     let capacity = Arc::new(AtomicUsize::new(capacity_of(&requests)));
-    let (driven_until, given_up) = oneshot::channel();
-    let mouth = Arc::new(Mouth {
-        sender: Mutex::new(Some(sender)),
+    let (driver, given_up) = oneshot::channel();
+    let sender = Arc::new(Http2Sender {
+        handle: Mutex::new(Some(handle)),
         backpressure,
-        _driven_until: driven_until,
+        _driver: driver,
     });
     let driver = Driver {
         requests: Some(requests),
         tasks: Vec::new(),
         split_off: tasks,
         capacity: capacity.clone(),
-        mouth: Arc::downgrade(&mouth),
+        sender: Arc::downgrade(&sender),
     };
     tokio::spawn(async move {
         until_given_up(given_up, driver.drive(&brakes)).await;
         drop(counted);
     });
-    Ok((mouth, capacity))
+    Ok(Http2Connection {
+        sender,
+        capacity,
+        heard,
+    })
 }
 
 type Requests = http2::Connection<TokioIo<Outgoing>, Payload, Tasks>;
@@ -128,11 +179,11 @@ fn capacity_of(requests: &Requests) -> usize {
 struct Driver {
     /// Until it takes none any more.
     requests: Option<Requests>,
-    /// The first one reads and writes, the others each wait for a window or an answer.
+    /// The first one reads and writes; each of the others waits for a window or an answer.
     tasks: Vec<Task>,
     split_off: Tasks,
     capacity: Arc<AtomicUsize>,
-    mouth: Weak<Mouth>,
+    sender: Weak<Http2Sender>,
 }
 
 impl Driver {
@@ -143,21 +194,26 @@ impl Driver {
     /// Ready once all calls have ended too.
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(requests) = &mut self.requests {
+            // First, as it takes the requests that have come in, and splits off a task for each.
             let end = Pin::new(&mut *requests).poll(cx);
-            // The vendor may say another number while calls are made.
+            // The vendor's SETTINGS may change the number of streams at any time.
             let most = end.is_pending().then(|| capacity_of(requests));
             self.capacity.store(most.unwrap_or(0), Ordering::Relaxed);
             if end.is_ready() {
                 self.requests = None;
-                if let Some(mouth) = self.mouth.upgrade() {
-                    let sender = mouth.lock().take();
-                    drop(sender);
-                    mouth.backpressure.take_off(); // whoever waits goes elsewhere
+                if let Some(sender) = self.sender.upgrade() {
+                    // In this order: whoever waits for the vendor to read finds no handle once it
+                    // is woken, and goes elsewhere. The lock is released before the handle is
+                    // dropped, as that runs hyper's code.
+                    let handle = sender.lock().take();
+                    drop(handle);
+                    sender.backpressure.take_off();
                 }
             }
         }
         self.tasks.append(&mut self.split_off.lock());
-        // The youngest first, so that the first one writes what the others have given it.
+        // The youngest first: the oldest is h2's own, which reads and writes, and so writes in this
+        // step what the others have given it.
         for place in (0..self.tasks.len()).rev() {
             if self.tasks[place].as_mut().poll(cx).is_ready() {
                 drop(self.tasks.remove(place));
@@ -189,62 +245,6 @@ where
         self.lock().push(Box::pin(async {
             task.await;
         }));
-    }
-}
-
-/// Does the vendor read? A clone is of the same connection.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Backpressure(Arc<Mutex<Pressure>>);
-
-#[derive(Debug, Default)]
-struct Pressure {
-    /// All that was written is with the system, which takes more. Not known before the first write.
-    is_off: bool,
-    waiting: Vec<Waker>,
-}
-
-impl Backpressure {
-    fn lock(&self) -> MutexGuard<'_, Pressure> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ready when what is given now leaves at once.
-    fn poll_off(&self, cx: &mut Context<'_>) -> Poll<MutexGuard<'_, Pressure>> {
-        let mut pressure = self.lock();
-        if pressure.is_off {
-            return Poll::Ready(pressure);
-        }
-        let waker = cx.waker();
-        if !pressure.waiting.iter().any(|known| known.will_wake(waker)) {
-            pressure.waiting.push(waker.clone());
-        }
-        Poll::Pending
-    }
-
-    async fn off(&self) {
-        poll_fn(|cx| self.poll_off(cx).map(drop)).await;
-    }
-
-    /// Ready for one body at a time: the next one waits until this one has been written.
-    pub(super) fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_off(cx)
-            .map(|mut pressure| pressure.is_off = false)
-    }
-
-    fn apply(&self) {
-        self.lock().is_off = false;
-    }
-
-    fn take_off(&self) {
-        let mut pressure = self.lock();
-        pressure.is_off = true;
-        let waiting = std::mem::take(&mut pressure.waiting);
-        drop(pressure);
-        waiting.into_iter().for_each(Waker::wake);
-    }
-
-    fn is_off(&self) -> bool {
-        self.lock().is_off
     }
 }
 
@@ -290,7 +290,7 @@ impl AsyncWrite for Outgoing {
     /// h2 flushes at the end of each step, when it has written all that it may.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        // A system that has taken the last byte may have no room for the next.
+        // That all has been taken does not say that there is room for the next request.
         if !self.backpressure.is_off() && self.stream.get_ref().0.poll_room(cx).is_ready() {
             self.backpressure.take_off();
         }

@@ -9,14 +9,14 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::http2::Backpressure;
+use super::backpressure::Backpressure;
 use crate::gateway::brakes::{Brakes, Subject};
 use crate::gateway::progress::TakeBack;
 
 /// The body of a request, in the hands of its connection.
 #[derive(Debug)]
 pub(super) struct Payload {
-    handle: Handle,
+    handle: PayloadHandle,
     length: usize,
     given: Given,
     /// With HTTP/2: what it waits for before it is given.
@@ -32,10 +32,11 @@ enum Given {
     All,
 }
 
-/// The same body, in the hands of its call. Whoever takes it first has it: the connection, to send it, or the call, so that
-/// no byte of it ever leaves. The connection gets it only while no brake is applied.
+/// The same body, in the hands of its call. Connection and call race for it, and whoever takes it
+/// first has it: the connection, to send it, or the call, so that it never leaves. The connection
+/// gets it only while no brake is applied.
 #[derive(Debug, Clone)]
-pub(super) struct Handle(Arc<Cargo>);
+pub(super) struct PayloadHandle(Arc<Cargo>);
 
 #[derive(Debug)]
 struct Cargo {
@@ -44,7 +45,7 @@ struct Cargo {
     subject: Option<(Brakes, Subject)>,
 }
 
-impl Handle {
+impl PayloadHandle {
     /// For the connection. What it takes leaves with the same step of the connection.
     fn take(&self) -> io::Result<Bytes> {
         self.check()?;
@@ -77,6 +78,7 @@ impl Handle {
             if self.take_back() {
                 return;
             }
+            // It had left when the brake was applied, so its answer is waited for.
         }
         pending::<()>().await;
     }
@@ -86,7 +88,7 @@ impl Handle {
     }
 }
 
-impl TakeBack for Handle {
+impl TakeBack for PayloadHandle {
     /// True if no more than a first byte of it has left, nor will.
     fn take_back(&self) -> bool {
         self.body().take().is_some()
@@ -101,7 +103,7 @@ impl Payload {
     pub(super) fn new(body: Bytes, subject: Option<(Brakes, Subject)>) -> Self {
         Self {
             length: body.len(),
-            handle: Handle(Arc::new(Cargo {
+            handle: PayloadHandle(Arc::new(Cargo {
                 body: Mutex::new(Some(body)),
                 subject,
             })),
@@ -110,7 +112,7 @@ impl Payload {
         }
     }
 
-    pub(super) fn handle(&self) -> Handle {
+    pub(super) fn handle(&self) -> PayloadHandle {
         self.handle.clone()
     }
 
@@ -119,8 +121,9 @@ impl Payload {
         self.backpressure = Some(backpressure);
     }
 
-    /// hyper asks for a body before it looks whether the vendor's window has room for it, so the first byte goes alone: as
-    /// long as it gets nowhere, the rest is still with the call.
+    /// hyper asks for a body before it looks whether the vendor's window has room for it, so the
+    /// first byte goes alone: as long as that one waits for the window, the rest can still be taken
+    /// back.
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         let Some(backpressure) = &self.backpressure else {
             self.given = Given::All;
@@ -130,6 +133,7 @@ impl Payload {
             self.given = Given::Begun;
             return Poll::Ready(self.handle.first_byte());
         }
+        // The turn before the body: once taken, a body has to leave in this step of the connection.
         ready!(backpressure.poll_turn(cx));
         let is_begun = self.given == Given::Begun;
         self.given = Given::All;

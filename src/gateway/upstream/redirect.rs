@@ -1,4 +1,5 @@
-//! Where does an answer send its caller? No redirect is followed, nor handed on: with it the signed request would go there.
+//! Where does an answer send its caller? No redirect is followed, nor handed on: with it the signed
+//! request would go there.
 
 use hyper::header::LOCATION;
 use hyper::http::response::Parts;
@@ -6,11 +7,13 @@ use hyper::http::response::Parts;
 /// The longest name of a host, and its port.
 const LONGEST: usize = 259;
 
-/// The host of a redirect, as it may stand in a log: it comes from outside. None for one within the same host.
+/// The host of a redirect, as it may stand in a log: it comes from outside. None for one within the
+/// same host.
 pub(super) fn host(head: &Parts) -> Option<String> {
     let location = head.headers.get(LOCATION);
     let location = location.filter(|_| head.status.is_redirection())?;
-    // Elsewhere than in front, or behind a scheme (RFC 3986, section 4.2), the slashes are part of a path.
+    // Elsewhere than in front, or behind a scheme (RFC 3986, section 4.2), the slashes are part of
+    // a path.
     let (scheme, rest) = location.to_str().ok()?.split_once("//")?;
     let is_of_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
     let scheme = scheme.strip_suffix(':').unwrap_or(scheme);

@@ -1,4 +1,5 @@
-//! What is open towards the vendor now? Its connections, and the calls on them, by the version of HTTP.
+//! What is open towards the vendor now? Its connections, and the calls on them, by the version of
+//! HTTP.
 
 use std::sync::Arc;
 

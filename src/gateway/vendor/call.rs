@@ -22,7 +22,9 @@ use crate::gateway::error::{Error, Fault};
 use crate::gateway::progress::Progress;
 use crate::gateway::request::Call;
 use crate::gateway::request::tenant::Which;
-use crate::gateway::upstream::{Answer, Exchanged, Failure, Late, Line, Message, Outcome, Slot};
+use crate::gateway::upstream::{
+    Answer, Exchanged, Late, Message, NoAnswer, Outcome, Slot, Stream, Vacancy,
+};
 use crate::telemetry::Exchange;
 use crate::telemetry::trace::Trace;
 
@@ -127,7 +129,7 @@ pub struct Answered {
     /// Until when what is left of the answer must have come.
     pub deadline: Instant,
     /// What the rest of the answer comes through; given up before the permit is.
-    pub line: Line,
+    pub stream: Stream,
     /// The slot, until the answer has come.
     pub permit: Permit<Slot>,
 }
@@ -382,8 +384,8 @@ impl Vendor {
         let mut anew = 0;
         loop {
             let ready = self.ready(&mut permit, attempt);
-            let line = match brakes.unless_applied(&subject, ready).await {
-                Ok(line) => line,
+            let stream = match brakes.unless_applied(&subject, ready).await {
+                Ok(stream) => stream,
                 Err(error) if error.fault() == Fault::Upstream => return Err(error.into()),
                 Err(error) => return Err(Unsent::NotMade(error)),
             };
@@ -398,16 +400,16 @@ impl Vendor {
                 .call
                 .message(attempt.secret, signed_at, subject.clone());
             let upstream = &self.0.upstream;
-            let exchange = upstream.exchange(line, message, attempt.deadline, progress);
+            let exchange = upstream.exchange(stream, message, attempt.deadline, progress);
             match exchange.await {
-                Exchanged::Answered(mut answer, line) => {
+                Exchanged::Answered(mut answer, stream) => {
                     self.compare_clocks(&answer, (sent_at, signed_at));
                     self.slow_down(&mut answer, &permit);
                     return Ok(Answered {
                         answer,
                         sent_at,
                         deadline: attempt.deadline,
-                        line,
+                        stream,
                         permit,
                     });
                 }
@@ -419,8 +421,8 @@ impl Vendor {
                         later: Some(self.hold(late, permit, sent_at)),
                     }));
                 }
-                Exchanged::Failed(Failure::NotSent(_)) if anew < MOST_ANEW => anew += 1,
-                Exchanged::Failed(Failure::Refused(error)) if anew < MOST_ANEW => {
+                Exchanged::Failed(NoAnswer::NotSent(_)) if anew < MOST_ANEW => anew += 1,
+                Exchanged::Failed(NoAnswer::Refused(error)) if anew < MOST_ANEW => {
                     anew += 1;
                     self.record(attempt, error.code(), sent_at.elapsed());
                     drop(permit); // the vendor may have counted this one: the next takes a turn of its own
@@ -430,7 +432,7 @@ impl Vendor {
                     permit = brakes.unless_applied(&subject, another).await?;
                 }
                 Exchanged::Failed(
-                    Failure::NotSent(error) | Failure::Refused(error) | Failure::Failed(error),
+                    NoAnswer::NotSent(error) | NoAnswer::Refused(error) | NoAnswer::Failed(error),
                 ) => return Err(error.into()),
             }
         }
@@ -455,12 +457,12 @@ impl Vendor {
         &self,
         permit: &mut Permit<Slot>,
         attempt: &mut Attempt<'_, P>,
-    ) -> Result<Line, Error> {
+    ) -> Result<Stream, Error> {
         let timing = &attempt.errand.timing;
         loop {
             // A disk takes its time: whether the connection may still be used is looked at after it.
             let max_idle = attempt.errand.max_idle;
-            let line = self.connect(permit, max_idle, attempt.deadline).await?;
+            let stream = self.connect(permit, max_idle, attempt.deadline).await?;
             if !attempt.preparation.is_durable() {
                 let durable = attempt
                     .preparation
@@ -472,7 +474,7 @@ impl Vendor {
                 attempt.deadline += timing.on_disk(saved).await;
                 attempt.is_saved = true;
             } else {
-                return Ok(line);
+                return Ok(stream);
             }
         }
     }
@@ -483,12 +485,12 @@ impl Vendor {
         let (tell, later) = oneshot::channel();
         let (vendor, at_most) = (self.clone(), self.0.hold);
         tokio::spawn(async move {
-            let Ok((line, Ok(mut answer))) = timeout(at_most, late).await else {
+            let Ok((stream, Ok(mut answer))) = timeout(at_most, late).await else {
                 return;
             };
             if answer.rest.is_none() {
                 vendor.slow_down(&mut answer, &permit);
-                drop((line, permit));
+                drop((stream, permit));
                 let _ = tell.send((answer, sent_at));
             }
         });
@@ -606,33 +608,32 @@ impl Vendor {
         permit: &mut Permit<Slot>,
         max_idle: Duration,
         deadline: Instant,
-    ) -> Result<Line, Error> {
+    ) -> Result<Stream, Error> {
         let (upstream, mut changes) = (&self.0.upstream, 0);
-        let found = loop {
+        let vacancy = loop {
             let slot = Slot::clone(permit);
-            if let Some(found) = upstream.find(&slot, max_idle, false).await {
-                break found;
+            if let Some(vacancy) = upstream.try_find(&slot, max_idle).await {
+                break vacancy;
             }
-            let released = timeout_at(deadline, upstream.find(&slot, max_idle, true));
+            let vacant = timeout_at(deadline, upstream.find(&slot, max_idle));
             tokio::select! {
                 biased;
                 () = permit.change_slot(), if changes < MOST_CHANGES => changes += 1,
-                found = released => match found {
-                    Ok(Some(found)) => break found,
-                    Ok(None) => unreachable!("who must wait finds something"),
+                found = vacant => match found {
+                    Ok(vacancy) => break vacancy,
                     Err(_) => return Err(Error::Overloaded { retry_after: Duration::ZERO }),
                 },
             }
         };
-        match found {
-            Ok(line) => Ok(line),
-            Err(opening) => {
+        match vacancy {
+            Vacancy::Connected(stream) => Ok(stream),
+            Vacancy::Empty(slot) => {
                 // In memory of its own: with it every call's future would be larger by two handshakes.
-                let line = Box::pin(upstream.connect(opening, deadline)).await?;
-                if line.is_shared() {
+                let stream = Box::pin(upstream.connect(slot, deadline)).await?;
+                if stream.is_shared() {
                     permit.slot_has_grown();
                 }
-                Ok(line)
+                Ok(stream)
             }
         }
     }
