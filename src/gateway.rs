@@ -9,7 +9,6 @@ pub mod page;
 pub mod progress;
 pub mod query;
 pub mod request;
-pub mod upstream;
 pub mod vendor;
 
 mod response;

@@ -17,7 +17,7 @@ use crate::gateway::error::Error;
 use crate::gateway::progress::Progress;
 use crate::gateway::request::language::Languages;
 use crate::gateway::request::tenant::Tenants;
-use crate::gateway::upstream::{
+use crate::gateway::vendor::upstream::{
     Answer, Exchanged, Message, NoAnswer, Outcome, Protocol, SUCCESS, Shape, Slot, Traffic,
     UNPRINTABLE, Upstream, Vacancy,
 };
@@ -317,7 +317,7 @@ mod tests {
 
     use super::*;
     use crate::config::Codes;
-    use crate::gateway::upstream::AnswerMeaning;
+    use crate::gateway::vendor::upstream::AnswerMeaning;
 
     const REFUSED: &str = r#"{"code":"4711","data":null,"message":"x","success":false}"#;
     const SIGNATURE: &str = r#"{"code":"1001","success":false}"#;

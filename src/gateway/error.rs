@@ -12,9 +12,9 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use super::upstream::Outcome;
 use crate::body::{Body, ReadError};
 use crate::gateway::vendor::breaker::{Open, Reason};
+use crate::gateway::vendor::upstream::Outcome;
 use crate::id::RequestId;
 use crate::state::WriteError;
 

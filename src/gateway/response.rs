@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use super::error::Fault;
 use super::page::Page;
-use super::upstream::{Answer, Outcome};
 use crate::body::{Body, Held};
 use crate::gateway::command::keys::Kept;
 use crate::gateway::query::cache::Found;
+use crate::gateway::vendor::upstream::{Answer, Outcome};
 use crate::id::Id;
 
 /// As many as the answer of a page mostly has, its request id included.

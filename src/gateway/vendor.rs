@@ -11,6 +11,7 @@ pub mod quota;
 pub mod retry;
 pub mod skew;
 pub mod unclassified;
+pub mod upstream;
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +26,8 @@ use self::unclassified::{KnownScopes, Meaning, Usual};
 use super::brakes::Brakes;
 use super::request::route::Routes;
 use super::request::tenant::Tenants;
-use super::upstream::{Answer, Slot, Traffic, Upstream};
 use crate::config::{self, Ca, Config};
+use crate::gateway::vendor::upstream::{Answer, Slot, Traffic, Upstream};
 use crate::state::Store;
 use crate::telemetry::{Metrics, RouteKind};
 

@@ -8,7 +8,7 @@
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::gateway::error::{Error, Sent, X_LINKSFIELD_SENT};
-use crate::gateway::upstream::{Answer, Outcome};
+use crate::gateway::vendor::upstream::{Answer, Outcome};
 
 const X_LINKSFIELD_IN_DOUBT: HeaderName = HeaderName::from_static("x-linksfield-in-doubt");
 

@@ -14,7 +14,7 @@ use super::cache::{Filled, NotStored, PageOfAll, Pages};
 use crate::clock::Moment;
 use crate::gateway::error::{Error, InvalidAnswer};
 use crate::gateway::page::{OrderId, Page, Position};
-use crate::gateway::upstream::Outcome;
+use crate::gateway::vendor::upstream::Outcome;
 use crate::signing::params::{Object, Params, Value, parse_object, write_object};
 
 /// Orders on a page where the caller names no `page_size`.

@@ -17,9 +17,9 @@ use crate::gateway::error::{Error, InvalidAnswer};
 use crate::gateway::page::{Head, Page};
 use crate::gateway::progress::Progress;
 use crate::gateway::response::fault_of;
-use crate::gateway::upstream::{Answer, Outcome, QUERY_MAX_IDLE, Shape};
 use crate::gateway::vendor::call::{Errand, Later, Timing};
 use crate::gateway::vendor::quota::Class;
+use crate::gateway::vendor::upstream::{Answer, Outcome, QUERY_MAX_IDLE, Shape};
 use crate::signing::params::Params;
 
 /// The usual `Content-Type`s: a static value is shared without being counted.

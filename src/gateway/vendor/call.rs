@@ -22,7 +22,7 @@ use crate::gateway::error::{Error, Fault};
 use crate::gateway::progress::Progress;
 use crate::gateway::request::Call;
 use crate::gateway::request::tenant::Which;
-use crate::gateway::upstream::{
+use crate::gateway::vendor::upstream::{
     Answer, Exchanged, Late, Message, NoAnswer, Outcome, Slot, Stream, Vacancy,
 };
 use crate::telemetry::Exchange;

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use self::episode::{Callers, Episode, Heard, Pass};
 use self::scope::State;
 use super::breaker::{End, Open};
-use crate::gateway::upstream::{Answer, Outcome, SUCCESS};
+use crate::gateway::vendor::upstream::{Answer, Outcome, SUCCESS};
 
 /// Of the last answers so many in ten are alike,
 const TENTHS: usize = 9;

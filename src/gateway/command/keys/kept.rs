@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::gateway::upstream::Answer;
+use crate::gateway::vendor::upstream::Answer;
 use crate::state;
 
 /// An answer that is given again.
@@ -80,7 +80,7 @@ impl Kept {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::gateway::upstream::Outcome;
+    use crate::gateway::vendor::upstream::Outcome;
 
     pub(in crate::gateway::command::keys) fn answer(status: u16) -> Answer {
         let mut headers = HeaderMap::new();
