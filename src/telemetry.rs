@@ -8,17 +8,22 @@
 mod events;
 mod exchange;
 mod families;
+mod labels;
 pub mod log;
 mod memory;
 mod metrics;
 pub mod recent;
+mod result;
 mod series;
+mod snapshot;
 pub mod totals;
 pub mod trace;
 
 pub use self::events::CommandEnd;
 pub use self::exchange::Exchange;
 pub use self::families::REVISION;
-pub use self::metrics::{
-    Answers, Constants, Episode, Keys, Labels, Metrics, QuotaLevels, Result, RouteKind, Snapshot,
-};
+pub use self::labels::{Labels, RouteKind};
+pub use self::metrics::Metrics;
+pub use self::result::Result;
+pub use self::snapshot::{Constants, Episode, Keys, QuotaLevels, Snapshot};
+pub use self::totals::Answers;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Episode, Metrics, log};
+use super::log;
+use super::metrics::Metrics;
+use super::snapshot::Episode;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy)]

@@ -9,8 +9,10 @@ use tokio::time::Instant;
 use tracing::field::display;
 use tracing::{info, warn};
 
+use super::log;
+use super::metrics::Metrics;
+use super::result::Result;
 use super::trace::Trace;
-use super::{Metrics, Result, log};
 use crate::id::RequestId;
 
 /// The record of one exchange: filled in by the gateway, written when dropped, even if the caller leaves.

@@ -10,7 +10,7 @@ use prometheus::{
 };
 
 use super::recent::Recent;
-use super::{Constants, QuotaLevels};
+use super::snapshot::{Constants, QuotaLevels};
 use crate::id::Ids;
 
 /// The revision the binary was built from; `build.rs` asks for it.

@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::proto::MetricFamily;
 
-use super::{Constants, Labels, Metrics, Result, RouteKind};
+use super::labels::{Labels, RouteKind};
+use super::metrics::Metrics;
+use super::result::Result;
+use super::snapshot::Constants;
 
 const SENT: [&str; 3] = ["no", "yes", "unknown"];
 const CAUSES: [&str; 2] = ["command", "purge"];
@@ -157,7 +160,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::families::{Families, REGISTERED};
-    use super::super::{Keys, QuotaLevels, Snapshot};
+    use super::super::snapshot::{Keys, QuotaLevels, Snapshot};
     use super::*;
 
     const DOCUMENT: &str = include_str!("../../docs/metrics.md");

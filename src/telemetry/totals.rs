@@ -1,12 +1,13 @@
 //! What do the counters come to, for a person to read?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily};
 
+use super::metrics::Metrics;
 use super::recent::Failure;
-use super::{Metrics, Result};
+use super::result::Result;
 
 /// Sums since the start.
 #[derive(Debug)]
@@ -90,6 +91,63 @@ impl Metrics {
             commands_unknown_by_tenant: counts_by("tenant", &unknown),
             failures: families.recent.all(),
         }
+    }
+}
+
+/// How many queries there were, and how many of them a page in memory answered.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Answers {
+    /// Those that were not refused.
+    queries: f64,
+    from_memory: f64,
+}
+
+impl Answers {
+    /// How many queries.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count, which Prometheus keeps as a float"
+    )]
+    pub fn count(self) -> u64 {
+        self.queries as u64
+    }
+
+    /// Between 0 and 1; none before the first query.
+    pub fn hit_ratio(self) -> Option<f64> {
+        (self.queries > 0.0).then(|| self.from_memory / self.queries)
+    }
+}
+
+impl std::ops::AddAssign for Answers {
+    fn add_assign(&mut self, other: Self) {
+        self.queries += other.queries;
+        self.from_memory += other.from_memory;
+    }
+}
+
+impl Metrics {
+    /// How the queries were answered so far, whoever asked, by route and tenant.
+    pub fn answers(&self) -> HashMap<(String, String), Answers> {
+        let mut all: HashMap<_, Answers> = HashMap::new();
+        for family in self.families.requests.collect() {
+            for series in family.get_metric() {
+                let label = |name| {
+                    let mut labels = series.get_label().iter();
+                    let label = labels.find(|label| label.name() == name);
+                    label.map_or("", |label| label.value()).to_owned()
+                };
+                let answers = all.entry((label("route"), label("tenant"))).or_default();
+                let count = series.get_counter().get_value();
+                match &*label("result") {
+                    "hit" | "stale" => answers.from_memory += count,
+                    "coalesced" | "miss" | "bypass" => {}
+                    _ => continue, // a command, or refused
+                }
+                answers.queries += count;
+            }
+        }
+        all
     }
 }
 
