@@ -69,7 +69,9 @@ pub use crate::clock::wall_clock;
 use crate::config::Config;
 use crate::state::Store;
 use crate::telemetry::trace::Trace;
-use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, RouteKind, Snapshot};
+use crate::telemetry::{
+    Episode, Exchange, Metrics, QuotaLevels, RequestResult, RouteKind, Snapshot,
+};
 
 /// What is usual is seen over so many windows of the breaker: it is asked for less often than all routes together.
 const WINDOWS: u32 = 10;
@@ -307,7 +309,7 @@ impl Gateway {
                 exchange.redirect_host = error.redirect_host().map(str::to_owned);
                 exchange.fault = Some(error.fault().as_str());
                 exchange.sent = Some(error.sent().as_str());
-                if exchange.result == telemetry::Result::Command {
+                if exchange.result == RequestResult::Command {
                     let in_doubt = doubt::after_error(&error);
                     exchange.in_doubt = Some(in_doubt);
                     let mut response = if in_doubt {
@@ -496,9 +498,9 @@ impl Gateway {
         let usual = || this.usual(asked_for, asked.all_pages);
         let mut timing = None; // of the fill, if this request begins one: a hit signs nothing
         let result = &mut exchange.result;
-        *result = telemetry::Result::Coalesced; // unless memory answers, or this request begins a fill
+        *result = RequestResult::Coalesced; // unless memory answers, or this request begins a fill
         let fill = |progress, reason| {
-            *result = telemetry::Result::Miss;
+            *result = RequestResult::Miss;
             let timing = timing.insert(Timing::begin());
             let longest = if asked.all_pages {
                 policy.crawl_timeout
@@ -515,11 +517,11 @@ impl Gateway {
             timing.tell(exchange);
         }
         if asked.directives.no_store {
-            exchange.result = telemetry::Result::Bypass;
+            exchange.result = RequestResult::Bypass;
         }
         let found = found.inspect_err(|error| {
             if matches!(**error, Error::NotCached | Error::RefreshRefused) {
-                exchange.result = telemetry::Result::Refused;
+                exchange.result = RequestResult::Refused;
             }
         })?;
 
@@ -534,8 +536,8 @@ impl Gateway {
         if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
             exchange.age = Some(found.age);
             exchange.result = match found.lookup {
-                Lookup::Hit => telemetry::Result::Hit,
-                _ => telemetry::Result::Stale,
+                Lookup::Hit => RequestResult::Hit,
+                _ => RequestResult::Stale,
             };
         } else {
             exchange.sent = Some(Sent::Yes.as_str());
@@ -680,7 +682,7 @@ impl Gateway {
     }
 
     /// Where an answer that nothing classifies is the usual one, in words.
-    fn episodes(&self) -> Vec<telemetry::Episode> {
+    fn episodes(&self) -> Vec<Episode> {
         let all = self.0.usual_answers.episodes().into_iter();
         all.map(|((route, tenant), answer)| {
             let answer = answer.to_string();

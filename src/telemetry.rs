@@ -24,6 +24,6 @@ pub use self::exchange::Exchange;
 pub use self::families::REVISION;
 pub use self::labels::{Labels, RouteKind};
 pub use self::metrics::Metrics;
-pub use self::result::Result;
+pub use self::result::RequestResult;
 pub use self::snapshot::{Constants, Episode, Keys, QuotaLevels, Snapshot};
 pub use self::totals::Answers;

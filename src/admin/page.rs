@@ -14,7 +14,7 @@ use crate::gateway::tenant::UNKNOWN;
 use crate::reload::{Current, LastRead};
 use crate::telemetry::recent::Failure;
 use crate::telemetry::totals::{Requests, Totals};
-use crate::telemetry::{REVISION, Result, Snapshot, log};
+use crate::telemetry::{REVISION, RequestResult, Snapshot, log};
 
 /// What a browser may do with the page: load the files beside it, and ask the listener it came from.
 pub const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -145,7 +145,7 @@ struct Sums {
 }
 
 /// The page, as HTML.
-pub fn render(shown: &Shown<'_>) -> std::result::Result<String, askama::Error> {
+pub fn render(shown: &Shown<'_>) -> Result<String, askama::Error> {
     let current = shown.current;
     let (totals, snapshot) = (current.metrics.totals(), current.gateway.snapshot());
     let config = &current.config;
@@ -605,15 +605,17 @@ fn sums(label: &str, requests: &BTreeMap<String, Requests>, calls: &BTreeMap<Str
     Sums {
         requests: requests.total(),
         from_memory: from_memory(requests),
-        refused: requests.of(Result::Refused),
+        refused: requests.of(RequestResult::Refused),
         calls: calls.get(label).copied().unwrap_or_default(),
     }
 }
 
 /// The share of the queries that a page in memory answered.
 fn from_memory(requests: Requests) -> String {
-    let answered = requests.of(Result::Hit) + requests.of(Result::Stale);
-    let queries = requests.total() - requests.of(Result::Command) - requests.of(Result::Refused);
+    let answered = requests.of(RequestResult::Hit) + requests.of(RequestResult::Stale);
+    let queries = requests.total()
+        - requests.of(RequestResult::Command)
+        - requests.of(RequestResult::Refused);
     match queries {
         0 => "–".into(),
         _ => format!("{} %", (answered * 100 + queries / 2) / queries),

@@ -24,7 +24,7 @@ use super::{Call, Gateway, doubt, keys, response};
 use crate::body::Body;
 use crate::clock::Moment;
 use crate::id::RequestId;
-use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
+use crate::telemetry::{CommandEnd, Exchange, Metrics, RequestResult};
 
 impl Gateway {
     /// Under a key a command is sent once: whoever comes later gets what the first has got, or will get.
@@ -35,7 +35,7 @@ impl Gateway {
         deadline: Instant,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
-        exchange.result = telemetry::Result::Command;
+        exchange.result = RequestResult::Command;
         let Some(key) = key else {
             let progress = Progress::default();
             return self

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::log;
 use super::metrics::Metrics;
-use super::result::Result;
+use super::result::RequestResult;
 use super::trace::Trace;
 use crate::id::RequestId;
 
@@ -32,7 +32,7 @@ pub struct Exchange<'a> {
     /// Label of the caller.
     pub caller: usize,
     /// How it was answered.
-    pub result: Result,
+    pub result: RequestResult,
     /// The status of the answer; none if the caller left before it.
     pub status: Option<u16>,
     /// The code of a failure of ours.
@@ -98,9 +98,9 @@ impl Drop for Exchange<'_> {
             metrics.families.recent.add(id, names, "in_doubt", sent);
         } else if self.saved_a_call {
             match self.result {
-                Result::Hit => metrics.families.saved_by_hit.inc(),
-                Result::Stale => metrics.families.saved_by_stale.inc(),
-                Result::Coalesced => metrics.families.saved_by_coalescing.inc(),
+                RequestResult::Hit => metrics.families.saved_by_hit.inc(),
+                RequestResult::Stale => metrics.families.saved_by_stale.inc(),
+                RequestResult::Coalesced => metrics.families.saved_by_coalescing.inc(),
                 _ => {}
             }
         }
@@ -163,8 +163,8 @@ impl Exchange<'_> {
             };
         }
         match self.result {
-            Result::Command if in_doubt == Some(true) => line!(warn, log::COMMANDS),
-            Result::Command => line!(info, log::COMMANDS),
+            RequestResult::Command if in_doubt == Some(true) => line!(warn, log::COMMANDS),
+            RequestResult::Command => line!(info, log::COMMANDS),
             _ => line!(info, module_path!()),
         }
     }
@@ -182,7 +182,7 @@ impl Metrics {
             route: self.labels.routes.len() - 1,
             tenant: self.labels.tenants.len() - 1,
             caller: self.labels.callers.len() - 1,
-            result: Result::Refused,
+            result: RequestResult::Refused,
             status: None,
             error: None,
             fault: None,
@@ -201,7 +201,7 @@ impl Metrics {
     }
 
     fn request_duration_handle(&self, exchange: &Exchange<'_>) -> &Histogram {
-        let handle = exchange.route * Result::ALL.len() + exchange.result as usize;
+        let handle = exchange.route * RequestResult::ALL.len() + exchange.result as usize;
         self.request_duration_handles[handle].get_or_init(|| {
             self.families.request_duration.with_label_values(&[
                 self.labels.routes[exchange.route].as_str(),
@@ -218,7 +218,7 @@ impl Metrics {
     }
 
     fn tenant_handle(&self, exchange: &Exchange<'_>) -> &IntCounter {
-        let handle = exchange.tenant * Result::ALL.len() + exchange.result as usize;
+        let handle = exchange.tenant * RequestResult::ALL.len() + exchange.result as usize;
         self.tenant_handles[handle].get_or_init(|| {
             self.families.tenant_requests.with_label_values(&[
                 self.labels.tenants[exchange.tenant].as_str(),
@@ -230,16 +230,18 @@ impl Metrics {
     fn request_handle(&self, exchange: &Exchange<'_>) -> &IntCounter {
         let pair = exchange.caller * self.labels.tenants.len() + exchange.tenant;
         let handles = self.request_handles[pair].get_or_init(|| {
-            let number = self.labels.routes.len() * Result::ALL.len();
+            let number = self.labels.routes.len() * RequestResult::ALL.len();
             (0..number).map(|_| OnceLock::new()).collect()
         });
-        handles[exchange.route * Result::ALL.len() + exchange.result as usize].get_or_init(|| {
-            self.families.requests.with_label_values(&[
-                self.labels.routes[exchange.route].as_str(),
-                self.labels.tenants[exchange.tenant].as_str(),
-                self.labels.callers[exchange.caller].as_str(),
-                exchange.result.as_str(),
-            ])
-        })
+        handles[exchange.route * RequestResult::ALL.len() + exchange.result as usize].get_or_init(
+            || {
+                self.families.requests.with_label_values(&[
+                    self.labels.routes[exchange.route].as_str(),
+                    self.labels.tenants[exchange.tenant].as_str(),
+                    self.labels.callers[exchange.caller].as_str(),
+                    exchange.result.as_str(),
+                ])
+            },
+        )
     }
 }

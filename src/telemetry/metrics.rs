@@ -6,7 +6,7 @@ use prometheus::{Encoder, Histogram, IntCounter, IntGauge, IntGaugeVec, TextEnco
 
 use super::families::Families;
 use super::labels::Labels;
-use super::result::Result;
+use super::result::RequestResult;
 use super::snapshot::Snapshot;
 use super::{log, memory};
 use crate::id::RequestId;
@@ -46,11 +46,11 @@ impl Metrics {
         let (routes, tenants) = (labels.routes.len(), labels.tenants.len());
         Self {
             request_handles: (0..pairs).map(|_| OnceLock::new()).collect(),
-            request_duration_handles: (0..routes * Result::ALL.len())
+            request_duration_handles: (0..routes * RequestResult::ALL.len())
                 .map(|_| OnceLock::new())
                 .collect(),
             served_age: (0..routes).map(|_| OnceLock::new()).collect(),
-            tenant_handles: (0..tenants * Result::ALL.len())
+            tenant_handles: (0..tenants * RequestResult::ALL.len())
                 .map(|_| OnceLock::new())
                 .collect(),
             labels,

@@ -2,7 +2,7 @@
 
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Result {
+pub enum RequestResult {
     /// A fresh page from memory.
     Hit,
     /// A page from memory that is not fresh.
@@ -19,7 +19,7 @@ pub enum Result {
     Refused,
 }
 
-impl Result {
+impl RequestResult {
     pub(super) const ALL: [Self; 7] = [
         Self::Hit,
         Self::Stale,

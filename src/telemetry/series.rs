@@ -9,7 +9,7 @@ use prometheus::proto::MetricFamily;
 
 use super::labels::{Labels, RouteKind};
 use super::metrics::Metrics;
-use super::result::Result;
+use super::result::RequestResult;
 use super::snapshot::Constants;
 
 const SENT: [&str; 3] = ["no", "yes", "unknown"];
@@ -21,17 +21,17 @@ const SECRETS: [&str; 2] = ["current", "previous"];
 
 impl RouteKind {
     /// How its exchanges can end.
-    const fn results(self) -> &'static [Result] {
+    const fn results(self) -> &'static [RequestResult] {
         match self {
             Self::Query => &[
-                Result::Hit,
-                Result::Stale,
-                Result::Coalesced,
-                Result::Miss,
-                Result::Bypass,
-                Result::Refused,
+                RequestResult::Hit,
+                RequestResult::Stale,
+                RequestResult::Coalesced,
+                RequestResult::Miss,
+                RequestResult::Bypass,
+                RequestResult::Refused,
             ],
-            Self::Command => &[Result::Command, Result::Refused],
+            Self::Command => &[RequestResult::Command, RequestResult::Refused],
             Self::Refuse => &[], // they are counted as "other"
         }
     }
@@ -72,7 +72,7 @@ impl Metrics {
             families.invalidations.with_label_values(&[cause]);
         }
         for tenant in &self.labels.tenants {
-            for result in Result::ALL {
+            for result in RequestResult::ALL {
                 let series = [tenant.as_str(), result.as_str()];
                 families.tenant_requests.with_label_values(&series);
             }

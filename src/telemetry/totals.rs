@@ -7,7 +7,7 @@ use prometheus::proto::{Metric, MetricFamily};
 
 use super::metrics::Metrics;
 use super::recent::Failure;
-use super::result::Result;
+use super::result::RequestResult;
 
 /// Sums since the start.
 #[derive(Debug)]
@@ -42,12 +42,15 @@ pub struct Totals {
 
 /// How many requests were answered in which way.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Requests([u64; Result::ALL.len()]);
+pub struct Requests([u64; RequestResult::ALL.len()]);
 
 impl Requests {
     /// Each way with its number.
     pub fn by_result(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Result::ALL.iter().map(|result| result.as_str()).zip(self.0)
+        RequestResult::ALL
+            .iter()
+            .map(|result| result.as_str())
+            .zip(self.0)
     }
 
     /// All of them.
@@ -56,7 +59,7 @@ impl Requests {
     }
 
     /// Those that were answered in this way.
-    pub fn of(&self, result: Result) -> u64 {
+    pub fn of(&self, result: RequestResult) -> u64 {
         self.0[result as usize]
     }
 }
@@ -154,7 +157,9 @@ impl Metrics {
 impl Requests {
     fn count(&mut self, series: &Metric) {
         let result = label(series, "result");
-        let place = Result::ALL.iter().position(|one| one.as_str() == result);
+        let place = RequestResult::ALL
+            .iter()
+            .position(|one| one.as_str() == result);
         self.0[place.expect("all results are listed")] += count(series);
     }
 }
