@@ -70,7 +70,8 @@ use crate::config::Config;
 use crate::state::Store;
 use crate::telemetry::trace::Trace;
 use crate::telemetry::{
-    Episode, Exchange, Metrics, QuotaLevels, RequestResult, RouteKind, Snapshot,
+    CacheLevels, CommandLevels, Episode, Exchange, Metrics, QuotaLevels, RequestResult, RouteKind,
+    Snapshot, UpstreamLevels,
 };
 
 /// What is usual is seen over so many windows of the breaker: it is asked for less often than all routes together.
@@ -657,27 +658,54 @@ impl Gateway {
     fn quota_levels(&self) -> QuotaLevels {
         let levels = self.0.quota.levels();
         self.0.sparing.set(levels.thrift);
-        let window = |name, level: Level| (name, level.limit.into(), level.remaining.into());
-        let mut windows: Vec<_> = levels
-            .second
-            .map(|level| window("second", level))
-            .into_iter()
-            .collect();
-        windows.push(window("connections", levels.connections));
-        let day = levels.day;
-        windows.extend(day.map(|day| ("day", day.limit.into(), day.remaining.into())));
-        let now = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
+        let (mut limit, mut remaining) = (Vec::new(), Vec::new());
+        let mut window = |name, level: Level| {
+            limit.push((name, level.limit.into()));
+            remaining.push((name, level.remaining.into()));
+        };
+        if let Some(level) = levels.second {
+            window("second", level);
+        }
+        window("connections", levels.connections);
+        let mut resets_at = Vec::new();
+        if let Some(day) = levels.day {
+            limit.push(("day", day.limit.into()));
+            remaining.push(("day", day.remaining.into()));
+            remaining.push(("day_queries", day.remaining_for_queries.into()));
+            let now = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
+            let more_at = now.unwrap_or_default() + day.more_in;
+            resets_at.push(("day", more_at.as_secs_f64()));
+        }
+        let queue = self.0.quota.queue_lengths().into_iter();
         QuotaLevels {
-            windows,
-            day_for_queries: day.map(|day| day.remaining_for_queries.into()),
-            day_resets_at: day.map(|day| (now.unwrap_or_default() + day.more_in).as_secs_f64()),
-            is_assumed: day.is_some_and(|day| day.is_assumed),
+            queue_length: queue
+                .map(|(class, number)| (class.as_str(), number))
+                .collect(),
+            limit,
+            remaining,
+            resets_at,
+            assumed: levels.day.is_some_and(|day| day.is_assumed),
             allowed_rate: if levels.pause.is_zero() {
-                levels.allowed_rate
+                levels.allowed_rate.unwrap_or(f64::INFINITY)
             } else {
-                Some(0.0) // the vendor wants no call now
+                0.0 // the vendor wants no call now
             },
             thrift: levels.thrift as u8,
+        }
+    }
+
+    fn upstream_levels(&self) -> UpstreamLevels {
+        let traffic = self.0.upstream.traffic().levels();
+        UpstreamLevels {
+            connections: traffic
+                .map(|(protocol, number, _)| (protocol, number))
+                .into(),
+            requests_in_flight: traffic
+                .map(|(protocol, _, number)| (protocol, number))
+                .into(),
+            slots_held: self.0.quota.slots_held(),
+            clock_skew: self.0.skew.seconds(wall_clock()),
+            certificate_expires_at: self.0.upstream.certificate_expires_at(),
         }
     }
 
@@ -695,26 +723,21 @@ impl Gateway {
     pub fn snapshot(&self) -> Snapshot {
         let cache = self.0.cache.statistics();
         Snapshot {
-            cache_entries: cache.entries,
-            cache_bytes: cache.bytes,
-            cache_evictions: cache.evictions,
-            fills_in_flight: cache.fills,
-            queue_length: self.0.quota.queue_length(),
-            queue: self
-                .0
-                .quota
-                .queue_lengths()
-                .map(|(class, number)| (class.as_str(), number)),
+            upstream: self.upstream_levels(),
+            commands: CommandLevels {
+                keys: self.0.keys.census(),
+                store_failing: self.0.keys.store_is_failing(),
+            },
+            cache: CacheLevels {
+                entries: cache.entries,
+                bytes: cache.bytes,
+                evictions: cache.evictions,
+                fills_in_flight: cache.fills,
+            },
             quota: self.quota_levels(),
-            keys: self.0.keys.census(),
-            state_store_failing: self.0.keys.store_is_failing(),
-            state_store_failed: self.0.keys.store_has_failed(),
-            slots_held: self.0.quota.slots_held(),
             breaker_open: self.0.breaker.is_open(),
             episodes: self.episodes(),
-            clock_skew: self.0.skew.seconds(wall_clock()),
-            protocols: self.0.upstream.traffic().levels().into(),
-            certificate_expires_at: self.0.upstream.certificate_expires_at(),
+            state_store_failed: self.0.keys.store_has_failed(),
         }
     }
 }

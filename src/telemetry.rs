@@ -8,7 +8,9 @@
 mod events;
 mod exchange;
 mod families;
+mod family;
 mod labels;
+mod level;
 pub mod log;
 mod memory;
 mod metrics;
@@ -21,9 +23,10 @@ pub mod trace;
 
 pub use self::events::CommandEnd;
 pub use self::exchange::Exchange;
-pub use self::families::REVISION;
+pub use self::families::{CacheLevels, CommandLevels, QuotaLevels, UpstreamLevels};
 pub use self::labels::{Labels, RouteKind};
-pub use self::metrics::Metrics;
+pub use self::level::{Counts, Keys, Windows};
+pub use self::metrics::{Metrics, REVISION};
 pub use self::result::RequestResult;
-pub use self::snapshot::{Constants, Episode, Keys, QuotaLevels, Snapshot};
+pub use self::snapshot::{Constants, Episode, Snapshot};
 pub use self::totals::Answers;

@@ -207,7 +207,7 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
 type Add<'a> = &'a mut dyn FnMut(&'static str, String);
 
 fn concerns_of_us(shown: &Shown<'_>, snapshot: &Snapshot, add: Add<'_>) {
-    if snapshot.state_store_failing {
+    if snapshot.commands.store_failing {
         let text = "server.state_dir cannot be written, or its disk hangs: commands with an idempotency key are refused, all else goes on. See the log and the runbook (StateStoreLost).";
         let remedy = if snapshot.state_store_failed {
             " A write has failed: restart once the disk is well."
@@ -261,11 +261,15 @@ fn concerns_of_linksfield(shown: &Shown<'_>, snapshot: &Snapshot, add: Add<'_>) 
         );
         add(BAD, text);
     }
-    if snapshot.slots_held > 0 {
+    if snapshot.upstream.slots_held > 0 {
         let text = "Connections held by calls that Linksfield does not end, though their time has passed: {}.";
-        add(WARN, text.replace("{}", &snapshot.slots_held.to_string()));
+        add(
+            WARN,
+            text.replace("{}", &snapshot.upstream.slots_held.to_string()),
+        );
     }
     if let Some(seconds) = snapshot
+        .upstream
         .clock_skew
         .filter(|seconds| seconds.abs() >= CLOCK_APART)
     {
@@ -288,7 +292,7 @@ fn concerns_of_linksfield(shown: &Shown<'_>, snapshot: &Snapshot, add: Add<'_>) 
 }
 
 fn concerns_of_commands(totals: &Totals, snapshot: &Snapshot, add: Add<'_>) {
-    let in_doubt = snapshot.keys.in_doubt;
+    let in_doubt = snapshot.commands.keys.in_doubt;
     if in_doubt > 0 {
         let text =
             "Commands in doubt: {}. Look with a query before one is sent again under a new key.";
@@ -360,7 +364,10 @@ fn vendor(totals: &Totals, snapshot: &Snapshot) -> Card {
     } else {
         (GOOD, "breaker closed")
     };
-    let clock = snapshot.clock_skew.map_or("not known yet".into(), ahead);
+    let clock = snapshot
+        .upstream
+        .clock_skew
+        .map_or("not known yet".into(), ahead);
     let mut lines = vec![
         format!("mean latency: {}", mean_latency(totals)),
         format!("clock: {clock}"),
@@ -389,10 +396,11 @@ fn day(snapshot: &Snapshot, windows: &[Window]) -> Card {
     if let Some(queries) = left("day_queries") {
         lines.push(format!("for queries: {}", grouped(queries.left)));
     }
-    if let Some(at) = quota.day_resets_at.filter(|_| day.left < day.limit) {
-        lines.push(format!("more comes at {}", time(since_1970(at))));
+    if day.left < day.limit {
+        let at = quota.resets_at.iter().find(|(name, _)| *name == "day");
+        lines.extend(at.map(|(_, at)| format!("more comes at {}", time(since_1970(*at)))));
     }
-    if quota.is_assumed {
+    if quota.assumed {
         lines.push("calls of before the start are not known".into());
     }
     Card {
@@ -411,7 +419,8 @@ fn second(snapshot: &Snapshot, windows: &[Window]) -> Card {
     let left = |name| windows.iter().find(|window| window.name == name);
     let of = |window: &Window| format!("{} of {}", grouped(window.left), grouped(window.limit));
     let mut lines = Vec::new();
-    if let Some(rate) = snapshot.quota.allowed_rate {
+    let rate = snapshot.quota.allowed_rate;
+    if rate.is_finite() {
         lines.push(format!("allowed now: {} a second", short(rate)));
     }
     lines.extend(left("connections").map(|window| format!("connections: {}", of(window))));
@@ -424,20 +433,22 @@ fn second(snapshot: &Snapshot, windows: &[Window]) -> Card {
 }
 
 fn under_way(current: &Current, snapshot: &Snapshot) -> Card {
+    let queue = snapshot.quota.queue_length.iter();
+    let waiting: usize = queue.map(|(_, number)| number).sum();
     Card {
         title: "Requests in flight",
         weight: PLAIN,
         value: current.metrics.requests_in_flight().get().to_string(),
         lines: vec![
-            format!("calls that wait for their turn: {}", snapshot.queue_length),
-            format!("fills: {}", snapshot.fills_in_flight),
+            format!("calls that wait for their turn: {waiting}"),
+            format!("fills: {}", snapshot.cache.fills_in_flight),
             format!("commands: {}", current.gateway.commands_in_flight()),
         ],
     }
 }
 
 fn in_doubt(totals: &Totals, snapshot: &Snapshot) -> Card {
-    let keys = snapshot.keys;
+    let keys = snapshot.commands.keys;
     let weight = match (keys.in_doubt, totals.commands_unknown) {
         (0, 0) => PLAIN,
         (0, _) => WARN,
@@ -458,17 +469,17 @@ fn in_doubt(totals: &Totals, snapshot: &Snapshot) -> Card {
 }
 
 fn memory(current: &Current, totals: &Totals, snapshot: &Snapshot) -> Card {
-    let bytes = ByteSize::b(snapshot.cache_bytes);
+    let bytes = ByteSize::b(snapshot.cache.bytes);
     Card {
         title: "Queries from memory",
         weight: PLAIN,
         value: from_memory(totals.requests),
         lines: vec![
-            format!("pages: {}", grouped(snapshot.cache_entries)),
+            format!("pages: {}", grouped(snapshot.cache.entries)),
             format!("{bytes} of {}", current.config.cache.max_size),
             format!(
                 "dropped for want of room: {}",
-                grouped(snapshot.cache_evictions)
+                grouped(snapshot.cache.evictions)
             ),
         ],
     }
@@ -495,29 +506,29 @@ fn refusal<'a>(shown: &'a Shown<'_>) -> Option<&'a str> {
 
 fn windows(config: &Config, snapshot: &Snapshot) -> Vec<Window> {
     let quota = &snapshot.quota;
-    let mut all = Vec::new();
-    for (name, limit, left) in &quota.windows {
-        let title = match *name {
-            "second" => "this second",
-            "connections" => "connections",
-            _ => "the day",
+    let limit = |name| {
+        let mut limits = quota.limit.iter();
+        limits
+            .find(|(window, _)| *window == name)
+            .map_or(0.0, |(_, limit)| *limit)
+    };
+    let for_queries = 1.0 - config.upstream.limits.command_reserve;
+    let remaining = quota.remaining.iter();
+    let windows = remaining.map(|&(name, left)| {
+        let (title, limit) = match name {
+            "second" => ("this second", limit(name)),
+            "connections" => ("connections", limit(name)),
+            "day_queries" => ("the day, for queries", limit("day") * for_queries),
+            _ => ("the day", limit(name)),
         };
-        all.push(Window {
+        Window {
             name,
             title,
-            limit: whole(*limit),
-            left: whole(*left),
-        });
-        if let (&"day", Some(left)) = (name, quota.day_for_queries) {
-            all.push(Window {
-                name: "day_queries",
-                title: "the day, for queries",
-                limit: whole(limit * (1.0 - config.upstream.limits.command_reserve)),
-                left: whole(left),
-            });
+            limit: whole(limit),
+            left: whole(left),
         }
-    }
-    all
+    });
+    windows.collect()
 }
 
 fn routes<'a>(config: &'a Config, totals: &Totals) -> Vec<RouteRow<'a>> {
@@ -648,7 +659,7 @@ fn ahead(seconds: f64) -> String {
 }
 
 fn certificate_end(snapshot: &Snapshot) -> Option<SystemTime> {
-    let at = u64::try_from(snapshot.certificate_expires_at?).ok()?;
+    let at = u64::try_from(snapshot.upstream.certificate_expires_at?).ok()?;
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(at))
 }
 

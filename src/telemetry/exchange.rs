@@ -68,39 +68,38 @@ impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         let metrics = self.metrics;
         let duration = self.started.elapsed().as_secs_f64();
-        metrics.families.requests_in_flight.dec();
+        metrics.families.requests.in_flight.dec();
         metrics.request_handle(self).inc();
         metrics.tenant_handle(self).inc();
         metrics.request_duration_handle(self).observe(duration);
         if self.is_replay {
-            metrics.families.idempotency_replays.inc();
+            metrics.families.commands.replays.inc();
         }
         if let Some(age) = self.age {
             metrics.served_age_handle(self).observe(age.as_secs_f64());
         }
         if let Some(fault) = self.fault {
-            let family = &metrics.families.failed_requests;
+            let family = &metrics.families.requests.failed;
             family.with_label_values(&[fault]).inc();
         }
         if let Some(code) = self.error {
             let sent = self.sent.unwrap_or("no");
-            let families = &metrics.families;
-            families.errors.with_label_values(&[code, sent]).inc();
+            let family = &metrics.families.requests.errors;
+            family.with_label_values(&[code, sent]).inc();
             let labels = &metrics.labels;
             let names = (&*labels.routes[self.route], &*labels.tenants[self.tenant]);
-            families
-                .recent
-                .add(self.request_id.as_str(), names, code, sent);
+            let id = self.request_id.as_str();
+            metrics.recent.add(id, names, code, sent);
         } else if self.in_doubt == Some(true) {
             let labels = &metrics.labels;
             let names = (&*labels.routes[self.route], &*labels.tenants[self.tenant]);
             let (id, sent) = (self.request_id.as_str(), self.sent.unwrap_or("unknown"));
-            metrics.families.recent.add(id, names, "in_doubt", sent);
+            metrics.recent.add(id, names, "in_doubt", sent);
         } else if self.saved_a_call {
             match self.result {
-                RequestResult::Hit => metrics.families.saved_by_hit.inc(),
-                RequestResult::Stale => metrics.families.saved_by_stale.inc(),
-                RequestResult::Coalesced => metrics.families.saved_by_coalescing.inc(),
+                RequestResult::Hit => metrics.saved.hit.inc(),
+                RequestResult::Stale => metrics.saved.stale.inc(),
+                RequestResult::Coalesced => metrics.saved.coalesced.inc(),
                 _ => {}
             }
         }
@@ -173,7 +172,7 @@ impl Exchange<'_> {
 impl Metrics {
     /// The record of an exchange that begins now.
     pub fn exchange(&self, request_id: RequestId) -> Exchange<'_> {
-        self.families.requests_in_flight.inc();
+        self.families.requests.in_flight.inc();
         Exchange {
             metrics: self,
             started: Instant::now(),
@@ -203,7 +202,7 @@ impl Metrics {
     fn request_duration_handle(&self, exchange: &Exchange<'_>) -> &Histogram {
         let handle = exchange.route * RequestResult::ALL.len() + exchange.result as usize;
         self.request_duration_handles[handle].get_or_init(|| {
-            self.families.request_duration.with_label_values(&[
+            self.families.requests.duration.with_label_values(&[
                 self.labels.routes[exchange.route].as_str(),
                 exchange.result.as_str(),
             ])
@@ -213,14 +212,17 @@ impl Metrics {
     fn served_age_handle(&self, exchange: &Exchange<'_>) -> &Histogram {
         self.served_age[exchange.route].get_or_init(|| {
             let route = self.labels.routes[exchange.route].as_str();
-            self.families.served_age.with_label_values(&[route])
+            self.families
+                .requests
+                .served_age
+                .with_label_values(&[route])
         })
     }
 
     fn tenant_handle(&self, exchange: &Exchange<'_>) -> &IntCounter {
         let handle = exchange.tenant * RequestResult::ALL.len() + exchange.result as usize;
         self.tenant_handles[handle].get_or_init(|| {
-            self.families.tenant_requests.with_label_values(&[
+            self.families.requests.by_tenant.with_label_values(&[
                 self.labels.tenants[exchange.tenant].as_str(),
                 exchange.result.as_str(),
             ])
@@ -235,7 +237,7 @@ impl Metrics {
         });
         handles[exchange.route * RequestResult::ALL.len() + exchange.result as usize].get_or_init(
             || {
-                self.families.requests.with_label_values(&[
+                self.families.requests.total.with_label_values(&[
                     self.labels.routes[exchange.route].as_str(),
                     self.labels.tenants[exchange.tenant].as_str(),
                     self.labels.callers[exchange.caller].as_str(),

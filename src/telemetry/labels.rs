@@ -23,3 +23,16 @@ pub enum RouteKind {
     /// It is closed.
     Refuse,
 }
+
+impl Labels {
+    /// Has the configuration a series with this label?
+    pub(super) fn has(&self, label: &str, value: &str) -> bool {
+        let names = match label {
+            "route" => &self.routes,
+            "tenant" => &self.tenants,
+            "caller" => &self.callers,
+            _ => return true,
+        };
+        names.iter().any(|name| name == value)
+    }
+}

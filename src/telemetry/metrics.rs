@@ -1,49 +1,76 @@
 //! The metrics of the process under the labels of one configuration, and what they show at a scrape.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use prometheus::{Encoder, Histogram, IntCounter, IntGauge, IntGaugeVec, TextEncoder};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Encoder, Histogram, IntCounter, IntGauge, TextEncoder};
 
-use super::families::Families;
+use super::families::{Families, ProcessLevels};
 use super::labels::Labels;
+use super::recent::Recent;
 use super::result::RequestResult;
 use super::snapshot::Snapshot;
 use super::{log, memory};
-use crate::id::RequestId;
+use crate::id::{Ids, RequestId};
+
+/// The revision the binary was built from; `build.rs` asks for it.
+pub const REVISION: &str = env!("LINKSFIELD_GATEWAY_REVISION");
 
 /// All metrics of the process, by the labels of one configuration.
 #[derive(Debug)]
 pub struct Metrics {
     pub(super) families: Families,
     pub(super) labels: Labels,
-    /// Handles of `requests`, by caller and tenant. Most pairs are never used.
+    pub(super) recent: Arc<Recent>,
+    request_ids: Arc<Ids>,
+    /// Handles of `requests_total`, by caller and tenant. Most pairs are never used.
     pub(super) request_handles: Box<[OnceLock<Handles>]>,
-    /// Handles of `request_duration`, by route and result; a series exists from its first use on.
+    /// Handles of `request_duration_seconds`, by route and result; a series exists from its first use
+    /// on.
     pub(super) request_duration_handles: Box<[OnceLock<Histogram>]>,
-    /// Handles of `served_age`, by route.
+    /// Handles of `served_age_seconds`, by route.
     pub(super) served_age: Box<[OnceLock<Histogram>]>,
-    /// Handles of `tenant_requests`, by tenant and result.
+    /// Handles of `tenant_requests_total`, by tenant and result.
     pub(super) tenant_handles: Box<[OnceLock<IntCounter>]>,
+    pub(super) saved: Saved,
 }
 
 /// The handles of one caller and tenant, by route and result.
 pub(super) type Handles = Box<[OnceLock<IntCounter>]>;
 
+/// Handles of `upstream_calls_saved_total`.
+#[derive(Debug)]
+pub(super) struct Saved {
+    pub hit: IntCounter,
+    pub stale: IntCounter,
+    pub coalesced: IntCounter,
+}
+
 impl Metrics {
     /// Registers every family.
     pub fn new(labels: Labels) -> Self {
-        Self::of(Families::register(), labels)
+        let families = Families::register();
+        let build = [env!("CARGO_PKG_VERSION"), REVISION];
+        let build_info = &families.process.build_info;
+        build_info.with_label_values(&build).set(1);
+        families
+            .registry
+            .register(Box::new(ProcessCollector::for_self()))
+            .expect("registered once");
+        Self::of(families, labels, Arc::default(), Arc::default())
     }
 
     /// The same families under the labels of another configuration.
     #[must_use]
     pub fn relabelled(&self, labels: Labels) -> Self {
-        Self::of(self.families.clone(), labels)
+        let (recent, request_ids) = (self.recent.clone(), self.request_ids.clone());
+        Self::of(self.families.clone(), labels, recent, request_ids)
     }
 
-    fn of(families: Families, labels: Labels) -> Self {
+    fn of(families: Families, labels: Labels, recent: Arc<Recent>, request_ids: Arc<Ids>) -> Self {
         let pairs = labels.callers.len() * labels.tenants.len();
         let (routes, tenants) = (labels.routes.len(), labels.tenants.len());
+        let saved = |reason| families.calls.saved.with_label_values(&[reason]);
         Self {
             request_handles: (0..pairs).map(|_| OnceLock::new()).collect(),
             request_duration_handles: (0..routes * RequestResult::ALL.len())
@@ -53,6 +80,13 @@ impl Metrics {
             tenant_handles: (0..tenants * RequestResult::ALL.len())
                 .map(|_| OnceLock::new())
                 .collect(),
+            saved: Saved {
+                hit: saved("hit"),
+                stale: saved("stale"),
+                coalesced: saved("coalesced"),
+            },
+            recent,
+            request_ids,
             labels,
             families,
         }
@@ -60,81 +94,42 @@ impl Metrics {
 
     /// Requests that are being answered.
     pub fn requests_in_flight(&self) -> &IntGauge {
-        &self.families.requests_in_flight
+        &self.families.requests.in_flight
     }
 
     /// Connections downstream.
     pub fn connections(&self) -> &IntGauge {
-        &self.families.connections
+        &self.families.connections.open
     }
 
     /// Callers may have so many connections at a time.
     pub fn may_have(&self, connections: usize) {
         let connections = i64::try_from(connections).unwrap_or(i64::MAX);
-        self.families.connections_limit.set(connections);
+        self.families.connections.limit.set(connections);
     }
 
     /// A fresh request id.
     pub fn request_id(&self) -> RequestId {
-        self.families.request_ids.next().into()
+        self.request_ids.next().into()
     }
 
     /// The text exposition, with `snapshot` as the values of now.
     pub fn render(&self, snapshot: &Snapshot) -> Vec<u8> {
-        let value = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        self.families
-            .cache_entries
-            .set(value(snapshot.cache_entries));
-        self.families.cache_bytes.set(value(snapshot.cache_bytes));
-        self.families.cache_evictions.inc_by(
-            snapshot
-                .cache_evictions
-                .saturating_sub(self.families.cache_evictions.get()),
-        );
-        self.families
-            .fills_in_flight
-            .set(value(snapshot.fills_in_flight as u64));
-        for (class, number) in snapshot.queue {
-            let gauge = self.families.queue_length.with_label_values(&[class]);
-            gauge.set(value(number as u64));
-        }
-        self.families.set_quota(&snapshot.quota);
-        let keys = snapshot.keys;
-        for (state, number) in [
-            ("running", keys.running),
-            ("kept", keys.kept),
-            ("in_doubt", keys.in_doubt),
-        ] {
-            let gauge = self.families.idempotency_keys.with_label_values(&[state]);
-            gauge.set(value(number as u64));
-        }
-        self.families
-            .state_store_failing
-            .set(snapshot.state_store_failing.into());
-        if let Some(limit) = memory::limit() {
-            self.families.memory_limit.set(value(limit));
-        }
-        let log_lines_dropped = &self.families.log_lines_dropped;
-        log_lines_dropped.inc_by(log::dropped_lines().saturating_sub(log_lines_dropped.get()));
-        self.families
-            .slots_held
-            .set(value(snapshot.slots_held as u64));
+        let families = &self.families;
+        families.upstream.show(&snapshot.upstream);
+        families.commands.show(&snapshot.commands);
+        families.cache.show(&snapshot.cache);
+        families.quota.show(&snapshot.quota);
+        families.process.show(&ProcessLevels {
+            memory_limit: memory::limit(),
+            log_lines_dropped: log::dropped_lines(),
+        });
+        // An alert asks whether anything is not asked; only the admin page tells the two apart.
         let is_open = snapshot.breaker_open || !snapshot.episodes.is_empty();
-        self.families.breaker_open.set(is_open.into());
-        for (protocol, connections, calls) in &snapshot.protocols {
-            let gauge = |family: &IntGaugeVec| family.with_label_values(&[protocol]);
-            gauge(&self.families.upstream_connections).set(value(*connections as u64));
-            gauge(&self.families.upstream_in_flight).set(value(*calls as u64));
-        }
-        if let Some(at) = snapshot.certificate_expires_at {
-            self.families.certificate_expiry.set(at);
-        }
-        if let Some(seconds) = snapshot.clock_skew {
-            self.families.clock_skew.set(seconds);
-        }
+        families.upstream.breaker_open.set(is_open.into());
         let mut text = Vec::new();
         TextEncoder::new()
-            .encode(&self.families.registry.gather(), &mut text)
+            .encode(&families.registry.gather(), &mut text)
             .expect("a Vec takes every write");
         text
     }

@@ -68,10 +68,10 @@ impl Metrics {
     /// What has been counted so far.
     pub fn totals(&self) -> Totals {
         let families = &self.families;
-        let requests = series(&families.requests);
-        let calls = series(&families.upstream_requests);
-        let unknown = series(&families.commands_unknown_outcome);
-        let late = series(&families.commands_answered_late);
+        let requests = series(&families.requests.total);
+        let calls = series(&families.calls.by_outcome);
+        let unknown = series(&families.commands.unknown_outcome);
+        let late = series(&families.commands.answered_late);
         let mut all = Requests::default();
         for one in &requests {
             all.count(one);
@@ -85,14 +85,14 @@ impl Metrics {
             calls_by_route: counts_by("route", &calls),
             calls_by_tenant: counts_by("tenant", &calls),
             calls_by_outcome: counts_by("outcome", &calls),
-            call_seconds: series(&families.upstream_duration)
+            call_seconds: series(&families.calls.duration)
                 .iter()
                 .map(|one| one.get_histogram().get_sample_sum())
                 .sum(),
             commands_unknown: unknown.iter().map(count).sum(),
             commands_answered_late: late.iter().map(count).sum(),
             commands_unknown_by_tenant: counts_by("tenant", &unknown),
-            failures: families.recent.all(),
+            failures: self.recent.all(),
         }
     }
 }
@@ -133,22 +133,16 @@ impl Metrics {
     /// How the queries were answered so far, whoever asked, by route and tenant.
     pub fn answers(&self) -> HashMap<(String, String), Answers> {
         let mut all: HashMap<_, Answers> = HashMap::new();
-        for family in self.families.requests.collect() {
-            for series in family.get_metric() {
-                let label = |name| {
-                    let mut labels = series.get_label().iter();
-                    let label = labels.find(|label| label.name() == name);
-                    label.map_or("", |label| label.value()).to_owned()
-                };
-                let answers = all.entry((label("route"), label("tenant"))).or_default();
-                let count = series.get_counter().get_value();
-                match &*label("result") {
-                    "hit" | "stale" => answers.from_memory += count,
-                    "coalesced" | "miss" | "bypass" => {}
-                    _ => continue, // a command, or refused
-                }
-                answers.queries += count;
+        for one in series(&self.families.requests.total) {
+            let labels = ["route", "tenant"].map(|name| label(&one, name).to_owned());
+            let answers = all.entry(labels.into()).or_default();
+            let count = one.get_counter().get_value();
+            match label(&one, "result") {
+                "hit" | "stale" => answers.from_memory += count,
+                "coalesced" | "miss" | "bypass" => {}
+                _ => continue, // a command, or refused
             }
+            answers.queries += count;
         }
         all
     }
