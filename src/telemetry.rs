@@ -1,8 +1,8 @@
 //! What happened? One log line and one histogram for each exchange, counters for what a histogram
 //! does not count.
 //!
-//! Labels come from the configuration only: a label is the place of a name in [`Labels`], whose last
-//! name stands for everything that is not configured. Handles are looked up once, not for each
+//! Labels come from the configuration only: a label is the place of a name in [`Labels`], whose
+//! last name stands for everything that is not configured. Handles are looked up once, not for each
 //! request.
 
 mod events;

@@ -1,4 +1,5 @@
-//! What is counted, and told, beside the exchanges? Calls of Linksfield and what they say, the configuration, and what is rare.
+//! What is counted, and told, beside the exchanges? Calls of Linksfield and what they say, the
+//! configuration, and what is rare.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -27,7 +28,8 @@ pub struct CommandEnd<'a> {
 }
 
 impl Metrics {
-    /// The configuration's file was read, at this time in seconds since 1970, and could be used or not.
+    /// The configuration's file was read, at this time in seconds since 1970, and could be used or
+    /// not.
     pub fn configuration_read(&self, usable: bool, at: f64) {
         let families = &self.families.configuration;
         families.file_usable.set(usable.into());
@@ -98,7 +100,8 @@ impl Metrics {
         self.families.calls.unknown_codes.inc();
     }
 
-    /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the usual one there.
+    /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the
+    /// usual one there.
     pub fn episode_begins(&self, route: usize, tenant: usize, answer: &dyn Display, remedy: &str) {
         let (route, tenant) = self.names(route, tenant);
         warn!(
@@ -235,8 +238,8 @@ impl Metrics {
         command_line(request_id, names, ended, false, message);
     }
 
-    /// What became of a command could not be saved under its key, or not in time: a repeat gets it from memory; after a restart
-    /// that comes before it is on disk, it finds the command in doubt.
+    /// What became of a command could not be saved under its key, or not in time: a repeat gets it
+    /// from memory; after a restart that comes before it is on disk, it finds the command in doubt.
     pub fn key_not_saved(
         &self,
         request_id: &str,
@@ -247,7 +250,15 @@ impl Metrics {
     ) {
         let (route, tenant) = self.names(route, tenant);
         self.families.commands.keys_not_saved.inc();
-        warn!(target: log::COMMANDS, request_id, tenant, route, sent, error, "idempotency key not saved");
+        warn!(
+            target: log::COMMANDS,
+            request_id,
+            tenant,
+            route,
+            sent,
+            error,
+            "idempotency key not saved"
+        );
     }
 
     fn names(&self, route: usize, tenant: usize) -> (&str, &str) {

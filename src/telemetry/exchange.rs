@@ -15,7 +15,8 @@ use super::result::RequestResult;
 use super::trace::Trace;
 use crate::id::RequestId;
 
-/// The record of one exchange: filled in by the gateway, written when dropped, even if the caller leaves.
+/// The record of one exchange: filled in by the gateway, written when dropped, even if the caller
+/// leaves.
 #[derive(Debug)]
 pub struct Exchange<'a> {
     metrics: &'a Metrics,
@@ -45,8 +46,8 @@ pub struct Exchange<'a> {
     pub redirect_host: Option<String>,
     /// Did the request reach Linksfield? None for a page from memory.
     pub sent: Option<&'static str>,
-    /// May a command have been carried out without anybody knowing? None for a query, and for a command whose caller left
-    /// before its end.
+    /// May a command have been carried out without anybody knowing? None for a query, and for a
+    /// command whose caller left before its end.
     pub in_doubt: Option<bool>,
     /// What Linksfield's answer means; none where no call was made for it, or none was answered.
     pub outcome: Option<&'static str>,

@@ -1,8 +1,9 @@
 //! Which metrics are there? Each has a row here; docs/metrics.md has another, for people.
 //!
-//! The comment of a row is the help text that a scrape shows. A row with `from` is read at a scrape:
-//! its field in [`CacheLevels`] and its like is set in `Gateway::snapshot`. The other ones are set or
-//! counted when something happens. Series that an alert waits for begin in `series.rs`.
+//! The comment of a row is the help text that a scrape shows. A row with `from` is read at a
+//! scrape: `Gateway::snapshot` fills its field of [`CacheLevels`] and the like. The others are set
+//! or counted when something happens. A series that an alert waits for must begin in `series.rs`,
+//! or Prometheus does not see its first step.
 
 use prometheus::{
     Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
@@ -199,8 +200,8 @@ families! {
         /// Times that the other of a tenant's secrets became the active one.
         secret_switches: IntCounterVec, "secret_switches_total" by [tenant, secret];
 
-        /// 1 if the tenant's secrets could be used when they were last read; at 0 the last good ones
-        /// are.
+        /// 1 if the tenant's secrets could be used when they were last read; at 0 the last good
+        /// ones are.
         secret_usable: IntGaugeVec, "secret_last_reload_successful" by [tenant];
 
         /// When the tenant's secrets were last read and could be used.

@@ -43,7 +43,7 @@ pub(super) trait Family: Collector + Clone + 'static {
     }
 
     /// Ends the series of routes, tenants and callers that are not among these.
-    fn end_others(&self, _labels: &Labels) {} // without labels there is one series, of nobody
+    fn end_others(&self, _labels: &Labels) {} // without labels, its one series never ends
 }
 
 impl<N: Atomic + 'static> Family for GenericCounter<N> {
@@ -183,7 +183,7 @@ macro_rules! families {
         $field:ident: $Type:ident $(from $Value:ty)?,
         $name:literal $(by [$($label:ident),+])? $(in $buckets:ident)?;
     )+}) => {
-        #[doc = concat!("What [`", stringify!($Families), "`] show at a scrape.")]
+        #[doc = concat!("What `", stringify!($Families), "` show at a scrape.")]
         #[derive(Debug, Clone, Default)]
         pub struct $Levels {
             $($(

@@ -85,3 +85,47 @@ impl Level<GaugeVec> for Windows {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Opts;
+    use prometheus::core::Collector;
+
+    use super::*;
+
+    #[test]
+    fn a_counter_goes_up_to_a_sum_and_never_down() {
+        let counter = IntCounter::new("name", "help").unwrap();
+        for (sum, shown) in [(0_u64, 0), (3, 3), (3, 3), (2, 3), (5, 5)] {
+            sum.show(&counter);
+            assert_eq!(counter.get(), shown);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_now_is_shown_as_it_was() {
+        let gauge = Gauge::new("name", "help").unwrap();
+        for (level, shown) in [(None, 0.0), (Some(1.5), 1.5), (None, 1.5)] {
+            level.show(&gauge);
+            assert_eq!(gauge.get().to_bits(), f64::to_bits(shown));
+        }
+    }
+
+    #[test]
+    fn a_number_that_no_gauge_can_have_is_shown_as_the_greatest() {
+        let gauge = IntGauge::new("name", "help").unwrap();
+        for (level, shown) in [(7, 7), (u64::MAX, i64::MAX)] {
+            level.show(&gauge);
+            assert_eq!(gauge.get(), shown);
+        }
+    }
+
+    #[test]
+    fn a_window_whose_limit_is_taken_away_has_no_series() {
+        let gauges = GaugeVec::new(Opts::new("name", "help"), &["window"]).unwrap();
+        for windows in [vec![("second", 5.0), ("day", 1.0)], vec![("day", 1.0)]] {
+            windows.show(&gauges);
+            assert_eq!(gauges.collect()[0].get_metric().len(), windows.len());
+        }
+    }
+}

@@ -1,4 +1,5 @@
-//! The metrics of the process under the labels of one configuration, and what they show at a scrape.
+//! The metrics of the process under the labels of one configuration, and what they show at a
+//! scrape.
 
 use std::sync::{Arc, OnceLock};
 
@@ -25,8 +26,8 @@ pub struct Metrics {
     request_ids: Arc<Ids>,
     /// Handles of `requests_total`, by caller and tenant. Most pairs are never used.
     pub(super) request_handles: Box<[OnceLock<Handles>]>,
-    /// Handles of `request_duration_seconds`, by route and result; a series exists from its first use
-    /// on.
+    /// Handles of `request_duration_seconds`, by route and result; a series exists from its first
+    /// use on.
     pub(super) request_duration_handles: Box<[OnceLock<Histogram>]>,
     /// Handles of `served_age_seconds`, by route.
     pub(super) served_age: Box<[OnceLock<Histogram>]>,

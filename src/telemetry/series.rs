@@ -1,6 +1,7 @@
-//! Which series are there before anything has happened, and which end? Prometheus sees a counter's first step only if it has
-//! seen it at 0 before. So every series that an alert waits for, and those of each route and result and of each tenant and
-//! result, are there from the start on; of the product of routes, tenants and callers only what has been used.
+//! Which series are there before anything has happened, and which end? Prometheus sees a counter's
+//! first step only if it has seen it at 0 before. So every series that an alert waits for, and
+//! those of each route and result and of each tenant and result, are there from the start on; of
+//! the product of routes, tenants and callers only what has been used.
 
 use super::labels::RouteKind;
 use super::metrics::Metrics;
@@ -33,7 +34,8 @@ impl RouteKind {
 }
 
 impl Metrics {
-    /// The configuration of these labels is in effect: their series begin, those of names that it does not have end.
+    /// The configuration of these labels is in effect: their series begin, those of names that it
+    /// does not have end.
     pub fn take_effect(&self, constants: &Constants) {
         let families = &self.families;
         let capacity = i64::try_from(constants.cache_capacity).unwrap_or(i64::MAX);

@@ -15,8 +15,8 @@ pub struct Snapshot {
     pub quota: QuotaLevels,
     /// Is the vendor not asked now, or by one call at a time, whatever is called?
     pub breaker_open: bool,
-    /// Where an answer that nothing classifies is the usual one: there, too, the vendor is not asked,
-    /// or only by calls that try.
+    /// Where an answer that nothing classifies is the usual one: there, too, the vendor is not
+    /// asked, or only by calls that try.
     pub episodes: Vec<Episode>,
     /// Has a write to the directory of state failed, so that a restart is needed?
     pub state_store_failed: bool,
