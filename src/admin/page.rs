@@ -298,8 +298,8 @@ fn concerns_of_commands(totals: &Totals, snapshot: &Snapshot, add: Add<'_>) {
             "Commands in doubt: {}. Look with a query before one is sent again under a new key.";
         add(BAD, text.replace("{}", &in_doubt.to_string()));
     }
-    if totals.commands_unknown > 0 {
-        let (all, late) = (totals.commands_unknown, totals.commands_answered_late);
+    if totals.commands.in_doubt > 0 {
+        let (all, late) = (totals.commands.in_doubt, totals.commands.answered_late);
         let text = format!(
             "Commands that were in doubt, with a key or without, since the start: {}. Answered later: {}. The log names each (in_doubt).",
             grouped(all),
@@ -449,7 +449,7 @@ fn under_way(current: &Current, snapshot: &Snapshot) -> Card {
 
 fn in_doubt(totals: &Totals, snapshot: &Snapshot) -> Card {
     let keys = snapshot.commands.keys;
-    let weight = match (keys.in_doubt, totals.commands_unknown) {
+    let weight = match (keys.in_doubt, totals.commands.in_doubt) {
         (0, 0) => PLAIN,
         (0, _) => WARN,
         _ => BAD,
@@ -461,7 +461,7 @@ fn in_doubt(totals: &Totals, snapshot: &Snapshot) -> Card {
         lines: vec![
             format!(
                 "in doubt since the start: {}",
-                grouped(totals.commands_unknown)
+                grouped(totals.commands.in_doubt)
             ),
             format!("keys: {} running, {} kept", keys.running, keys.kept),
         ],
@@ -582,7 +582,8 @@ fn tenants<'a>(config: &'a Config, totals: &Totals) -> Vec<TenantRow<'a>> {
         }),
         sums: sums(name, &totals.by_tenant, &totals.calls_by_tenant),
         unknown: totals
-            .commands_unknown_by_tenant
+            .commands
+            .in_doubt_by_tenant
             .get(name)
             .copied()
             .unwrap_or_default(),

@@ -154,6 +154,7 @@ macro_rules! families {
     )+}) => {
         $(#[$about])+
         #[derive(Debug, Clone)]
+        #[allow(clippy::doc_markdown, reason = "a help text is plain text")]
         pub(super) struct $Families {
             $($(#[doc = $help])+ pub $field: $Type,)+
         }

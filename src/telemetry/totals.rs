@@ -30,14 +30,21 @@ pub struct Totals {
     pub calls_by_outcome: BTreeMap<String, u64>,
     /// How long all calls took together, in seconds.
     pub call_seconds: f64,
-    /// Commands that were in doubt.
-    pub commands_unknown: u64,
-    /// Those of them whose answer came after their time.
-    pub commands_answered_late: u64,
-    /// Those of each tenant, by its label.
-    pub commands_unknown_by_tenant: BTreeMap<String, u64>,
+    /// Commands whose outcome was not known.
+    pub commands: CommandTotals,
     /// The failures that were the last, the youngest first.
     pub failures: Vec<Failure>,
+}
+
+/// Sums of commands since the start.
+#[derive(Debug)]
+pub struct CommandTotals {
+    /// Those that were in doubt.
+    pub in_doubt: u64,
+    /// The same by tenant, by its label.
+    pub in_doubt_by_tenant: BTreeMap<String, u64>,
+    /// Those of them whose answer came after their time.
+    pub answered_late: u64,
 }
 
 /// How many requests were answered in which way.
@@ -70,7 +77,7 @@ impl Metrics {
         let families = &self.families;
         let requests = series(&families.requests.total);
         let calls = series(&families.calls.by_outcome);
-        let unknown = series(&families.commands.unknown_outcome);
+        let in_doubt = series(&families.commands.unknown_outcome);
         let late = series(&families.commands.answered_late);
         let mut all = Requests::default();
         for one in &requests {
@@ -89,9 +96,11 @@ impl Metrics {
                 .iter()
                 .map(|one| one.get_histogram().get_sample_sum())
                 .sum(),
-            commands_unknown: unknown.iter().map(count).sum(),
-            commands_answered_late: late.iter().map(count).sum(),
-            commands_unknown_by_tenant: counts_by("tenant", &unknown),
+            commands: CommandTotals {
+                in_doubt: in_doubt.iter().map(count).sum(),
+                in_doubt_by_tenant: counts_by("tenant", &in_doubt),
+                answered_late: late.iter().map(count).sum(),
+            },
             failures: self.recent.all(),
         }
     }
