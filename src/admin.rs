@@ -48,7 +48,8 @@ const HTML: &str = "text/html; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-const NOT_HERE: &str = "Here are: GET / /metrics /livez /readyz /config /cache /log-level, POST /cache/purge /explain /reload /log-level\n";
+const NOT_HERE: &str = "Here are: GET / /metrics /livez /readyz /config /cache /log-level, POST /cache/purge /explain /reload /log-level\n\
+     Requests for Linksfield go to the port of the callers, which server.listen names.\n";
 
 /// Answers the admin listener.
 #[derive(Debug, Clone)]
@@ -120,10 +121,10 @@ impl Access {
 fn in_effect(reloaded: &Reloaded) -> String {
     let last = &reloaded.last_change;
     let at = format_rfc3339_seconds(last.at);
-    let what = match &last.keys[..] {
-        [] => "other secrets".to_owned(),
-        keys => keys.join(", "),
-    };
+    let secrets = last.secrets.iter();
+    let secrets = secrets.map(|key| format!("the content of {key}"));
+    let what: Vec<_> = last.keys.iter().cloned().chain(secrets).collect();
+    let what = what.join(", ");
     match (reloaded.changed, last.by) {
         (true, _) => format!("brought into effect now: {what}"),
         (false, Trigger::Start) => format!("nothing has changed since the start, at {at}"),
@@ -310,11 +311,14 @@ impl Admin {
         Ok(document(&json!({
             "changed": new.changed,
             "changed_keys": new.changed_keys,
+            "changed_secrets": new.changed_secrets,
+            "brakes": new.brakes,
             "detail": in_effect(&new),
             "last_change": {
                 "at": format_rfc3339_seconds(new.last_change.at).to_string(),
                 "by": new.last_change.by.as_str(),
                 "changed_keys": new.last_change.keys,
+                "changed_secrets": new.last_change.secrets,
             },
             "needs_restart": new.needs_restart,
             "warnings": warnings.map(|it| told(&it.key, &it.reason, &it.remedy)).collect::<Vec<_>>(),

@@ -17,14 +17,15 @@ use clap::{Parser, Subcommand};
 use tracing::warn;
 
 use self::signals::Signals;
-use crate::Instance;
 use crate::clock::wall_clock;
-use crate::config::{Config, Files, LogFormat, Secrets, Server, Warning};
+use crate::config::{Config, Files, LogFormat, Problem, Secrets, Server, Warning, variable_of};
 use crate::gateway::params::Params;
 use crate::gateway::tenant::Tenants;
 use crate::open_files;
 use crate::simulator;
+use crate::state;
 use crate::telemetry::{REVISION, log};
+use crate::{Instance, StartError};
 
 /// A caching, signing reverse proxy in front of the Linksfield IoT-SIM platform.
 #[derive(Debug, Parser)]
@@ -54,7 +55,7 @@ enum Command {
         /// The configuration, in TOML.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Do not read the files and variables that hold secrets.
+        /// Do not read the files and variables that hold secrets, and do not look at the state.
         #[arg(long)]
         no_secrets: bool,
     },
@@ -144,13 +145,22 @@ fn serve(path: &Path) -> Done {
         key,
         reason,
         remedy,
-    } in warnings
+    } in &warnings
     {
         warn!(key, reason, remedy, "configuration");
     }
     runtime(config.server.worker_threads.get())?.block_on(async {
-        let instance = Instance::start(&config, &secrets).await?;
-        let instance = instance.reloading(path, config, secrets, hangups);
+        let started = Instance::start(&config, &secrets).await;
+        let instance = started.map_err(|error| {
+            cannot_start(&error, |key| {
+                let variable = variable_of(&key.split('.').collect::<Vec<_>>());
+                format!(
+                    "{key} in {}, or {variable}, which overrides it",
+                    path.display()
+                )
+            })
+        })?;
+        let instance = instance.reloading(path, (config, secrets), warnings, hangups);
         instance.run(signals.started()).await?;
         Ok(())
     })
@@ -162,7 +172,8 @@ fn check(path: &Path, no_secrets: bool) -> Done {
     } else {
         // The secrets as `serve` reads them; the file may be a pipe.
         let (files, secret_files) = (Files::once(), Files::watched());
-        let (config, secrets, warnings) = Config::load_whole(path, &files, &secret_files)?;
+        let loaded = Config::load_whole(path, &files, &secret_files, state_problem);
+        let (config, secrets, warnings) = loaded?;
         Tenants::new(&config, &secrets)?;
         (config, warnings)
     };
@@ -206,7 +217,11 @@ fn simulate(options: simulator::Options) -> Done {
     let signals = Signals::install()?;
     open_files::raise_limit();
     runtime(Server::default().worker_threads.get())?.block_on(async {
-        let listener = tokio::net::TcpListener::bind(options.listen).await?;
+        let address = options.listen;
+        let bound = tokio::net::TcpListener::bind(address).await;
+        let listener = bound.map_err(|cause| {
+            cannot_listen(&format!("the simulator: {address}: {cause}"), "--listen")
+        })?;
         print(&format!(
             "a Linksfield simulator listens on http://{}{}\n",
             listener.local_addr()?,
@@ -217,8 +232,31 @@ fn simulate(options: simulator::Options) -> Done {
     })
 }
 
+/// Why a gateway does not start; `option` changes the address of a listener, which is named by its key.
+fn cannot_start(error: &StartError, option: impl Fn(&str) -> String) -> Failed {
+    match error {
+        StartError::Bind { key, .. } => cannot_listen(&error.to_string(), &option(key)),
+        _ => Failed(error.to_string()),
+    }
+}
+
+/// The address is mostly taken by another process.
+fn cannot_listen(reason: &str, option: &str) -> Failed {
+    Failed(format!("{reason}; another address is chosen with {option}"))
+}
+
 fn load(path: &Path, files: &Files) -> Result<(Config, Secrets, Vec<Warning>), Failed> {
-    Ok(Config::load_whole(path, files, files)?)
+    Ok(Config::load_whole(path, files, files, |_| None)?)
+}
+
+/// What refuses a start at the state, as that would tell it.
+fn state_problem(config: &Config) -> Option<Problem> {
+    let refusal = state::refusal(config.server.state_dir.as_deref()?)?;
+    Some(Problem {
+        key: "server.state_dir".into(),
+        reason: refusal.reason(),
+        remedy: refusal.remedy().into(),
+    })
 }
 
 fn unknown_tenant(config: &Config, name: &str) -> Failed {

@@ -8,6 +8,7 @@
 //! No message of this module quotes a value of the file: a secret in the wrong place is still a secret.
 
 mod base_url;
+mod brakes;
 mod check;
 mod environment;
 mod faults;
@@ -22,6 +23,7 @@ mod schema;
 mod secrets;
 mod show;
 mod signing;
+mod twice;
 
 use std::{
     collections::BTreeMap,
@@ -39,6 +41,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     base_url::{BaseUrl, BaseUrlError},
+    environment::variable_of,
     faults::{Breaker, Retry},
     file::Files,
     limits::{CRAWLS, Day, Limit, Limits, STREAMS},
@@ -98,7 +101,7 @@ pub struct Server {
     /// The largest request body.
     #[serde(serialize_with = "show::size")]
     pub max_body: ByteSize,
-    /// Connections of callers at a time; at the bound the longest idle one makes room.
+    /// Connections of callers at a time; at the bound one that waits for its peer makes room.
     pub max_connections: NonZeroUsize,
     /// From accept, or from the first byte of a later request, to the end of the head.
     #[serde(with = "humantime_serde")]
@@ -420,11 +423,12 @@ impl Config {
         Self::parse(&text, &source, environment::variables())
     }
 
-    /// The same, and reads the secrets, and tells all that is wrong with either.
+    /// The same, and reads the secrets, and tells all that is wrong with either, and what is wrong `beside` them.
     pub fn load_whole(
         path: &Path,
         files: &Files,
         secret_files: &Files,
+        beside: impl FnOnce(&Self) -> Option<Problem>,
     ) -> Result<(Self, Secrets, Vec<Warning>), Problems> {
         let source = path.display().to_string();
         let text = files
@@ -432,21 +436,22 @@ impl Config {
             .map_err(|error| unreadable(&source, &error))?;
         let examined = Self::examine(&text, &source, environment::variables())?;
         let (config, mut problems, mut warnings) = examined;
-        let secrets = config.load_secrets(secret_files);
+        let (secrets, mut found) = match config.load_secrets(secret_files) {
+            Ok(secrets) => (Some(secrets), Vec::new()),
+            Err(found) => (None, found.problems),
+        };
+        found.extend(beside(&config));
+        let reported = problems.iter().map(|problem| problem.key.clone());
+        let reported = reported.collect();
+        let is_news = |problem: &Problem| !check::is_reported(&reported, &problem.key);
+        problems.extend(found.into_iter().filter(is_news));
         match secrets {
-            Ok(secrets) if problems.is_empty() => {
+            Some(secrets) if problems.is_empty() => {
                 warnings.extend(secrets.warnings.iter().cloned());
-                return Ok((config, secrets, warnings));
+                Ok((config, secrets, warnings))
             }
-            Ok(_) => {}
-            Err(found) => {
-                let reported = problems.iter().map(|problem| problem.key.clone());
-                let reported = reported.collect();
-                let is_news = |problem: &Problem| !check::is_reported(&reported, &problem.key);
-                problems.extend(found.problems.into_iter().filter(is_news));
-            }
+            _ => Err(Problems::new(&source, problems)),
         }
-        Err(Problems::new(&source, problems))
     }
 
     /// Where the admin listener is to be, by the environment, else by this file, else by default. What else may be wrong is
@@ -495,14 +500,18 @@ impl Config {
     ) -> Result<(Self, Vec<Problem>, Vec<Warning>), Problems> {
         let mut problems = Vec::new();
         let mut table = read::table(text).map_err(|problems| Problems::new(source, problems))?;
+        let file = table.clone();
         let overridden = environment::overlay(&mut table, env, &mut problems);
         let config = read::config(&mut table, &mut problems);
-        let warnings = check::check(&config, &table, &mut problems);
-        for problem in &mut problems {
-            if let Some(variable) = overridden.get(&problem.key) {
-                problem.reason = format!("{} (the value comes from {variable})", problem.reason);
+        let mut warnings = check::check(&config, &table, &mut problems);
+        let of_problems = problems.iter_mut().map(|it| (&it.key, &mut it.reason));
+        let of_warnings = warnings.iter_mut().map(|it| (&it.key, &mut it.reason));
+        for (key, reason) in of_problems.chain(of_warnings) {
+            if let Some(by) = overridden.get(key) {
+                *reason = format!("{reason} (the value comes from {})", by.variable);
             }
         }
+        warnings.extend(environment::overruled(file, &config, &overridden));
         Ok((config, problems, warnings))
     }
 

@@ -7,8 +7,8 @@
 //! # The life of a request
 //!
 //! 1. [`server`] accepts the connection. Its I/O wrapper keeps the times that a peer may take (for a head, between
-//!    requests, to read an answer) and decides, while draining or at the bound of connections, which are idle; at the bound the
-//!    one that has been idle for the longest time makes room (`server/places.rs`). It shows the line of a request to
+//!    requests, to read an answer) and decides, while draining or at the bound of connections, which are idle; at the bound
+//!    one that waits for its peer makes room (`server/places.rs`). It shows the line of a request to
 //!    `target.rs`, as hyper drops a fragment unsaid. What a refusal leaves unread of its request is dropped
 //!    (`server/unread.rs`), so that neither the refusal nor the next request is lost. Callers never take the last of the files
 //!    that may be open: `open_files.rs` keeps some for the admin listener, for calls and for reloads.
@@ -115,7 +115,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::{Access, Admin};
-use crate::config::{Config, Secrets};
+use crate::config::{Config, Secrets, Warning};
 use crate::gateway::brakes::Brakes;
 use crate::gateway::keys::Keys;
 use crate::gateway::quota::{self, History, Quota};
@@ -296,6 +296,10 @@ impl Instance {
         let (store, saved) = match &config.server.state_dir {
             Some(folder) => {
                 let (store, saved) = Store::open(folder, wall_clock()).await?;
+                if saved.is_new {
+                    let folder = folder.display();
+                    warn!(%folder, "server.state_dir held no state, a new one is begun: no idempotency key of before is known");
+                }
                 (Some(store), saved)
             }
             None => (None, Saved::default()),
@@ -352,17 +356,17 @@ impl Instance {
         })
     }
 
-    /// Reads this file again when it changes, and when one of `hangups` comes; `config` and `secrets` are what it started
-    /// with.
+    /// Reads this file again when it changes, and when one of `hangups` comes; it started with `config` and `secrets`, and
+    /// has told the `warnings`.
     #[must_use]
     pub fn reloading(
         mut self,
         path: &Path,
-        config: Config,
-        secrets: Secrets,
+        (config, secrets): (Config, Secrets),
+        warnings: Vec<Warning>,
         hangups: Signal,
     ) -> Self {
-        let reloader = Reloader::new(path, config, secrets, self.live.clone());
+        let reloader = Reloader::new(path, (config, secrets), warnings, self.live.clone());
         self.reloader = Some((reloader, hangups));
         self
     }

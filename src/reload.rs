@@ -172,6 +172,8 @@ pub struct LastChange {
     pub by: Trigger,
     /// The keys that got another value; none if it was a secret, or the start.
     pub keys: Vec<String>,
+    /// The keys of the secrets, and of the certificates, that others were read for.
+    pub secrets: Vec<String>,
 }
 
 /// What was read last and could be used.
@@ -182,6 +184,8 @@ struct Read {
     last_change: LastChange,
     /// What was told last of what could not be used: it is told once.
     told: String,
+    /// What deserved a thought then, and has been told.
+    warnings: Vec<Warning>,
 }
 
 /// What a reload has brought.
@@ -191,6 +195,10 @@ pub struct Reloaded {
     pub changed: bool,
     /// The keys of the configuration that have another value now.
     pub changed_keys: Vec<String>,
+    /// The keys of secrets, and of certificates, that others are in effect for now.
+    pub changed_secrets: Vec<String>,
+    /// The keys of the brakes that are on, whoever put them on.
+    pub brakes: Vec<String>,
     /// The change that has brought what is in effect: this one, or one before it.
     pub last_change: LastChange,
     /// Keys whose new value counts from the next start on.
@@ -213,13 +221,19 @@ pub enum ReloadError {
 }
 
 impl Reloader {
-    /// For a gateway that runs under `config` from this file.
-    pub fn new(path: &Path, config: Config, secrets: Secrets, live: Live) -> Self {
+    /// For a gateway that runs under `config` from this file; the `warnings` have been told.
+    pub fn new(
+        path: &Path,
+        (config, secrets): (Config, Secrets),
+        warnings: Vec<Warning>,
+        live: Live,
+    ) -> Self {
         let at = wall_clock();
         let last_change = LastChange {
             at,
             by: Trigger::Start,
             keys: Vec::new(),
+            secrets: Vec::new(),
         };
         Self(Arc::new(Inner {
             path: path.to_owned(),
@@ -230,6 +244,7 @@ impl Reloader {
                 secrets,
                 last_change,
                 told: String::new(),
+                warnings,
             }),
             last: Mutex::new(LastRead { at, refusal: None }),
         }))
@@ -266,8 +281,14 @@ impl Reloader {
         let told = needs_restart.fold(refusal, |told, key| told + "\n" + key);
         let is_news = told != read.told;
         read.told = told;
+        let warnings = result.iter().flat_map(|reloaded| &reloaded.warnings);
+        let warnings: Vec<_> = warnings.cloned().collect();
+        let told = match result {
+            Ok(_) => std::mem::replace(&mut read.warnings, warnings),
+            Err(_) => Vec::new(),
+        };
         drop(read);
-        tell(&result, is_news);
+        tell(&result, is_news, &told);
         result
     }
 
@@ -280,6 +301,7 @@ impl Reloader {
         let needs_restart = config.keep_what_needs_a_restart(&read.config);
         let is_same_config = config == read.config;
         let changed_keys = config.differs_in(&read.config);
+        let changed_secrets = secrets.differs_in(&read.secrets, &config);
         let changed = !is_same_config || secrets != read.secrets;
         if changed {
             let before = self.0.live.current();
@@ -309,11 +331,14 @@ impl Reloader {
                 at: wall_clock(),
                 by,
                 keys: changed_keys.clone(),
+                secrets: changed_secrets.clone(),
             };
         }
         Ok(Reloaded {
             changed,
             changed_keys,
+            changed_secrets,
+            brakes: read.config.brakes(),
             last_change: read.last_change.clone(),
             needs_restart,
             warnings,
@@ -381,21 +406,25 @@ impl Reloader {
     }
 }
 
-/// One line for each thing that somebody has to know.
-fn tell(result: &Result<Reloaded, ReloadError>, is_news: bool) {
+/// One line for each thing that somebody has to know. The warnings that were told before are told again with a change only.
+fn tell(result: &Result<Reloaded, ReloadError>, is_news: bool, told: &[Warning]) {
     match result {
         Ok(reloaded) => {
             if reloaded.changed {
-                let keys = reloaded.changed_keys.join(", ");
-                info!(keys, "configuration or secrets changed");
-                for Warning {
-                    key,
-                    reason,
-                    remedy,
-                } in &reloaded.warnings
-                {
-                    warn!(key, reason, remedy, "configuration");
-                }
+                let list = |keys: &[String]| (!keys.is_empty()).then(|| keys.join(", "));
+                let keys = list(&reloaded.changed_keys);
+                let secrets = list(&reloaded.changed_secrets);
+                info!(keys, secrets, "configuration or secrets changed");
+            }
+            // One may come without a change: of a brake that the environment overrides.
+            let warnings = reloaded.warnings.iter();
+            for Warning {
+                key,
+                reason,
+                remedy,
+            } in warnings.filter(|warning| reloaded.changed || !told.contains(warning))
+            {
+                warn!(key, reason, remedy, "configuration");
             }
             for key in reloaded.needs_restart.iter().filter(|_| is_news) {
                 warn!(key, "changed, and counts from the next start on");

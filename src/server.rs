@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use prometheus::IntGauge;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,18 +31,14 @@ use tracing::{info, warn};
 
 pub use self::patience::Times;
 use self::patience::{Answering, PatientStream};
-use self::places::{Place, Places};
+use self::places::{GRACE, Place, Places};
 use self::unread::Unread;
 use crate::body::{Body, Received};
 use crate::open_files::{self, Room};
 use crate::target::Fragment;
 
-/// How long a connection beyond the limit waits for another one to be idle before it is told.
-const WAITS_FOR_ROOM: [Duration; 3] = [
-    Duration::from_millis(2),
-    Duration::from_millis(20),
-    Duration::from_millis(100),
-];
+/// How often the first of those that wait for a place looks whether somebody has to leave.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Bytes of a request line and its headers; hyper counts at most 100 of the latter.
 const MAX_HEAD: usize = 32 * 1024;
@@ -81,7 +77,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// What a connection beyond the limit is told.
     fn refuse_connection(&self) -> Response<Body>;
 
-    /// An idle connection was closed to make room for another one.
+    /// A connection that waited for its peer was closed to make room for another one.
     fn connection_evicted(&self) {}
 
     /// A connection is beyond the limit, and is told so or not.
@@ -133,6 +129,7 @@ pub async fn serve(
     let server = Server {
         slots: Arc::new(Semaphore::new(limits.room.connections)),
         places: Places::default(),
+        turn: Arc::new(Mutex::new(())),
         told: Arc::new(Semaphore::new(limits.room.beyond)),
         lingering: Arc::new(Semaphore::new(limits.room.beyond)),
         times: limits.times,
@@ -233,6 +230,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 struct Server {
     slots: Arc<Semaphore>,
     places: Places,
+    /// Of those that wait for a place: they look one after the other, in the order in which they came.
+    turn: Arc<Mutex<()>>,
+    /// For those that wait for a place, or that are told there is none.
     told: Arc<Semaphore>,
     lingering: Arc<Semaphore>,
     times: Times,
@@ -241,48 +241,82 @@ struct Server {
     gauge: Option<IntGauge>,
 }
 
+/// A connection that has been accepted.
+struct Newcomer {
+    stream: TcpStream,
+    at: Instant,
+}
+
 impl Server {
     async fn take<S: Service>(&self, stream: TcpStream, service: &S) {
-        if let Some(slot) = self.slot(service).await {
-            let place = self.places.enter(slot);
-            self.tasks
-                .spawn(self.connection(stream, service.clone(), place, false));
-        } else if let Ok(told) = self.told.clone().try_acquire_owned() {
-            let late = self.clone().take_late(stream, service.clone(), told);
-            self.tasks.spawn(late);
-        } else {
-            service.connection_refused();
+        let at = Instant::now();
+        let newcomer = Newcomer { stream, at };
+        let mut slot = self.slots.clone().try_acquire_owned().ok();
+        if slot.is_none() {
+            if let Ok(told) = self.told.clone().try_acquire_owned() {
+                let late = self.clone().take_late(newcomer, service.clone(), told);
+                self.tasks.spawn(late);
+                return;
+            }
+            slot = self.slot(service, true).await;
         }
+        let Some(slot) = slot else {
+            return service.connection_refused();
+        };
+        let place = self.places.enter(slot, at);
+        self.tasks
+            .spawn(self.connection(newcomer, service.clone(), place, false));
     }
 
-    /// A request in flight may be answered soon, and a caller may know of its answer before we know that it is idle.
     async fn take_late<S: Service>(
         self,
-        stream: TcpStream,
+        newcomer: Newcomer,
         service: S,
         told: OwnedSemaphorePermit,
     ) {
-        for wait in WAITS_FOR_ROOM {
-            tokio::time::sleep(wait).await;
-            if let Some(slot) = self.slot(&service).await {
-                drop(told);
-                let place = self.places.enter(slot);
-                return self.connection(stream, service, place, false).await;
-            }
-        }
-        service.connection_refused();
-        let place = Places::default().enter(told); // none of ours to make room with
-        self.connection(stream, service, place, true).await;
+        let slot = self.slot_in_turn(&service, newcomer.at).await;
+        let is_refused = slot.is_none();
+        let place = if let Some(slot) = slot {
+            drop(told);
+            self.places.enter(slot, newcomer.at)
+        } else {
+            service.connection_refused();
+            Places::default().enter(told, newcomer.at) // none of ours to make room with
+        };
+        self.connection(newcomer, service, place, is_refused).await;
     }
 
-    /// None if each connection has a request in flight. One that is idle ends as soon as it is polled, so nobody waits for
-    /// long to be accepted.
-    async fn slot(&self, service: &impl Service) -> Option<OwnedSemaphorePermit> {
+    /// Each waits until those that were accepted before it have had their time, and looks at least once when its own is over:
+    /// whether it finds a place does not depend on how fast anything is.
+    async fn slot_in_turn(
+        &self,
+        service: &impl Service,
+        accepted: Instant,
+    ) -> Option<OwnedSemaphorePermit> {
+        let _turn = self.turn.lock().await;
+        let last_look = accepted + GRACE;
+        loop {
+            let now = Instant::now();
+            let is_last = now >= last_look;
+            let slot = self.slot(service, is_last).await;
+            if slot.is_some() || is_last {
+                return slot;
+            }
+            tokio::select! {
+                biased;
+                slot = self.slots.clone().acquire_owned() => return slot.ok(),
+                () = sleep_until(last_look.min(now + LOOK_AGAIN)) => {}
+            }
+        }
+    }
+
+    /// None if it is nobody's turn to make room. Whose turn it is ends as soon as it is polled, so that takes a moment.
+    async fn slot(&self, service: &impl Service, last: bool) -> Option<OwnedSemaphorePermit> {
         loop {
             if let Ok(slot) = self.slots.clone().try_acquire_owned() {
                 return Some(slot);
             }
-            if self.places.want_longest_idle().await? {
+            if self.places.want(last).await? {
                 service.connection_evicted();
             }
         }
@@ -290,11 +324,16 @@ impl Server {
 
     fn connection<S: Service>(
         &self,
-        stream: TcpStream,
+        newcomer: Newcomer,
         service: S,
         place: Place,
         refuse: bool,
     ) -> impl Future<Output = ()> + use<S> {
+        let Newcomer { stream, at } = newcomer;
+        let mut times = self.times;
+        if refuse {
+            times.header = times.header.min(GRACE); // which it has waited in vain
+        }
         let gauge = self.gauge.clone();
         let drain = self.drain.clone();
         let lingering = self.lingering.clone();
@@ -304,7 +343,8 @@ impl Server {
         let place = Arc::new(place);
         let mut stream = PatientStream::new(
             stream,
-            self.times,
+            at,
+            times,
             answering.clone(),
             place.clone(),
             &drain.closing,
@@ -332,7 +372,7 @@ impl Server {
                     }
                     if !body.is_end_stream() {
                         let most = service.max_body() as u64;
-                        let discarding = EndsAnswering::begin(answering);
+                        let discarding = EndsDiscarding::begin(answering);
                         let answer = response.headers_mut();
                         unread.leave(&head, body, most, answer, discarding).await;
                     }
@@ -361,7 +401,8 @@ impl Server {
                 // The begin of a request that came with the end of the last one: only hyper knew that there was one.
                 match end.io.into_inner().resume(end.read_buf) {
                     Ok(resumed) => stream = resumed,
-                    Err(_) if served.is_err() && !is_refused_head => return, // nobody reads there any more
+                    // Nobody reads there any more, unless it is the rest of a body that held a place too long.
+                    Err(_) if served.is_err() && !is_refused_head && !unread.is_some() => return,
                     Err(ended) => break (ended, has_unread),
                 }
             };
@@ -402,6 +443,22 @@ impl EndsAnswering {
 impl Drop for EndsAnswering {
     fn drop(&mut self) {
         self.0.end();
+    }
+}
+
+/// The same for the rest of a body that is dropped.
+struct EndsDiscarding(Answering);
+
+impl EndsDiscarding {
+    fn begin(answering: &Answering) -> Self {
+        answering.begin_discarding();
+        Self(answering.clone())
+    }
+}
+
+impl Drop for EndsDiscarding {
+    fn drop(&mut self) {
+        self.0.end_discarding();
     }
 }
 

@@ -6,6 +6,7 @@
 
 #![expect(clippy::result_large_err, reason = "the library's error is what it is")]
 
+mod look;
 mod marker;
 mod writer;
 
@@ -22,6 +23,8 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, ReadableTable, StorageBackend, TableDefinition};
 use tokio::task::spawn_blocking;
 
+use self::look::Found;
+pub use self::look::refusal;
 use self::marker::Marker;
 pub use self::writer::Hangs;
 use self::writer::{Work, Writer};
@@ -33,8 +36,11 @@ pub const FILE: &str = "state.redb";
 /// next start would find nothing wrong.
 const DAMAGED: &str = "state.redb.damaged";
 
-/// Bytes of the number that a file of the library begins with.
-const MAGIC: usize = 9;
+/// What a file of the library begins with.
+const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
+
+/// What has become of a store that was to have a note of its keys.
+const REPLACED: &str = "was replaced by a new one";
 
 /// What all is read once, at the start; memory has what is asked for later.
 const CACHE: usize = 4 << 20;
@@ -134,7 +140,7 @@ pub enum Change {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Neither there nor to be made.
-    #[error("server.state_dir: {}: {source}; the directory must be writable for the gateway", .path.display())]
+    #[error("server.state_dir: {}; {}", self.reason(), self.remedy())]
     Unusable {
         /// The directory or the file.
         path: PathBuf,
@@ -143,18 +149,10 @@ pub enum OpenError {
         source: io::Error,
     },
     /// It belongs to another process.
-    #[error(
-        "server.state_dir: {} is in use by another process; give each gateway a directory of its own",
-        .0.display()
-    )]
+    #[error("server.state_dir: {}; {}", self.reason(), self.remedy())]
     InUse(PathBuf),
     /// It is there and cannot be read.
-    #[error(
-        "server.state_dir: {} is damaged or of another version ({reason}); bring back a copy, or move it away, and state.redb.used \
-         with it, to start without: its idempotency keys are then forgotten, so look at what the commands of the last hours have \
-         done before any is repeated",
-        .path.display()
-    )]
+    #[error("server.state_dir: {}; {}", self.reason(), self.remedy())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -162,11 +160,7 @@ pub enum OpenError {
         reason: String,
     },
     /// It is not there any more, holds nothing, or is another one that has never held a key.
-    #[error(
-        "server.state_dir: {} {reason}, but it has held idempotency keys, as {} says; bring back a copy, or remove {1} to start \
-         without: the keys are then forgotten, so look at what the commands of the last hours have done before any is repeated",
-        .path.display(), .marker.display()
-    )]
+    #[error("server.state_dir: {}; {}", self.reason(), self.remedy())]
     Lost {
         /// The file.
         path: PathBuf,
@@ -175,6 +169,46 @@ pub enum OpenError {
         /// What is there instead.
         reason: &'static str,
     },
+}
+
+impl OpenError {
+    /// What is wrong.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unusable { path, source } => format!("{}: {source}", path.display()),
+            Self::InUse(path) => format!("{} is in use by another process", path.display()),
+            Self::Damaged { path, reason } => {
+                let path = path.display();
+                format!("{path} is damaged or of another version ({reason})")
+            }
+            Self::Lost {
+                path,
+                marker,
+                reason,
+            } => {
+                let (path, marker) = (path.display(), marker.display());
+                format!("{path} {reason}, but it has held idempotency keys, as {marker} says")
+            }
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Unusable { .. } => {
+                "it must be a directory that the gateway may read and write, and state.redb in it a regular file of the gateway's user"
+            }
+            Self::InUse(_) => "give each gateway a directory of its own",
+            Self::Damaged { .. } => {
+                "bring back a copy, or move it away, and state.redb.used with it, to start without: its idempotency keys are then \
+                 forgotten, so look at what the commands of the last hours have done before any is repeated"
+            }
+            Self::Lost { .. } => {
+                "bring back a copy, or remove state.redb.used to start without: the keys are then forgotten, so look at what the \
+                 commands of the last hours have done before any is repeated"
+            }
+        }
+    }
 }
 
 /// Why something was not written.
@@ -209,6 +243,8 @@ pub struct Saved {
     pub calls_known_since: u64,
     /// By how many seconds our clock was to be corrected then.
     pub correction: i64,
+    /// It was begun just now: of what was before, nothing is known.
+    pub is_new: bool,
 }
 
 impl Store {
@@ -325,6 +361,10 @@ fn builder() -> Builder {
 }
 
 fn open(folder: &Path, now: SystemTime) -> Result<(Database, Marker, Saved), OpenError> {
+    let above = match look::look(folder)? {
+        Found::Nothing(above) => above,
+        Found::Store(_) => folder,
+    };
     let path = folder.join(FILE);
     let unusable = |path: &Path| {
         let path = path.to_owned();
@@ -334,27 +374,9 @@ fn open(folder: &Path, now: SystemTime) -> Result<(Database, Marker, Saved), Ope
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .map_err(unusable(folder))?;
-    let set_aside = folder.join(DAMAGED);
-    let altered = || OpenError::Damaged {
-        path: set_aside.clone(),
-        reason: "something in it was altered or is missing".into(),
-    };
-    if set_aside.exists() {
-        return Err(altered());
-    }
+        .map_err(unusable(above))?;
     let mut marker = Marker::find(folder).map_err(unusable(folder))?;
-    let lost = |marker: &Marker, reason| OpenError::Lost {
-        path: path.clone(),
-        marker: marker.path(),
-        reason,
-    };
-    let file = match open_file(&path, !marker.is_there()) {
-        Err(error) if marker.is_there() && error.kind() == io::ErrorKind::NotFound => {
-            return Err(lost(&marker, "is missing"));
-        }
-        opened => opened.map_err(unusable(&path))?,
-    };
+    let file = open_file(&path, !marker.is_there()).map_err(unusable(&path))?;
     // The file's name is on disk too, before anything relies on what is in it.
     let sync = File::open(folder).and_then(|folder| folder.sync_all());
     sync.map_err(unusable(folder))?;
@@ -367,9 +389,11 @@ fn open(folder: &Path, now: SystemTime) -> Result<(Database, Marker, Saved), Ope
         error => damaged(error.into()),
     };
     let file = FileBackend::new(file).map_err(not_opened)?; // from here on it is nobody else's
-    if let Some(reason) = why_blank(&file).map_err(unusable(&path))? {
+    let read_first = |length| file.read(0, length);
+    let why_blank = file.len().and_then(|length| why_blank(length, read_first));
+    if let Some(reason) = why_blank.map_err(unusable(&path))? {
         if marker.is_there() {
-            return Err(lost(&marker, reason));
+            return Err(lost(&path, &marker, reason));
         }
         file.set_len(0).map_err(unusable(&path))?; // begun, and cut short
     }
@@ -379,13 +403,13 @@ fn open(folder: &Path, now: SystemTime) -> Result<(Database, Marker, Saved), Ope
         .check_integrity()
         .map_err(|error| damaged(error.into()))?;
     if !is_sound {
-        std::fs::rename(&path, &set_aside).map_err(unusable(&path))?;
-        return Err(altered());
+        std::fs::rename(&path, folder.join(DAMAGED)).map_err(unusable(&path))?;
+        return Err(altered(folder));
     }
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (saved, has_held_keys) = read(&database, now.as_secs() / 60).map_err(damaged)?;
     if marker.is_there() && !has_held_keys {
-        return Err(lost(&marker, "was replaced by a new one"));
+        return Err(lost(&path, &marker, REPLACED));
     }
     if !saved.keys.is_empty() {
         marker.put().map_err(unusable(folder))?; // an older version made no marker
@@ -393,22 +417,38 @@ fn open(folder: &Path, now: SystemTime) -> Result<(Database, Marker, Saved), Ope
     Ok((database, marker, saved))
 }
 
-/// Why nothing can have been kept in a file, if so. The library writes the magic number last, when it makes one, and the names
-/// of tables in clear: a file that has lost its beginning still has ours.
-fn why_blank(file: &FileBackend) -> io::Result<Option<&'static str>> {
-    let length = usize::try_from(file.len()?).map_err(io::Error::other)?;
+fn lost(path: &Path, marker: &Marker, reason: &'static str) -> OpenError {
+    OpenError::Lost {
+        path: path.to_owned(),
+        marker: marker.path(),
+        reason,
+    }
+}
+
+/// Of what was set aside.
+fn altered(folder: &Path) -> OpenError {
+    OpenError::Damaged {
+        path: folder.join(DAMAGED),
+        reason: "something in it was altered or is missing".into(),
+    }
+}
+
+/// Why nothing can have been kept in a file of this length, if so. The library writes the magic number last, when it makes one,
+/// and the names of tables in clear: a file that has lost its beginning still has ours.
+fn why_blank(
+    length: u64,
+    read_first: impl Fn(usize) -> io::Result<Vec<u8>>,
+) -> io::Result<Option<&'static str>> {
+    let length = usize::try_from(length).map_err(io::Error::other)?;
     if length == 0 {
         return Ok(Some("is empty"));
     }
-    if file
-        .read(0, length.min(MAGIC))?
-        .iter()
-        .any(|byte| *byte != 0)
-    {
+    let beginning = read_first(length.min(MAGIC.len()))?;
+    if beginning.iter().any(|byte| *byte != 0) {
         return Ok(None);
     }
     let name = KEYS.name().as_bytes();
-    let content = file.read(0, length)?;
+    let content = read_first(length)?;
     let has_table = content.windows(name.len()).any(|part| part == name);
     Ok((!has_table).then_some("was never written"))
 }
@@ -456,6 +496,8 @@ fn read(database: &Database, minute: u64) -> Result<(Saved, bool), redb::Error> 
         let mut known_since = transaction.open_table(KNOWN_SINCE)?;
         let told = known_since.get(())?.map(|since| since.value());
         saved.calls_known_since = told.unwrap_or(minute);
+        // (An older version told of no minute.)
+        saved.is_new = told.is_none() && saved.keys.is_empty() && saved.calls.is_empty();
         if told.is_none() {
             known_since.insert((), minute)?;
         }
@@ -781,6 +823,7 @@ mod tests {
     async fn a_file_whose_making_was_cut_short_at_any_moment_is_a_new_one_unless_it_has_had_keys() {
         let moments = moments_of_a_new_file();
         assert!(moments.len() > 20);
+        let mut is_old = false;
         for (number, moment) in moments.iter().enumerate() {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join(FILE);
@@ -788,11 +831,14 @@ mod tests {
             let opened = Store::open(folder.path(), UNIX_EPOCH).await;
             let (store, saved) = opened.unwrap_or_else(|error| panic!("moment {number}: {error}"));
             assert!(saved.keys.is_empty());
+            // In the end it holds what is read at a start: it is one of before then.
+            assert!(saved.is_new || moment.starts_with(b"redb"));
+            is_old |= !saved.is_new;
             let put = || vec![Change::Put([1; 32], bare(State::Running))];
             store.write_keys(put).await.unwrap();
             drop(store);
             let (_, saved) = Store::open(folder.path(), UNIX_EPOCH).await.unwrap();
-            assert_eq!(saved.keys.len(), 1);
+            assert!(saved.keys.len() == 1 && !saved.is_new);
 
             std::fs::write(&file, moment).unwrap();
             let opened = Store::open(folder.path(), UNIX_EPOCH).await;
@@ -802,6 +848,7 @@ mod tests {
                 assert_eq!(&std::fs::read(&file).unwrap(), moment);
             }
         }
+        assert!(is_old);
     }
 
     /// All moments of the writing of a first key.
@@ -855,6 +902,24 @@ mod tests {
             assert!(folder.path().join(marker::NAME).exists());
         }
         assert!(has_key, "in the end it is written");
+    }
+
+    #[test]
+    fn a_store_that_is_read_while_it_is_written_to_is_not_taken_for_another_one() {
+        let moments = moments_of_a_first_key();
+        let marked: Vec<_> = moments.iter().filter(|moment| moment.1).collect();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(marker::NAME), "").unwrap();
+        for pair in marked.windows(2) {
+            let (before, after) = (&pair[0].0, &pair[1].0);
+            for part in 0..=16 {
+                let cut = before.len().min(after.len()) * part / 16;
+                let read = [&before[..cut], &after[cut..]].concat();
+                std::fs::write(folder.path().join(FILE), read).unwrap();
+                let refusal = refusal(folder.path());
+                assert!(refusal.is_none(), "{refusal:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -231,6 +231,11 @@ fn concerns_of_us(shown: &Shown<'_>, snapshot: &Snapshot, add: Add<'_>) {
         let text = "server.commands is off: the commands of everybody are refused.";
         add(WARN, text.into());
     }
+    let refused = config.routes.iter();
+    let refused = refused.filter(|(_, route)| route.kind == Kind::Refuse);
+    for (path, _) in refused {
+        add(WARN, format!("The route {path} is refused."));
+    }
     if let Some(refusal) = refusal(shown) {
         let text = "The configuration or a secret was refused, and the last good one stays";
         add(BAD, format!("{text}: {refusal}"));

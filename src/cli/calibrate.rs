@@ -206,7 +206,8 @@ impl Found {
         }
         if unsettled.iter().any(|key| key.name == OUTPUT.name) {
             lines.push(
-                "# output needs a signature with + or / in it: another timestamp will bring one."
+                "# output needs a signature with a character in it that one alphabet of Base64 has and the other has not: +, /, - or _.\n\
+                 # Another timestamp will bring one."
                     .into(),
             );
         }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::TcpListener;
 
 use super::signals::Signals;
-use super::{Done, Failed, print, runtime};
+use super::{Done, Failed, cannot_listen, cannot_start, print, runtime};
 use crate::config::{Config, Secrets, Server, TenantSecret};
 use crate::telemetry::log;
 use crate::{Instance, open_files, simulator};
@@ -18,16 +18,21 @@ pub(super) struct Options {
     listen: SocketAddr,
 }
 
+/// What changes the addresses.
+const OPTION: &str = "--listen ADDR: the gateway takes it, the admin listener and the simulator the two ports after it";
+
 pub(super) fn run(options: &Options) -> Done {
     let signals = Signals::install()?;
     open_files::raise_limit();
     let _flushed_last = log::init("info", log::Format::Auto)?;
     runtime(Server::default().worker_threads.get())?.block_on(async {
         let address = beside(options.listen, 2);
-        let vendor = (TcpListener::bind(address).await)
-            .map_err(|error| Failed(format!("{address}, for the simulator: {error}")))?;
+        let vendor = (TcpListener::bind(address).await).map_err(|cause| {
+            cannot_listen(&format!("the simulator: {address}: {cause}"), OPTION)
+        })?;
         let config = configuration(options.listen, vendor.local_addr()?)?;
-        let instance = Instance::start(&config, &secrets()).await?;
+        let started = Instance::start(&config, &secrets()).await;
+        let instance = started.map_err(|error| cannot_start(&error, |_| OPTION.to_owned()))?;
         print(&instructions(
             instance.address()?,
             instance.admin_address()?,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Done, Failed, load, print, print_warnings, runtime, unknown_tenant, wall_clock};
 use crate::body::without_mark;
-use crate::config::Files;
+use crate::config::{BaseUrl, Files};
 use crate::gateway::brakes::Brakes;
 use crate::gateway::error::Error;
 use crate::gateway::language::Languages;
@@ -20,7 +20,8 @@ use crate::gateway::progress::Progress;
 use crate::gateway::sign::Signer;
 use crate::gateway::tenant::Tenants;
 use crate::gateway::upstream::{
-    Answer, Exchanged, Failure, Message, Outcome, Protocol, Shape, Slot, Traffic, Upstream,
+    Answer, Exchanged, Failure, Message, Outcome, Protocol, SUCCESS, Shape, Slot, Traffic,
+    UNPRINTABLE, Upstream,
 };
 
 /// A query that costs nothing, and whose smallest answer is small.
@@ -103,16 +104,17 @@ pub(super) fn run(options: &Options) -> Done {
         config.upstream.base_url, tenant.name
     );
     describe(&mut report, &answer, duration, wall_clock());
-    let is_https = config.upstream.base_url.is_https();
+    let base_url = &config.upstream.base_url;
+    let is_https = base_url.is_https();
     let _ = writeln!(
         report,
         "http    {}",
         version(protocol, is_https, uses_http2)
     );
     let verdict = if options.wrong_signature {
-        refused(&answer)
+        refused(&answer, base_url)
     } else {
-        accepted(&answer)
+        accepted(&answer, base_url)
     };
     match verdict {
         Ok(verdict) => print(&format!("{report}{verdict}\n")),
@@ -197,33 +199,102 @@ fn version(chosen: Protocol, is_https: bool, uses_http2: bool) -> &'static str {
     }
 }
 
-fn accepted(answer: &Answer) -> Result<String, String> {
-    let code = answer.vendor_code.as_deref().unwrap_or_default();
+/// What to suspect first, or that nothing is wrong.
+fn accepted(answer: &Answer, base_url: &BaseUrl) -> Result<String, String> {
+    let answered = answered(answer);
     match answer.outcome {
-        Outcome::Success if matches!(answer.shape(), Shape::Page(_)) => Ok("Base URL, secret and signing are right.".into()),
-        Outcome::Success => Err("A success, but not of the shape of an order query: is this the base URL of the right API?".into()),
-        Outcome::BadSignature => Err("The signature was not accepted: check the secret, then the [signing] section with calibrate.".into()),
-        Outcome::Throttled => Err("The vendor's limits are reached, so nothing is known: try again later.".into()),
-        Outcome::Transient => Err("The vendor fails for now, so nothing is known: try again later.".into()),
-        Outcome::CallerError | Outcome::Unknown | Outcome::Usual if !answer.is_envelope => {
-            Err("Whoever answered is not this API: check upstream.base_url, its path included.".into())
+        Outcome::Success if matches!(answer.shape(), Shape::Page(_)) => {
+            Ok("Base URL, secret and signing are right.".into())
         }
-        Outcome::CallerError | Outcome::Unknown | Outcome::Usual => Err(format!(
-            "The vendor refused with code {code:?}. If --wrong-signature brings the same code, it means a bad signature:\n\
-             check the secret, then the [signing] section with calibrate."
+        Outcome::Success => Err(format!(
+            "A success, but not of the shape of an order query ({answered}): is upstream.base_url, which is {base_url}, that of the \
+             right API?"
+        )),
+        _ => Err(not_judged(answer, base_url).unwrap_or_else(|| {
+            if answer.outcome == Outcome::BadSignature {
+                "The signature was not accepted: check the secret, then the [signing] section with calibrate.".into()
+            } else {
+                format!(
+                    "The vendor refused: {answered}. If --wrong-signature brings the same code, it means a bad signature:\n\
+                     check the secret, then the [signing] section with calibrate."
+                )
+            }
+        })),
+    }
+}
+
+/// Which code tells of a bad signature, or why this answer does not show it.
+fn refused(answer: &Answer, base_url: &BaseUrl) -> Result<String, String> {
+    if answer.outcome == Outcome::Success {
+        return Err(
+            "The vendor accepted a wrong signature: is this a test system that checks none?".into(),
+        );
+    }
+    if let Some(reason) = not_judged(answer, base_url) {
+        return Err(reason);
+    }
+    let answered = answered(answer);
+    match (answer.outcome, answer.vendor_code.as_deref()) {
+        (Outcome::BadSignature, _) => Ok(format!(
+            "A wrong signature is answered with {answered}, which counts as one already: nothing to configure."
+        )),
+        (_, Some(code)) if code != UNPRINTABLE => Ok(format!(
+            "A wrong signature is answered with this code. Put it into the configuration:\n\n[upstream.codes]\nbad_signature = [{code:?}]"
+        )),
+        _ => Err(format!(
+            "A wrong signature is answered with {answered}, a code that cannot be configured: ask Linksfield what it means."
         )),
     }
 }
 
-fn refused(answer: &Answer) -> Result<String, String> {
-    match (answer.outcome, answer.vendor_code.as_deref()) {
-        (Outcome::Success, _) => Err("The vendor accepted a wrong signature: is this a test system that checks none?".into()),
-        (Outcome::Throttled | Outcome::Transient, _) => Err("The vendor did not get to the signature: try again later.".into()),
-        (_, Some(code)) if answer.status.is_success() => Ok(format!(
-            "A wrong signature is answered with this code. Put it into the configuration:\n\n[upstream.codes]\nbad_signature = [{code:?}]"
-        )),
-        (Outcome::BadSignature, _) => Ok("A wrong signature is answered with this status, which always counts: nothing to configure.".into()),
-        _ => Err("Whoever answered is not this API: check upstream.base_url, its path included.".into()),
+/// Why an answer that is no success says nothing about the signature, if so: what to suspect first instead.
+fn not_judged(answer: &Answer, base_url: &BaseUrl) -> Option<String> {
+    let answered = answered(answer);
+    let check = format!("check upstream.base_url, its path included; it is {base_url}");
+    let is_elsewhere =
+        answer.status.is_redirection() || matches!(answer.status.as_u16(), 404 | 405 | 410 | 421);
+    let reason = match answer.outcome {
+        Outcome::Throttled => format!(
+            "The vendor's limits are reached ({answered}), so nothing is known: try again later."
+        ),
+        Outcome::Transient => format!(
+            "The vendor, or a server before it, fails for now ({answered}), so nothing is known: try again later. If it \
+             stays so, {check}."
+        ),
+        // A code that is configured is the vendor's word, whatever the status.
+        Outcome::BadSignature if answer.is_envelope => return None,
+        _ if answer.status.is_redirection() => {
+            let host = answer.redirect_host.as_deref().unwrap_or("another path");
+            format!(
+                "The answer is a redirect to {host} ({answered}), and none is followed: {check}."
+            )
+        }
+        _ if is_elsewhere => format!("Nothing takes an order query there ({answered}): {check}."),
+        _ if answer.is_encoded() => format!(
+            "The answer is compressed, which nobody asked for, and cannot be read ({answered}): what stands between the \
+             gateway and the vendor? Then {check}."
+        ),
+        Outcome::BadSignature => format!(
+            "Access is refused, and not by this API ({answered}): is this machine's address let in? Then {check}; last the \
+             secret."
+        ),
+        _ if !answer.is_envelope => {
+            format!("Whoever answered is not this API ({answered}): {check}.")
+        }
+        _ if answer.vendor_code.as_deref() == Some(SUCCESS) => format!(
+            "The code of a success, but the answer is none ({answered}): is upstream.base_url, which is {base_url}, that \
+             of the right API?"
+        ),
+        _ => return None,
+    };
+    Some(reason)
+}
+
+fn answered(answer: &Answer) -> String {
+    let status = answer.status.as_u16();
+    match &answer.vendor_code {
+        Some(code) => format!("HTTP {status} with code {code:?}"),
+        None => format!("HTTP {status} without the vendor's envelope"),
     }
 }
 
@@ -235,4 +306,124 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::HeaderMap;
+    use hyper::StatusCode;
+    use hyper::header::{CONTENT_ENCODING, HeaderValue};
+
+    use super::*;
+    use crate::config::Codes;
+    use crate::gateway::upstream::Meaning;
+
+    const REFUSED: &str = r#"{"code":"4711","data":null,"message":"x","success":false}"#;
+    const SIGNATURE: &str = r#"{"code":"1001","success":false}"#;
+    const PAGE: &str = r#"{"code":"0000","success":true,"data":{"package_order":[],
+        "page":{"cur_page_no":1,"page_size":1,"total_count":0,"total_pages":0}}}"#;
+    const BASE_URL: &str = "https://vendor.example/cube/v5";
+
+    fn answer(status: u16, body: &'static str) -> Answer {
+        let codes = Codes {
+            bad_signature: vec!["1001".into()],
+            ..Codes::default()
+        };
+        let status = StatusCode::from_u16(status).unwrap();
+        let meaning = Meaning::of(status, body.as_bytes(), &codes);
+        Answer {
+            status,
+            headers: HeaderMap::new(),
+            redirect_host: status.is_redirection().then(|| "login.example".into()),
+            date: None,
+            body: body.into(),
+            rest: None,
+            is_framed: true,
+            outcome: meaning.outcome,
+            is_envelope: meaning.is_envelope,
+            is_readable: meaning.is_json,
+            vendor_code: meaning.vendor_code,
+            has_unknown_code: meaning.has_unknown_code,
+        }
+    }
+
+    #[test]
+    fn the_first_suspect_is_what_the_answer_is_evidence_of() {
+        let base_url: BaseUrl = BASE_URL.parse().unwrap();
+        let (url, secret, later) = (BASE_URL, "check the secret", "try again later");
+        // For a right signature, for a wrong one: what is told first.
+        let rows = [
+            (200, PAGE, "are right", "accepted a wrong signature"),
+            (200, SIGNATURE, secret, "already: nothing to configure"),
+            (404, SIGNATURE, secret, "already: nothing to configure"),
+            (200, REFUSED, secret, "[\"4711\"]"),
+            (400, REFUSED, secret, "[\"4711\"]"),
+            (422, REFUSED, secret, "[\"4711\"]"),
+            (401, REFUSED, secret, "already: nothing to configure"),
+            (403, REFUSED, secret, "already: nothing to configure"),
+            (404, REFUSED, url, url),
+            (404, "<html>", url, url),
+            (404, "", url, url),
+            (405, REFUSED, url, url),
+            (410, REFUSED, url, url),
+            (421, REFUSED, url, url),
+            (302, "", "login.example", "login.example"),
+            (307, REFUSED, url, url),
+            (200, "<html>", url, url),
+            (200, "{}", url, url),
+            (204, "", url, url),
+            (400, "<html>", url, url),
+            (401, "<html>", "address let in", "address let in"),
+            (403, "<html>", "address let in", "address let in"),
+            (200, r#"{"code":"0000"}"#, url, url),
+            (201, PAGE, url, url),
+            (
+                200,
+                r#"{"code":"0000","success":true}"#,
+                url,
+                "accepted a wrong",
+            ),
+            (
+                200,
+                r#"{"code":"a b","success":false}"#,
+                secret,
+                "cannot be configured",
+            ),
+            (408, "", later, later),
+            (429, REFUSED, later, later),
+            (429, "<html>", later, later),
+            (500, REFUSED, later, later),
+            (502, "<html>", later, later),
+            (503, "", later, later),
+        ];
+        for (status, body, of_right, of_wrong) in rows {
+            let answer = answer(status, body);
+            let ways = [
+                (accepted(&answer, &base_url), of_right),
+                (refused(&answer, &base_url), of_wrong),
+            ];
+            for (told, part) in ways {
+                let text = told.as_ref().unwrap_or_else(|text| text);
+                assert!(text.contains(part), "{status} {body}: {text}");
+                let blames_the_secret = text.contains(secret);
+                assert_eq!(blames_the_secret, part == secret, "{status} {body}: {text}");
+                if part == url || part == later {
+                    assert!(text.contains(&format!("HTTP {status}")), "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_for_its_encoding_is_told_so() {
+        let base_url: BaseUrl = BASE_URL.parse().unwrap();
+        let mut answer = answer(200, "x");
+        answer
+            .headers
+            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        for told in [accepted(&answer, &base_url), refused(&answer, &base_url)] {
+            let told = told.unwrap_err();
+            assert!(told.contains("compressed"), "{told}");
+        }
+    }
 }

@@ -9,8 +9,10 @@ use std::{collections::BTreeMap, env, ffi::OsString};
 use toml::{Table, Value};
 
 use super::{
-    problem::Problem,
-    schema::{ANY, dotted, nearest, schema},
+    Config,
+    problem::{Problem, Warning},
+    read,
+    schema::{ANY, dotted, find, nearest, schema},
     show::UNSET,
 };
 
@@ -34,6 +36,12 @@ pub(super) fn variable(name: &str) -> Option<String> {
     env::var(name).ok()
 }
 
+/// Which variable overrides a key.
+pub(super) struct Override {
+    pub(super) variable: String,
+    path: Vec<String>,
+}
+
 /// What a variable stands for.
 struct Key {
     path: Vec<String>,
@@ -45,7 +53,7 @@ pub(super) fn overlay(
     table: &mut Table,
     environment: impl Iterator<Item = (String, String)>,
     problems: &mut Vec<Problem>,
-) -> BTreeMap<String, String> {
+) -> BTreeMap<String, Override> {
     let mut ours: Vec<_> = environment
         .filter(|(variable, _)| variable.starts_with(PREFIX))
         .collect();
@@ -70,7 +78,8 @@ pub(super) fn overlay(
             )),
             Some([key]) => {
                 set(table, key, &text);
-                overridden.insert(dotted(&key.path), variable);
+                let path = key.path.clone();
+                overridden.insert(dotted(&path), Override { variable, path });
             }
             Some(several) => problems.push(Problem::new(
                 variable,
@@ -117,8 +126,57 @@ fn collect(
     }
 }
 
-fn variable_of(path: &[String]) -> String {
-    PREFIX.to_owned() + &path.join("__").replace(['-', '.'], "_").to_uppercase()
+/// The variable that overrides the key at a path.
+pub fn variable_of<S: AsRef<str>>(path: &[S]) -> String {
+    let name = |section: &S| section.as_ref().replace(['-', '.'], "_").to_uppercase();
+    PREFIX.to_owned() + &path.iter().map(name).collect::<Vec<_>>().join("__")
+}
+
+/// The keys that the file sets, and that have another value by the environment. Whoever edits the file must see that it does
+/// not count, above all where it is a brake.
+pub(super) fn overruled(
+    mut file: Table,
+    config: &Config,
+    overridden: &BTreeMap<String, Override>,
+) -> Vec<Warning> {
+    let overridden = overridden.iter();
+    let written: Vec<_> = overridden
+        .filter(|(_, by)| find(&file, &by.path).is_some())
+        .collect();
+    let mut wrong = Vec::new();
+    let by_file = read::config(&mut file, &mut wrong);
+    let differs = config.differs_in(&by_file);
+    let is_other =
+        |key: &String| differs.contains(key) || wrong.iter().any(|problem| problem.key == *key);
+    let (on, on_by_file) = (config.brakes(), by_file.brakes());
+    let is_slower = by_file
+        .upstream
+        .limits
+        .is_slower_than(&config.upstream.limits);
+    let is_brake = |key: &String| match key.as_str() {
+        "upstream.limits.requests_per_second" => is_slower,
+        _ => on_by_file.contains(key) && !on.contains(key),
+    };
+    let warning = |(key, by): (&String, &Override)| {
+        let variable = &by.variable;
+        let (what, remedy) = if is_brake(key) {
+            (
+                "the brake",
+                "use another brake of docs/runbook.md now; take the variable away where the gateway is started, and restart it",
+            )
+        } else {
+            (
+                "the value",
+                "take the variable away where the gateway is started, or have the file say the same",
+            )
+        };
+        let reason = format!(
+            "{what} of the file is NOT in effect: the environment variable {variable} overrides it"
+        );
+        Warning::new(key, reason, remedy)
+    };
+    let others = written.into_iter().filter(|(key, _)| is_other(key));
+    others.map(warning).collect()
 }
 
 fn unknown(variable: String, known: &BTreeMap<String, Vec<Key>>) -> Problem {

@@ -3,17 +3,22 @@
 //! What is read again and again must be a regular file: of a FIFO or a device nobody knows when it ends, or what reading it does.
 //! And nobody waits for long: what hangs with its disk is a thread of its own, and none of the runtime's, so that neither the
 //! other files nor the end of the process wait for it.
+//!
+//! A thread that hangs cannot be ended, and on a mount that is dead it hangs for ever, though another one has taken the mount's
+//! place. So the file is read again by a further thread now and then.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::clock::wall_clock;
 use crate::open_files;
 
 /// Bytes: more than the certificates of a whole operating system.
@@ -26,12 +31,61 @@ const HEAD_START: Duration = Duration::from_secs(1);
 /// So much longer they have, all together.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// A file that hangs is read again after that, and each time after twice as long as before: 14 times in a day.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+
+/// So many threads of one file may hang: more than come together in a year.
+const MOST_READERS: usize = 24;
+
 /// Reads files, in one of two ways.
 #[derive(Debug)]
 pub struct Files {
     takes_streams: bool,
-    /// Those that hung when they were read last, and who still reads them.
-    hanging: Mutex<HashMap<PathBuf, JoinHandle<()>>>,
+    /// Those that somebody still reads.
+    hanging: Mutex<HashMap<PathBuf, Hang>>,
+}
+
+/// A file whose readers hang.
+#[derive(Debug)]
+struct Hang {
+    /// When what came to nothing was begun; nothing once the file could be read again.
+    since: Option<SystemTime>,
+    /// When the file is read again, if it still hangs then.
+    again: Instant,
+    /// How long that is after the last time.
+    pause: Duration,
+    /// On a mount that was replaced they never end.
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Hang {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: None,
+            again: now,
+            pause: Duration::ZERO,
+            readers: Vec::new(),
+        }
+    }
+
+    /// Forgets the readers that have come to an end. Where one has, the file can be read.
+    fn look(&mut self) {
+        let before = self.readers.len();
+        self.readers.retain(|reader| !reader.is_finished());
+        if self.readers.len() < before {
+            self.since = None;
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        now >= self.again && self.readers.len() < MOST_READERS
+    }
+
+    /// It hung for this one too.
+    fn add(&mut self, reader: JoinHandle<()>, now: Instant, pause: Duration) {
+        self.readers.push(reader);
+        (self.pause, self.again) = (pause, now + pause);
+    }
 }
 
 /// What was in a file.
@@ -71,17 +125,47 @@ impl Files {
             return paths.into_iter().map(read).collect();
         }
         let mut hanging = self.hanging.lock().unwrap_or_else(PoisonError::into_inner);
-        hanging.retain(|_, reader| !reader.is_finished());
-        let (known, wanted) = paths
-            .into_iter()
-            .partition::<Vec<_>, _>(|path| hanging.contains_key(path));
+        hanging.values_mut().for_each(Hang::look);
+        hanging.retain(|_, hang| !hang.readers.is_empty());
+        let (since, begun) = (wall_clock(), Instant::now());
+        let (mut wanted, mut again) = (Vec::new(), HashMap::new());
+        let (tell, told) = channel();
+        for path in &paths {
+            let known = hanging.get(path).filter(|hang| hang.since.is_some());
+            let Some(hang) = known else {
+                wanted.push(path.clone());
+                continue;
+            };
+            if hang.is_due(begun)
+                && let Ok(reader) = spawn([path.clone()], tell.clone())
+            {
+                again.insert(path.clone(), reader);
+            }
+        }
         let mut contents = Contents::new();
         let late = read_beside(wanted, &mut contents);
-        for path in known.iter().chain(late.keys()) {
-            let hangs = io::Error::new(io::ErrorKind::TimedOut, HANGS);
-            contents.insert(path.clone(), Err(hangs));
+        wait_for(&mut again, &told, begun + HEAD_START, &mut contents);
+        let now = Instant::now();
+        for (path, reader) in late {
+            let hang = hanging.entry(path).or_insert_with(|| Hang::new(now));
+            hang.since = Some(since);
+            hang.add(reader, now, FIRST_PAUSE);
         }
-        hanging.extend(late);
+        for path in paths {
+            let Some(hang) = hanging.get_mut(&path) else {
+                continue;
+            };
+            if let Some(reader) = again.remove(&path) {
+                hang.add(reader, now, hang.pause * 2);
+            }
+            match contents.entry(path) {
+                Entry::Occupied(_) => hang.since = None,
+                Entry::Vacant(nothing) => {
+                    let since = hang.since.unwrap_or(since);
+                    nothing.insert(Err(hangs(since)));
+                }
+            }
+        }
         contents
     }
 
@@ -99,7 +183,12 @@ impl Files {
     }
 }
 
-const HANGS: &str = "it hangs: for five seconds nothing has come of it";
+/// The same words as long as it hangs, so that it is told once.
+fn hangs(since: SystemTime) -> io::Error {
+    let since = humantime::format_rfc3339_seconds(since);
+    let reason = format!("it hangs: nothing has come of it since {since}");
+    io::Error::new(io::ErrorKind::TimedOut, reason)
+}
 
 /// What to do about it.
 pub(super) fn remedy(error: &io::Error) -> &'static str {
@@ -109,7 +198,9 @@ pub(super) fn remedy(error: &io::Error) -> &'static str {
             "let the user of the gateway read it; in a pod, with an fsGroup"
         }
         io::ErrorKind::InvalidInput => "name a regular file, or a link to one",
-        io::ErrorKind::TimedOut => "see to the disk or the mount that it is on",
+        io::ErrorKind::TimedOut => {
+            "see to the disk or the mount that it is on; a running gateway reads it again by itself"
+        }
         _ if open_files::are_exhausted(error) => open_files::REMEDY,
         _ => "name a readable file",
     }
@@ -143,16 +234,25 @@ fn read_beside(wanted: Vec<PathBuf>, contents: &mut Contents) -> HashMap<PathBuf
             Err(error) => drop(contents.insert(path, Err(error))),
         }
     }
-    let until = Instant::now() + PATIENCE;
-    while !late.is_empty() {
+    wait_for(&mut late, &told, Instant::now() + PATIENCE, contents);
+    late
+}
+
+/// Takes what these readers tell until then, and leaves those that have told nothing.
+fn wait_for(
+    readers: &mut HashMap<PathBuf, JoinHandle<()>>,
+    told: &Receiver<Read>,
+    until: Instant,
+    contents: &mut Contents,
+) {
+    while !readers.is_empty() {
         let patience = until.saturating_duration_since(Instant::now());
         let Ok((path, content)) = told.recv_timeout(patience) else {
             break;
         };
-        late.remove(&path);
+        readers.remove(&path);
         contents.insert(path, content);
     }
-    late
 }
 
 fn spawn(
@@ -209,4 +309,47 @@ fn check_regular(kind: FileType) -> io::Result<()> {
     };
     let reason = format!("it is {what}, not a regular file");
     Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, PoisonError};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_hangs_is_read_again_soon_then_seldom_and_never_by_more_than_so_many_threads() {
+        let end = Arc::new(Mutex::new(()));
+        let held = end.lock().unwrap();
+        let reader = || {
+            let end = end.clone();
+            thread::spawn(move || drop(end.lock().unwrap_or_else(PoisonError::into_inner)))
+        };
+        let begun = Instant::now();
+        let mut hang = Hang::new(begun);
+        hang.add(reader(), begun, FIRST_PAUSE);
+        let mut times = Vec::new();
+        // As often as an impatient operator would reload.
+        for seconds in (0..3600 * 24 * 800).step_by(5) {
+            let now = begun + Duration::from_secs(seconds);
+            if hang.is_due(now) {
+                times.push(seconds);
+                hang.add(reader(), now, hang.pause * 2);
+            }
+        }
+        assert_eq!(times[..4], [5, 15, 35, 75]);
+        let within = |days: u64| times.iter().filter(|at| **at < days * 24 * 3600).count();
+        assert_eq!((within(1), within(365)), (14, 22));
+        assert_eq!(hang.readers.len(), MOST_READERS);
+
+        hang.since = Some(SystemTime::UNIX_EPOCH);
+        hang.look();
+        assert!(hang.since.is_some(), "none has ended");
+        drop(held);
+        while !hang.readers.iter().any(JoinHandle::is_finished) {
+            thread::yield_now();
+        }
+        hang.look();
+        assert!(hang.since.is_none() && hang.readers.len() < MOST_READERS);
+    }
 }

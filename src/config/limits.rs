@@ -50,6 +50,15 @@ impl Limits {
         }
     }
 
+    /// Does it allow fewer requests a second?
+    pub(super) fn is_slower_than(&self, other: &Self) -> bool {
+        let most = |limits: &Self| match limits.requests_per_second {
+            Limit::Of(number) => number.get(),
+            Limit::None => u32::MAX,
+        };
+        most(self) < most(other)
+    }
+
     /// How many connections this process may hold.
     pub fn slots(&self) -> u32 {
         self.share(self.connections).unwrap_or(UNLIMITED_SLOTS)

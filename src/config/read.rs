@@ -10,6 +10,7 @@ use super::{
     problem::Problem,
     schema::{dotted, entry, find, nearest, schema},
     show::UNSET,
+    twice::Places,
 };
 
 /// Nothing but `server.admin_listen`, where it can be found, whatever else is wrong with the text.
@@ -30,22 +31,42 @@ pub(super) fn table(text: &str) -> Result<Table, Vec<Problem>> {
     let (_, mut errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         let parsed = text.parse();
-        return parsed.map_err(|error: toml::de::Error| vec![syntax(text, &error)]);
+        return parsed.map_err(|error: toml::de::Error| {
+            let remedy = NOT_TOML.to_owned();
+            vec![syntax(text, &error, remedy)]
+        });
     }
     errors.sort_by_key(|error| error.span().map_or(usize::MAX, |span| span.start));
-    Err(errors.iter().map(|error| syntax(text, error)).collect())
+    errors.dedup(); // of a section in another one's braces it tells twice
+    let offset = |error: &toml::de::Error| error.span().map_or(text.len(), |span| span.start);
+    let (duplicates, _): (Vec<_>, Vec<_>) = errors.iter().partition(|error| is_duplicate(error));
+    let duplicates: Vec<_> = duplicates.into_iter().map(offset).collect();
+    let places = Places::of(text);
+    let problem = |error| {
+        let remedy = if is_duplicate(error) {
+            places.remedy(offset(error), &duplicates)?
+        } else {
+            NOT_TOML.to_owned()
+        };
+        Some(syntax(text, error, remedy))
+    };
+    Err(errors.iter().filter_map(problem).collect())
 }
 
-fn syntax(text: &str, error: &toml::de::Error) -> Problem {
+const NOT_TOML: &str =
+    "correct this place; text stands in double quotes, a key with a slash as well";
+
+/// Is it about something that stands somewhere else too?
+fn is_duplicate(error: &toml::de::Error) -> bool {
+    let message = error.message();
+    message.starts_with("duplicate key") || message.starts_with("cannot extend value")
+}
+
+fn syntax(text: &str, error: &toml::de::Error, remedy: String) -> Problem {
     let offset = error.span().map_or(text.len(), |span| span.start);
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
-    let remedy = if error.message().starts_with("duplicate key") {
-        remedy_for_duplicate(text, line)
-    } else {
-        "correct this place; text stands in double quotes, a key with a slash as well".to_owned()
-    };
     Problem::new(
         format!("line {line}, column {column}"),
         format!("not TOML: {}", error.message()),
@@ -53,57 +74,11 @@ fn syntax(text: &str, error: &toml::de::Error) -> Problem {
     )
 }
 
-/// Names the line where what stands twice stood first, if it can be told by its spelling.
-fn remedy_for_duplicate(text: &str, line: usize) -> String {
-    const ANYWAY: &str =
-        "a section and a key stand once: put the line under the section that is there";
-    let before: Vec<&str> = text.lines().take(line).map(str::trim).collect();
-    let Some((second, before)) = before.split_last() else {
-        return ANYWAY.to_owned();
-    };
-    if let Some(section) = section(second) {
-        let first = before
-            .iter()
-            .position(|line| self::section(line) == Some(section));
-        return first.map_or(ANYWAY.to_owned(), |first| {
-            let first = first + 1;
-            format!("{section} stands in line {first} already: move what follows to there, and remove this second {section}")
-        });
-    }
-    let key = |line: &str| {
-        let (key, _) = line.split_once('=')?;
-        is_name(key).then(|| key.trim().to_owned())
-    };
-    let begins = before.iter().rposition(|line| section(line).is_some());
-    let begins = begins.map_or(0, |header| header + 1);
-    let first = before[begins..]
-        .iter()
-        .position(|line| key(line) == key(second));
-    match (key(second), first) {
-        (Some(key), Some(first)) => {
-            let first = begins + first + 1;
-            format!("{key} stands in line {first} already: change it there, and remove this line")
-        }
-        _ => ANYWAY.to_owned(),
-    }
-}
-
-/// The header that a line is, without what follows it.
-fn section(line: &str) -> Option<&str> {
-    let end = line.starts_with('[').then(|| line.find(']'))??;
-    line.get(..=end).filter(|header| is_name(header))
-}
-
-/// Names may be quoted in a message; in lists and inline tables there are values, too.
-fn is_name(text: &str) -> bool {
-    !text.contains(['{', ',', '='])
-}
-
 /// The table as a configuration. Keys that are unknown or have a wrong value are reported and taken out of the table, so that
 /// the rest of it can still be read and checked; what was taken out has its default.
 pub(super) fn config(table: &mut Table, problems: &mut Vec<Problem>) -> Config {
     let schema = schema();
-    take_unknown(table, &schema, &mut Vec::new(), problems);
+    take_unknown(table, (&schema, &schema), &mut Vec::new(), problems);
     loop {
         let error = match serde_path_to_error::deserialize(Value::Table(table.clone())) {
             Ok(config) => return config,
@@ -128,7 +103,7 @@ pub(super) fn config(table: &mut Table, problems: &mut Vec<Problem>) -> Config {
 /// Reports and takes out the keys that the schema does not have.
 fn take_unknown(
     table: &mut Table,
-    known: &Table,
+    (known, schema): (&Table, &Table),
     path: &mut Vec<String>,
     problems: &mut Vec<Problem>,
 ) {
@@ -139,7 +114,7 @@ fn take_unknown(
         .collect();
     for key in unknown {
         table.remove(&key);
-        let remedy = remedy_for_unknown(path, &key, known);
+        let remedy = remedy_for_unknown(path, &key, (known, schema));
         path.push(key);
         problems.push(Problem::new(dotted(path), "there is no such key", remedy));
         path.pop();
@@ -147,13 +122,20 @@ fn take_unknown(
     for (key, value) in table.iter_mut() {
         if let (Value::Table(inner), Some(Value::Table(known))) = (value, entry(known, key)) {
             path.push(key.clone());
-            take_unknown(inner, known, path, problems);
+            take_unknown(inner, (known, schema), path, problems);
             path.pop();
         }
     }
 }
 
-fn remedy_for_unknown(path: &[String], key: &str, known: &Table) -> String {
+fn remedy_for_unknown(path: &[String], key: &str, (known, schema): (&Table, &Table)) -> String {
+    if !path.is_empty() && schema.get(key).is_some_and(Value::is_table) {
+        // As `server.commands = false` at the end of a file, where it belongs to the section above it.
+        return format!(
+            "it is read as a key of [{}]: move it to the section [{key}], or above the first section of the file",
+            dotted(path)
+        );
+    }
     let meant = nearest(key, known.keys().map(String::as_str));
     let lower = key.to_lowercase();
     let is_secret = ["secret", "password", "token"]

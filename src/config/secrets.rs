@@ -4,7 +4,10 @@
 
 mod content;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -103,21 +106,55 @@ impl PartialEq for Ca {
 
 impl PartialEq for Secrets {
     fn eq(&self, other: &Self) -> bool {
-        let shown = |secret: &SecretString| secret.expose_secret().to_owned();
-        let of = |secrets: &Self| {
-            let tenants = secrets.tenants.iter().map(|(name, secret)| {
-                let previous = secret.previous.as_ref().map(shown);
-                (name.clone(), shown(&secret.current), previous)
-            });
-            let callers = secrets.callers.iter();
-            let callers = callers.map(|(name, token)| (name.clone(), shown(token)));
-            (
-                tenants.collect::<Vec<_>>(),
-                callers.collect::<Vec<_>>(),
-                secrets.admin_token.as_ref().map(shown),
-            )
+        self.by_key() == other.by_key()
+    }
+}
+
+impl Secrets {
+    /// The keys of `config` under which other secrets, or certificates, are in effect than `before`.
+    pub fn differs_in(&self, before: &Self, config: &Config) -> Vec<String> {
+        let (now, before) = (self.by_key(), before.by_key());
+        let all: BTreeSet<_> = now.keys().chain(before.keys()).collect();
+        let others = all
+            .into_iter()
+            .filter(|key| now.get(*key) != before.get(*key));
+        let from_variable = |name| {
+            let tenant = config.tenants.get(name);
+            tenant.is_some_and(|tenant| tenant.secret_file.is_none())
         };
-        of(self) == of(other) && self.ca == other.ca
+        others
+            .map(|key| match key[..] {
+                ["tenants", name, "secret_file"] if from_variable(name) => {
+                    dotted(&["tenants", name, "secret_env"])
+                }
+                _ => dotted(key),
+            })
+            .collect()
+    }
+
+    /// All of them, by the keys that name where they are; one in a variable as if it were in a file.
+    fn by_key(&self) -> BTreeMap<Vec<&str>, &[u8]> {
+        fn bytes(secret: &SecretString) -> &[u8] {
+            secret.expose_secret().as_bytes()
+        }
+        let mut all = BTreeMap::new();
+        for (name, TenantSecret { current, previous }) in &self.tenants {
+            all.insert(vec!["tenants", name, "secret_file"], bytes(current));
+            if let Some(previous) = previous {
+                let key = vec!["tenants", name, "previous_secret_file"];
+                all.insert(key, bytes(previous));
+            }
+        }
+        for (name, token) in &self.callers {
+            all.insert(vec!["callers", name, "token_file"], bytes(token));
+        }
+        if let Some(token) = &self.admin_token {
+            all.insert(vec!["server", "admin_token_file"], bytes(token));
+        }
+        if let Some(ca) = &self.ca {
+            all.insert(vec!["upstream", "ca_file"], &ca.pem);
+        }
+        all
     }
 }
 

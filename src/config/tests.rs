@@ -1,5 +1,6 @@
 //! The configuration as a whole: the shipped file, every problem at once, nothing secret in any message.
 
+mod brakes;
 mod rules;
 mod secrets;
 mod values;

@@ -14,6 +14,10 @@ use super::error::Error;
 use crate::config::{Config, Idempotency, Kind as ConfiguredKind, UnlistedPaths, ambiguity};
 use crate::telemetry::RouteKind;
 
+/// Said to whoever opens the address of the gateway in a browser, mostly in search of the admin page.
+const AT_THE_ROOT: &str = "this is the port of the callers (server.listen), who POST JSON to a path of Linksfield's such as \
+     /package/queryOrder; the admin page is at / of another port, which server.admin_listen names";
+
 /// All routes under one base URL.
 #[derive(Debug)]
 pub struct Routes {
@@ -192,6 +196,9 @@ impl Routes {
                     path: path.clone(),
                 }),
             };
+        }
+        if below == "/" {
+            return Err(Error::InvalidPath(AT_THE_ROOT));
         }
         if let Some(rule) = ambiguity(path) {
             return Err(Error::InvalidPath(rule));

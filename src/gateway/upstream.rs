@@ -39,8 +39,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use self::answer::Meaning;
-pub use self::answer::{Outcome, SUCCESS, Shape};
+pub(crate) use self::answer::Meaning; // for the tests of `probe`
+pub use self::answer::{Outcome, SUCCESS, Shape, UNPRINTABLE};
 use self::connection::{Connection, Farewell, Socket, is_malformed, open_http1, open_http2};
 pub use self::connection::{Line, Opening, Slot};
 use self::head::Malformed;

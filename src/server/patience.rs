@@ -3,7 +3,8 @@
 //! hyper has one timer for the head of a request and none for a peer who does not read. Here the phases are told apart:
 //! waiting for the first byte of a request, reading its head, answering it. The same place decides, when the server
 //! drains or needs room, whether a connection is idle: it is if no byte of a next request has come, so none that has
-//! goes unanswered, and no byte that nobody has read makes the kernel reset the connection.
+//! goes unanswered, and no byte that nobody has read makes the kernel reset the connection. Where room is needed, a stranger
+//! that holds back the rest of a head, or of a body that nobody wants, makes some as well (`places.rs`).
 //!
 //! hyper does not read again after an answer if it was waiting for bytes already, so whatever ends the answering phase
 //! wakes it: else neither the idle time nor the end of the server would ever be looked at.
@@ -56,6 +57,8 @@ struct Answers {
     is_behind: AtomicBool,
     /// Phases that have begun and not ended: of an answer, and of the rest of the request's body.
     on: AtomicUsize,
+    /// Those of them that are of the rest of a body, which nobody wants.
+    discarding: AtomicUsize,
     /// How many have ended: one may begin and end between two reads.
     ended: AtomicU64,
     /// Who reads, and waits for the answer to end.
@@ -75,8 +78,26 @@ impl Answering {
         self.wake_reader();
     }
 
+    /// The rest of a request's body is dropped from now on, while the answer is under way and after it.
+    pub fn begin_discarding(&self) {
+        self.begin();
+        self.0.discarding.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It has come to its end, or is given up.
+    pub fn end_discarding(&self) {
+        self.0.discarding.fetch_sub(1, Ordering::AcqRel);
+        self.end();
+    }
+
     fn is_on(&self) -> bool {
         self.0.on.load(Ordering::Acquire) > 0
+    }
+
+    /// Is the rest of a body all that is waited for?
+    fn is_discarding_alone(&self) -> bool {
+        self.is_on()
+            && self.0.discarding.load(Ordering::Acquire) == self.0.on.load(Ordering::Acquire)
     }
 
     /// A request begins.
@@ -145,6 +166,8 @@ pub struct PatientStream {
     has_ended: bool,
     /// When the peer was first found not to read.
     write_blocked_since: Option<Instant>,
+    /// When the rest of a body that is dropped was first waited for, with nothing else under way.
+    discarding_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
 }
@@ -162,16 +185,16 @@ enum Phase {
 }
 
 impl PatientStream {
-    /// Wraps an accepted connection. Once `drain` is cancelled, or `place` is wanted while the connection is idle, the
+    /// Wraps a connection that was accepted then. Once `drain` is cancelled, or `place` is wanted while the connection is idle, the
     /// connection ends as soon as it is idle.
     pub fn new(
         stream: TcpStream,
+        accepted: Instant,
         times: Times,
         answering: Answering,
         place: Arc<Place>,
         drain: &CancellationToken,
     ) -> Self {
-        let at = Instant::now();
         Self {
             stream,
             times,
@@ -179,11 +202,12 @@ impl PatientStream {
             lines: Lines::default(),
             answers_seen: 0,
             place,
-            phase: Phase::Accepted { at },
+            phase: Phase::Accepted { at: accepted },
             unread: Bytes::new(),
             has_ended: false,
             write_blocked_since: None,
-            timer: Box::pin(sleep_until(at + times.header)),
+            discarding_since: None,
+            timer: Box::pin(sleep_until(accepted + times.header)),
             draining: Box::pin(drain.clone().cancelled_owned()),
         }
     }
@@ -258,6 +282,27 @@ impl PatientStream {
         Poll::Ready(())
     }
 
+    /// Ready if the connection, of whose request a part is missing since then, is to end now.
+    fn poll_unfinished(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<()> {
+        if self.place.unfinished(since, cx.waker()) {
+            return Poll::Ready(());
+        }
+        self.poll_deadline(cx, since + self.times.header)
+    }
+
+    /// Ready if somebody wants the place of a connection on which the rest of a body is all that is waited for.
+    fn poll_discarding(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.write_blocked_since.is_some() || !self.answering.is_discarding_alone() {
+            self.discarding_since = None;
+            return Poll::Pending;
+        }
+        let since = *self.discarding_since.get_or_insert_with(Instant::now);
+        if self.place.unfinished(since, cx.waker()) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
     /// Ready once `deadline` has passed.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         loop {
@@ -282,6 +327,9 @@ impl PatientStream {
                 self.answering.wake_reader();
             }
             return written;
+        }
+        if self.write_blocked_since.is_none() {
+            self.place.busy(); // whoever wants it would wait until the peer reads
         }
         let since = *self.write_blocked_since.get_or_insert_with(Instant::now);
         ready!(self.poll_deadline(cx, since + self.times.write));
@@ -308,11 +356,12 @@ impl AsyncRead for PatientStream {
         match &mut this.phase {
             Phase::Answering => {
                 this.answering.wait_as_reader(cx.waker());
-                Poll::Pending
+                ready!(this.poll_discarding(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
             Phase::Head { since } => {
                 let since = *since.get_or_insert_with(Instant::now);
-                ready!(this.poll_deadline(cx, since + this.times.header));
+                ready!(this.poll_unfinished(cx, since));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
             Phase::Accepted { at: since } => {
@@ -382,6 +431,12 @@ mod tests {
         idle: Duration::from_secs(60),
     };
 
+    fn entered(stream: TcpStream, places: &Places, drain: &CancellationToken) -> PatientStream {
+        let accepted = Instant::now();
+        let place = Arc::new(places.enter(None, accepted));
+        PatientStream::new(stream, accepted, TIMES, Answering::default(), place, drain)
+    }
+
     /// The kernel has a byte, and the runtime has not asked it since: no task is polled but the test.
     #[tokio::test]
     async fn a_byte_that_has_come_keeps_the_connection_though_the_runtime_does_not_know_of_it() {
@@ -391,13 +446,12 @@ mod tests {
             let mut peer = std::net::TcpStream::connect(address).unwrap();
             let (stream, _) = listener.accept().await.unwrap();
             let (places, drain) = (Places::default(), CancellationToken::new());
-            let place = Arc::new(places.enter(None));
-            let mut stream = PatientStream::new(stream, TIMES, Answering::default(), place, &drain);
+            let mut stream = entered(stream, &places, &drain);
             let mut bytes = [0; 8];
             assert!(poll!(pin!(stream.read(&mut bytes))).is_pending());
 
             peer.write_all(b"P").unwrap();
-            let mut wanted = pin!(places.want_longest_idle());
+            let mut wanted = pin!(places.want(true));
             if is_draining {
                 drain.cancel();
             } else {
@@ -418,8 +472,7 @@ mod tests {
         let _peer = TcpStream::connect(address).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let (places, drain) = (Places::default(), CancellationToken::new());
-        let place = Arc::new(places.enter(None));
-        let mut stream = PatientStream::new(stream, TIMES, Answering::default(), place, &drain);
+        let mut stream = entered(stream, &places, &drain);
         let mut bytes = [0; 8];
         let (read, has_left) = tokio::join!(
             async {
@@ -427,7 +480,7 @@ mod tests {
                 drop(stream);
                 read
             },
-            places.want_longest_idle()
+            places.want(true)
         );
         assert_eq!((read.unwrap(), has_left), (0, Some(true)));
     }

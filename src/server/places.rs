@@ -1,10 +1,30 @@
-//! Who leaves when every place is taken? The connection that has been idle for the longest time, strangers before those who
-//! have authenticated. But one that was accepted a moment ago is about to send its first request: where strangers are few, it
-//! leaves last.
+//! Who leaves when every place is taken?
 //!
-//! Places are listed by since when they are idle, as far as is known. A request only notes in its own place that it is busy,
-//! so the list may be late: what it says is never after the truth. If it is true of the first place, that one has been idle
-//! for longer than all the others; if not, the place is listed anew.
+//! A connection *waits* while its peer owes it something: the first byte of a request, the rest of a head, or the rest of a body
+//! that is dropped. It is *known* once a request on it has authenticated, until then a *stranger*. The rules:
+//!
+//! 1. The stranger that has waited for the longest time leaves, if that is for [`GRACE`] at least.
+//! 2. Else the known one that has been idle for the longest time does, where strangers have a quarter of the places at most.
+//! 3. Else the newcomer waits, in turn with others, for [`GRACE`] since it was accepted; at its last look, or where too many
+//!    wait, the stranger that has waited for the longest time leaves at once. Without one, the newcomer is refused.
+//!
+//! What they promise:
+//!
+//! - A request that has come whole is never cut off, nor is one of which a known connection has sent a byte.
+//! - Whoever waits for a place has one a second after it connected, unless every stranger has a request in flight: those that
+//!   came before it have had their second by then. It has one at once where somebody has said nothing for a second.
+//! - One whose head comes at once is answered however many others connect, however often, and whatever they leave out: the
+//!   kernel has its head when it is asked to leave, so it stays.
+//! - Strangers take three quarters of the places from nobody who is known and keeps a connection between requests.
+//! - Bytes one by one are worth no more than one: a stranger waits since it was accepted, since its last answer, or since the
+//!   first byte of a later head, and no other byte begins that anew.
+//!
+//! They do not promise a place where strangers have a request in flight on each of theirs: whole heads whose body stays away
+//! and that nobody refuses (there are no tokens), or answers that are read slowly. The times of a connection bound those.
+//!
+//! Places are listed by since when they wait, as far as is known. A request only notes in its own place that it is busy, so
+//! the list may be late: what it says is never after the truth. If it is true of the first place, that one has waited for
+//! longer than all the others; if not, the place is listed anew.
 //!
 //! Nobody but the connection itself can close it without losing a request: the place is wanted, and the connection ends, or
 //! says that it stays.
@@ -18,16 +38,16 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-/// At how many busy places of a kind somebody who needs one looks: beyond them there may be an idle one, for the next to
-/// find. A look at each of a million would hold everybody up. (One at an idle place is paid by the requests that made the
+/// So long a stranger may wait for its peer while others want its place, and so long a newcomer waits for one.
+pub const GRACE: Duration = Duration::from_secs(1);
+
+/// Strangers may have one place in so many at the cost of known ones.
+const SHARE: usize = 4;
+
+/// At how many busy places of a kind somebody who needs one looks: beyond them there may be one that waits, for the next to
+/// find. A look at each of a million would hold everybody up. (One at a waiting place is paid by the requests that made the
 /// list late.)
 const MAX_BUSY: usize = 256;
-
-/// So long a stranger is about to send a request.
-const MOMENT: Duration = Duration::from_millis(100);
-
-/// Strangers are few while they have one place in so many.
-const FEW: usize = 4;
 
 /// The places of a listener's connections. Cloning is cheap.
 #[derive(Debug, Clone, Default)]
@@ -40,7 +60,7 @@ struct Listed {
     entered: u64,
 }
 
-/// By since when they are idle, and by a number that tells those of one moment apart.
+/// By since when they wait, and by a number that tells those of one moment apart.
 type Queue = BTreeMap<(Instant, u64), Arc<Standing>>;
 
 /// The place of a connection, free again once dropped.
@@ -48,12 +68,15 @@ type Queue = BTreeMap<(Instant, u64), Arc<Standing>>;
 pub struct Place {
     slot: Option<OwnedSemaphorePermit>,
     standing: Arc<Standing>,
+    /// Something of a request has come, and the rest is waited for.
+    has_part: AtomicBool,
     places: Places,
 }
 
 #[derive(Debug)]
 struct Standing {
     number: u64,
+    /// Changes with the list.
     is_known: AtomicBool,
     state: Mutex<State>,
 }
@@ -62,42 +85,42 @@ struct Standing {
 #[derive(Debug)]
 struct State {
     /// Where it is in the list.
-    listed: (bool, Instant),
-    idle_since: Option<Instant>,
-    /// Who reads, and waits for the next request.
+    listed_at: Instant,
+    waits_since: Option<Instant>,
+    /// Who reads, and waits for the peer.
     reader: Option<Waker>,
     /// Whoever wants the place waits for this: told that the connection stays, or dropped with it.
     wanted: Option<oneshot::Sender<()>>,
 }
 
 impl Places {
-    /// A place for a connection that was just accepted. It is idle: its task looks for a request when it is polled first.
-    pub fn enter(&self, slot: impl Into<Option<OwnedSemaphorePermit>>) -> Place {
+    /// A place for a connection that was accepted then. It waits: its task looks for a request when it is polled first.
+    pub fn enter(&self, slot: impl Into<Option<OwnedSemaphorePermit>>, accepted: Instant) -> Place {
         let mut listed = self.listed();
         listed.entered += 1;
-        let now = Instant::now();
         let standing = Arc::new(Standing {
             number: listed.entered,
             is_known: AtomicBool::new(false),
             state: Mutex::new(State {
-                listed: (false, now),
-                idle_since: Some(now),
+                listed_at: accepted,
+                waits_since: Some(accepted),
                 reader: None,
                 wanted: None,
             }),
         });
-        listed.list(standing.clone(), false, now);
+        listed.list(standing.clone(), accepted);
         Place {
             slot: slot.into(),
             standing,
+            has_part: AtomicBool::new(false),
             places: self.clone(),
         }
     }
 
-    /// Asks the connection that has been idle for the longest time to end, and waits until it has. False if it stays: it
-    /// was about to read a request. None if no connection is idle.
-    pub async fn want_longest_idle(&self) -> Option<bool> {
-        let wanted = self.listed().want_longest_idle(Instant::now())?;
+    /// Asks the connection whose turn it is to end, and waits until it has. False if it stays: it was about to read a request.
+    /// None if it is nobody's turn. At the `last` look of a newcomer no stranger has a grace.
+    pub async fn want(&self, last: bool) -> Option<bool> {
+        let wanted = self.listed().want(Instant::now(), last)?;
         Some(wanted.await.is_err())
     }
 
@@ -107,38 +130,54 @@ impl Places {
 }
 
 impl Listed {
-    fn want_longest_idle(&mut self, now: Instant) -> Option<oneshot::Receiver<()>> {
-        let are_few = self.strangers.len() * FEW <= self.strangers.len() + self.known.len();
-        let a_moment_ago = now.checked_sub(MOMENT).unwrap_or(now);
-        let until = if are_few { a_moment_ago } else { now };
-        // The last look is for those that were listed as strangers until now.
-        for (is_known, until) in [(false, until), (true, now), (false, now), (true, now)] {
-            let mut busy = 0;
-            while busy < MAX_BUSY
-                && let Some(first) = self.queue(is_known).first_entry()
-            {
-                let (listed_at, _) = *first.key();
-                if listed_at >= now || listed_at > until {
-                    break; // all have been looked at
-                }
-                let standing = first.remove();
-                let since = standing.state().free_since();
-                busy += usize::from(since.is_none());
-                let since = since.unwrap_or(now);
-                let is_still_known = standing.is_known.load(Ordering::Relaxed);
-                if since <= listed_at && is_still_known == is_known {
-                    self.list(standing.clone(), is_known, now);
-                    return Some(standing.want());
-                }
-                self.list(standing, is_still_known, since);
+    fn want(&mut self, now: Instant, last: bool) -> Option<oneshot::Receiver<()>> {
+        let are_few = self.strangers.len() * SHARE <= self.strangers.len() + self.known.len();
+        let a_grace_ago = now.checked_sub(GRACE);
+        a_grace_ago
+            .and_then(|until| self.want_longest(false, until, now))
+            .or_else(|| are_few.then(|| self.want_longest(true, now, now))?)
+            .or_else(|| last.then(|| self.want_longest(false, now, now))?)
+    }
+
+    /// Wants the one of a kind that has waited for the longest time, if it has since `until`.
+    fn want_longest(
+        &mut self,
+        is_known: bool,
+        until: Instant,
+        now: Instant,
+    ) -> Option<oneshot::Receiver<()>> {
+        let mut busy = 0;
+        while busy < MAX_BUSY
+            && let Some(first) = self.queue(is_known).first_entry()
+        {
+            let (listed_at, _) = *first.key();
+            if listed_at > until || listed_at >= now {
+                break; // all have been looked at
+            }
+            let standing = first.remove();
+            let since = standing.state().free_since();
+            busy += usize::from(since.is_none());
+            self.list(standing.clone(), since.unwrap_or(now));
+            if since.is_some_and(|since| since <= listed_at) {
+                return Some(standing.want());
             }
         }
         None
     }
 
-    fn list(&mut self, standing: Arc<Standing>, is_known: bool, at: Instant) {
-        standing.state().listed = (is_known, at);
-        self.queue(is_known).insert((at, standing.number), standing);
+    fn list(&mut self, standing: Arc<Standing>, at: Instant) {
+        standing.state().listed_at = at;
+        let key = (at, standing.number);
+        self.queue_of(&standing).insert(key, standing);
+    }
+
+    fn unlist(&mut self, standing: &Standing) {
+        let at = standing.state().listed_at;
+        self.queue_of(standing).remove(&(at, standing.number));
+    }
+
+    fn queue_of(&mut self, standing: &Standing) -> &mut Queue {
+        self.queue(standing.is_known.load(Ordering::Relaxed))
     }
 
     fn queue(&mut self, is_known: bool) -> &mut Queue {
@@ -153,29 +192,61 @@ impl Listed {
 impl Place {
     /// Nothing of a next request has been read. Whoever wants the place wakes `reader`. True if somebody does already.
     pub fn idle(&self, since: Instant, reader: &Waker) -> bool {
+        self.wait(since, reader)
+    }
+
+    /// A part of a request has been read. True if somebody wants the place, which is a stranger's.
+    pub fn unfinished(&self, since: Instant, reader: &Waker) -> bool {
+        if self.is_known() {
+            return false;
+        }
+        self.has_part.store(true, Ordering::Relaxed);
+        self.wait(since, reader)
+    }
+
+    fn wait(&self, since: Instant, reader: &Waker) -> bool {
         let mut state = self.standing.state();
-        state.idle_since = Some(since);
+        state.waits_since = Some(since);
         if !state.reader.as_ref().is_some_and(|it| it.will_wake(reader)) {
             state.reader = Some(reader.clone());
         }
-        state.wanted.is_some()
+        let (is_wanted, is_listed_after) = (state.wanted.is_some(), state.listed_at > since);
+        drop(state);
+        if is_listed_after {
+            // Somebody looked while it was busy.
+            let mut listed = self.places.listed();
+            listed.unlist(&self.standing);
+            listed.list(self.standing.clone(), since);
+        }
+        is_wanted
     }
 
     /// There is something of a next request: the connection stays, whoever wants its place.
     pub fn busy(&self) {
+        self.has_part.store(false, Ordering::Relaxed);
         let mut state = self.standing.state();
-        state.idle_since = None;
+        state.waits_since = None;
         if let Some(wanted) = state.wanted.take() {
             let _ = wanted.send(()); // nobody may wait any more
         }
     }
 
-    /// A request has come. Once one has authenticated, the connection is no stranger's.
+    /// A request has come whole. Once one has authenticated, the connection is no stranger's.
     pub fn meet(&self, is_authenticated: impl FnOnce() -> bool) {
-        let is_known = &self.standing.is_known;
-        if !is_known.load(Ordering::Relaxed) && is_authenticated() {
-            is_known.store(true, Ordering::Relaxed);
+        if self.has_part.load(Ordering::Relaxed) {
+            self.busy();
         }
+        if !self.is_known() && is_authenticated() {
+            let mut listed = self.places.listed();
+            listed.unlist(&self.standing);
+            self.standing.is_known.store(true, Ordering::Relaxed);
+            let at = self.standing.state().listed_at;
+            listed.list(self.standing.clone(), at);
+        }
+    }
+
+    fn is_known(&self) -> bool {
+        self.standing.is_known.load(Ordering::Relaxed)
     }
 }
 
@@ -183,11 +254,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         drop(self.slot.take()); // before whoever wants it hears of it
         let mut listed = self.places.listed();
-        let mut state = self.standing.state();
-        let (is_known, at) = state.listed;
-        state.wanted = None;
-        drop(state);
-        listed.queue(is_known).remove(&(at, self.standing.number));
+        listed.unlist(&self.standing);
+        self.standing.state().wanted = None;
     }
 }
 
@@ -212,57 +280,142 @@ impl Standing {
 }
 
 impl State {
-    /// Since when it is idle, unless somebody wants it already.
+    /// Since when it waits, unless somebody wants it already.
     fn free_since(&self) -> Option<Instant> {
-        self.idle_since.filter(|_| self.wanted.is_none())
+        self.waits_since.filter(|_| self.wanted.is_none())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
 
-    /// What happens on the connection with this number, and in the end somebody wants a place.
-    #[derive(Debug, Clone, Copy)]
-    enum Event {
-        Idle(usize),
-        Busy(usize),
-        Authenticated(usize),
-        Wanted,
-    }
-
-    const CONNECTIONS: usize = 6;
-
-    fn event() -> impl Strategy<Value = Event> {
-        let number = 0..CONNECTIONS;
-        prop_oneof![
-            number.clone().prop_map(Event::Idle),
-            number.clone().prop_map(Event::Busy),
-            number.prop_map(Event::Authenticated),
-            Just(Event::Wanted),
-        ]
-    }
+    const MS: fn(u64) -> Duration = Duration::from_millis;
 
     fn who_is_wanted(places: &[Place]) -> Option<usize> {
         let is_wanted = |place: &Place| place.standing.state().wanted.is_some();
         places.iter().position(is_wanted)
     }
 
+    /// A connection that was accepted ten seconds ago, and what it has done since.
+    #[derive(Debug, Clone, Copy)]
+    enum Is {
+        /// Nothing, and it was accepted as many milliseconds ago.
+        Silent(u64),
+        /// It has sent a part of its first head, and was accepted as many milliseconds ago.
+        Part(u64),
+        /// A part of a head that began as many milliseconds ago, after an answer.
+        LaterPart(u64),
+        /// Nothing since its last answer.
+        Idle(u64),
+        /// It has a request in flight.
+        Busy,
+        /// It is known, and idle for as long.
+        Known(u64),
+        /// It is known, and has sent a part of a head.
+        KnownPart(u64),
+        KnownBusy,
+    }
+
+    impl Is {
+        fn enter(self, all: &Places, now: Instant) -> Place {
+            let ago = |ms| now - MS(ms);
+            let place = all.enter(
+                None,
+                match self {
+                    Self::Silent(ms) | Self::Part(ms) => ago(ms),
+                    _ => ago(10_000),
+                },
+            );
+            if !matches!(self, Self::Silent(_)) {
+                place.busy();
+            }
+            if matches!(self, Self::Known(_) | Self::KnownPart(_) | Self::KnownBusy) {
+                place.meet(|| true);
+            }
+            match self {
+                Self::Silent(_) | Self::Busy | Self::KnownBusy => false,
+                Self::Part(ms) | Self::LaterPart(ms) | Self::KnownPart(ms) => {
+                    place.unfinished(ago(ms), Waker::noop())
+                }
+                Self::Idle(ms) | Self::Known(ms) => place.idle(ago(ms), Waker::noop()),
+            };
+            place
+        }
+    }
+
     #[test]
-    fn one_that_is_idle_is_found_among_many_whatever_happened_since_they_were_listed() {
-        let all = Places::default();
-        let places: Vec<_> = (0..3 * MAX_BUSY).map(|_| all.enter(None)).collect();
+    fn strangers_leave_after_a_second_then_known_ones_where_strangers_are_few_then_a_last_look_counts()
+     {
+        use Is::{Busy, Idle, Known, KnownBusy, KnownPart, LaterPart, Part, Silent};
+        let known = [Known(300), Known(9_000), KnownBusy, KnownPart(9_000)];
+        // Who is there, who leaves at a newcomer's first look, and who at its last.
+        for (there, first, last) in [
+            // Whatever a stranger leaves out, it has a second.
+            (&[Silent(999), Silent(998)][..], None, Some(0)),
+            (&[Silent(999), Silent(1_000)], Some(1), Some(1)),
+            (&[Part(999), Part(998)], None, Some(0)),
+            (&[Part(1_000), Silent(1_001)], Some(1), Some(1)),
+            (&[Silent(1_000), Part(1_001)], Some(1), Some(1)),
+            (&[Idle(999), Busy], None, Some(0)),
+            (&[Idle(1_000), Busy], Some(0), Some(0)),
+            // A head that begins late has a second too, and goes after those that wait for longer.
+            (&[LaterPart(10), Idle(20), Busy], None, Some(1)),
+            (&[LaterPart(1_000), Idle(900)], Some(0), Some(0)),
+            // Nobody with a request in flight leaves.
+            (&[Busy, Busy], None, None),
+            (&[KnownBusy, KnownPart(9_000), Busy], None, None),
+            // Known ones leave at once, where strangers are few and none of them has had its second.
+            (&known, Some(1), Some(1)),
+            (&[&known[..], &[Silent(999)]].concat(), Some(1), Some(1)),
+            (&[&known[..2], &[Silent(999)]].concat(), None, Some(2)),
+            (
+                &[&known[..], &known, &[Silent(999); 2]].concat(),
+                Some(1),
+                Some(1),
+            ),
+            (
+                &[&known[..], &known, &[Part(999); 3]].concat(),
+                None,
+                Some(8),
+            ),
+            (
+                &[&known[..], &known, &[Part(1_000); 2]].concat(),
+                Some(8),
+                Some(8),
+            ),
+            // Else they stay, even where no stranger can leave.
+            (&[&known[..], &known, &[Busy; 3]].concat(), None, None),
+            (
+                &[&known[..], &known, &[Busy, Busy, Idle(1)]].concat(),
+                None,
+                Some(10),
+            ),
+        ] {
+            for (is_last, expected) in [(false, first), (true, last)] {
+                let now = Instant::now() + Duration::from_hours(1);
+                let all = Places::default();
+                let places: Vec<_> = there.iter().map(|is| is.enter(&all, now)).collect();
+                let answer = all.listed().want(now, is_last);
+                assert_eq!(who_is_wanted(&places), expected, "{there:?}, {is_last}");
+                assert_eq!(answer.is_some(), expected.is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_waits_is_found_among_many_whatever_happened_since_they_were_listed() {
         let start = Instant::now();
+        let all = Places::default();
+        let places: Vec<_> = (0..3 * MAX_BUSY).map(|_| all.enter(None, start)).collect();
         for (place, number) in places.iter().zip(1..) {
             place.busy();
-            place.idle(start + Duration::from_millis(number), Waker::noop());
+            place.idle(start + MS(number), Waker::noop());
         }
-        let now = start + Duration::from_secs(3600);
-        assert!(all.listed().want_longest_idle(now).is_some());
+        let now = start + Duration::from_hours(1);
+        assert!(all.listed().want(now, false).is_some());
         assert_eq!(who_is_wanted(&places), Some(0));
 
         let (last, others) = places.split_last().unwrap();
@@ -270,74 +423,111 @@ mod tests {
             place.busy();
         }
         let mut looks = (1..).map(|number| now + Duration::from_secs(number));
-        let mut refused = 0;
-        while all
-            .listed()
-            .want_longest_idle(looks.next().unwrap())
-            .is_none()
-        {
-            refused += 1;
+        let mut in_vain = 0;
+        while all.listed().want(looks.next().unwrap(), false).is_none() {
+            in_vain += 1;
         }
         assert!(last.standing.state().wanted.is_some());
         assert_eq!(
-            refused, 1,
-            "with so many busy ones, the next one looks at the others"
+            in_vain, 2,
+            "with so many busy ones, the next looks are at the others"
         );
+    }
+
+    /// What happens on the connection with this number.
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Idle(usize),
+        Byte(usize),
+        Whole(usize, bool),
+        /// Somebody wants a place, for the last time or not.
+        Wanted(bool),
+    }
+
+    const CONNECTIONS: usize = 6;
+
+    fn event() -> impl Strategy<Value = Event> {
+        let number = || 0..CONNECTIONS;
+        prop_oneof![
+            number().prop_map(Event::Idle),
+            number().prop_map(Event::Byte),
+            (number(), prop::bool::weighted(0.2)).prop_map(|(of, known)| Event::Whole(of, known)),
+            any::<bool>().prop_map(Event::Wanted),
+        ]
+    }
+
+    /// What the rules are about.
+    #[derive(Debug, Clone, Copy)]
+    struct Expected {
+        is_known: bool,
+        /// Of its head, as long as that is no whole one.
+        begin: Option<Instant>,
+        waits_since: Option<Instant>,
+    }
+
+    impl Expected {
+        fn accepted(at: Instant) -> Self {
+            Self {
+                is_known: false,
+                begin: Some(at),
+                waits_since: Some(at),
+            }
+        }
+    }
+
+    fn who_leaves(of: &[Expected], now: Instant, is_last: bool) -> Option<usize> {
+        let longest = |is_known, until| {
+            let waiting = of.iter().enumerate().filter_map(|(number, it)| {
+                let since = it.waits_since.filter(|since| *since <= until);
+                (it.is_known == is_known).then_some((since?, number))
+            });
+            waiting.min().map(|(_, number)| number)
+        };
+        let strangers = of.iter().filter(|it| !it.is_known).count();
+        longest(false, now - GRACE)
+            .or_else(|| longest(true, now).filter(|_| 4 * strangers <= CONNECTIONS))
+            .or_else(|| longest(false, now).filter(|_| is_last))
     }
 
     proptest! {
         #[test]
-        fn whoever_is_wanted_is_idle_for_the_longest_time_and_a_stranger_if_there_is_one(
-            events in prop::collection::vec(event(), 1..200),
+        fn whoever_is_wanted_is_whose_turn_it_is_whatever_happened_before(
+            events in prop::collection::vec((event(), 1_u64..300), 1..200),
         ) {
+            let mut now = Instant::now() + Duration::from_hours(1);
             let all = Places::default();
-            let places: Vec<_> = (0..CONNECTIONS).map(|_| all.enter(None)).collect();
-            // By whether it has authenticated, and since which event it is idle.
-            let mut expected: Vec<_> = (0..CONNECTIONS).map(|_| (false, Some(0))).collect();
-            let start = Instant::now();
-            for (event, number) in events.into_iter().zip(1..) {
-                let now = start + Duration::from_millis(number);
+            let mut places: Vec<_> = (0..CONNECTIONS).map(|_| all.enter(None, now)).collect();
+            let mut expected = vec![Expected::accepted(now); CONNECTIONS];
+            for (event, ms) in events {
+                now += MS(ms);
                 match event {
-                    Event::Idle(of) if expected[of].1.is_none() => {
-                        expected[of].1 = Some(number);
+                    Event::Idle(of) if expected[of].begin.is_none() => {
+                        expected[of].waits_since = Some(now);
                         places[of].idle(now, Waker::noop());
                     }
                     Event::Idle(_) => {}
-                    Event::Busy(of) => {
-                        expected[of].1 = None;
+                    Event::Byte(of) => {
+                        let it = &mut expected[of];
+                        let begin = *it.begin.get_or_insert(now);
+                        it.waits_since = Some(begin).filter(|_| !it.is_known);
                         places[of].busy();
+                        places[of].unfinished(begin, Waker::noop());
                     }
-                    Event::Authenticated(of) => {
-                        expected[of].0 = true;
-                        places[of].meet(|| true);
+                    Event::Whole(of, is_authenticated) => {
+                        let it = &mut expected[of];
+                        (it.begin, it.waits_since) = (None, None);
+                        it.is_known |= is_authenticated;
+                        places[of].busy();
+                        places[of].meet(|| is_authenticated);
                     }
-                    Event::Wanted => {
-                        let answer = all.listed().want_longest_idle(now);
-                        let strangers = expected.iter().filter(|(is_known, _)| !is_known).count();
-                        let are_few = strangers * FEW <= CONNECTIONS;
-                        let of = who_is_wanted(&places);
-                        // Who has authenticated of late may be taken for a stranger still, and among those that are idle for
-                        // a moment only the list may be late.
-                        let is_right = [are_few, false].into_iter().any(|are_few| {
-                            let rank = |of: usize| match expected[of] {
-                                (false, Some(since)) if are_few && number - since < 100 => 2,
-                                (is_known, _) => usize::from(is_known),
-                            };
-                            let idle = (0..CONNECTIONS).filter(|of| expected[*of].1.is_some());
-                            let best = idle.min_by_key(|of| (rank(*of), expected[*of].1));
-                            match (of, best) {
-                                (Some(of), Some(best)) => {
-                                    let (since, of_best) = (expected[of].1, expected[best].1);
-                                    rank(of) == rank(best) && since.unwrap() <= of_best.unwrap() + 100
-                                }
-                                _ => of == best,
-                            }
-                        });
-                        prop_assert!(is_right, "{of:?}");
+                    Event::Wanted(is_last) => {
+                        let of = who_leaves(&expected, now, is_last);
+                        let answer = all.listed().want(now, is_last);
+                        prop_assert_eq!(who_is_wanted(&places), of);
                         prop_assert_eq!(answer.is_some(), of.is_some());
                         if let Some(of) = of {
-                            expected[of].1 = None;
-                            places[of].busy();
+                            places[of] = all.enter(None, now);
+                            expected[of] = Expected::accepted(now);
                         }
                     }
                 }

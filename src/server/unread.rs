@@ -95,7 +95,9 @@ pub fn closes(answer: &HeaderMap) -> bool {
 /// Is it certain that the rest of a body comes, where it ends, and that the whole has at most `most` bytes?
 ///
 /// With both `Transfer-Encoding` and `Content-Length` hyper frames by the former, shows no trace of the latter, and ends the
-/// connection with the answer (section 6.1).
+/// connection with the answer (section 6.1). Such a body is dropped as if it had no length: within the same bounds, so it costs
+/// what anybody can cost who leaves the length out, and nothing behind it runs. To know better, each head would have to be
+/// searched before hyper reads it, those of hits too.
 fn is_discardable(head: &request::Parts, body: &Received, most: u64) -> bool {
     let may_stay_away = head.headers.contains_key(EXPECT) && !body.is_asked_for();
     head.version == Version::HTTP_11 // an older peer may count on the end of the connection

@@ -57,7 +57,7 @@ families! {
         /// of open files leaves.
         limit: IntGauge, "connections_limit";
 
-        /// Idle connections that were closed to make room for others.
+        /// Connections without a whole request that were closed to make room for others.
         evicted: IntCounterVec, "connections_evicted_total" by [listener];
     }
 

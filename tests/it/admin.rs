@@ -335,6 +335,30 @@ async fn a_path_or_method_that_the_admin_listener_lacks_is_told_what_there_is() 
 }
 
 #[tokio::test]
+async fn who_takes_one_port_for_the_other_is_told_which_key_names_the_right_one() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    for path in ["/", "/cube/v4/"] {
+        for method in ["GET", "POST"] {
+            let request = format!("{method} {path} HTTP/1.1\r\nHost: gateway\r\n\r\n");
+            let reply = gateway.connect().await.exchange(request.as_bytes()).await;
+            assert_eq!(
+                (reply.status, reply.problem().1.as_str()),
+                (400, "invalid_path")
+            );
+            let detail = reply.json()["detail"].to_string();
+            for part in ["port of the callers", "admin page", "server.admin_listen"] {
+                assert!(detail.contains(part), "{method} {path}: {detail}");
+            }
+            assert!(!detail.contains("leave it out"), "{detail}");
+        }
+    }
+    let reply = gateway.post_to_admin(QUERY, &[], "{}").await;
+    let text = String::from_utf8(reply.body).unwrap();
+    assert!(text.contains("server.listen"), "{text}");
+}
+
+#[tokio::test]
 async fn a_request_is_explained_and_not_sent() {
     let upstream = upstream().answers(page(1, 2, 105)).run().await;
     let gateway = gateway(&upstream).run().await;

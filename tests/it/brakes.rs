@@ -230,7 +230,10 @@ async fn once_a_reload_has_answered_no_order_that_waits_is_sent() {
             })
             .await;
             gateway.rewrite(key, value);
-            assert_eq!(gateway.reload().await.status, 200, "{key}");
+            let reply = gateway.reload().await;
+            assert_eq!(reply.status, 200, "{key}");
+            let on = key.replace("/package/orderPackage", "\"/package/orderPackage\"");
+            assert_eq!(reply.json()["brakes"], json!([on]));
             assert_eq!(upstream.calls(), 3, "{key}");
             until("those that waited have gone", async || {
                 gateway.metric("queue_length", &[]).await == 0.0

@@ -29,6 +29,22 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
+/// Of what each kind of slip says to do next.
+const NEXT: [(&str, &str); 6] = [
+    ("parameters", "Correct which parameters your code signs"),
+    ("text", "Correct the text, sign again"),
+    (
+        "secret",
+        "Correct the code that reads the secret, sign again",
+    ),
+    (
+        "file",
+        "Correct the file, and calibrate again: for this, no body has to be signed again",
+    ),
+    ("digest", "Correct the code that makes it, sign again"),
+    ("form", "Correct how it is written into sign"),
+];
+
 #[test]
 fn a_slip_that_cannot_be_the_rule_is_named_with_what_to_change() {
     let rows: Vec<Value> = serde_json::from_str(include_str!("../data/slips.json")).unwrap();
@@ -45,6 +61,10 @@ fn a_slip_that_cannot_be_the_rule_is_named_with_what_to_change() {
         );
         for part in row["told"].as_array().unwrap() {
             assert!(told.contains(part.as_str().unwrap()), "{name}: {told}");
+        }
+        for (kind, next) in NEXT {
+            let is_said = row["next"].as_array().unwrap().contains(&kind.into());
+            assert_eq!(told.contains(next), is_said, "{name}, {kind}: {told}");
         }
         assert!(!told.contains("is it the one"), "{name}: {told}");
         assert!(!told.contains(SECRET), "{name}: {told}");

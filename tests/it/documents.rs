@@ -314,6 +314,12 @@ fn a_brake_holds_where_the_runbook_says_and_a_second_header_is_refused_with_the_
         assert_eq!(output.status.code(), Some(1), "{header}");
         let remedy = format!("{header} stands in line {} already", place + 1);
         assert!(told.contains(&remedy), "{remedy}: {told}");
+        let destination = match own {
+            Some(own) => format!("in place of line {}", place + 2 + own),
+            None => format!("below line {}", place + 1),
+        };
+        let remedy = format!("put {key} = … {destination}, and remove this second {header}");
+        assert!(told.contains(&remedy), "{remedy}: {told}");
 
         // And under the header, although the key stands there.
         if let Some(own) = own {

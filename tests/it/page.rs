@@ -110,6 +110,14 @@ async fn the_page_says_what_somebody_has_to_know_first() {
     assert!(!braked.contains("All is well."));
 
     gateway.rewrite("tenants.acme.commands", "true");
+    let refused = ("routes./package/orderPackage.kind", "\"refuse\"");
+    gateway.rewrite(refused.0, refused.1);
+    assert_eq!(gateway.reload().await.status, 200);
+    let (_, braked) = look(&gateway, "").await;
+    assert!(braked.contains("The route /package/orderPackage is refused."));
+    assert!(!braked.contains("All is well."));
+
+    gateway.rewrite(refused.0, "\"command\"");
     for (brake, value) in [("server.commands", "false"), ("upstream.paused", "true")] {
         gateway.rewrite(brake, value);
         assert_eq!(gateway.reload().await.status, 200);

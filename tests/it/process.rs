@@ -202,11 +202,45 @@ async fn a_second_process_on_the_same_port_fails_at_start() {
     let config = second.write();
     let served = run(second.command(&["serve", "--config", &config]), "");
     assert_eq!(served.status.code(), Some(1));
-    assert!(
-        err(&served).contains("server.listen") && err(&served).contains(&first.address),
-        "{}",
-        err(&served)
-    );
+    for part in [
+        "server.listen = ",
+        &first.address,
+        "in use",
+        &format!("server.listen in {config}"),
+        "LINKSFIELD_GATEWAY__SERVER__LISTEN",
+    ] {
+        assert!(err(&served).contains(part), "{part}: {}", err(&served));
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told_with_the_option_that_changes_it() {
+    const BINARY: &str = env!("CARGO_BIN_EXE_linksfield-gateway");
+    // Each of the three ports of the demo is the one that is taken, and the one of the simulator.
+    for (command, further, what) in [
+        ("demo", 0, "server.listen"),
+        ("demo", 1, "server.admin_listen"),
+        ("demo", 2, "the simulator"),
+        ("simulate", 0, "the simulator"),
+    ] {
+        // The ports before it may be taken too, by whoever else runs on this machine: then another one is tried.
+        let told = (0..20).find_map(|_| {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let taken = listener.local_addr().unwrap();
+            let mut listen = taken;
+            listen.set_port(taken.port() - further);
+            let mut process = Command::new(BINARY);
+            process.args([command, "--listen", &listen.to_string()]);
+            let ended = run(process, "");
+            assert_eq!(ended.status.code(), Some(1), "{command} {further}");
+            let told = err(&ended).to_owned();
+            told.contains(&taken.to_string()).then_some(told)
+        });
+        let told = told.expect("one port among twenty is free");
+        for part in [what, "in use", "--listen"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -96,6 +96,98 @@ async fn a_reload_that_comes_second_says_what_came_first() {
 }
 
 #[tokio::test]
+async fn a_reload_names_every_brake_that_is_on() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let on = async || gateway.reload().await.json()["brakes"].clone();
+    assert_eq!(on().await, json!([]));
+    for (key, value) in [
+        ("tenants.acme.commands", "false"),
+        ("routes./package/orderPackage.kind", "\"refuse\""),
+        ("routes./package/orderPackage.invalidates", "[]"),
+        ("upstream.paused", "true"),
+    ] {
+        gateway.rewrite(key, value);
+    }
+    let all = json!([
+        "upstream.paused",
+        "tenants.acme.commands",
+        "routes.\"/package/orderPackage\".kind"
+    ]);
+    assert_eq!(on().await, all);
+    assert_eq!(on().await, all, "whoever has put them on");
+    gateway.rewrite("upstream.paused", "false");
+    let left = on().await;
+    assert_eq!(left.as_array().map(Vec::len), Some(2), "{left}");
+}
+
+#[tokio::test]
+async fn a_brake_that_the_environment_overrides_is_told_though_nothing_changes() {
+    const VARIABLE: &str = "LINKSFIELD_GATEWAY__SERVER__COMMANDS";
+    let upstream = upstream().answers(success(&json!({}))).run().await;
+    let gateway = gateway(&upstream).environment(VARIABLE, "true").run().await;
+    gateway.rewrite("server.commands", "false");
+    let said = gateway.reload().await.json();
+    assert_eq!(
+        (&said["changed"], &said["brakes"]),
+        (&json!(false), &json!([]))
+    );
+    let is_of = |warning: &&Value| warning["key"] == "server.commands";
+    let warning = said["warnings"].as_array().unwrap().iter().find(is_of);
+    let reason = warning.unwrap()["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("the brake of the file is NOT in effect") && reason.contains(VARIABLE),
+        "{reason}"
+    );
+    assert_eq!(gateway.order().await.status, 200);
+    // It is logged once, whoever reads the file again.
+    let lines = || {
+        let told = gateway.log().into_iter().filter(|line| is_of(&line));
+        let told = told.map(|line| (line["level"].clone(), line["reason"].clone()));
+        told.collect::<Vec<_>>()
+    };
+    until("it is logged", async || !lines().is_empty()).await;
+    gateway.reload().await;
+    assert_eq!(lines(), [(json!("WARN"), json!(reason))]);
+}
+
+#[tokio::test]
+async fn another_secret_is_told_by_its_key_and_not_by_its_value() {
+    const OTHER: &str = "rotated-hunter2";
+    let upstream = upstream().takes_any_signature().run().await;
+    let gateway = gateway(&upstream)
+        .set("server.reload_interval", "\"1h\"")
+        .run()
+        .await;
+    gateway.replace("secret-acme", OTHER);
+    let said = gateway.reload().await.json();
+    let key = "tenants.acme.secret_file";
+    // By this reload, or by one that the system's word of the change has brought.
+    let last = &said["last_change"];
+    assert_eq!(
+        (&last["changed_keys"], &last["changed_secrets"]),
+        (&json!([]), &json!([key]))
+    );
+    let detail = said["detail"].as_str().unwrap();
+    assert!(
+        detail.contains(&format!("the content of {key}")),
+        "{detail}"
+    );
+    let told = || {
+        let log = gateway.log();
+        let is_told = |line: &&Value| line["message"] == "configuration or secrets changed";
+        log.iter().find(is_told).cloned()
+    };
+    until("it is logged", async || told().is_some()).await;
+    let line = told().unwrap();
+    assert_eq!(
+        (&line["secrets"], &line["keys"]),
+        (&json!(key), &Value::Null)
+    );
+    assert!(!gateway.output().contains(OTHER) && !said.to_string().contains(OTHER));
+}
+
+#[tokio::test]
 async fn a_configuration_that_cannot_be_used_changes_nothing_and_is_told_once() {
     let upstream = upstream().run().await;
     let gateway = gateway(&upstream).run().await;

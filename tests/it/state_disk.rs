@@ -1,13 +1,17 @@
 //! A state disk that hangs: calls go on, keyed commands are refused, hits wait for nothing, and nothing is Linksfield's
-//! fault. A state file that is lost: what had keys is never taken for new.
+//! fault. A state file that is lost: what had keys is never taken for new, and what is new is told.
 
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
 use crate::matrix::{assert_told, cell, twice};
-use crate::support::gateway::{Gateway, keyed_order as order, with_state};
-use crate::support::{Gate, Reply, Shim, gateway, page, success, until, upstream};
+use crate::support::gateway::{Builder, Gateway, keyed_order as order, with_state};
+use crate::support::{Gate, Reply, Shim, gateway, gateway_to, page, success, until, upstream};
 
 const ORDER: &str = "/package/orderPackage";
 
@@ -218,6 +222,30 @@ async fn while_the_disk_hangs_each_request_gets_what_the_document_says() {
     shim.let_go();
 }
 
+/// `check` with this configuration: its exit code, and what it says.
+fn check(builder: &Builder) -> (Option<i32>, String) {
+    let config = builder.write();
+    let mut check = builder.command(&["check", "--config", &config]);
+    let told = check.stdin(Stdio::null()).output().unwrap();
+    (told.status.code(), String::from_utf8(told.stderr).unwrap())
+}
+
+/// What a start says is said by `check` too, with the same remedy.
+fn assert_same(start: &str, check: &str) {
+    let start = start
+        .lines()
+        .find_map(|line| line.strip_prefix("server.state_dir: "));
+    let (_, check) = check.split_once("server.state_dir\n").unwrap();
+    let line = |name: &str| {
+        let line = check
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name}{check}")).to_owned()
+    };
+    let told = format!("{}; {}", line("reason: "), line("remedy: "));
+    assert_eq!(Some(told.as_str()), start);
+}
+
 #[tokio::test]
 async fn a_state_that_has_had_keys_and_is_lost_is_a_reason_not_to_start_until_somebody_says_so() {
     let upstream = upstream().run().await;
@@ -252,6 +280,8 @@ async fn a_state_that_has_had_keys_and_is_lost_is_a_reason_not_to_start_until_so
         }
         let gateway = builder().run().await;
         assert_eq!(order(&gateway, "one").await.status, 200);
+        let (code, told) = check(&builder());
+        assert_eq!(code, Some(0), "while it is in use: {told}");
         drop(gateway);
 
         lose(&state);
@@ -270,6 +300,10 @@ async fn a_state_that_has_had_keys_and_is_lost_is_a_reason_not_to_start_until_so
             for part in ["server.state_dir", "state.redb", reason, "state.redb.used"] {
                 assert!(told.contains(part), "{part}: {told}");
             }
+            let (code, checked) = check(&builder().set("server.lisen", "1"));
+            assert_eq!(code, Some(1));
+            assert!(checked.contains("server.lisen"), "{checked}");
+            assert_same(&told, &checked);
         }
         assert_eq!(names(), before, "what is left is left as it is");
 
@@ -294,4 +328,191 @@ async fn a_state_of_before_the_marker_is_taken_and_marked() {
     let gateway = run().await;
     assert!(is_replay(&order(&gateway, "one").await));
     assert!(marker.exists());
+}
+
+/// All that is said of a state that was begun anew.
+fn new_states(gateway: &Gateway) -> Vec<String> {
+    let log = gateway.log();
+    let told = log.iter().filter(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        line["level"] == "WARN" && message.contains("held no state, a new one is begun")
+    });
+    told.map(|line| line["folder"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_state_that_is_begun_anew_is_told_at_that_start_and_at_no_other() {
+    let upstream = upstream().run().await;
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let run = async || with_state(gateway(&upstream), &folder).run().await;
+    let told = [state.to_str().unwrap().to_owned()];
+    assert_eq!(new_states(&run().await), told, "the first start");
+    let again = run().await;
+    assert!(new_states(&again).is_empty(), "it has had no key");
+    assert_eq!(order(&again, "one").await.status, 200);
+    drop(again);
+    assert!(new_states(&run().await).is_empty());
+
+    let remove_all = || {
+        for file in std::fs::read_dir(&state).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+    };
+    remove_all(); // an empty folder, as of another volume
+    assert_eq!(new_states(&run().await), told);
+    std::fs::write(state.join("state.redb"), "").unwrap(); // its making was cut short
+    assert_eq!(new_states(&run().await), told);
+    assert!(new_states(&run().await).is_empty());
+    assert!(new_states(&gateway(&upstream).run().await).is_empty());
+}
+
+/// What stands in the way of a state: its name, the rights that a superuser gives up to meet it, and how it comes there. It
+/// returns the folder of the state.
+type Obstacle = (&'static str, &'static [&'static str], fn(&Path) -> PathBuf);
+
+/// Rights of files count, whoever it is.
+const AS_ANYBODY: &[&str] = &["--bounding-set=-dac_override,-dac_read_search"];
+
+/// Another user, who can reach the binary wherever it is.
+const AS_ANOTHER: &[&str] = &[
+    "--reuid=65534",
+    "--inh-caps=+dac_read_search",
+    "--ambient-caps=+dac_read_search",
+];
+
+fn state_in(root: &Path) -> PathBuf {
+    let state = root.join("state");
+    std::fs::create_dir(&state).unwrap();
+    state
+}
+
+fn allow(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+const OBSTACLES: [Obstacle; 15] = [
+    ("a file in its place", &[], |root| {
+        let state = root.join("state");
+        std::fs::write(&state, "").unwrap();
+        state
+    }),
+    ("a file above it", &[], |root| {
+        std::fs::write(root.join("file"), "").unwrap();
+        root.join("file/state")
+    }),
+    ("a link to nothing in its place", &[], |root| {
+        let state = root.join("state");
+        symlink("nothing", &state).unwrap();
+        state
+    }),
+    ("a link to nothing above it", &[], |root| {
+        symlink("nothing", root.join("link")).unwrap();
+        root.join("link/state")
+    }),
+    ("a directory as the file", &[], |root| {
+        let state = state_in(root);
+        std::fs::create_dir(state.join("state.redb")).unwrap();
+        state
+    }),
+    ("a FIFO as the file", &[], |root| {
+        let state = state_in(root);
+        let made = Command::new("mkfifo")
+            .arg(state.join("state.redb"))
+            .status();
+        assert!(made.unwrap().success());
+        state
+    }),
+    ("a socket as the file", &[], |root| {
+        let state = state_in(root);
+        drop(UnixListener::bind(state.join("state.redb")).unwrap());
+        state
+    }),
+    ("a device as the file", &[], |root| {
+        let state = state_in(root);
+        symlink("/dev/zero", state.join("state.redb")).unwrap();
+        state
+    }),
+    ("a damaged one that was set aside", &[], |root| {
+        let state = state_in(root);
+        std::fs::write(state.join("state.redb.damaged"), "").unwrap();
+        state
+    }),
+    ("something else", &[], |root| {
+        let state = state_in(root);
+        std::fs::write(state.join("state.redb"), "something else").unwrap();
+        state
+    }),
+    ("no right to make the folder", AS_ANYBODY, |root| {
+        let above = root.join("above");
+        std::fs::create_dir(&above).unwrap();
+        allow(&above, 0o500);
+        above.join("a/state")
+    }),
+    ("no right to make the file", AS_ANYBODY, |root| {
+        let state = state_in(root);
+        allow(&state, 0o500);
+        state
+    }),
+    ("no right to look into the folder", AS_ANYBODY, |root| {
+        let state = state_in(root);
+        allow(&state, 0o300);
+        state
+    }),
+    ("no right to write to the file", AS_ANYBODY, |root| {
+        let state = state_in(root);
+        std::fs::write(state.join("state.redb"), "").unwrap();
+        allow(&state.join("state.redb"), 0o400);
+        state
+    }),
+    ("a file of another user", AS_ANOTHER, |root| {
+        let state = state_in(root);
+        std::fs::write(state.join("state.redb"), "").unwrap();
+        for (path, mode) in [
+            (root, 0o755),
+            (&state, 0o777),
+            (&state.join("state.redb"), 0o666),
+        ] {
+            allow(path, mode);
+        }
+        state
+    }),
+];
+
+#[test]
+fn what_stands_in_the_way_of_a_state_is_told_by_check_as_by_the_start() {
+    let is_superuser = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    for (name, rights, build) in OBSTACLES {
+        if rights == AS_ANOTHER && !is_superuser {
+            continue; // who else?
+        }
+        let root = tempfile::tempdir().unwrap();
+        let state = build(root.path());
+        let builder = gateway_to("http://127.0.0.1:1");
+        let builder = builder.set(
+            "server.state_dir",
+            &format!("{:?}", state.to_str().unwrap()),
+        );
+        let config = builder.write();
+        let names = || {
+            let listed = Command::new("find").arg(root.path()).output().unwrap();
+            String::from_utf8(listed.stdout).unwrap()
+        };
+        let before = names();
+        let [checked, started] = ["check", "serve"].map(|command| {
+            let command = builder.command(&[command, "--config", &config]);
+            let mut limited = Command::new("setpriv");
+            limited.args(rights.iter().filter(|_| is_superuser));
+            limited.arg(command.get_program()).args(command.get_args());
+            let output = limited.stdin(Stdio::null()).output().unwrap();
+            let told = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{name}, {command:?}: {told}");
+            if command.get_args().next() == Some("check".as_ref()) {
+                assert_eq!(names(), before, "{name}");
+            }
+            told
+        });
+        assert_same(&started, &checked);
+    }
 }

@@ -177,6 +177,42 @@ async fn a_file_that_hangs_keeps_waiting_neither_brakes_nor_other_secrets_nor_th
 }
 
 #[tokio::test]
+async fn a_file_whose_dead_mount_was_replaced_is_read_without_a_restart() {
+    let upstream = upstream().run().await;
+    for (name, key) in [FILES[2], FILES[4]] {
+        let shim = Shim::new();
+        let builder = with_all(&upstream).under(&shim);
+        let gateway = builder.set("server.reload_interval", "\"1h\"").run().await;
+        until("what is read at the start is read", async || {
+            gateway.reload().await.status == 200
+        })
+        .await;
+        shim.hang_at(&gateway.folder().join(name));
+        let mut told = Vec::new();
+        for _ in 0..2 {
+            let reply = String::from_utf8(gateway.reload().await.body).unwrap();
+            let since = reply.split("nothing has come of it since ").nth(1);
+            let since = since.unwrap_or_else(|| panic!("{reply}"));
+            assert!(reply.contains(key), "{reply}");
+            told.push(since.split('"').next().unwrap().to_owned());
+        }
+        assert_eq!(told[0], told[1]);
+        shim.replace_what_hangs();
+        until("another thread reads it", async || {
+            gateway.reload().await;
+            is_usable(&gateway).await
+        })
+        .await;
+        gateway.replace("token-shop", OTHER_TOKEN);
+        assert_eq!(gateway.reload().await.status, 200);
+        assert_eq!(order_as(&gateway, OTHER_TOKEN).await, 200);
+        gateway.rewrite("server.commands", "false");
+        assert_eq!(gateway.reload().await.status, 200);
+        assert_eq!(order_as(&gateway, OTHER_TOKEN).await, 403);
+    }
+}
+
+#[tokio::test]
 async fn nothing_starts_with_a_file_that_hangs() {
     let upstream = upstream().run().await;
     let shim = Shim::new();

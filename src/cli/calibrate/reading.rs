@@ -90,6 +90,14 @@ fn advance(form: &mut Signing) -> bool {
     false
 }
 
+/// Every combination of the keys that shape the text, from one in which these have their defaults.
+pub(super) fn forms_of_text(base: &Signing) -> impl Iterator<Item = Signing> {
+    std::iter::successors(Some(base.clone()), |form| {
+        let mut next = form.clone();
+        advance(&mut next).then_some(next)
+    })
+}
+
 /// A section as it stands in the file.
 pub(super) fn table(form: &Signing) -> toml::Table {
     toml::Table::try_from(form).unwrap_or_default()
@@ -154,8 +162,7 @@ impl<'a> Sample<'a> {
             .filter_map(|output| Some((*output, in_base64(&self.signature, *output)?)))
             .collect();
         let mut readings = Vec::new();
-        let mut form = self.base.clone();
-        loop {
+        for form in forms_of_text(&self.base) {
             let text = canonical_text(&self.fields, &form);
             for (encoding, signer) in &signers {
                 let signature = signer.signature(&text);
@@ -167,10 +174,8 @@ impl<'a> Sample<'a> {
                     });
                 }
             }
-            if !advance(&mut form) {
-                return readings;
-            }
         }
+        readings
     }
 
     /// Does this reading make this signature?
@@ -183,17 +188,24 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// A signature of this form in Base64, if it has the form.
+/// A signature of this form in Base64, if it has the form. One with - or _ is left as it is: it equals none. One without + / -
+/// and _ has both forms of Base64.
 fn in_base64(signature: &str, output: Output) -> Option<String> {
     let has = |case: fn(&u8) -> bool| signature.as_bytes().iter().any(case);
     let of_hex = || Some(STANDARD.encode(hex_decode(signature)?));
     match output {
         Output::Base64 => Some(signature.to_owned()),
-        Output::Base64Url => Some(signature.replace('-', "+").replace('_', "/")),
+        Output::Base64Url if has(|byte| b"+/".contains(byte)) => None,
+        Output::Base64Url => Some(from_url_safe(signature)),
         Output::Hex if has(u8::is_ascii_uppercase) => None,
         Output::HexUpper if has(u8::is_ascii_lowercase) => None,
         Output::Hex | Output::HexUpper => of_hex(),
     }
+}
+
+/// Base64 in its standard alphabet, from that for URLs.
+pub(super) fn from_url_safe(text: &str) -> String {
+    text.replace('-', "+").replace('_', "/")
 }
 
 fn take_text(fields: &mut Object<'_>, key: &str) -> Option<String> {

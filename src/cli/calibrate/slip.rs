@@ -5,34 +5,102 @@
 //! key or algorithm, which form of the digest. It is proven by the signature, so a wrong one is never named.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use base64::engine::general_purpose::{GeneralPurpose, STANDARD, STANDARD_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-use super::reading::{self, Sample};
+use super::reading::{self, Key, Sample};
 use crate::config::{
-    Empty, Escapes, KeyOrder, NonAscii, Scalars, SecretEncoding, Signing, hex_decode,
+    EmptyDepth, KeyOrder, NestedValues, SecretEncoding, Signing, Spaces, hex_decode,
 };
 use crate::gateway::params::{GLOBALS, Object, Value, parse_object, write_object};
 use crate::gateway::sign::canonical_text;
 
-/// What somebody did, and what to do instead. None where nothing is wrong.
-type Told = Option<Cow<'static, str>>;
+/// What somebody did, and what to do instead.
+#[derive(Clone)]
+struct Slip {
+    kind: Kind,
+    told: Cow<'static, str>,
+}
+
+/// Where it was done. That decides what is to be done again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// In which parameters are signed, and in which order.
+    Parameters,
+    /// In how they are written.
+    Text,
+    /// In the code that reads the secret.
+    Secret,
+    /// In the file that was given to this command.
+    File,
+    /// In how the digest is made.
+    Digest,
+    /// In how the digest is written.
+    Form,
+}
+
+impl Kind {
+    const fn slip(self, told: &'static str) -> Slip {
+        let told = Cow::Borrowed(told);
+        Slip { kind: self, told }
+    }
+
+    /// What to do next. Each is true beside each other one.
+    const fn next(self) -> &'static str {
+        match self {
+            Self::Parameters => {
+                "By Linksfield's rule all parameters of the body but sign are signed, sorted by key. Correct which \
+                 parameters your code signs and their order, sign again, and calibrate what comes."
+            }
+            Self::Text => {
+                "Linksfield sees the parameters and not your text, so that cannot be its rule. Correct the text, \
+                 sign again, and calibrate what comes."
+            }
+            Self::Secret => {
+                "Linksfield has the secret as it was issued. Correct the code that reads the secret, sign again, and calibrate \
+                 what comes."
+            }
+            Self::File => {
+                "The secret that your code signs with is another than the file's, and it is the right one. Correct the \
+                 file, and calibrate again: for this, no body has to be signed again."
+            }
+            Self::Digest => {
+                "By Linksfield's rule the digest is HMAC-SHA1 with the secret as the key. Correct the code that makes \
+                 it, sign again, and calibrate what comes."
+            }
+            Self::Form => {
+                "The digest itself is not at fault here. Correct how it is written into sign, which output of [signing] \
+                 has to name, and calibrate the body with that."
+            }
+        }
+    }
+}
+
+/// A slip is farther from the right text than any reading is.
+const SLIP: usize = 100;
 
 /// The slips behind this signature, the fewest that explain it, as a text for who made them.
 pub(super) fn find(sample: &Sample<'_>, secret: &SecretString) -> Option<String> {
     let digests = digests(&sample.signature);
     let keyed = keyed(secret.expose_secret());
     let readings = readings(&sample.base);
-    let mut best: Option<(usize, Vec<Cow<'static, str>>)> = None;
+    let mut best: Option<(usize, Vec<Slip>, &Signing)> = None;
     let mut seen = HashSet::new();
     for (fields, of_fields) in fields(sample) {
-        for form in &readings {
+        for (distance, form) in &readings {
+            // One slip at least has been made, as no reading alone explains the signature.
+            if (best.as_ref()).is_some_and(|(least, ..)| SLIP + distance >= *least) {
+                break; // the others are no nearer to the default
+            }
+            if of_fields.is_some() && !is_usual(form) {
+                continue;
+            }
             let compact = canonical_text(&fields, form);
             if !seen.insert(compact.clone()) {
                 continue; // as under a reading nearer to the default
@@ -44,39 +112,44 @@ pub(super) fn find(sample: &Sample<'_>, secret: &SecretString) -> Option<String>
                     else {
                         continue;
                     };
-                    let told = [&of_fields, &of_text, of_key, of_digest];
-                    let told: Vec<_> = told.into_iter().flatten().cloned().collect();
-                    let distance = told.len() * 100 + distance(form);
-                    if best.as_ref().is_none_or(|(least, _)| distance < *least) {
-                        let also = non_defaults(form);
-                        let also = also.iter().map(|line| {
-                            Cow::from(format!(
-                                "Besides, the text is as [signing] has it with {line}."
-                            ))
-                        });
-                        best = Some((distance, told.into_iter().chain(also).collect()));
+                    let slips = [&of_fields, &of_text, of_key].into_iter().flatten();
+                    let slips: Vec<_> = slips.chain(of_digest).cloned().collect();
+                    let distance = SLIP * slips.len() + distance;
+                    if best.as_ref().is_none_or(|(least, ..)| distance < *least) {
+                        best = Some((distance, slips, form));
                     }
                 }
             }
         }
     }
-    let told = match best {
-        Some((_, told)) => told,
-        None => vec![
-            of_the_body_as_it_is(sample, secret, &digests)
-                .or_else(|| of_length(&sample.signature))?,
-        ],
+    let (slips, form) = if let Some((_, slips, form)) = best {
+        (slips, form)
+    } else {
+        let slip = of_the_body_as_it_is(sample, secret, &digests)
+            .or_else(|| of_length(&sample.signature))?;
+        (vec![slip], &sample.base)
     };
-    Some(format!(
-        "No reading of the signing rule reproduces this signature, but this is how it was made:\n - {}\n\
-         Linksfield sees the parameters and not your text, so that cannot be its rule. Correct it, sign again, and calibrate \
-         what comes.",
-        told.join("\n - ")
-    ))
+    Some(report(&slips, form))
+}
+
+fn report(slips: &[Slip], form: &Signing) -> String {
+    let mut lines = vec![
+        "No reading of the signing rule reproduces this signature, but this is how it was made:"
+            .to_owned(),
+    ];
+    lines.extend(slips.iter().map(|slip| format!(" - {}", slip.told)));
+    let also = non_defaults(form);
+    lines.extend(
+        also.iter()
+            .map(|line| format!(" - Besides, the text is as [signing] has it with {line}.")),
+    );
+    let kinds: BTreeSet<Kind> = slips.iter().map(|slip| slip.kind).collect();
+    lines.extend(kinds.into_iter().map(|kind| kind.next().to_owned()));
+    lines.join("\n")
 }
 
 /// Parameters as somebody may have taken them, the right ones first.
-fn fields<'a>(sample: &Sample<'a>) -> Vec<(Object<'a>, Told)> {
+fn fields<'a>(sample: &Sample<'a>) -> Vec<(Object<'a>, Option<Slip>)> {
     let right = &sample.fields;
     let mut all = vec![(right.clone(), None)];
     let globals = ["access_code", "timestamp", "version"];
@@ -91,15 +164,17 @@ fn fields<'a>(sample: &Sample<'a>) -> Vec<(Object<'a>, Told)> {
             "The text was made without {}: put that in before you sign.",
             names.join(" and ")
         );
-        all.push((without.cloned().collect(), Some(told.into())));
+        let slip = Slip {
+            kind: Kind::Parameters,
+            told: told.into(),
+        };
+        all.push((without.cloned().collect(), Some(slip)));
     }
     for empty in [Value::String("".into()), Value::Null] {
         let mut fields = right.clone();
         fields.push(("sign".into(), empty));
-        all.push((
-            fields,
-            Some("The text has a sign of its own, without a value: leave the key out.".into()),
-        ));
+        let told = "The text has a sign of its own, without a value: leave the key out.";
+        all.push((fields, Some(Kind::Parameters.slip(told))));
     }
     let (global, own): (Object<'_>, Object<'_>) = right
         .iter()
@@ -107,14 +182,12 @@ fn fields<'a>(sample: &Sample<'a>) -> Vec<(Object<'a>, Told)> {
         .partition(|(key, _)| GLOBALS.contains(&&**key));
     let mut sorted = own.clone();
     sorted.sort_by(|(left, _), (right, _)| left.cmp(right));
+    let unsorted = "The keys are not in order: sort all of them, access_code, timestamp and version among the others.";
     for own in [own, sorted] {
         for global in orders(&global) {
             let first = [global.clone(), own.clone()].concat();
             for fields in [first, [own.clone(), global].concat()] {
-                all.push((
-                    fields,
-                    Some("The keys are not in order: sort all of them, access_code, timestamp and version among the others.".into()),
-                ));
+                all.push((fields, Some(Kind::Parameters.slip(unsorted))));
             }
         }
     }
@@ -140,47 +213,37 @@ fn orders<'a>(members: &Object<'a>) -> Vec<Object<'a>> {
         .collect()
 }
 
-/// The readings that people's own code is in, the nearest to the default first.
-fn readings(base: &Signing) -> Vec<Signing> {
-    let mut all = Vec::new();
-    for key_order in [KeyOrder::CodeUnit, KeyOrder::AsSent] {
-        for scalars in Scalars::ALL {
-            for empty in Empty::ALL {
-                for non_ascii in NonAscii::ALL {
-                    for escapes in Escapes::ALL {
-                        all.push(Signing {
-                            key_order,
-                            scalars: *scalars,
-                            empty: *empty,
-                            non_ascii: *non_ascii,
-                            escapes: *escapes,
-                            ..base.clone()
-                        });
-                    }
-                }
-            }
-        }
-    }
-    all.sort_by_key(distance);
+/// Those of the text, each with its distance from the default, the nearest first: a slip can be made beside each of them.
+fn readings(base: &Signing) -> Vec<(usize, Signing)> {
+    let mut all: Vec<(usize, Signing)> = reading::forms_of_text(base)
+        .map(|form| (non_default_keys(&form).count(), form))
+        .collect();
+    all.sort_by_key(|(distance, _)| *distance);
     all
 }
 
-/// From the default.
-fn distance(form: &Signing) -> usize {
-    let keys = reading::all_keys();
-    keys.filter(|key| !key.is_default(form)).count()
+/// Is it one that people's own code is often in? Only these are tried together with other parameters, as all readings times all
+/// sets of parameters are more than somebody waits for.
+fn is_usual(form: &Signing) -> bool {
+    form.key_order != KeyOrder::CaseInsensitive
+        && form.empty_depth == EmptyDepth::TopLevel
+        && form.nested_values == NestedValues::Json
+        && form.spaces == Spaces::Kept
+}
+
+fn non_default_keys(form: &Signing) -> impl Iterator<Item = &'static Key> {
+    reading::all_keys().filter(|key| !key.is_default(form))
 }
 
 /// Where a reading is not the default, as lines of `[signing]`.
 fn non_defaults(form: &Signing) -> Vec<String> {
-    let keys = reading::all_keys().filter(|key| !key.is_default(form));
     let table = reading::table(form);
-    let lines = keys.filter_map(|key| Some(format!("{} = {}", key.name, table.get(key.name)?)));
-    lines.collect()
+    let line = |key: &Key| Some(format!("{} = {}", key.name, table.get(key.name)?));
+    non_default_keys(form).filter_map(line).collect()
 }
 
 /// The same text as other writers have it, the compact one first.
-fn texts(compact: &str) -> Vec<(String, Told)> {
+fn texts(compact: &str) -> Vec<(String, Option<Slip>)> {
     const PYTHON: &str = "The text has a blank after each comma and colon, as Python's json.dumps writes it: call \
         json.dumps(parameters, sort_keys=True, separators=(',', ':'), ensure_ascii=False).";
     const BLANKS: &str =
@@ -189,29 +252,30 @@ fn texts(compact: &str) -> Vec<(String, Told)> {
         "The text stands on several lines: write it on one, without indentation or blanks.";
     const DELETE: &str =
         "U+007F is escaped in the text, as Python's json.dumps does: pass ensure_ascii=False.";
+    let slip = |told| Some(Kind::Text.slip(told));
     let mut texts = vec![
         (compact.to_owned(), None),
-        (spaced(compact, ", ", ": "), Some(PYTHON.into())),
-        (spaced(compact, ",", ": "), Some(BLANKS.into())),
-        (spaced(compact, ", ", ":"), Some(BLANKS.into())),
-        (indented(compact, 2), Some(LINES.into())),
-        (indented(compact, 4), Some(LINES.into())),
+        (spaced(compact, ", ", ": "), slip(PYTHON)),
+        (spaced(compact, ",", ": "), slip(BLANKS)),
+        (spaced(compact, ", ", ":"), slip(BLANKS)),
+        (indented(compact, 2), slip(LINES)),
+        (indented(compact, 4), slip(LINES)),
     ];
     if compact.contains('\u{7f}') {
         let escaped = |text: &str| text.replace('\u{7f}', "\\u007f");
         for (text, told) in texts.clone() {
-            texts.push((escaped(&text), told.or(Some(DELETE.into()))));
+            texts.push((escaped(&text), told.or_else(|| slip(DELETE))));
         }
     }
     if let Some(pairs) = pairs(compact) {
         let told = "The text has the form key=value&key=value: write it as a JSON object.";
-        texts.push((pairs, Some(told.into())));
+        texts.push((pairs, slip(told)));
     }
     texts
 }
 
 /// Compact JSON with other separators. Within strings nothing changes.
-fn spaced(compact: &str, comma: &str, colon: &str) -> String {
+pub(super) fn spaced(compact: &str, comma: &str, colon: &str) -> String {
     outside_strings(compact, |text, character| match character {
         ',' => text.push_str(comma),
         ':' => text.push_str(colon),
@@ -282,35 +346,41 @@ fn pairs(compact: &str) -> Option<String> {
 type Digester = Box<dyn Fn(&[u8]) -> Vec<u8>>;
 
 /// What may have made the digest of a text: the right one first.
-fn keyed(secret: &str) -> Vec<(Digester, Told)> {
-    let mut all: Vec<(Digester, Told)> = Vec::new();
-    for encoding in SecretEncoding::ALL {
-        if let Ok(key) = encoding.decode(&secret.into()) {
-            all.push((hmac_sha1(&key), None));
-        }
-    }
-    let line = "The secret was read with the end of its line: take that off before you sign.";
-    let held = "The secret's file holds more than the secret, blanks or quotes around it: take them out of the file.";
-    let and = "The secret has a & at its end, as other APIs want it: take it off.";
+fn keyed(secret: &str) -> Vec<(Digester, Option<Slip>)> {
+    let mut all: Vec<(Digester, Option<Slip>)> = Vec::new();
+    let mut add = |secret: &str, slip: Option<&Slip>| {
+        let keys = SecretEncoding::ALL
+            .iter()
+            .map(|encoding| encoding.decode(&secret.into()));
+        all.extend(keys.flatten().map(|key| (hmac_sha1(&key), slip.cloned())));
+    };
+    add(secret, None);
+    let line = Kind::Secret
+        .slip("The secret was read with the end of its line: take that off before you sign.");
+    let and =
+        Kind::Secret.slip("The secret has a & at its end, as other APIs want it: take it off.");
+    let held = Kind::File.slip(
+        "The secret's file holds more than the secret, blanks or quotes around it: take them out of the file.",
+    );
     let bare = secret.trim_matches(|character: char| {
         character.is_whitespace() || matches!(character, '"' | '\'' | '\u{feff}' | '\0')
     });
-    for (key, told) in [
-        (format!("{secret}\n"), line),
-        (format!("{secret}\r\n"), line),
-        (format!("{secret}&"), and),
-        (bare.to_owned(), held),
+    for (key, slip) in [
+        (&*format!("{secret}\n"), line.clone()),
+        (&format!("{secret}\r\n"), line),
+        (&format!("{secret}&"), and),
+        (bare, held),
     ] {
         if key != secret {
-            all.push((hmac_sha1(key.as_bytes()), Some(told.into())));
+            add(key, Some(&slip));
         }
     }
-    let other = |digester: Digester, told: &'static str| (digester, Some(told.into()));
     let secret: Vec<u8> = secret.into();
     let [swapped, after, before, sha256] = [(); 4].map(|()| secret.clone());
+    let other = |digester, told| (digester, Some(Kind::Digest.slip(told)));
     all.extend([
         other(
-            Box::new(move |text| hmac_sha1(text)(&swapped)),
+            Box::new(move |text: &[u8]| hmac_sha1(text)(&swapped)) as Digester,
             "Key and text of the HMAC are swapped: the key is the secret.",
         ),
         other(
@@ -341,20 +411,18 @@ fn hmac_sha1(key: &[u8]) -> Digester {
     })
 }
 
-/// The digests that a signature may stand for: the forms of `signing.output` first.
-fn digests(signature: &str) -> Vec<(Vec<u8>, Told)> {
-    let base64 = |text: &str| {
-        STANDARD
-            .decode(text.replace('-', "+").replace('_', "/"))
-            .ok()
-    };
+/// A digest that a signature may stand for, and what is wrong with how it is written.
+type Written = (Vec<u8>, Vec<Slip>);
+
+/// The forms of `signing.output` first.
+fn digests(signature: &str) -> Vec<Written> {
     let has = |case: fn(&u8) -> bool| signature.as_bytes().iter().any(case);
     let is_mixed = has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
-    let mixed = "The signature's hexadecimal digits are of both cases: write all of them in one.";
-    let of_hex_digits = is_mixed.then_some(mixed.into());
-    let mut all: Vec<(Vec<u8>, Told)> = Vec::new();
-    all.extend(base64(signature).map(|digest| (digest, None)));
-    all.extend(hex_decode(signature).map(|digest| (digest, of_hex_digits)));
+    let mixed = Kind::Form
+        .slip("The signature's hexadecimal digits are of both cases: write all of them in one.");
+    let of_hex_digits = is_mixed.then_some(mixed);
+    let mut all = Vec::from_iter(base64(&STANDARD, signature, None));
+    all.extend(hex_decode(signature).map(|digest| (digest, Vec::from_iter(of_hex_digits))));
     let trimmed = signature.trim();
     let unescaped = ["%2B", "%2b", "%2F", "%2f", "%3D", "%3d"]
         .iter()
@@ -362,41 +430,59 @@ fn digests(signature: &str) -> Vec<(Vec<u8>, Told)> {
         .fold(trimmed.to_owned(), |text, (from, to)| {
             text.replace(from, to)
         });
-    let no_pad = STANDARD_NO_PAD.decode(trimmed.replace('-', "+").replace('_', "/"));
-    let of_hex = base64(trimmed).and_then(|hex| hex_decode(std::str::from_utf8(&hex).ok()?));
-    let slips = [
-        (
-            of_hex,
+    let of_hex = base64(
+        &STANDARD,
+        trimmed,
+        Some(
             "The signature is Base64 of the digest's hexadecimal digits: take Base64 of its bytes (in PHP: hash_hmac(…, true)).",
         ),
+    );
+    all.extend(
+        of_hex.and_then(|(hex, slips)| Some((hex_decode(std::str::from_utf8(&hex).ok()?)?, slips))),
+    );
+    for (engine, text, told) in [
         (
-            base64(trimmed),
+            &STANDARD,
+            trimmed,
             "The signature has a line's end or a blank around it: take that off.",
         ),
         (
-            no_pad.ok(),
+            &STANDARD_NO_PAD,
+            trimmed,
             "The signature has lost the = at its end: leave the padding on.",
         ),
         (
-            base64(&unescaped),
+            &STANDARD,
+            &unescaped,
             "The signature is escaped as in a URL (%2B, %3D): in a JSON body it stands as it is.",
         ),
         (
-            base64(&trimmed.replace(' ', "+")),
+            &STANDARD,
+            &trimmed.replace(' ', "+"),
             "Each + of the signature has become a blank: it went through a form or a URL unescaped.",
         ),
-    ];
-    let slips = slips.into_iter();
-    all.extend(slips.filter_map(|(digest, told)| Some((digest?, Some(told.into())))));
+    ] {
+        all.extend(base64(engine, text, Some(told)));
+    }
     all
+}
+
+/// What a text is in Base64, of either alphabet, and if of both, that.
+fn base64(engine: &GeneralPurpose, text: &str, told: Option<&'static str>) -> Option<Written> {
+    let digest = engine.decode(reading::from_url_safe(text)).ok()?;
+    let is_mixed = text.contains(['+', '/']) && text.contains(['-', '_']);
+    let mixed = "The signature is of both alphabets of Base64, that with + and / and that with - and _ in their places: write \
+        all of it in one.";
+    let told = told.into_iter().chain(is_mixed.then_some(mixed));
+    Some((digest, told.map(|told| Kind::Form.slip(told)).collect()))
 }
 
 /// Was the body's own text signed, whatever its form, but for its signature?
 fn of_the_body_as_it_is(
     sample: &Sample<'_>,
     secret: &SecretString,
-    digests: &[(Vec<u8>, Told)],
-) -> Told {
+    digests: &[Written],
+) -> Option<Slip> {
     let (text, key) = (sample.text, "\"sign\"");
     let start = text.rfind(key)?;
     let value = format!("\"{}\"", sample.signature);
@@ -420,15 +506,16 @@ fn of_the_body_as_it_is(
             .iter()
             .any(|(one, _)| *one == digest(text.as_bytes()))
     };
-    [last, first, tight].iter().flatten().any(made_it).then_some(
-        "The body's own text was signed, with its blanks and in its order: write the parameters that are not empty anew, compact \
-         and with sorted keys, and sign that."
-            .into(),
-    )
+    let own = "The body's own text was signed, with its blanks and in its order: write the parameters that are not empty anew, \
+        compact and with sorted keys, and sign that.";
+    let mut texts = [last, first, tight].into_iter().flatten();
+    texts
+        .any(|text| made_it(&text))
+        .then(|| Kind::Text.slip(own))
 }
 
 /// HMAC-SHA1 has 20 bytes.
-fn of_length(signature: &str) -> Told {
+fn of_length(signature: &str) -> Option<Slip> {
     let digests = digests(signature);
     let lengths: Vec<usize> = digests.iter().map(|(digest, _)| digest.len()).collect();
     let usual = [(16, "MD5"), (32, "SHA-256"), (64, "SHA-512")];
@@ -436,7 +523,9 @@ fn of_length(signature: &str) -> Told {
         .into_iter()
         .find(|(length, _)| lengths.contains(length))?;
     let is_right = lengths.contains(&20);
-    (!is_right).then(|| {
-        format!("The digest has {length} bytes, as {name} has; HMAC-SHA1 has 20: take that.").into()
+    (!is_right).then(|| Slip {
+        kind: Kind::Digest,
+        told: format!("The digest has {length} bytes, as {name} has; HMAC-SHA1 has 20: take that.")
+            .into(),
     })
 }

@@ -1,4 +1,5 @@
 use super::reading::Sample;
+use super::slip::spaced;
 use super::*;
 use crate::config::{Empty, Escapes, NonAscii, Output, Timestamp, TimestampType};
 use crate::gateway::params::parse_object;
@@ -10,10 +11,15 @@ const PLAIN: &str = r#"{"access_code":"P000270","page_no":1,"page_size":2,"times
 
 /// `body` signed as `form` says, as somebody's present code would.
 fn signed(body: &str, form: &Signing) -> String {
+    signed_as(body, form, str::to_owned)
+}
+
+/// As [`signed`], but that something was done to the text.
+fn signed_as(body: &str, form: &Signing, slip: fn(&str) -> String) -> String {
     let fields = parse_object(body.as_bytes()).unwrap();
     let signature = Signer::new(&SECRET.into(), form)
         .unwrap()
-        .signature(&canonical_text(&fields, form));
+        .signature(&slip(&canonical_text(&fields, form)));
     format!(
         "{},\"sign\":\"{signature}\"}}",
         body.strip_suffix('}').unwrap()
@@ -227,4 +233,82 @@ fn a_body_that_cannot_be_calibrated_is_told_what_it_lacks() {
 fn a_sample_keeps_its_text() {
     let body = signed(PLAIN, &Signing::default());
     assert_eq!(Sample::parse(&body).unwrap_or_else(|_| panic!()).text, body);
+}
+
+/// `PLAIN` at the first second at which its signature is of this kind.
+fn signed_until(form: &Signing, is_wanted: fn(&str) -> bool) -> String {
+    let at = |second: u64| signed(&PLAIN.replace("1643251754", &second.to_string()), form);
+    let signature = |body: &str| Sample::parse(body).map(|sample| sample.signature);
+    let mut bodies = (1_643_251_754..).map(at);
+    bodies
+        .find(|body| is_wanted(&signature(body).unwrap_or_else(|_| panic!())))
+        .unwrap()
+}
+
+#[test]
+fn what_bodies_show_does_not_depend_on_their_order() {
+    let of_standard = |signature: &str| signature.contains(['+', '/']);
+    let of_urls = |signature: &str| signature.contains(['-', '_']);
+    let of_both = |signature: &str| !signature.contains(['+', '/', '-', '_']);
+    let [standard, urls] = [Output::Base64, Output::Base64Url].map(|output| Signing {
+        output,
+        ..Signing::default()
+    });
+    let open = signed_until(&standard, of_both);
+    let standard = signed_until(&standard, of_standard);
+    let urls = signed_until(&urls, of_urls);
+    let outputs = |bodies: [&str; 3]| {
+        let found = found(&bodies.join("\n"));
+        values_of("output", &found.readings.into_iter().collect())
+    };
+    for (one, expected) in [
+        (&open, &["\"base64\"", "\"base64_url\""][..]),
+        (&standard, &["\"base64\""]),
+        (&urls, &["\"base64_url\""]),
+    ] {
+        for bodies in [
+            [one, &open, &open],
+            [&open, one, &open],
+            [&open, &open, one],
+        ] {
+            let outputs = outputs(bodies.map(|body| &**body));
+            assert_eq!(Vec::from_iter(&outputs), expected, "{bodies:?}");
+        }
+    }
+    for (bodies, expected) in [
+        (
+            [&open, &standard, &urls],
+            "output is \"base64\" by body 2, \"base64_url\" by body 3",
+        ),
+        (
+            [&urls, &open, &standard],
+            "output is \"base64_url\" by body 1, \"base64\" by body 3",
+        ),
+        (
+            [&standard, &urls, &open],
+            "output is \"base64\" by body 1, \"base64_url\" by body 2",
+        ),
+    ] {
+        let reason = refused(&bodies.map(|body| &**body).join("\n"));
+        assert!(reason.contains(expected), "{reason}");
+    }
+}
+
+#[test]
+fn a_slip_is_named_beside_every_value_of_every_key() {
+    let body = r#"{"version":"2.0","timestamp":"1643251754","access_code":"P000270","page_no":0,"order_id":"","none":[],"ordering":null,"Z":" ","deviceList":["中 </=\u2028"],"nested":{"c":"","b":[],"a":{"e":0,"d":1}}}"#;
+    for key in all_keys().filter(|key| key.name != "output") {
+        for form in key.each() {
+            let body = signed_as(body, &form, |text| spaced(text, ", ", ": "));
+            let sample = Sample::parse(&body).unwrap_or_else(|_| panic!());
+            let reason = slip::find(&sample, &SECRET.into()).unwrap();
+            assert!(
+                reason.contains("json.dumps writes it"),
+                "{form:?}: {reason}"
+            );
+            let is_named = reason.contains(&format!("with {} = ", key.name));
+            let has_name = !key.is_default(&form) && key.name != "secret_encoding";
+            assert_eq!(is_named, has_name, "{form:?}: {reason}");
+        }
+    }
 }

@@ -70,6 +70,26 @@ impl Check<'_> {
                 "use https://, or set upstream.allow_plaintext = true where something else encrypts the way",
             );
         }
+        self.end_of_base_url();
+    }
+
+    /// A URL of the vendor's documentation, pasted whole: every call would be signed well and find nothing.
+    fn end_of_base_url(&mut self) {
+        let base = self.config.upstream.base_url.path();
+        let is_start = |path: &str, end: &str| {
+            let rest = path.strip_prefix(end);
+            // One that begins with all of the base's path is warned of at the route.
+            rest.is_some_and(|rest| rest.is_empty() || (rest.starts_with('/') && end != base))
+        };
+        let ends = base.match_indices('/').map(|(at, _)| &base[at..]);
+        let twice = ends.flat_map(|end| self.config.routes.keys().map(move |path| (end, path)));
+        if let Some((end, path)) = twice.into_iter().find(|(end, path)| is_start(path, end)) {
+            self.warn(
+                "upstream.base_url",
+                format!("it ends in {end:?}, and so begins the route {path:?}: its calls go to {base}{path}"),
+                format!("leave {end:?} out of it"),
+            );
+        }
     }
 
     fn languages(&mut self) {

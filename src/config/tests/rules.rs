@@ -277,6 +277,7 @@ fn what_is_allowed_is_not_refused() {
         "[server]\nlisten = '[::ffff:127.0.0.1]:6180'",
         "[server]\nlisten = '127.0.0.1:0'\nadmin_listen = '127.0.0.1:0'",
         "[upstream]\nbase_url = 'http://localhost:9000'",
+        "[upstream]\nbase_url = 'https://h/x/pack'\n[routes.'/package/queryOrder']\nkind = 'query'",
         "[routes.'/a']\nkind = 'refuse'\ntimeout = '1s'\ninvalidates = []\nfresh_for = '1s'",
         "[upstream]\nbase_url = 'http://vendor.example'\nallow_plaintext = true",
         "[upstream.limits]\ninstances = 7\nconnections = 'none'",
@@ -319,6 +320,15 @@ fn what_is_doubtful_is_a_warning() {
             "routes.\"/a\".fresh_for",
         ),
         ("[routes.'/v4/a']\nkind = 'query'", "routes.\"/v4/a\""),
+        ("[routes.'/v4']\nkind = 'query'", "upstream.base_url"),
+        (
+            "[upstream]\nbase_url = 'https://h/x/package/queryOrder/'\n[routes.'/package/queryOrder']\nkind = 'query'",
+            "upstream.base_url",
+        ),
+        (
+            "[upstream]\nbase_url = 'https://h/x/package'\n[routes.'/package/queryOrder']\nkind = 'query'",
+            "upstream.base_url",
+        ),
         (
             "[tenants.b]\naccess_code = 'P2'\nsecret_env = 'X'",
             "tenants.b.secret_env",

@@ -56,6 +56,44 @@ fn keys(problems: &Problems) -> Vec<&str> {
 }
 
 #[test]
+fn what_differs_between_secrets_is_told_by_the_keys_that_name_them() {
+    let mut config = tenant(Path::new("secret"));
+    let in_a_variable = Tenant {
+        secret_env: Some("SECRET".to_owned()),
+        ..Tenant::default()
+    };
+    config.tenants.insert("b.c".to_owned(), in_a_variable);
+    let secret = |current: &str, previous: Option<&str>| TenantSecret {
+        current: current.into(),
+        previous: previous.map(Into::into),
+    };
+    let before = Secrets {
+        tenants: BTreeMap::from([
+            ("acme".to_owned(), secret("1", None)),
+            ("b.c".to_owned(), secret("1", Some("0"))),
+        ]),
+        callers: BTreeMap::from([("shop".to_owned(), "token".into())]),
+        ..Secrets::default()
+    };
+    assert_eq!(before.clone().differs_in(&before, &config), [""; 0]);
+    let mut now = before.clone();
+    now.tenants
+        .insert("acme".to_owned(), secret("2", Some("1")));
+    now.tenants.insert("b.c".to_owned(), secret("2", Some("0")));
+    now.callers.insert("shop".to_owned(), "other".into());
+    now.admin_token = Some("token".into());
+    let expected = [
+        "callers.shop.token_file",
+        "server.admin_token_file",
+        "tenants.acme.previous_secret_file",
+        "tenants.acme.secret_file",
+        "tenants.\"b.c\".secret_env",
+    ];
+    assert_eq!(now.differs_in(&before, &config), expected);
+    assert!(now != before);
+}
+
+#[test]
 fn one_trailing_newline_is_no_part_of_a_secret() {
     let dir = TempDir::new().unwrap();
     for (content, secret) in [

@@ -2,12 +2,24 @@
 
 use std::fmt::Write as _;
 
+use proptest::{collection::vec, prelude::*, sample::select};
+
 use super::*;
 
 /// What is added to a sound file, and what the one problem's reason and remedy contain.
 const WRONG_VALUES: &[(&str, &str, &str)] = &[
     ("[server]\nlisen = 1", "no such key", "did you mean listen?"),
     ("[tenant.x]", "no such key", "did you mean tenants?"),
+    (
+        "[log]\nserver.commands = false",
+        "no such key",
+        "it is read as a key of [log]: move it to the section [server], or above",
+    ),
+    (
+        "[tenants.acme]\nupstream = { paused = true }",
+        "no such key",
+        "it is read as a key of [tenants.acme]: move it to the section [upstream]",
+    ),
     (
         "[tenants.acme]\nsecret = 'x'",
         "no such key",
@@ -241,55 +253,216 @@ fn a_syntax_error_tells_its_place_and_nothing_of_the_line() {
     assert!(!format!("{found:?}").contains("hunter2"));
 }
 
+/// A text in which something stands twice, the line of its one problem, and what to do.
+const TWICE: &[(&str, usize, &str)] = &[
+    // A section as it is mostly written, without the key and with it.
+    (
+        "[server]\nlisten = 'hunter2'\n[log]\n[server]\ncommands = false\n",
+        4,
+        "[server] stands in line 1 already: put commands = … below line 1, and remove this second [server]",
+    ),
+    (
+        "[server]\nlisten = 'hunter2'\ncommands = true\n[log]\n[server]\ncommands = false\n",
+        5,
+        "[server] stands in line 1 already: put commands = … in place of line 3, and remove this second [server]",
+    ),
+    (
+        "[upstream.limits]\nqueue = 7\n[upstream.limits]\nqueue = 8\nrequests_per_second = 2\n",
+        3,
+        "[upstream.limits] stands in line 1 already: put queue = … in place of line 2, put requests_per_second = … below \
+         line 1, and remove this second [upstream.limits]",
+    ),
+    (
+        "[server]\n[log]\n[server]\n",
+        3,
+        "[server] stands in line 1 already: remove this second [server]",
+    ),
+    // In other spellings.
+    (
+        "[ tenants . acme ] # x\naccess_code = 'P1'\n\"commands\" = true\n[tenants.acme]\ncommands = false\n",
+        4,
+        "[tenants.acme] stands in line 1 already: put commands = … in place of line 3, and remove this second [tenants.acme]",
+    ),
+    (
+        "[tenants.acme]\n[ \"tenants\" . 'acme' ] # x\ncommands = false\n",
+        2,
+        "[tenants.acme] stands in line 1 already: put commands = … below line 1, and remove this second [tenants.acme]",
+    ),
+    (
+        "[routes.'/a']\nkind = 'hunter2'\n[routes.\"\\u002fa\"]\nkind = 'refuse'\n",
+        3,
+        "[routes.\"/a\"] stands in line 1 already: put kind = … in place of line 2, and remove this second [routes.\"/a\"]",
+    ),
+    (
+        "[server]\r\ncommands = true\r\n[server]\r\ncommands = false\r\n",
+        3,
+        "[server] stands in line 1 already: put commands = … in place of line 2, and remove this second [server]",
+    ),
+    (
+        "[server]\nlisten = '''\n[server]\nhunter2\n'''\n[server]\ncommands = false\n",
+        6,
+        "[server] stands in line 1 already: put commands = … below line 1, and remove this second [server]",
+    ),
+    // In braces.
+    (
+        "server = { listen = 'hunter2' }\n[log]\n[server]\ncommands = false\n",
+        3,
+        "server = { … } stands in line 1 already: put commands = … into the braces in line 1, and remove this [server]",
+    ),
+    (
+        "server = { commands = true }\n[server]\ncommands = false\n",
+        2,
+        "server = { … } stands in line 1 already: put commands = … in place of that in the braces in line 1, and remove this \
+         [server]",
+    ),
+    (
+        "upstream = { limits = { queue = 7 } }\n[upstream.limits]\nrequests_per_second = 2\n",
+        2,
+        "limits = { … } stands in line 1 already: put requests_per_second = … into the braces in line 1, and remove this \
+         [upstream.limits]",
+    ),
+    (
+        "upstream = { paused = false }\n[upstream.limits]\nrequests_per_second = 2\n",
+        2,
+        "upstream = { … } stands in line 1 already: put limits.requests_per_second = … into the braces in line 1, and remove \
+         this [upstream.limits]",
+    ),
+    (
+        "tenants.acme = { commands = true }\ntenants.acme.commands = false\n",
+        2,
+        "commands stands in line 1 already: put commands = … in place of that in the braces in line 1, and remove this line",
+    ),
+    (
+        "[tenants.acme]\ncommands = true\n[tenants]\nacme = { commands = false, weight = 2 }\n",
+        4,
+        "[tenants.acme] stands in line 1 already: put commands = … in place of line 2, put weight = … below line 1, and \
+         remove this acme = { … }",
+    ),
+    (
+        "server = { commands = true, commands = false }\n",
+        1,
+        "commands stands twice in line 1: remove one of the two",
+    ),
+    (
+        "server = {\ncommands = true,\ncommands = false,\n}\n",
+        3,
+        "commands stands in line 2 already: put commands = … in place of that in the braces in line 2, and remove this one",
+    ),
+    // Dotted.
+    (
+        "server.listen = 'hunter2'\n[server]\ncommands = false\n",
+        2,
+        "server.listen = … stands in line 1 already: put server.commands = … below line 1, and remove this [server]",
+    ),
+    (
+        "server.commands = true\n[server]\ncommands = false\n",
+        2,
+        "server.commands = … stands in line 1 already: put server.commands = … in place of line 1, and remove this [server]",
+    ),
+    (
+        "server.commands = true\nserver . \"commands\" = false\n",
+        2,
+        "server.commands stands in line 1 already: put server.commands = … in place of line 1, and remove this line",
+    ),
+    (
+        "[upstream]\nlimits.queue = 7\n[upstream.limits]\nrequests_per_second = 2\n",
+        3,
+        "limits.queue = … stands in line 2 already: put limits.requests_per_second = … below line 2, and remove this \
+         [upstream.limits]",
+    ),
+    (
+        "[tenants.acme]\naccess_code = 'hunter2'\n[tenants]\nacme.commands = false\n",
+        4,
+        "[tenants.acme] stands in line 1 already: put commands = … below line 1, and remove this line",
+    ),
+    (
+        "[tenants.acme]\ncommands = true\n[tenants]\nacme.commands = false\n",
+        4,
+        "commands stands in line 2 already: put commands = … in place of line 2, and remove this line",
+    ),
+    // A list of sections, which none is.
+    (
+        "[server]\ncommands = true\n[[server]]\ncommands = false\n",
+        3,
+        "[server] stands in line 1 already: put commands = … in place of line 2, and remove this [[server]]",
+    ),
+    (
+        "[[server]]\ncommands = true\n[server]\ncommands = false\n",
+        3,
+        "[[server]] stands in line 1 already: put commands = … in place of line 2, make line 1 [server], and remove this \
+         [server]",
+    ),
+    // A key.
+    (
+        "[server]\ncommands = true\ncommands=false\n",
+        3,
+        "commands stands in line 2 already: put commands = … in place of line 2, and remove this line",
+    ),
+    (
+        "[tenants.a]\ncommands = true\n[server]\ncommands = true\ncommands = false\n",
+        5,
+        "commands stands in line 4 already: put commands = … in place of line 4, and remove this line",
+    ),
+    // What is no section, and what is in a list.
+    (
+        "[upstream]\nlimits = 'hunter2'\n[upstream.limits]\nqueue = 7\n",
+        3,
+        "limits has a value in line 2 already: remove one of the two",
+    ),
+    (
+        "tenants = ['hunter2']\n[tenants.acme]\ncommands = false\n",
+        2,
+        "tenants has a value in line 1 already: remove one of the two",
+    ),
+    (
+        "a = [\n['hunter2', { b = 1 }],\n['hunter2', { b = 1, b = 2 }],\n]\n",
+        3,
+        "a section and a key stand once: put the line under the section that is there, and remove the other",
+    ),
+];
+
 #[test]
 fn a_section_or_a_key_that_stands_twice_is_told_where_its_line_belongs() {
-    for (text, place, remedy) in [
-        (
-            "[server]\n[log]\n[server]\ncommands = false\n",
-            "line 3",
-            "[server] stands in line 1 already",
-        ),
-        (
-            "[server] # ours\n[log]\n  [server]\ncommands = false\n",
-            "line 3",
-            "[server] stands in line 1 already",
-        ),
-        (
-            "[server]\ncommands = true\ncommands=false\n",
-            "line 3",
-            "commands stands in line 2 already",
-        ),
-        (
-            "[tenants.a]\ncommands = true\n[server]\ncommands = true\ncommands = false\n",
-            "line 5",
-            "commands stands in line 4 already",
-        ),
-        (
-            "[routes.\"/a\"]\n[routes.\"/a\"]\nkind = 'refuse'\n",
-            "line 2",
-            "[routes.\"/a\"] stands in line 1 already",
-        ),
-        (
-            "server.commands = true\nserver.commands = false\n",
-            "line 2",
-            "server.commands stands in line 1 already",
-        ),
-        (
-            "server = { commands = true, commands = false }\n",
-            "line 1",
-            "stand once",
-        ),
-        ("[ server ]\n[server]\n", "line 2", "stand once"),
-        (
-            "a = [\n['hunter2', { b = 1 }],\n['hunter2', { b = 1, b = 2 }],\n]\n",
-            "line 3",
-            "stand once",
-        ),
-    ] {
+    for (text, line, remedy) in TWICE {
         let found = problems(text);
-        assert!(found[0].key.starts_with(place), "{found:#?}");
-        assert!(found[0].remedy.contains(remedy), "{found:#?}");
+        let [problem] = found.as_slice() else {
+            panic!("{text}{found:#?}")
+        };
+        let place = format!("line {line}, column ");
+        assert!(problem.key.starts_with(&place), "{text}{problem:#?}");
+        assert_eq!(problem.remedy, *remedy, "{text}");
         assert!(!format!("{found:?}").contains("hunter2"), "{found:#?}");
+    }
+}
+
+#[test]
+fn each_of_several_that_stand_twice_is_told() {
+    let text = "[server]\ncommands = true\n[log]\nlevel = 'info'\n[server]\ncommands = false\ncommands = false\n[log]\n\
+                level = 'warn'\n[server]\n";
+    let found = problems(text);
+    let line = |problem: &Problem| problem.key.split_once(',').unwrap().0.to_owned();
+    // The keys of lines 6, 7 and 9 are told with their sections.
+    assert_eq!(
+        found.iter().map(line).collect::<Vec<_>>(),
+        ["line 5", "line 8", "line 10"]
+    );
+}
+
+proptest! {
+    /// Whatever is pasted into whatever: there is no panic, and a line that is named is one before it.
+    #[test]
+    fn what_stands_twice_is_told_by_a_line_of_before(pieces in vec(select(&[
+        "[server]", "[ server ]", "[[server]]", "[server.a]", "[\"server\".'a']", "[", "]", "server = {", "server = { a = 1 }", "}",
+        "server.a = 1", "server.a.b = 1", "a = 1", "a = { b = 1, b = 2 }", "a.b = [", "b = 1,", "'b' = \"", "# é", "'\u{2028}'", "\u{0}",
+    ]), 0..12), joint in select(&["\n", "\r\n", " "])) {
+        for problem in problems(&pieces.join(joint)) {
+            let Some(line) = problem.key.strip_prefix("line ") else { continue };
+            let line: usize = line.split(',').next().unwrap().parse().unwrap();
+            let named = problem.remedy.split(" line ").skip(1);
+            for named in named.filter_map(|rest| rest.split(|it: char| !it.is_ascii_digit()).next()?.parse::<usize>().ok()) {
+                prop_assert!((1..=line).contains(&named), "{problem:?}");
+            }
+        }
     }
 }
 

@@ -100,6 +100,9 @@ impl Shape {
 /// The code of a success.
 pub const SUCCESS: &str = "0000";
 
+/// Stands for a code that no log may show.
+pub const UNPRINTABLE: &str = "unprintable";
+
 /// The vendor's envelope: `{"code": …, "data": …, "message": …, "success": …}`.
 #[derive(Debug, Deserialize)]
 struct Envelope<'a> {
@@ -138,7 +141,7 @@ fn presentable(code: Cow<'_, str>) -> Cow<'static, str> {
     } else if code.len() <= 32 && is_plain(&code) {
         Cow::Owned(code.into_owned())
     } else {
-        Cow::Borrowed("unprintable")
+        Cow::Borrowed(UNPRINTABLE)
     }
 }
 

@@ -82,10 +82,14 @@ impl Connection {
 
     /// The next bytes, so many.
     pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        self.try_bytes(count).await.unwrap()
+    }
+
+    /// As [`bytes`](Self::bytes), where the connection may end before.
+    pub async fn try_bytes(&mut self, count: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; count];
         let read = timeout(PATIENCE, self.0.read_exact(&mut bytes)).await;
-        read.expect("no more comes").unwrap();
-        bytes
+        read.expect("no more comes").map(|_| bytes)
     }
 
     /// All bytes until the other side closes the connection.

@@ -1,6 +1,6 @@
 /* What a test does to the disk and the clocks of a process (LD_PRELOAD), told by files in the folder SHIM_FOLDER:
- * while `hang` is there, no write to a state file goes on, and no look into slow.toml; while `stuck` is there, the file that
- * it names is not opened; `wall` and `slept` say by how many seconds the wall clock is ahead, and how long the machine has
+ * while `hang` is there, no write to a state file goes on, and no look into slow.toml; while `stuck` is there, whoever opens
+ * the file that it names waits, even if it names another one meanwhile; `wall` and `slept` say by how many seconds the wall clock is ahead, and how long the machine has
  * slept. */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -87,8 +87,9 @@ int open64(const char *path, int flags, ...) {
     va_start(rest, flags);
     int mode = va_arg(rest, int);
     va_end(rest);
-    while (stuck(path))
-        usleep(500);
+    if (stuck(path))
+        while (access(path_of[STUCK], F_OK) == 0)
+            usleep(500);
     return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 

@@ -30,6 +30,11 @@ impl Shim {
         self.tell("stuck", path.to_str().unwrap());
     }
 
+    /// From now on it can, as on a mount that has taken the place of a dead one; who waits already goes on waiting.
+    pub fn replace_what_hangs(&self) {
+        self.tell("stuck", "");
+    }
+
     pub fn let_go_of_it(&self) {
         std::fs::remove_file(self.0.path().join("stuck")).unwrap();
     }
