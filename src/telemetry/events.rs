@@ -191,7 +191,8 @@ impl Metrics {
         family.with_label_values(&[code, "no"]).inc();
     }
 
-    /// A connection without a whole request was closed on this listener to make room for another one.
+    /// A connection without a whole request was closed on this listener to make room for another
+    /// one.
     pub fn connection_evicted(&self, listener: &str) {
         let evicted = &self.families.connections.evicted;
         evicted.with_label_values(&[listener]).inc();
