@@ -15,7 +15,7 @@ mod response;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Response;
@@ -35,12 +35,11 @@ use self::request::language::Languages;
 use self::request::route::{Kind, Routes, Target};
 use self::request::tenant::{Callers, Tenants};
 use self::request::{Call, Wishes};
-use self::vendor::quota::Level;
 use self::vendor::{LastingVendor, Vendor};
 use crate::body::{Body, ReadError, Received, read_whole};
 use crate::config::{Ca, Config};
 use crate::signing::params::Params;
-use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, Snapshot};
+use crate::telemetry::{Exchange, Metrics, RequestResult, Snapshot};
 
 /// One in so many parts of a caller's time is kept for the way back.
 const WAY_BACK: u32 = 20;
@@ -177,7 +176,7 @@ impl Gateway {
                 exchange.redirect_host = error.redirect_host().map(str::to_owned);
                 exchange.fault = Some(error.fault().as_str());
                 exchange.sent = Some(error.sent().as_str());
-                if exchange.result == telemetry::Result::Command {
+                if exchange.result == RequestResult::Command {
                     let in_doubt = doubt::after_error(&error);
                     exchange.in_doubt = Some(in_doubt);
                     let mut response = if in_doubt {
@@ -412,70 +411,17 @@ impl Gateway {
         &self.0.tenants
     }
 
-    fn quota_levels(&self) -> QuotaLevels {
-        let levels = self.0.vendor.levels();
-        let window = |name, level: Level| (name, level.limit.into(), level.remaining.into());
-        let mut windows: Vec<_> = levels
-            .second
-            .map(|level| window("second", level))
-            .into_iter()
-            .collect();
-        windows.push(window("connections", levels.connections));
-        let day = levels.day;
-        windows.extend(day.map(|day| ("day", day.limit.into(), day.remaining.into())));
-        let now = self
-            .0
-            .vendor
-            .wall_clock()
-            .duration_since(SystemTime::UNIX_EPOCH);
-        QuotaLevels {
-            windows,
-            day_for_queries: day.map(|day| day.remaining_for_queries.into()),
-            day_resets_at: day.map(|day| (now.unwrap_or_default() + day.more_in).as_secs_f64()),
-            is_assumed: day.is_some_and(|day| day.is_assumed),
-            allowed_rate: if levels.pause.is_zero() {
-                levels.allowed_rate
-            } else {
-                Some(0.0) // the vendor wants no call now
-            },
-            thrift: levels.thrift as u8,
-        }
-    }
-
-    /// Where an answer that nothing classifies is the usual one, in words.
-    fn episodes(&self) -> Vec<telemetry::Episode> {
-        let all = self.0.vendor.episodes().into_iter();
-        all.map(|((route, tenant), answer)| {
-            let answer = answer.to_string();
-            self.0.metrics.episode(route, tenant, answer)
-        })
-        .collect()
-    }
-
     /// The values of now, for the metrics.
     pub fn snapshot(&self) -> Snapshot {
         let this = &*self.0;
-        let (cache, keys) = (this.queries.statistics(), this.commands.keys());
-        let (quota, upstream) = (this.vendor.lasting().quota(), this.vendor.upstream());
         Snapshot {
-            cache_entries: cache.entries,
-            cache_bytes: cache.bytes,
-            cache_evictions: cache.evictions,
-            fills_in_flight: cache.fills,
-            queue_length: quota.queue_length(),
-            queue: quota
-                .queue_lengths()
-                .map(|(class, number)| (class.as_str(), number)),
-            quota: self.quota_levels(),
-            keys: keys.census(),
-            state_store_failing: keys.store_is_failing(),
-            state_store_failed: keys.store_has_failed(),
-            slots_held: quota.slots_held(),
+            upstream: this.vendor.upstream_levels(),
+            commands: this.commands.levels(),
+            cache: this.queries.levels(),
+            quota: this.vendor.quota_levels(),
             breaker_open: this.vendor.breaker_is_open(),
-            episodes: self.episodes(),
-            clock_skew: this.vendor.clock_skew(),
-            protocols: upstream.traffic().levels().into(),
-            certificate_expires_at: upstream.certificate_expires_at(),
+            episodes: this.vendor.episodes(),
+            state_store_failed: this.commands.keys().store_has_failed(),
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::clock::Moment;
 use crate::gateway::vendor::upstream::{Answer, COMMAND_MAX_IDLE, Outcome};
 use crate::id::RequestId;
 use crate::task::DetachOnDrop;
-use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
+use crate::telemetry::{CommandEnd, CommandLevels, Exchange, Metrics, RequestResult};
 
 /// The commands of one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -103,6 +103,14 @@ impl Commands {
         self.0.lasting.in_flight()
     }
 
+    /// The values of now, for the metrics.
+    pub fn levels(&self) -> CommandLevels {
+        CommandLevels {
+            keys: self.keys().census(),
+            store_failing: self.keys().store_is_failing(),
+        }
+    }
+
     /// What would be done with this command; nothing is sent.
     pub fn explain(&self, call: &Call) -> Value {
         let route = &call.target.route;
@@ -143,7 +151,7 @@ impl Commands {
         deadline: Instant,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
-        exchange.result = telemetry::Result::Command;
+        exchange.result = RequestResult::Command;
         let Some(key) = key else {
             let progress = Progress::default();
             return self

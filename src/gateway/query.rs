@@ -19,7 +19,7 @@ use hyper::Response;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use self::cache::{Cache, Fetched, Key, Lookup, Question, Sparing, Statistics};
+use self::cache::{Cache, Fetched, Key, Lookup, Question, Sparing};
 use self::document::Document;
 use self::fill::{Expected, errand, filled_later, to_filled};
 use self::places::CrawlPlaces;
@@ -37,7 +37,7 @@ use super::vendor::quota::{Class, Thrift};
 use crate::body::Body;
 use crate::clock::Moment;
 use crate::config::Config;
-use crate::telemetry::{self, Exchange, Metrics};
+use crate::telemetry::{CacheLevels, Exchange, Metrics, RequestResult};
 
 /// The queries of one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -130,9 +130,15 @@ impl Queries {
         &self.0.scopes
     }
 
-    /// What memory holds.
-    pub fn statistics(&self) -> Statistics {
-        self.0.cache.statistics()
+    /// The values of now, for the metrics.
+    pub fn levels(&self) -> CacheLevels {
+        let cache = self.0.cache.statistics();
+        CacheLevels {
+            entries: cache.entries,
+            bytes: cache.bytes,
+            evictions: cache.evictions,
+            fills_in_flight: cache.fills,
+        }
     }
 
     /// Answers a query: from memory, or with what a fill brings.
@@ -149,9 +155,9 @@ impl Queries {
         let usual = || self.usual_wait(route, tenant, wishes.all_pages);
         let mut timing = None; // of the fill, if this request begins one: a hit signs nothing
         let result = &mut exchange.result;
-        *result = telemetry::Result::Coalesced; // unless memory answers, or this request begins a fill
+        *result = RequestResult::Coalesced; // unless memory answers, or this request begins a fill
         let fill = |progress, reason| {
-            *result = telemetry::Result::Miss;
+            *result = RequestResult::Miss;
             let timing = timing.insert(Timing::begin());
             let longest = if wishes.all_pages {
                 policy.crawl_timeout
@@ -167,11 +173,11 @@ impl Queries {
             timing.tell(exchange);
         }
         if wishes.directives.no_store {
-            exchange.result = telemetry::Result::Bypass;
+            exchange.result = RequestResult::Bypass;
         }
         let found = found.inspect_err(|error| {
             if matches!(**error, Error::NotCached | Error::RefreshRefused) {
-                exchange.result = telemetry::Result::Refused;
+                exchange.result = RequestResult::Refused;
             }
         })?;
 
@@ -186,8 +192,8 @@ impl Queries {
         if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
             exchange.age = Some(found.age);
             exchange.result = match found.lookup {
-                Lookup::Hit => telemetry::Result::Hit,
-                _ => telemetry::Result::Stale,
+                Lookup::Hit => RequestResult::Hit,
+                _ => RequestResult::Stale,
             };
         } else {
             exchange.sent = Some(Sent::Yes.as_str());

@@ -6,6 +6,7 @@
 
 pub mod breaker;
 pub mod call;
+pub mod levels;
 pub mod pace;
 pub mod quota;
 pub mod retry;
@@ -22,7 +23,7 @@ use self::pace::{Pace, Paces};
 use self::quota::{History, Limits, Quota, Share, Thrift};
 use self::retry::Retries;
 use self::skew::{Skew, Told};
-use self::unclassified::{KnownScopes, Meaning, Usual};
+use self::unclassified::{KnownScopes, Usual};
 use super::brakes::Brakes;
 use super::request::route::Routes;
 use super::request::tenant::Tenants;
@@ -197,11 +198,6 @@ impl Vendor {
         self.0.lasting.skew.wall_clock()
     }
 
-    /// How far the vendor's clock is ahead of ours, in seconds; none before the first answer.
-    pub fn clock_skew(&self) -> Option<f64> {
-        self.0.lasting.skew.seconds()
-    }
-
     /// How sparing the day's budget demands to be, as of the last call: a hit asks nobody else.
     pub fn thrift(&self) -> Thrift {
         self.0.lasting.thriftiness.get()
@@ -213,23 +209,6 @@ impl Vendor {
         (self.0.lasting.quota.expected_wait(tenant, call), call)
     }
 
-    /// The vendor's limits, and what is left of them now.
-    pub fn levels(&self) -> quota::Levels {
-        let levels = self.0.lasting.quota.levels();
-        self.0.lasting.thriftiness.set(levels.thrift);
-        levels
-    }
-
-    /// Are all calls refused, as too many have failed?
-    pub fn breaker_is_open(&self) -> bool {
-        self.0.lasting.breaker.is_open()
-    }
-
-    /// The connections' client.
-    pub fn upstream(&self) -> &Upstream {
-        &self.0.upstream
-    }
-
     /// Is this what the queries of this tenant get now, for this caller, though nothing classifies it?
     pub fn is_usual_of_queries(
         &self,
@@ -239,11 +218,6 @@ impl Vendor {
     ) -> bool {
         let usual = &self.0.usual_answers;
         usual.is_usual_of_queries(tenant, caller, answer)
-    }
-
-    /// Where an answer that nothing classifies is the usual one: the labels of its route and tenant, and the answer.
-    pub fn episodes(&self) -> Vec<(unclassified::At, Meaning)> {
-        self.0.usual_answers.episodes()
     }
 }
 

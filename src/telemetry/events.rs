@@ -1,11 +1,14 @@
-//! What is counted, and told, beside the exchanges? Calls of Linksfield and what they say, the configuration, and what is rare.
+//! What is counted, and told, beside the exchanges? Calls of Linksfield and what they say, the
+//! configuration, and what is rare.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Episode, Metrics, log};
+use super::log;
+use super::metrics::Metrics;
+use super::snapshot::Episode;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy)]
@@ -25,39 +28,37 @@ pub struct CommandEnd<'a> {
 }
 
 impl Metrics {
-    /// The configuration's file was read, at this time in seconds since 1970, and could be used or not.
+    /// The configuration's file was read, at this time in seconds since 1970, and could be used or
+    /// not.
     pub fn configuration_read(&self, usable: bool, at: f64) {
-        let families = &self.families;
-        families.config_reload_successful.set(usable.into());
+        let families = &self.families.configuration;
+        families.file_usable.set(usable.into());
         if usable {
-            families.config_reload_success_timestamp.set(at);
+            families.file_usable_at.set(at);
         }
     }
 
     /// The configuration in effect.
     pub fn configuration_in_effect(&self, hash: &str) {
-        self.families.config_info.reset();
-        self.families.config_info.with_label_values(&[hash]).set(1);
+        let info = &self.families.configuration.info;
+        info.reset();
+        info.with_label_values(&[hash]).set(1);
     }
 
     /// So many of the secrets, tokens and files of certificates could not be used.
     pub fn secrets_refused(&self, number: usize) {
         let number = i64::try_from(number).unwrap_or(i64::MAX);
-        self.families.secrets_refused.set(number);
+        self.families.configuration.secrets_refused.set(number);
     }
 
     /// A tenant's secrets were read, and could be used or not.
     pub fn secret_read(&self, tenant: &str, usable: bool, at: f64) {
-        let families = &self.families;
-        let successful = families
-            .secret_reload_successful
-            .with_label_values(&[tenant]);
-        successful.set(usable.into());
+        let families = &self.families.configuration;
+        let is_usable = families.secret_usable.with_label_values(&[tenant]);
+        is_usable.set(usable.into());
         if usable {
-            let timestamp = families
-                .secret_reload_success_timestamp
-                .with_label_values(&[tenant]);
-            timestamp.set(at);
+            let usable_at = families.secret_usable_at.with_label_values(&[tenant]);
+            usable_at.set(at);
         }
     }
 
@@ -71,34 +72,36 @@ impl Metrics {
         duration: Duration,
     ) {
         let (route, tenant) = self.names(route, tenant);
-        self.families
-            .upstream_requests
+        let families = &self.families.calls;
+        families
+            .by_outcome
             .with_label_values(&[route, tenant, outcome, reason])
             .inc();
-        self.families
-            .upstream_duration
+        families
+            .duration
             .with_label_values(&[route, outcome])
             .observe(duration.as_secs_f64());
     }
 
     /// What a call says about the vendor, as the breaker takes it.
     pub fn upstream_ended(&self, end: &str) {
-        self.families.upstream_calls.with_label_values(&[end]).inc();
+        self.families.calls.by_end.with_label_values(&[end]).inc();
     }
 
     /// The vendor did not accept a tenant's signature.
     pub fn bad_signature(&self, tenant: usize) {
         let tenant = self.labels.tenants[tenant].as_str();
-        let family = &self.families.bad_signatures;
+        let family = &self.families.calls.bad_signatures;
         family.with_label_values(&[tenant]).inc();
     }
 
     /// The vendor answered with a `code` that the configuration does not know.
     pub fn unknown_code(&self) {
-        self.families.unknown_codes.inc();
+        self.families.calls.unknown_codes.inc();
     }
 
-    /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the usual one there.
+    /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the
+    /// usual one there.
     pub fn episode_begins(&self, route: usize, tenant: usize, answer: &dyn Display, remedy: &str) {
         let (route, tenant) = self.names(route, tenant);
         warn!(
@@ -131,22 +134,22 @@ impl Metrics {
 
     /// The vendor encoded an answer, which nobody had asked for.
     pub fn encoded_answer(&self) {
-        self.families.encoded_answers.inc();
+        self.families.calls.encoded_answers.inc();
     }
 
     /// A path came that is not configured.
     pub fn unlisted_path(&self) {
-        self.families.unlisted_paths.inc();
+        self.families.requests.unlisted_paths.inc();
     }
 
     /// The vendor had too many calls, although by our count there was room.
     pub fn foreign_throttle(&self) {
-        self.families.foreign_throttles.inc();
+        self.families.calls.foreign_throttles.inc();
     }
 
     /// A query is asked again.
     pub fn retried(&self) {
-        self.families.retries.inc();
+        self.families.calls.retries.inc();
     }
 
     /// A query was taken with the tenant's other secret, which is the active one from now on.
@@ -154,6 +157,7 @@ impl Metrics {
         let tenant = self.labels.tenants[tenant].as_str();
         let switches = self
             .families
+            .configuration
             .secret_switches
             .with_label_values(&[tenant, secret]);
         switches.inc();
@@ -175,25 +179,29 @@ impl Metrics {
     pub fn command_in_doubt(&self, route: usize, tenant: usize) {
         let (route, tenant) = self.names(route, tenant);
         self.families
-            .commands_unknown_outcome
+            .commands
+            .unknown_outcome
             .with_label_values(&[route, tenant])
             .inc();
     }
 
     /// Something was refused before it was an exchange.
     pub fn refused(&self, code: &str) {
-        self.families.errors.with_label_values(&[code, "no"]).inc();
+        let family = &self.families.requests.errors;
+        family.with_label_values(&[code, "no"]).inc();
     }
 
-    /// A connection without a whole request was closed on this listener to make room for another one.
+    /// A connection without a whole request was closed on this listener to make room for another
+    /// one.
     pub fn connection_evicted(&self, listener: &str) {
-        let evicted = &self.families.connections_evicted;
+        let evicted = &self.families.connections.evicted;
         evicted.with_label_values(&[listener]).inc();
     }
 
     /// Pages were made unfindable.
     pub fn invalidation(&self, cause: &str) {
         self.families
+            .cache
             .invalidations
             .with_label_values(&[cause])
             .inc();
@@ -209,8 +217,8 @@ impl Metrics {
     ) {
         let names = self.names(route, tenant);
         if ended.in_doubt {
-            let recent = &self.families.recent;
-            recent.add(request_id, names, ended.outcome, ended.sent);
+            self.recent
+                .add(request_id, names, ended.outcome, ended.sent);
         }
         let message = "command finished without its caller";
         command_line(request_id, names, ended, ended.in_doubt, message);
@@ -225,14 +233,14 @@ impl Metrics {
         ended: &CommandEnd<'_>,
     ) {
         let names @ (route, tenant) = self.names(route, tenant);
-        let family = &self.families.commands_answered_late;
+        let family = &self.families.commands.answered_late;
         family.with_label_values(&[route, tenant]).inc();
         let message = "command answered after its time";
         command_line(request_id, names, ended, false, message);
     }
 
-    /// What became of a command could not be saved under its key, or not in time: a repeat gets it from memory; after a restart
-    /// that comes before it is on disk, it finds the command in doubt.
+    /// What became of a command could not be saved under its key, or not in time: a repeat gets it
+    /// from memory; after a restart that comes before it is on disk, it finds the command in doubt.
     pub fn key_not_saved(
         &self,
         request_id: &str,
@@ -242,8 +250,16 @@ impl Metrics {
         error: &(dyn std::error::Error + 'static),
     ) {
         let (route, tenant) = self.names(route, tenant);
-        self.families.keys_not_saved.inc();
-        warn!(target: log::COMMANDS, request_id, tenant, route, sent, error, "idempotency key not saved");
+        self.families.commands.keys_not_saved.inc();
+        warn!(
+            target: log::COMMANDS,
+            request_id,
+            tenant,
+            route,
+            sent,
+            error,
+            "idempotency key not saved"
+        );
     }
 
     fn names(&self, route: usize, tenant: usize) -> (&str, &str) {

@@ -9,11 +9,14 @@ use tokio::time::Instant;
 use tracing::field::display;
 use tracing::{info, warn};
 
+use super::log;
+use super::metrics::Metrics;
+use super::result::RequestResult;
 use super::trace::Trace;
-use super::{Metrics, Result, log};
 use crate::id::RequestId;
 
-/// The record of one exchange: filled in by the gateway, written when dropped, even if the caller leaves.
+/// The record of one exchange: filled in by the gateway, written when dropped, even if the caller
+/// leaves.
 #[derive(Debug)]
 pub struct Exchange<'a> {
     metrics: &'a Metrics,
@@ -30,7 +33,7 @@ pub struct Exchange<'a> {
     /// Label of the caller.
     pub caller: usize,
     /// How it was answered.
-    pub result: Result,
+    pub result: RequestResult,
     /// The status of the answer; none if the caller left before it.
     pub status: Option<u16>,
     /// The code of a failure of ours.
@@ -43,8 +46,8 @@ pub struct Exchange<'a> {
     pub redirect_host: Option<String>,
     /// Did the request reach Linksfield? None for a page from memory.
     pub sent: Option<&'static str>,
-    /// May a command have been carried out without anybody knowing? None for a query, and for a command whose caller left
-    /// before its end.
+    /// May a command have been carried out without anybody knowing? None for a query, and for a
+    /// command whose caller left before its end.
     pub in_doubt: Option<bool>,
     /// What Linksfield's answer means; none where no call was made for it, or none was answered.
     pub outcome: Option<&'static str>,
@@ -66,39 +69,38 @@ impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         let metrics = self.metrics;
         let duration = self.started.elapsed().as_secs_f64();
-        metrics.families.requests_in_flight.dec();
+        metrics.families.requests.in_flight.dec();
         metrics.request_handle(self).inc();
         metrics.tenant_handle(self).inc();
         metrics.request_duration_handle(self).observe(duration);
         if self.is_replay {
-            metrics.families.idempotency_replays.inc();
+            metrics.families.commands.replays.inc();
         }
         if let Some(age) = self.age {
             metrics.served_age_handle(self).observe(age.as_secs_f64());
         }
         if let Some(fault) = self.fault {
-            let family = &metrics.families.failed_requests;
+            let family = &metrics.families.requests.failed;
             family.with_label_values(&[fault]).inc();
         }
         if let Some(code) = self.error {
             let sent = self.sent.unwrap_or("no");
-            let families = &metrics.families;
-            families.errors.with_label_values(&[code, sent]).inc();
+            let family = &metrics.families.requests.errors;
+            family.with_label_values(&[code, sent]).inc();
             let labels = &metrics.labels;
             let names = (&*labels.routes[self.route], &*labels.tenants[self.tenant]);
-            families
-                .recent
-                .add(self.request_id.as_str(), names, code, sent);
+            let id = self.request_id.as_str();
+            metrics.recent.add(id, names, code, sent);
         } else if self.in_doubt == Some(true) {
             let labels = &metrics.labels;
             let names = (&*labels.routes[self.route], &*labels.tenants[self.tenant]);
             let (id, sent) = (self.request_id.as_str(), self.sent.unwrap_or("unknown"));
-            metrics.families.recent.add(id, names, "in_doubt", sent);
+            metrics.recent.add(id, names, "in_doubt", sent);
         } else if self.saved_a_call {
             match self.result {
-                Result::Hit => metrics.families.saved_by_hit.inc(),
-                Result::Stale => metrics.families.saved_by_stale.inc(),
-                Result::Coalesced => metrics.families.saved_by_coalescing.inc(),
+                RequestResult::Hit => metrics.saved.hit.inc(),
+                RequestResult::Stale => metrics.saved.stale.inc(),
+                RequestResult::Coalesced => metrics.saved.coalesced.inc(),
                 _ => {}
             }
         }
@@ -161,8 +163,8 @@ impl Exchange<'_> {
             };
         }
         match self.result {
-            Result::Command if in_doubt == Some(true) => line!(warn, log::COMMANDS),
-            Result::Command => line!(info, log::COMMANDS),
+            RequestResult::Command if in_doubt == Some(true) => line!(warn, log::COMMANDS),
+            RequestResult::Command => line!(info, log::COMMANDS),
             _ => line!(info, module_path!()),
         }
     }
@@ -171,7 +173,7 @@ impl Exchange<'_> {
 impl Metrics {
     /// The record of an exchange that begins now.
     pub fn exchange(&self, request_id: RequestId) -> Exchange<'_> {
-        self.families.requests_in_flight.inc();
+        self.families.requests.in_flight.inc();
         Exchange {
             metrics: self,
             started: Instant::now(),
@@ -180,7 +182,7 @@ impl Metrics {
             route: self.labels.routes.len() - 1,
             tenant: self.labels.tenants.len() - 1,
             caller: self.labels.callers.len() - 1,
-            result: Result::Refused,
+            result: RequestResult::Refused,
             status: None,
             error: None,
             fault: None,
@@ -199,9 +201,9 @@ impl Metrics {
     }
 
     fn request_duration_handle(&self, exchange: &Exchange<'_>) -> &Histogram {
-        let handle = exchange.route * Result::ALL.len() + exchange.result as usize;
+        let handle = exchange.route * RequestResult::ALL.len() + exchange.result as usize;
         self.request_duration_handles[handle].get_or_init(|| {
-            self.families.request_duration.with_label_values(&[
+            self.families.requests.duration.with_label_values(&[
                 self.labels.routes[exchange.route].as_str(),
                 exchange.result.as_str(),
             ])
@@ -211,14 +213,17 @@ impl Metrics {
     fn served_age_handle(&self, exchange: &Exchange<'_>) -> &Histogram {
         self.served_age[exchange.route].get_or_init(|| {
             let route = self.labels.routes[exchange.route].as_str();
-            self.families.served_age.with_label_values(&[route])
+            self.families
+                .requests
+                .served_age
+                .with_label_values(&[route])
         })
     }
 
     fn tenant_handle(&self, exchange: &Exchange<'_>) -> &IntCounter {
-        let handle = exchange.tenant * Result::ALL.len() + exchange.result as usize;
+        let handle = exchange.tenant * RequestResult::ALL.len() + exchange.result as usize;
         self.tenant_handles[handle].get_or_init(|| {
-            self.families.tenant_requests.with_label_values(&[
+            self.families.requests.by_tenant.with_label_values(&[
                 self.labels.tenants[exchange.tenant].as_str(),
                 exchange.result.as_str(),
             ])
@@ -228,16 +233,18 @@ impl Metrics {
     fn request_handle(&self, exchange: &Exchange<'_>) -> &IntCounter {
         let pair = exchange.caller * self.labels.tenants.len() + exchange.tenant;
         let handles = self.request_handles[pair].get_or_init(|| {
-            let number = self.labels.routes.len() * Result::ALL.len();
+            let number = self.labels.routes.len() * RequestResult::ALL.len();
             (0..number).map(|_| OnceLock::new()).collect()
         });
-        handles[exchange.route * Result::ALL.len() + exchange.result as usize].get_or_init(|| {
-            self.families.requests.with_label_values(&[
-                self.labels.routes[exchange.route].as_str(),
-                self.labels.tenants[exchange.tenant].as_str(),
-                self.labels.callers[exchange.caller].as_str(),
-                exchange.result.as_str(),
-            ])
-        })
+        handles[exchange.route * RequestResult::ALL.len() + exchange.result as usize].get_or_init(
+            || {
+                self.families.requests.total.with_label_values(&[
+                    self.labels.routes[exchange.route].as_str(),
+                    self.labels.tenants[exchange.tenant].as_str(),
+                    self.labels.callers[exchange.caller].as_str(),
+                    exchange.result.as_str(),
+                ])
+            },
+        )
     }
 }

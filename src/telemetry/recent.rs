@@ -1,4 +1,5 @@
-//! Which failures were the last? A few of them, for whoever looks at the admin page; the log has them all.
+//! Which failures were the last? A few of them, for whoever looks at the admin page; the log has
+//! them all.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
