@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use humantime::format_rfc3339_seconds;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::signal::unix::Signal;
 use tokio::sync::{Notify, oneshot};
@@ -194,7 +195,9 @@ impl Reloader {
         };
         let needs_restart = result.iter().flat_map(|reloaded| &reloaded.needs_restart);
         let told = needs_restart.fold(refusal, |told, key| told + "\n" + key);
-        let is_news = told != read.told;
+        // Whoever sends SIGHUP has no other answer than the log, though the watcher may have been quicker.
+        let is_asked = by == Trigger::Hangup;
+        let is_news = told != read.told || is_asked;
         read.told = told;
         let warnings = result.iter().flat_map(|reloaded| &reloaded.warnings);
         let warnings: Vec<_> = warnings.cloned().collect();
@@ -203,7 +206,7 @@ impl Reloader {
             Err(_) => Vec::new(),
         };
         drop(read);
-        tell(&result, is_news, &told);
+        tell(&result, (is_asked, is_news), &told);
         result
     }
 
@@ -315,14 +318,23 @@ impl Reloader {
 }
 
 /// One line for each thing that somebody has to know. The warnings that were told before are told again with a change only.
-fn tell(result: &Result<Reloaded, ReloadError>, is_news: bool, told: &[Warning]) {
+fn tell(
+    result: &Result<Reloaded, ReloadError>,
+    (is_asked, is_news): (bool, bool),
+    told: &[Warning],
+) {
     match result {
         Ok(reloaded) => {
+            let list = |keys: &[String]| (!keys.is_empty()).then(|| keys.join(", "));
             if reloaded.changed {
-                let list = |keys: &[String]| (!keys.is_empty()).then(|| keys.join(", "));
                 let keys = list(&reloaded.changed_keys);
                 let secrets = list(&reloaded.changed_secrets);
                 info!(keys, secrets, "configuration or secrets changed");
+            } else if is_asked {
+                let last = &reloaded.last_change;
+                let (since, by) = (format_rfc3339_seconds(last.at), last.by.as_str());
+                let brakes = list(&reloaded.brakes);
+                info!(%since, by, brakes, "configuration and secrets are unchanged");
             }
             // One may come without a change: of a brake that the environment overrides.
             let warnings = reloaded.warnings.iter();

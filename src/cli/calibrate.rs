@@ -1,7 +1,8 @@
 //! Which reading of the vendor's signing rule do known-good signed bodies follow?
 //!
 //! The rule leaves much open (linksfield-api.md, section 2.6). For each body every combination of the keys of `[signing]`
-//! is tried; there are some hundred thousand, which takes well under a second. What reproduces all of them is the answer.
+//! is tried; there are some hundred thousand, and the time grows with the body: a short one is best. What reproduces all of
+//! them is the answer.
 
 mod proposal;
 mod reading;

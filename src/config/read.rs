@@ -41,10 +41,10 @@ pub(super) fn table(text: &str) -> Result<Table, Vec<Problem>> {
     let offset = |error: &toml::de::Error| error.span().map_or(text.len(), |span| span.start);
     let (duplicates, _): (Vec<_>, Vec<_>) = errors.iter().partition(|error| is_duplicate(error));
     let duplicates: Vec<_> = duplicates.into_iter().map(offset).collect();
-    let places = Places::of(text);
+    let mut remedies = Places::of(text).remedies(&duplicates).into_iter();
     let problem = |error| {
         let remedy = if is_duplicate(error) {
-            places.remedy(offset(error), &duplicates)?
+            remedies.next().flatten()?
         } else {
             NOT_TOML.to_owned()
         };

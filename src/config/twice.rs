@@ -6,6 +6,7 @@
 //!
 //! Invariant: keys are quoted, values are not.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use toml_parser::Source;
@@ -15,6 +16,9 @@ use super::schema::dotted;
 
 /// As deep as the parser goes that has found what is wrong.
 const DEEPEST: u32 = 80;
+
+/// So many are told with their places: a larger file is no work of a moment, and nobody reads more.
+const MOST_TOLD: usize = 50;
 
 /// Said where it cannot be told better.
 const ANYWAY: &str = "a section and a key stand once: put the line under the section that is there, and remove the other";
@@ -44,6 +48,8 @@ struct Place {
     span: Range<usize>,
     /// From 1.
     line: usize,
+    /// The last line of its value.
+    end: usize,
 }
 
 impl Place {
@@ -70,6 +76,9 @@ impl Place {
     fn removed(&self) -> String {
         match self.form {
             Form::Value if self.is_in_braces => "this one".to_owned(),
+            Form::Value if self.end > self.line => {
+                format!("the {} lines from here", self.end - self.line + 1)
+            }
             Form::Value => "this line".to_owned(),
             _ => format!("this {}", self.written()),
         }
@@ -105,6 +114,7 @@ impl Places {
         let (mut key, mut span) = (Vec::new(), 0..0);
         let mut value = None; // the place that it belongs to
         let (mut line, mut counted) = (1, 0);
+        let mut begun: Vec<Option<usize>> = Vec::new(); // by how many braces are open: the place whose value comes
         for event in events {
             let at = event.span();
             match event.kind() {
@@ -149,9 +159,12 @@ impl Places {
                         is_in_braces: form == Form::Value && !braces.is_empty(),
                         span: span.clone(),
                         line,
+                        end: line,
                         path: path.clone(),
                     });
                     if form == Form::Value {
+                        begun.resize(braces.len() + 1, None);
+                        begun[braces.len()] = Some(places.len() - 1);
                         value = Some(places.len() - 1);
                     } else {
                         section = path;
@@ -166,9 +179,18 @@ impl Places {
                 EventKind::ArrayOpen => {
                     value = None;
                     braces.push(None);
+                    begun.truncate(braces.len());
                 }
-                EventKind::InlineTableClose | EventKind::ArrayClose => {
-                    braces.pop();
+                kind
+                @ (EventKind::Scalar | EventKind::InlineTableClose | EventKind::ArrayClose) => {
+                    if kind != EventKind::Scalar {
+                        braces.pop();
+                    }
+                    if let Some(Some(place)) = begun.get(braces.len()) {
+                        let place: &mut Place = &mut places[*place];
+                        let value = text.get(place.span.end..at.end()).unwrap_or_default();
+                        place.end = place.line + value.matches('\n').count();
+                    }
                 }
                 EventKind::Newline | EventKind::ValueSep => key.clear(), // of what was no key
                 _ => {}
@@ -177,30 +199,40 @@ impl Places {
         Self(places)
     }
 
-    /// What to do about what stands at this offset, and stands somewhere before too; none where the remedy of its section says
-    /// so already. `errors` are the offsets of all such.
-    pub(super) fn remedy(&self, offset: usize, errors: &[usize]) -> Option<String> {
-        let Some(second) = self.at(offset) else {
-            return Some(ANYWAY.to_owned());
+    /// What to do about what stands at each of these offsets, and stands somewhere before too; none where the remedy of its
+    /// section says so already.
+    pub(super) fn remedies(&self, offsets: &[usize]) -> Vec<Option<String>> {
+        let places: Vec<_> = offsets.iter().map(|offset| self.at(*offset)).collect();
+        let told: HashSet<usize> = places.iter().flatten().copied().collect();
+        let remedy = |(number, place): (usize, &Option<usize>)| {
+            let known = place.filter(|_| number < MOST_TOLD);
+            let Some(second) = known else {
+                return Some(ANYWAY.to_owned());
+            };
+            if self.is_told_with_its_section(second, &told) {
+                return None;
+            }
+            Some(self.way_out(second).unwrap_or_else(|| ANYWAY.to_owned()))
         };
+        places.iter().enumerate().map(remedy).collect()
+    }
+
+    fn is_told_with_its_section(&self, second: usize, told: &HashSet<usize>) -> bool {
         let section = self.0[..second]
             .iter()
             .rposition(Place::begins_section)
             .filter(|_| !self.0[second].begins_section());
-        if let Some(section) = section
-            && errors.iter().any(|error| self.at(*error) == Some(section))
-            && self.0[..section]
-                .iter()
-                .any(|place| place.path == self.0[second].path)
-        {
-            return None;
-        }
-        Some(self.way_out(second).unwrap_or_else(|| ANYWAY.to_owned()))
+        section.is_some_and(|section| {
+            let path = &self.0[second].path;
+            told.contains(&section) && self.0[..section].iter().any(|place| place.path == *path)
+        })
     }
 
     fn at(&self, offset: usize) -> Option<usize> {
-        let holds = |place: &Place| place.span.contains(&offset);
-        self.0.iter().position(holds)
+        // They stand in the order of the text.
+        let after = self.0.partition_point(|place| place.span.start <= offset);
+        let place = after.checked_sub(1)?;
+        self.0[place].span.contains(&offset).then_some(place)
     }
 
     fn way_out(&self, second: usize) -> Option<String> {
@@ -227,13 +259,12 @@ impl Places {
                     "{key} stands twice in line {line}: remove one of the two"
                 ));
             }
-            let (put, this) = (destination(before, second)?, second.removed());
             return Some(format!(
-                "{key} stands in line {line} already: put {put}, and remove {this}"
+                "{key} stands in line {line} already: keep the one that you want, and remove the other"
             ));
         }
 
-        let (first, _) = holder(before, &second.path)?;
+        let (first, names) = holder(before, &second.path)?;
         let inside: Vec<&Place> = match second.form {
             Form::Value => vec![second],
             Form::Braces => after
@@ -247,6 +278,23 @@ impl Places {
                 .filter(value)
                 .collect(),
         };
+        let held = before.iter().filter(value);
+        let held = held
+            .filter(|place| place.path.starts_with(&second.path))
+            .count();
+        let is_same_section = second.begins_section() && names == second.path.len();
+        if is_same_section && (1..inside.len()).contains(&held) {
+            // A line that was put before the whole section.
+            let (written, line, this) = (first.written(), first.line, second.written());
+            let what = match first.form {
+                Form::Section | Form::List => format!("the lines below line {line}"),
+                Form::Braces | Form::Value => "that line".to_owned(),
+            };
+            return Some(format!(
+                "{written} stands in line {line} already, with less in it: move {what} into this {this}, \
+                 keep the one that you want of a key that stands in both, and remove {written} in line {line}"
+            ));
+        }
         let mut steps = Vec::new();
         for place in inside {
             steps.push(format!("put {}", destination(before, place)?));
@@ -287,7 +335,10 @@ fn destination(before: &[Place], place: &Place) -> Option<String> {
         return Some(if first.is_in_braces {
             format!("{written} in place of that in the braces in line {line}")
         } else {
-            format!("{written} in place of line {line}")
+            match first.end {
+                end if end > line => format!("{written} in place of lines {line} to {end}"),
+                _ => format!("{written} in place of line {line}"),
+            }
         });
     }
     let (first, names) =
@@ -303,6 +354,11 @@ fn destination(before: &[Place], place: &Place) -> Option<String> {
         if first.is_in_braces || names == first.path.len() && first.form == Form::Braces {
             format!("{key} = … into the braces in line {line}")
         } else {
+            let line = if first.form == Form::Value {
+                first.end
+            } else {
+                line
+            };
             format!("{key} = … below line {line}")
         },
     )

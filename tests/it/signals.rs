@@ -117,7 +117,12 @@ async fn a_reload_that_is_asked_for_during_the_start_follows_it() {
         until("it starts and reloads", async || {
             assert_eq!(gateway.process.try_wait().unwrap(), None, "{config}");
             let told = gateway.stderr();
-            told.contains("listening") && told.contains("reload asked for by SIGHUP")
+            let is_told = [
+                "listening",
+                "reload asked for by SIGHUP",
+                "secrets are unchanged",
+            ];
+            is_told.iter().all(|line| told.contains(line))
         })
         .await;
         gateway.signal(TERM);

@@ -38,11 +38,15 @@ impl Check<'_> {
                 .strip_prefix(base)
                 .is_some_and(|rest| rest.starts_with('/'))
         {
-            self.warn(
-                &key,
-                "the path begins with that of upstream.base_url, which is added to it once more",
-                "write the path without it",
-            );
+            let reason =
+                "the path begins with that of upstream.base_url, which is added to it once more";
+            let remedy = "write the path without it";
+            let route = self.config.routes.get(path);
+            if route.is_some_and(|route| route.kind == Kind::Refuse) {
+                self.problem(&key, reason, remedy); // a brake that would stop nothing
+            } else {
+                self.warn(&key, reason, remedy);
+            }
         }
     }
 

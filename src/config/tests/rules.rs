@@ -39,6 +39,11 @@ const RULES: &[(&str, &str, &str)] = &[
         "server.request_timeout",
         "a year",
     ),
+    (
+        "[upstream]\nbase_url = 'https://h/x'\n[routes.'/x/order']\nkind = 'refuse'",
+        "routes.\"/x/order\"",
+        "without it",
+    ),
     ("[server]\nmax_body = 0", "server.max_body", "larger"),
     ("[server]\nmax_body = '2GiB'", "server.max_body", "1GiB"),
     (

@@ -269,8 +269,8 @@ const TWICE: &[(&str, usize, &str)] = &[
     (
         "[upstream.limits]\nqueue = 7\n[upstream.limits]\nqueue = 8\nrequests_per_second = 2\n",
         3,
-        "[upstream.limits] stands in line 1 already: put queue = … in place of line 2, put requests_per_second = … below \
-         line 1, and remove this second [upstream.limits]",
+        "[upstream.limits] stands in line 1 already, with less in it: move the lines below line 1 into this \
+         [upstream.limits], keep the one that you want of a key that stands in both, and remove [upstream.limits] in line 1",
     ),
     (
         "[server]\n[log]\n[server]\n",
@@ -287,6 +287,32 @@ const TWICE: &[(&str, usize, &str)] = &[
         "[tenants.acme]\n[ \"tenants\" . 'acme' ] # x\ncommands = false\n",
         2,
         "[tenants.acme] stands in line 1 already: put commands = … below line 1, and remove this second [tenants.acme]",
+    ),
+    // A brake that was put before the whole section.
+    (
+        "[server]\ncommands = false\n[server]\nlisten = 'hunter2'\ncommands = true\n",
+        3,
+        "[server] stands in line 1 already, with less in it: move the lines below line 1 into this [server], keep the one \
+         that you want of a key that stands in both, and remove [server] in line 1",
+    ),
+    (
+        "server.commands = false\n[server]\nlisten = 'hunter2'\ncommands = true\n",
+        2,
+        "server.commands = … stands in line 1 already, with less in it: move that line into this [server], keep the one that \
+         you want of a key that stands in both, and remove server.commands = … in line 1",
+    ),
+    // Values of several lines.
+    (
+        "routes.'/x'.invalidates = [\n'/a',\n]\n[routes.'/x']\nkind = 'command'\n",
+        4,
+        "routes.\"/x\".invalidates = … stands in line 1 already: put routes.\"/x\".kind = … below line 3, and remove this \
+         [routes.\"/x\"]",
+    ),
+    (
+        "[routes.'/x']\ninvalidates = [\n'/a', # b\n]\n[routes.'/x']\ninvalidates = ['/b']\n",
+        5,
+        "[routes.\"/x\"] stands in line 1 already: put invalidates = … in place of lines 2 to 4, and remove this second \
+         [routes.\"/x\"]",
     ),
     (
         "[routes.'/a']\nkind = 'hunter2'\n[routes.\"\\u002fa\"]\nkind = 'refuse'\n",
@@ -330,7 +356,7 @@ const TWICE: &[(&str, usize, &str)] = &[
     (
         "tenants.acme = { commands = true }\ntenants.acme.commands = false\n",
         2,
-        "commands stands in line 1 already: put commands = … in place of that in the braces in line 1, and remove this line",
+        "commands stands in line 1 already: keep the one that you want, and remove the other",
     ),
     (
         "[tenants.acme]\ncommands = true\n[tenants]\nacme = { commands = false, weight = 2 }\n",
@@ -346,7 +372,7 @@ const TWICE: &[(&str, usize, &str)] = &[
     (
         "server = {\ncommands = true,\ncommands = false,\n}\n",
         3,
-        "commands stands in line 2 already: put commands = … in place of that in the braces in line 2, and remove this one",
+        "commands stands in line 2 already: keep the one that you want, and remove the other",
     ),
     // Dotted.
     (
@@ -362,7 +388,7 @@ const TWICE: &[(&str, usize, &str)] = &[
     (
         "server.commands = true\nserver . \"commands\" = false\n",
         2,
-        "server.commands stands in line 1 already: put server.commands = … in place of line 1, and remove this line",
+        "server.commands stands in line 1 already: keep the one that you want, and remove the other",
     ),
     (
         "[upstream]\nlimits.queue = 7\n[upstream.limits]\nrequests_per_second = 2\n",
@@ -378,7 +404,7 @@ const TWICE: &[(&str, usize, &str)] = &[
     (
         "[tenants.acme]\ncommands = true\n[tenants]\nacme.commands = false\n",
         4,
-        "commands stands in line 2 already: put commands = … in place of line 2, and remove this line",
+        "commands stands in line 2 already: keep the one that you want, and remove the other",
     ),
     // A list of sections, which none is.
     (
@@ -396,12 +422,12 @@ const TWICE: &[(&str, usize, &str)] = &[
     (
         "[server]\ncommands = true\ncommands=false\n",
         3,
-        "commands stands in line 2 already: put commands = … in place of line 2, and remove this line",
+        "commands stands in line 2 already: keep the one that you want, and remove the other",
     ),
     (
         "[tenants.a]\ncommands = true\n[server]\ncommands = true\ncommands = false\n",
         5,
-        "commands stands in line 4 already: put commands = … in place of line 4, and remove this line",
+        "commands stands in line 4 already: keep the one that you want, and remove the other",
     ),
     // What is no section, and what is in a list.
     (
