@@ -3,7 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use linksfield_gateway::telemetry::{Constants, Labels, Metrics, RouteKind, Snapshot};
+use linksfield_gateway::telemetry::{
+    CallerLabel, Constants, Labels, Metrics, RouteKind, RouteLabel, Snapshot, TenantLabel,
+};
 
 const TENANTS: usize = 100;
 const CALLERS: usize = 20;
@@ -36,8 +38,8 @@ fn busy() -> Metrics {
                 exchange(&metrics, route, tenant, caller);
             }
             metrics.upstream_call(
-                route,
-                tenant,
+                RouteLabel(route),
+                TenantLabel(tenant),
                 "success",
                 "caller",
                 std::time::Duration::ZERO,
@@ -49,7 +51,9 @@ fn busy() -> Metrics {
 
 fn exchange(metrics: &Metrics, route: usize, tenant: usize, caller: usize) {
     let mut exchange = metrics.exchange(metrics.request_id());
-    (exchange.route, exchange.tenant, exchange.caller) = (route, tenant, caller);
+    exchange.route = RouteLabel(route);
+    exchange.tenant = TenantLabel(tenant);
+    exchange.caller = CallerLabel(caller);
 }
 
 fn snapshot() -> Snapshot {

@@ -24,7 +24,7 @@ pub mod trace;
 pub use self::events::CommandEnd;
 pub use self::exchange::Exchange;
 pub use self::families::{CacheLevels, CommandLevels, QuotaLevels, UpstreamLevels};
-pub use self::labels::{Labels, RouteKind};
+pub use self::labels::{CallerLabel, Labels, RouteKind, RouteLabel, TenantLabel};
 pub use self::level::{Counts, Keys, Windows};
 pub use self::metrics::{Metrics, REVISION};
 pub use self::result::RequestResult;

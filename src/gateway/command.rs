@@ -30,7 +30,9 @@ use crate::clock::Moment;
 use crate::gateway::vendor::upstream::{Answer, COMMAND_MAX_IDLE, Outcome};
 use crate::id::RequestId;
 use crate::task::DetachOnDrop;
-use crate::telemetry::{CommandEnd, CommandLevels, Exchange, Metrics, RequestResult};
+use crate::telemetry::{
+    CommandEnd, CommandLevels, Exchange, Metrics, RequestResult, RouteLabel, TenantLabel,
+};
 
 /// The commands of one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -171,8 +173,8 @@ impl Commands {
                 Claim::Wait(mut waiter) => {
                     let end = waiter.end(deadline).await;
                     if end.is_none() {
-                        let of = (exchange.route, exchange.tenant);
-                        count_doubt(&self.0.metrics, waiter.progress(), of);
+                        let (route, tenant) = (exchange.route, exchange.tenant);
+                        count_doubt(&self.0.metrics, waiter.progress(), route, tenant);
                     }
                     end
                 }
@@ -235,8 +237,8 @@ impl Commands {
                 .into());
             }
             Err(_) => {
-                let of = (exchange.route, exchange.tenant);
-                count_doubt(&self.0.metrics, &progress, of);
+                let (route, tenant) = (exchange.route, exchange.tenant);
+                count_doubt(&self.0.metrics, &progress, route, tenant);
                 return Err(Error::UpstreamTimeout(progress.sent()).into());
             }
         };
@@ -301,7 +303,7 @@ impl Commands {
         });
         let in_doubt = ended.is_some_and(is_in_doubt);
         if in_doubt {
-            count_doubt(metrics, progress, (route, tenant)); // before those are told who wait with the key
+            count_doubt(metrics, progress, route, tenant); // before those are told who wait with the key
         }
         if let Some(key) = key
             && let Err(error) = key.settle(ended, self.0.vendor.told()).await
@@ -396,7 +398,7 @@ struct Unsettled {
 }
 
 /// Counts a command that is in doubt: once, however many are told.
-fn count_doubt(metrics: &Metrics, progress: &Progress, (route, tenant): (usize, usize)) {
+fn count_doubt(metrics: &Metrics, progress: &Progress, route: RouteLabel, tenant: TenantLabel) {
     if progress.is_first_doubt() {
         metrics.command_in_doubt(route, tenant);
     }
@@ -449,8 +451,8 @@ impl Ended {
 /// What a command is recorded with when its caller has gone.
 struct Course {
     request_id: RequestId,
-    route: usize,
-    tenant: usize,
+    route: RouteLabel,
+    tenant: TenantLabel,
     started: Instant,
     progress: Progress,
     /// The drain waits for it.
@@ -507,11 +509,7 @@ impl Drop for CutOff<'_> {
         let course = self.course;
         let in_doubt = course.progress.sent() != Sent::No;
         if in_doubt {
-            count_doubt(
-                self.metrics,
-                &course.progress,
-                (course.route, course.tenant),
-            );
+            count_doubt(self.metrics, &course.progress, course.route, course.tenant);
         }
         course.record(self.metrics, "cut_off", None, None, in_doubt);
     }

@@ -37,7 +37,7 @@ use super::vendor::quota::{Class, Thrift};
 use crate::body::Body;
 use crate::clock::Moment;
 use crate::config::Config;
-use crate::telemetry::{CacheLevels, Exchange, Metrics, RequestResult};
+use crate::telemetry::{CacheLevels, Exchange, Metrics, RequestResult, RouteLabel, TenantLabel};
 
 /// The queries of one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -261,10 +261,10 @@ impl Queries {
     }
 
     /// How long a fill usually takes from now on, the wait for its turn included.
-    fn usual_wait(&self, route: usize, tenant: usize, all_pages: bool) -> Duration {
+    fn usual_wait(&self, route: RouteLabel, tenant: TenantLabel, all_pages: bool) -> Duration {
         let (wait, call) = self.0.vendor.usual_wait(route, tenant);
         wait + if all_pages {
-            self.0.crawl_paces[route].p90()
+            self.0.crawl_paces[route.0].p90()
         } else {
             call
         }
@@ -278,7 +278,7 @@ impl Queries {
         if errand.class == Class::Crawl {
             let started = Instant::now();
             let crawled = self.crawl(&call, policy, &errand, &progress).await;
-            self.0.crawl_paces[call.target.route.label].record(started.elapsed());
+            self.0.crawl_paces[call.target.route.label.0].record(started.elapsed());
             return crawled.into();
         }
         let expected = || {

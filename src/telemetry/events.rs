@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::labels::{RouteLabel, TenantLabel};
 use super::log;
 use super::metrics::Metrics;
 use super::snapshot::Episode;
@@ -65,8 +66,8 @@ impl Metrics {
     /// A call of Linksfield has ended.
     pub fn upstream_call(
         &self,
-        route: usize,
-        tenant: usize,
+        route: RouteLabel,
+        tenant: TenantLabel,
         outcome: &str,
         reason: &str,
         duration: Duration,
@@ -89,8 +90,8 @@ impl Metrics {
     }
 
     /// The vendor did not accept a tenant's signature.
-    pub fn bad_signature(&self, tenant: usize) {
-        let tenant = self.labels.tenants[tenant].as_str();
+    pub fn bad_signature(&self, tenant: TenantLabel) {
+        let tenant = self.labels.tenant(tenant);
         let family = &self.families.calls.bad_signatures;
         family.with_label_values(&[tenant]).inc();
     }
@@ -102,7 +103,13 @@ impl Metrics {
 
     /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the
     /// usual one there.
-    pub fn episode_begins(&self, route: usize, tenant: usize, answer: &dyn Display, remedy: &str) {
+    pub fn episode_begins(
+        &self,
+        route: RouteLabel,
+        tenant: TenantLabel,
+        answer: &dyn Display,
+        remedy: &str,
+    ) {
         let (route, tenant) = self.names(route, tenant);
         warn!(
             tenant,
@@ -114,7 +121,7 @@ impl Metrics {
     }
 
     /// Something else was answered there.
-    pub fn episode_ends(&self, route: usize, tenant: usize) {
+    pub fn episode_ends(&self, route: RouteLabel, tenant: TenantLabel) {
         let (route, tenant) = self.names(route, tenant);
         info!(
             tenant,
@@ -123,7 +130,7 @@ impl Metrics {
     }
 
     /// Where an answer that nothing classifies is the usual one, for a person to read.
-    pub fn episode(&self, route: usize, tenant: usize, answer: String) -> Episode {
+    pub fn episode(&self, route: RouteLabel, tenant: TenantLabel, answer: String) -> Episode {
         let (route, tenant) = self.names(route, tenant);
         Episode {
             route: route.to_owned(),
@@ -153,8 +160,8 @@ impl Metrics {
     }
 
     /// A query was taken with the tenant's other secret, which is the active one from now on.
-    pub fn secret_switched(&self, tenant: usize, secret: &'static str) {
-        let tenant = self.labels.tenants[tenant].as_str();
+    pub fn secret_switched(&self, tenant: TenantLabel, secret: &'static str) {
+        let tenant = self.labels.tenant(tenant);
         let switches = self
             .families
             .configuration
@@ -176,7 +183,7 @@ impl Metrics {
     }
 
     /// A command left, and may have been carried out without anybody knowing.
-    pub fn command_in_doubt(&self, route: usize, tenant: usize) {
+    pub fn command_in_doubt(&self, route: RouteLabel, tenant: TenantLabel) {
         let (route, tenant) = self.names(route, tenant);
         self.families
             .commands
@@ -211,8 +218,8 @@ impl Metrics {
     pub fn abandoned_command(
         &self,
         request_id: &str,
-        route: usize,
-        tenant: usize,
+        route: RouteLabel,
+        tenant: TenantLabel,
         ended: &CommandEnd<'_>,
     ) {
         let names = self.names(route, tenant);
@@ -228,8 +235,8 @@ impl Metrics {
     pub fn late_answer(
         &self,
         request_id: &str,
-        route: usize,
-        tenant: usize,
+        route: RouteLabel,
+        tenant: TenantLabel,
         ended: &CommandEnd<'_>,
     ) {
         let names @ (route, tenant) = self.names(route, tenant);
@@ -244,8 +251,8 @@ impl Metrics {
     pub fn key_not_saved(
         &self,
         request_id: &str,
-        route: usize,
-        tenant: usize,
+        route: RouteLabel,
+        tenant: TenantLabel,
         sent: &str,
         error: &(dyn std::error::Error + 'static),
     ) {
@@ -262,9 +269,8 @@ impl Metrics {
         );
     }
 
-    fn names(&self, route: usize, tenant: usize) -> (&str, &str) {
-        let labels = &self.labels;
-        (&labels.routes[route], &labels.tenants[tenant])
+    fn names(&self, route: RouteLabel, tenant: TenantLabel) -> (&str, &str) {
+        (self.labels.route(route), self.labels.tenant(tenant))
     }
 }
 

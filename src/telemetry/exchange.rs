@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tracing::field::display;
 use tracing::{info, warn};
 
+use super::labels::{CallerLabel, RouteLabel, TenantLabel};
 use super::log;
 use super::metrics::Metrics;
 use super::result::RequestResult;
@@ -27,11 +28,11 @@ pub struct Exchange<'a> {
     /// The trace that it belongs to.
     pub trace: Option<Trace>,
     /// Label of the route.
-    pub route: usize,
+    pub route: RouteLabel,
     /// Label of the tenant.
-    pub tenant: usize,
+    pub tenant: TenantLabel,
     /// Label of the caller.
-    pub caller: usize,
+    pub caller: CallerLabel,
     /// How it was answered.
     pub result: RequestResult,
     /// The status of the answer; none if the caller left before it.
@@ -88,12 +89,12 @@ impl Drop for Exchange<'_> {
             let family = &metrics.families.requests.errors;
             family.with_label_values(&[code, sent]).inc();
             let labels = &metrics.labels;
-            let names = (&*labels.routes[self.route], &*labels.tenants[self.tenant]);
+            let names = (labels.route(self.route), labels.tenant(self.tenant));
             let id = self.request_id.as_str();
             metrics.recent.add(id, names, code, sent);
         } else if self.in_doubt == Some(true) {
             let labels = &metrics.labels;
-            let names = (&*labels.routes[self.route], &*labels.tenants[self.tenant]);
+            let names = (labels.route(self.route), labels.tenant(self.tenant));
             let (id, sent) = (self.request_id.as_str(), self.sent.unwrap_or("unknown"));
             metrics.recent.add(id, names, "in_doubt", sent);
         } else if self.saved_a_call {
@@ -114,9 +115,9 @@ impl Exchange<'_> {
         let (request_id, result, status) =
             (self.request_id.as_str(), self.result.as_str(), self.status);
         let (caller, tenant, route) = (
-            &*labels.callers[self.caller],
-            &*labels.tenants[self.tenant],
-            &*labels.routes[self.route],
+            labels.caller(self.caller),
+            labels.tenant(self.tenant),
+            labels.route(self.route),
         );
         let trace = self.trace.as_ref();
         let trace_id = trace.map(|trace| display(trace.id()));
@@ -179,9 +180,9 @@ impl Metrics {
             started: Instant::now(),
             request_id,
             trace: None,
-            route: self.labels.routes.len() - 1,
-            tenant: self.labels.tenants.len() - 1,
-            caller: self.labels.callers.len() - 1,
+            route: RouteLabel(self.labels.routes.len() - 1),
+            tenant: TenantLabel(self.labels.tenants.len() - 1),
+            caller: CallerLabel(self.labels.callers.len() - 1),
             result: RequestResult::Refused,
             status: None,
             error: None,
@@ -201,18 +202,18 @@ impl Metrics {
     }
 
     fn request_duration_handle(&self, exchange: &Exchange<'_>) -> &Histogram {
-        let handle = exchange.route * RequestResult::ALL.len() + exchange.result as usize;
+        let handle = exchange.route.0 * RequestResult::ALL.len() + exchange.result as usize;
         self.request_duration_handles[handle].get_or_init(|| {
-            self.families.requests.duration.with_label_values(&[
-                self.labels.routes[exchange.route].as_str(),
-                exchange.result.as_str(),
-            ])
+            self.families
+                .requests
+                .duration
+                .with_label_values(&[self.labels.route(exchange.route), exchange.result.as_str()])
         })
     }
 
     fn served_age_handle(&self, exchange: &Exchange<'_>) -> &Histogram {
-        self.served_age[exchange.route].get_or_init(|| {
-            let route = self.labels.routes[exchange.route].as_str();
+        self.served_age[exchange.route.0].get_or_init(|| {
+            let route = self.labels.route(exchange.route);
             self.families
                 .requests
                 .served_age
@@ -221,27 +222,27 @@ impl Metrics {
     }
 
     fn tenant_handle(&self, exchange: &Exchange<'_>) -> &IntCounter {
-        let handle = exchange.tenant * RequestResult::ALL.len() + exchange.result as usize;
+        let handle = exchange.tenant.0 * RequestResult::ALL.len() + exchange.result as usize;
         self.tenant_handles[handle].get_or_init(|| {
             self.families.requests.by_tenant.with_label_values(&[
-                self.labels.tenants[exchange.tenant].as_str(),
+                self.labels.tenant(exchange.tenant),
                 exchange.result.as_str(),
             ])
         })
     }
 
     fn request_handle(&self, exchange: &Exchange<'_>) -> &IntCounter {
-        let pair = exchange.caller * self.labels.tenants.len() + exchange.tenant;
+        let pair = exchange.caller.0 * self.labels.tenants.len() + exchange.tenant.0;
         let handles = self.request_handles[pair].get_or_init(|| {
             let number = self.labels.routes.len() * RequestResult::ALL.len();
             (0..number).map(|_| OnceLock::new()).collect()
         });
-        handles[exchange.route * RequestResult::ALL.len() + exchange.result as usize].get_or_init(
+        handles[exchange.route.0 * RequestResult::ALL.len() + exchange.result as usize].get_or_init(
             || {
                 self.families.requests.total.with_label_values(&[
-                    self.labels.routes[exchange.route].as_str(),
-                    self.labels.tenants[exchange.tenant].as_str(),
-                    self.labels.callers[exchange.caller].as_str(),
+                    self.labels.route(exchange.route),
+                    self.labels.tenant(exchange.tenant),
+                    self.labels.caller(exchange.caller),
                     exchange.result.as_str(),
                 ])
             },

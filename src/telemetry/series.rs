@@ -125,7 +125,7 @@ mod tests {
 
     use super::super::families::{Families, QuotaLevels, UpstreamLevels};
     use super::super::family::Row;
-    use super::super::labels::Labels;
+    use super::super::labels::{CallerLabel, Labels, RouteLabel, TenantLabel};
     use super::super::snapshot::Snapshot;
     use super::*;
 
@@ -143,7 +143,13 @@ mod tests {
     #[test]
     fn every_family_has_its_row_and_every_row_its_family() {
         let metrics = metrics(1, 1, 1, 0);
-        metrics.upstream_call(0, 0, "success", "caller", std::time::Duration::ZERO);
+        metrics.upstream_call(
+            RouteLabel(0),
+            TenantLabel(0),
+            "success",
+            "caller",
+            std::time::Duration::ZERO,
+        );
         let text = scrape(&metrics);
         let described: BTreeMap<_, _> = families()
             .map(|row| {
@@ -256,9 +262,17 @@ mod tests {
     #[test]
     fn what_a_reload_has_taken_away_ends() {
         let before = metrics(2, 1, 3, 2);
-        before.upstream_call(0, 2, "success", "caller", std::time::Duration::ZERO);
+        before.upstream_call(
+            RouteLabel(0),
+            TenantLabel(2),
+            "success",
+            "caller",
+            std::time::Duration::ZERO,
+        );
         let mut exchange = before.exchange(before.request_id());
-        (exchange.route, exchange.tenant, exchange.caller) = (1, 1, 1);
+        exchange.route = RouteLabel(1);
+        exchange.tenant = TenantLabel(1);
+        exchange.caller = CallerLabel(1);
         drop(exchange);
         let after = before.relabelled(labels(1, 1, 1, 0));
         take_effect(&after);

@@ -608,8 +608,7 @@ mod tests {
     /// Linksfield tells its time, at a start at which our clock showed 1970.
     fn linksfield_tells(skew: &Skew, now: Told) {
         let date = httpdate::fmt_http_date(now.now).parse().unwrap();
-        let sent = (Moment::now(), UNIX_EPOCH);
-        skew.record(&date, sent, Duration::ZERO);
+        skew.record(&date, Moment::now(), UNIX_EPOCH, Duration::ZERO);
     }
 
     fn key(text: &str) -> Key {

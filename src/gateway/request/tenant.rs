@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::config::{Config, Secrets, Signing, TenantSecret};
 use crate::gateway::error::Error;
 use crate::signing::sign::{InvalidSecret, Signer};
+use crate::telemetry::{CallerLabel, TenantLabel};
 
 /// The label of requests whose tenant or caller is not known.
 pub const UNKNOWN: &str = "other";
@@ -22,7 +23,7 @@ pub const UNKNOWN: &str = "other";
 #[derive(Debug)]
 pub struct Tenant {
     /// The place of its label among the tenants' labels.
-    pub label: usize,
+    pub label: TenantLabel,
     /// Its name in the configuration.
     pub name: Arc<str>,
     /// The code that Linksfield knows it by.
@@ -163,7 +164,7 @@ impl Tenants {
         };
         for (label, (name, settings)) in config.tenants.iter().enumerate() {
             let tenant = Arc::new(Tenant {
-                label,
+                label: TenantLabel(label),
                 name: name.as_str().into(),
                 access_code: settings.access_code.as_str().into(),
                 signers: Signers::new(
@@ -252,7 +253,7 @@ impl Tenants {
 #[derive(Debug)]
 pub struct Caller {
     /// The place of its label among the callers' labels.
-    pub label: usize,
+    pub label: CallerLabel,
     /// Its name in the configuration.
     pub name: Arc<str>,
     token: SecretString,
@@ -276,7 +277,7 @@ impl Callers {
         let hasher = KeyedState::new();
         let caller =
             |(label, (name, settings)): (usize, (&String, &crate::config::Caller))| Caller {
-                label,
+                label: CallerLabel(label),
                 name: name.as_str().into(),
                 token: secrets.callers[name].clone(),
                 hash: hasher.hash_one(secrets.callers[name].expose_secret().as_bytes()),
@@ -325,7 +326,7 @@ impl Callers {
 impl Caller {
     /// May this caller use this tenant?
     pub fn authorize(&self, tenant: &Tenant) -> Result<(), Error> {
-        if self.tenants.get(tenant.label) != Some(&true) {
+        if self.tenants.get(tenant.label.0) != Some(&true) {
             return Err(Error::TenantForbidden(tenant.name.clone()));
         }
         Ok(())
@@ -355,7 +356,7 @@ mod tests {
     fn callers(tokens: &[String]) -> Callers {
         let hasher = KeyedState::new();
         let caller = |(label, token): (usize, &String)| Caller {
-            label,
+            label: CallerLabel(label),
             name: "caller".into(),
             token: token.as_str().into(),
             hash: hasher.hash_one(token.as_bytes()),
@@ -370,7 +371,7 @@ mod tests {
     fn found(callers: &Callers, token: &str) -> Option<usize> {
         let authorization = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
         let found = callers.authenticate(Some(&authorization)).ok()?;
-        found.map(|caller| caller.label)
+        found.map(|caller| caller.label.0)
     }
 
     #[test]

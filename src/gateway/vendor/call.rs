@@ -15,7 +15,7 @@ use super::Vendor;
 use super::breaker::{End, Open};
 use super::quota::{Ask, Class, Permit, Throttled};
 use super::skew::Told;
-use super::unclassified::{self, Asked, News, Said};
+use super::unclassified::{self, Asked, At, News, Said};
 use crate::clock::Moment;
 use crate::gateway::brakes::Subject;
 use crate::gateway::error::{Error, Fault};
@@ -323,7 +323,10 @@ impl Vendor {
         let this = &*self.0;
         let (lasting, usual_answers) = (&this.lasting, &this.usual_answers);
         let (brakes, breaker, subject) = (&lasting.brakes, &lasting.breaker, call.subject());
-        let at = (call.target.route.label, call.tenant.label);
+        let at = At {
+            route: call.target.route.label,
+            tenant: call.tenant.label,
+        };
         brakes.check(&subject)?; // who would be refused then does not wait for its turn
         breaker.check()?;
         usual_answers.check(at, call.asked())?;
@@ -366,7 +369,7 @@ impl Vendor {
             breaker.trip(ended_at);
         }
         let duration = ended_at - granted_at;
-        this.paces[at.0].record(duration); // who waits for the next one waits for the disk too
+        this.paces[at.route.0].record(duration); // who waits for the next one waits for the disk too
         let on_disk = attempt.deadline - given;
         self.record(&attempt, outcome, duration.saturating_sub(on_disk));
         result
@@ -403,7 +406,7 @@ impl Vendor {
             let exchange = upstream.exchange(stream, message, attempt.deadline, progress);
             match exchange.await {
                 Exchanged::Answered(mut answer, stream) => {
-                    self.compare_clocks(&answer, (sent_at, signed_at));
+                    self.compare_clocks(&answer, sent_at, signed_at);
                     self.slow_down(&mut answer, &permit);
                     return Ok(Answered {
                         answer,
@@ -518,9 +521,9 @@ impl Vendor {
         progress: &Progress,
         until: Instant,
     ) -> Result<Permit<Slot>, Error> {
-        let usual = || self.0.paces[call.target.route.label].p90();
+        let usual = || self.0.paces[call.target.route.label.0].p90();
         let ask = Ask {
-            tenant: call.tenant.label,
+            tenant: call.tenant.label.0,
             class: errand.class,
             is_listed: call.target.route.is_listed,
             progress,
@@ -638,13 +641,13 @@ impl Vendor {
         }
     }
 
-    fn compare_clocks(&self, answer: &Answer, sent: (Moment, SystemTime)) {
+    fn compare_clocks(&self, answer: &Answer, sent_at: Moment, signed_at: SystemTime) {
         let Some(date) = &answer.date else {
             return;
         };
         let this = &*self.0;
         let (skew, quota) = (&this.lasting.skew, &this.lasting.quota);
-        if let Some(seconds) = skew.record(date, sent, sent.0.elapsed()) {
+        if let Some(seconds) = skew.record(date, sent_at, signed_at, sent_at.elapsed()) {
             this.metrics.clocks_differ(seconds);
         }
         quota.learn(self.told());
