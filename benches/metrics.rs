@@ -6,6 +6,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use linksfield_gateway::telemetry::{
     CallerLabel, Constants, Labels, Metrics, RouteKind, RouteLabel, Snapshot, TenantLabel,
 };
+use linksfield_gateway::words::{CallReason, Ending, Outcome};
 
 const TENANTS: usize = 100;
 const CALLERS: usize = 20;
@@ -40,8 +41,8 @@ fn busy() -> Metrics {
             metrics.upstream_call(
                 RouteLabel(route),
                 TenantLabel(tenant),
-                "success",
-                "caller",
+                Ending::Answered(Outcome::Success),
+                CallReason::Caller,
                 std::time::Duration::ZERO,
             );
         }

@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::command::keys::Key as CommandKey;
 use self::command::{Commands, LastingCommands, doubt};
-use self::error::{Error, Sent, X_REQUEST_ID};
+use self::error::{Error, X_REQUEST_ID};
 use self::query::purge::Purge;
 use self::query::{LastingQueries, Queries};
 use self::request::head::{self, Fields};
@@ -39,7 +39,8 @@ use self::vendor::{LastingVendor, Vendor};
 use crate::body::{Body, ReadError, Received, read_whole};
 use crate::config::{Ca, Config};
 use crate::signing::params::Params;
-use crate::telemetry::{Exchange, Metrics, RequestResult, Snapshot};
+use crate::telemetry::{Exchange, Metrics, Snapshot};
+use crate::words::{RequestResult, Sent};
 
 /// One in so many parts of a caller's time is kept for the way back.
 const WAY_BACK: u32 = 20;
@@ -174,8 +175,8 @@ impl Gateway {
                 exchange.cause = error.sources();
                 exchange.outcome = error.answer_outcome();
                 exchange.redirect_host = error.redirect_host().map(str::to_owned);
-                exchange.fault = Some(error.fault().as_str());
-                exchange.sent = Some(error.sent().as_str());
+                exchange.fault = Some(error.fault());
+                exchange.sent = Some(error.sent());
                 if exchange.result == RequestResult::Command {
                     let in_doubt = doubt::after_error(&error);
                     exchange.in_doubt = Some(in_doubt);

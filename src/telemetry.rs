@@ -15,7 +15,6 @@ pub mod log;
 mod memory;
 mod metrics;
 pub mod recent;
-mod result;
 mod series;
 mod snapshot;
 pub mod totals;
@@ -27,6 +26,5 @@ pub use self::families::{CacheLevels, CommandLevels, QuotaLevels, UpstreamLevels
 pub use self::labels::{CallerLabel, Labels, RouteKind, RouteLabel, TenantLabel};
 pub use self::level::{Counts, Keys, Windows};
 pub use self::metrics::{Metrics, REVISION};
-pub use self::result::RequestResult;
 pub use self::snapshot::{Constants, Episode, Snapshot};
 pub use self::totals::Answers;

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::keys::{Claim, End, Kept, Key, Keys, Run};
-use super::error::{Error, Fault, Sent};
+use super::error::Error;
 use super::progress::Progress;
 use super::query::cache::Named;
 use super::query::scopes::{Latest, Reach, Scopes};
@@ -23,15 +23,15 @@ use super::request::route::Kind;
 use super::response;
 use super::vendor::Vendor;
 use super::vendor::call::{Answered, Errand, Later, Preparation, Timing, Unanswered};
-use super::vendor::quota::Class;
 use super::vendor::skew::Told;
 use crate::body::Body;
 use crate::clock::Moment;
-use crate::gateway::vendor::upstream::{Answer, COMMAND_MAX_IDLE, Outcome};
+use crate::gateway::vendor::upstream::{Answer, COMMAND_MAX_IDLE};
 use crate::id::RequestId;
 use crate::task::DetachOnDrop;
-use crate::telemetry::{
-    CommandEnd, CommandLevels, Exchange, Metrics, RequestResult, RouteLabel, TenantLabel,
+use crate::telemetry::{CommandEnd, CommandLevels, Exchange, Metrics, RouteLabel, TenantLabel};
+use crate::words::{
+    CallReason, Class, Ending, Fault, InvalidationCause, Outcome, RequestResult, Sent,
 };
 
 /// The commands of one configuration. Cloning is cheap.
@@ -126,7 +126,7 @@ impl Commands {
         };
         json!({
             "kind": "command",
-            "result": "command",
+            "result": RequestResult::Command.as_str(),
             "reason": if route.is_listed {
                 "this path is configured as a command"
             } else {
@@ -207,7 +207,7 @@ impl Commands {
         let errand = Errand {
             timing: timing.clone(),
             class: Class::Command,
-            reason: "caller",
+            reason: CallReason::Caller,
             deadline,
             patience: deadline,
             ends_at: None,
@@ -249,11 +249,11 @@ impl Commands {
         } else {
             response::fault_of(answer.outcome)
         };
-        exchange.fault = fault.map(Fault::as_str);
-        exchange.outcome = Some(answer.outcome.as_str());
+        exchange.fault = fault;
+        exchange.outcome = Some(answer.outcome);
         exchange.vendor_code.clone_from(&answer.vendor_code);
         exchange.redirect_host.clone_from(&answer.redirect_host);
-        exchange.sent = Some(Sent::Yes.as_str());
+        exchange.sent = Some(Sent::Yes);
         exchange.in_doubt = Some(in_doubt);
         Ok(response::of_command(
             answered.answer,
@@ -293,7 +293,7 @@ impl Commands {
         };
         if progress.sent() != Sent::No {
             reach.invalidate(Some(Moment::now()));
-            metrics.invalidation("command");
+            metrics.invalidation(InvalidationCause::Command);
         }
         let request_id = course.request_id.as_str();
         let unsettled = key.as_ref().map(Run::unsettled);
@@ -308,13 +308,13 @@ impl Commands {
         if let Some(key) = key
             && let Err(error) = key.settle(ended, self.0.vendor.told()).await
         {
-            let sent = progress.sent().as_str();
+            let sent = progress.sent();
             metrics.key_not_saved(request_id, route, tenant, sent, &error);
         }
         if let Some(Err(error)) = &result
             && let Error::StateStoreUnavailable(cause) = &**error
         {
-            metrics.key_not_saved(request_id, route, tenant, Sent::No.as_str(), cause);
+            metrics.key_not_saved(request_id, route, tenant, Sent::No, cause);
         }
         std::mem::forget(unless_it_ends);
         if let Some(later) = later {
@@ -341,18 +341,17 @@ impl Commands {
             answer.outcome = Outcome::Usual;
         }
         self.reach(call).invalidate(Some(Moment::now()));
-        this.metrics.invalidation("command");
+        this.metrics.invalidation(InvalidationCause::Command);
         let request_id = command.request_id.as_str();
         if let Some(key) = command.key
             && let Err(error) = key.settle(&answer, self.0.vendor.told()).await
         {
-            let sent = Sent::Yes.as_str();
             this.metrics
-                .key_not_saved(request_id, route, tenant, sent, &error);
+                .key_not_saved(request_id, route, tenant, Sent::Yes, &error);
         }
         let end = CommandEnd {
-            sent: Sent::Yes.as_str(),
-            outcome: answer.outcome.as_str(),
+            sent: Sent::Yes,
+            ending: Some(Ending::Answered(answer.outcome)),
             vendor_code: answer.vendor_code.as_deref(),
             cause: None,
             in_doubt: doubt::after_answer(&answer),
@@ -415,8 +414,8 @@ fn is_in_doubt(ended: Result<&Answer, &Arc<Error>>) -> bool {
 fn replay(kept: &Kept, in_doubt: bool, exchange: &mut Exchange<'_>) -> Response<Body> {
     exchange.is_replay = true;
     exchange.vendor_code.clone_from(&kept.vendor_code);
-    exchange.fault = in_doubt.then_some(Fault::Upstream.as_str());
-    exchange.sent = Some(Sent::Yes.as_str());
+    exchange.fault = in_doubt.then_some(Fault::Upstream);
+    exchange.sent = Some(Sent::Yes);
     exchange.in_doubt = Some(in_doubt);
     response::of_kept(kept)
 }
@@ -438,11 +437,13 @@ impl Ended {
                 let answer = &answered.answer;
                 let code = answer.vendor_code.as_deref();
                 let in_doubt = is_in_doubt(Ok(answer));
-                course.record(metrics, answer.outcome.as_str(), code, None, in_doubt);
+                let ending = Ending::Answered(answer.outcome);
+                course.record(metrics, Some(ending), code, None, in_doubt);
             }
             Some(Err(error)) => {
                 let (cause, in_doubt) = (error.sources(), is_in_doubt(Err(error)));
-                course.record(metrics, error.code(), None, cause.as_deref(), in_doubt);
+                let ending = Ending::Failed(error.code());
+                course.record(metrics, Some(ending), None, cause.as_deref(), in_doubt);
             }
         }
     }
@@ -463,14 +464,14 @@ impl Course {
     fn record(
         &self,
         metrics: &Metrics,
-        outcome: &'static str,
+        ending: Option<Ending>,
         vendor_code: Option<&str>,
         cause: Option<&str>,
         in_doubt: bool,
     ) {
         let end = CommandEnd {
-            sent: self.progress.sent().as_str(),
-            outcome,
+            sent: self.progress.sent(),
+            ending,
             vendor_code,
             cause,
             in_doubt,
@@ -511,7 +512,7 @@ impl Drop for CutOff<'_> {
         if in_doubt {
             count_doubt(self.metrics, &course.progress, course.route, course.tenant);
         }
-        course.record(self.metrics, "cut_off", None, None, in_doubt);
+        course.record(self.metrics, None, None, None, in_doubt);
     }
 }
 

@@ -24,7 +24,7 @@ use self::document::Document;
 use self::fill::{Expected, errand, filled_later, to_filled};
 use self::places::CrawlPlaces;
 use self::scopes::{Latest, Scopes};
-use super::error::{Error, Fault, Sent};
+use super::error::Error;
 use super::progress::Progress;
 use super::request::route::{Kind, Policy, Routes};
 use super::request::tenant::Tenants;
@@ -33,11 +33,12 @@ use super::response;
 use super::vendor::Vendor;
 use super::vendor::call::{Answered, Errand, Timing, Unanswered};
 use super::vendor::pace::{Pace, Paces};
-use super::vendor::quota::{Class, Thrift};
+use super::vendor::quota::Thrift;
 use crate::body::Body;
 use crate::clock::Moment;
 use crate::config::Config;
-use crate::telemetry::{CacheLevels, Exchange, Metrics, RequestResult, RouteLabel, TenantLabel};
+use crate::telemetry::{CacheLevels, Exchange, Metrics, RouteLabel, TenantLabel};
+use crate::words::{Class, RequestResult, Sent};
 
 /// The queries of one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -183,7 +184,7 @@ impl Queries {
 
         let head = &found.page.head;
         exchange.vendor_code.clone_from(&head.vendor_code);
-        exchange.fault = head.fault.map(Fault::as_str);
+        exchange.fault = head.fault;
         if let Some(error) = &found.stood_in_for {
             exchange.cause = error.sources();
             exchange.redirect_host = error.redirect_host().map(str::to_owned);
@@ -196,7 +197,7 @@ impl Queries {
                 _ => RequestResult::Stale,
             };
         } else {
-            exchange.sent = Some(Sent::Yes.as_str());
+            exchange.sent = Some(Sent::Yes);
             exchange.outcome = Some(head.outcome);
         }
         Ok(response::of_page(&found))
@@ -216,7 +217,7 @@ impl Queries {
         let explained = self.0.cache.explain(&question, usual);
         json!({
             "kind": "query",
-            "result": explained.result,
+            "result": explained.result.as_str(),
             "reason": explained.reason,
             "joins_a_fill": explained.joins,
             "key": question.key.to_string(),

@@ -10,14 +10,17 @@ use super::labels::{RouteLabel, TenantLabel};
 use super::log;
 use super::metrics::Metrics;
 use super::snapshot::Episode;
+use crate::words::{
+    CallEnd, CallReason, Ending, InvalidationCause, ListenerName, Sent, WhichSecret,
+};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy)]
 pub struct CommandEnd<'a> {
     /// Did it reach Linksfield?
-    pub sent: &'static str,
-    /// What the answer means, or the code of the failure.
-    pub outcome: &'static str,
+    pub sent: Sent,
+    /// What came of it; none if it was still under way when the process ended, or if it panicked.
+    pub ending: Option<Ending>,
     /// The envelope's `code`.
     pub vendor_code: Option<&'a str>,
     /// What the sources of the failure say.
@@ -26,6 +29,13 @@ pub struct CommandEnd<'a> {
     pub in_doubt: bool,
     /// From its beginning to its end.
     pub duration: Duration,
+}
+
+impl CommandEnd<'_> {
+    /// The spelling of its end in logs and on the admin page.
+    fn outcome(&self) -> &'static str {
+        self.ending.map_or("cut_off", Ending::as_str)
+    }
 }
 
 impl Metrics {
@@ -68,11 +78,12 @@ impl Metrics {
         &self,
         route: RouteLabel,
         tenant: TenantLabel,
-        outcome: &str,
-        reason: &str,
+        ending: Ending,
+        reason: CallReason,
         duration: Duration,
     ) {
         let (route, tenant) = self.names(route, tenant);
+        let (outcome, reason) = (ending.as_str(), reason.as_str());
         let families = &self.families.calls;
         families
             .by_outcome
@@ -85,8 +96,9 @@ impl Metrics {
     }
 
     /// What a call says about the vendor, as the breaker takes it.
-    pub fn upstream_ended(&self, end: &str) {
-        self.families.calls.by_end.with_label_values(&[end]).inc();
+    pub fn upstream_ended(&self, end: CallEnd) {
+        let family = &self.families.calls.by_end;
+        family.with_label_values(&[end.as_str()]).inc();
     }
 
     /// The vendor did not accept a tenant's signature.
@@ -160,8 +172,8 @@ impl Metrics {
     }
 
     /// A query was taken with the tenant's other secret, which is the active one from now on.
-    pub fn secret_switched(&self, tenant: TenantLabel, secret: &'static str) {
-        let tenant = self.labels.tenant(tenant);
+    pub fn secret_switched(&self, tenant: TenantLabel, secret: WhichSecret) {
+        let (tenant, secret) = (self.labels.tenant(tenant), secret.as_str());
         let switches = self
             .families
             .configuration
@@ -195,22 +207,22 @@ impl Metrics {
     /// Something was refused before it was an exchange.
     pub fn refused(&self, code: &str) {
         let family = &self.families.requests.errors;
-        family.with_label_values(&[code, "no"]).inc();
+        family.with_label_values(&[code, Sent::No.as_str()]).inc();
     }
 
     /// A connection without a whole request was closed on this listener to make room for another
     /// one.
-    pub fn connection_evicted(&self, listener: &str) {
+    pub fn connection_evicted(&self, listener: ListenerName) {
         let evicted = &self.families.connections.evicted;
-        evicted.with_label_values(&[listener]).inc();
+        evicted.with_label_values(&[listener.as_str()]).inc();
     }
 
     /// Pages were made unfindable.
-    pub fn invalidation(&self, cause: &str) {
+    pub fn invalidation(&self, cause: InvalidationCause) {
         self.families
             .cache
             .invalidations
-            .with_label_values(&[cause])
+            .with_label_values(&[cause.as_str()])
             .inc();
     }
 
@@ -225,7 +237,7 @@ impl Metrics {
         let names = self.names(route, tenant);
         if ended.in_doubt {
             self.recent
-                .add(request_id, names, ended.outcome, ended.sent);
+                .add(request_id, names, ended.outcome(), ended.sent);
         }
         let message = "command finished without its caller";
         command_line(request_id, names, ended, ended.in_doubt, message);
@@ -253,7 +265,7 @@ impl Metrics {
         request_id: &str,
         route: RouteLabel,
         tenant: TenantLabel,
-        sent: &str,
+        sent: Sent,
         error: &(dyn std::error::Error + 'static),
     ) {
         let (route, tenant) = self.names(route, tenant);
@@ -263,7 +275,7 @@ impl Metrics {
             request_id,
             tenant,
             route,
-            sent,
+            sent = sent.as_str(),
             error,
             "idempotency key not saved"
         );
@@ -282,15 +294,16 @@ fn command_line(
     is_warning: bool,
     message: &'static str,
 ) {
+    let outcome = ended.outcome();
     let CommandEnd {
         sent,
-        outcome,
+        ending: _,
         vendor_code,
         cause,
         in_doubt,
         duration,
     } = *ended;
-    let duration = duration.as_secs_f64();
+    let (sent, duration) = (sent.as_str(), duration.as_secs_f64());
     macro_rules! line {
         ($level:ident) => {
             $level!(

@@ -12,9 +12,9 @@ use tracing::{info, warn};
 use super::labels::{CallerLabel, RouteLabel, TenantLabel};
 use super::log;
 use super::metrics::Metrics;
-use super::result::RequestResult;
 use super::trace::Trace;
 use crate::id::RequestId;
+use crate::words::{Fault, Outcome, RequestResult, Sent};
 
 /// The record of one exchange: filled in by the gateway, written when dropped, even if the caller
 /// leaves.
@@ -40,18 +40,18 @@ pub struct Exchange<'a> {
     /// The code of a failure of ours.
     pub error: Option<&'static str>,
     /// Whose fault it is that it did not get what it asked for.
-    pub fault: Option<&'static str>,
+    pub fault: Option<Fault>,
     /// What the sources of a failure say, also of one that an old page stands in for.
     pub cause: Option<String>,
     /// The host that Linksfield has sent it to.
     pub redirect_host: Option<String>,
     /// Did the request reach Linksfield? None for a page from memory.
-    pub sent: Option<&'static str>,
+    pub sent: Option<Sent>,
     /// May a command have been carried out without anybody knowing? None for a query, and for a
     /// command whose caller left before its end.
     pub in_doubt: Option<bool>,
     /// What Linksfield's answer means; none where no call was made for it, or none was answered.
-    pub outcome: Option<&'static str>,
+    pub outcome: Option<Outcome>,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
     /// Was no call of Linksfield made for it?
@@ -82,12 +82,12 @@ impl Drop for Exchange<'_> {
         }
         if let Some(fault) = self.fault {
             let family = &metrics.families.requests.failed;
-            family.with_label_values(&[fault]).inc();
+            family.with_label_values(&[fault.as_str()]).inc();
         }
         if let Some(code) = self.error {
-            let sent = self.sent.unwrap_or("no");
+            let sent = self.sent.unwrap_or(Sent::No);
             let family = &metrics.families.requests.errors;
-            family.with_label_values(&[code, sent]).inc();
+            family.with_label_values(&[code, sent.as_str()]).inc();
             let labels = &metrics.labels;
             let names = (labels.route(self.route), labels.tenant(self.tenant));
             let id = self.request_id.as_str();
@@ -95,7 +95,7 @@ impl Drop for Exchange<'_> {
         } else if self.in_doubt == Some(true) {
             let labels = &metrics.labels;
             let names = (labels.route(self.route), labels.tenant(self.tenant));
-            let (id, sent) = (self.request_id.as_str(), self.sent.unwrap_or("unknown"));
+            let (id, sent) = (self.request_id.as_str(), self.sent.unwrap_or(Sent::Unknown));
             metrics.recent.add(id, names, "in_doubt", sent);
         } else if self.saved_a_call {
             match self.result {
@@ -125,8 +125,8 @@ impl Exchange<'_> {
         let span_id = trace.and_then(Trace::span).map(display);
         let replayed = self.is_replay.then_some(true);
         let (vendor_code, error) = (self.vendor_code.as_deref(), self.error);
-        let outcome = self.outcome;
-        let (sent, in_doubt) = (self.sent, self.in_doubt);
+        let outcome = self.outcome.map(Outcome::as_str);
+        let (sent, in_doubt) = (self.sent.map(Sent::as_str), self.in_doubt);
         let (cause, redirect_host) = (self.cause.as_deref(), self.redirect_host.as_deref());
         let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
         let (queue, upstream, age) = (

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::words::Sent;
+
 /// Older ones are forgotten.
 const REMEMBERED: usize = 50;
 
@@ -22,7 +24,7 @@ pub struct Failure {
     /// Why.
     pub code: &'static str,
     /// Did the request reach Linksfield?
-    pub sent: &'static str,
+    pub sent: Sent,
 }
 
 /// The last failures, whatever the configuration.
@@ -37,7 +39,7 @@ impl Recent {
         request_id: &str,
         (route, tenant): (&str, &str),
         code: &'static str,
-        sent: &'static str,
+        sent: Sent,
     ) {
         let failure = Failure {
             at: SystemTime::now(),
@@ -71,7 +73,7 @@ mod tests {
         let recent = Recent::default();
         for number in 0..120 {
             let id = number.to_string();
-            recent.add(&id, ("/a", "acme"), "overloaded", "no");
+            recent.add(&id, ("/a", "acme"), "overloaded", Sent::No);
         }
         let all = recent.all();
         assert_eq!(all.len(), REMEMBERED);

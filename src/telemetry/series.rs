@@ -5,15 +5,10 @@
 
 use super::labels::RouteKind;
 use super::metrics::Metrics;
-use super::result::RequestResult;
 use super::snapshot::Constants;
-
-const SENT: [&str; 3] = ["no", "yes", "unknown"];
-const CAUSES: [&str; 2] = ["command", "purge"];
-const FAULTS: [&str; 3] = ["caller", "gateway", "upstream"];
-const LISTENERS: [&str; 2] = ["data", "admin"];
-const ENDS: [&str; 4] = ["success", "refused", "failure", "neither"];
-const SECRETS: [&str; 2] = ["current", "previous"];
+use crate::words::{
+    CallEnd, Fault, InvalidationCause, ListenerName, RequestResult, Sent, WhichSecret,
+};
 
 impl RouteKind {
     /// How its exchanges can end.
@@ -56,20 +51,21 @@ impl Metrics {
     fn begin_once(&self, constants: &Constants) {
         let families = &self.families;
         for code in constants.error_codes {
-            for sent in SENT {
-                families.requests.errors.with_label_values(&[code, sent]);
+            for sent in Sent::ALL {
+                let series = [code, sent.as_str()];
+                families.requests.errors.with_label_values(&series);
             }
         }
-        for fault in FAULTS {
+        for fault in Fault::ALL.map(Fault::as_str) {
             families.requests.failed.with_label_values(&[fault]);
         }
-        for end in ENDS {
+        for end in CallEnd::ALL.map(CallEnd::as_str) {
             families.calls.by_end.with_label_values(&[end]);
         }
-        for listener in LISTENERS {
+        for listener in ListenerName::ALL.map(ListenerName::as_str) {
             families.connections.evicted.with_label_values(&[listener]);
         }
-        for cause in CAUSES {
+        for cause in InvalidationCause::ALL.map(InvalidationCause::as_str) {
             families.cache.invalidations.with_label_values(&[cause]);
         }
         for tenant in &self.labels.tenants {
@@ -112,7 +108,7 @@ impl Metrics {
     fn begin_tenant(&self, tenant: &str) {
         let families = &self.families;
         families.calls.bad_signatures.with_label_values(&[tenant]);
-        for secret in SECRETS {
+        for secret in WhichSecret::ALL.map(WhichSecret::as_str) {
             let family = &families.configuration.secret_switches;
             family.with_label_values(&[tenant, secret]);
         }
@@ -128,6 +124,7 @@ mod tests {
     use super::super::labels::{CallerLabel, Labels, RouteLabel, TenantLabel};
     use super::super::snapshot::Snapshot;
     use super::*;
+    use crate::words::{CallReason, Class, Ending, Outcome};
 
     const DOCUMENT: &str = include_str!("../../docs/metrics.md");
     const CODES: &[&str] = crate::gateway::error::CODES;
@@ -146,8 +143,8 @@ mod tests {
         metrics.upstream_call(
             RouteLabel(0),
             TenantLabel(0),
-            "success",
-            "caller",
+            Ending::Answered(Outcome::Success),
+            CallReason::Caller,
             std::time::Duration::ZERO,
         );
         let text = scrape(&metrics);
@@ -237,9 +234,7 @@ mod tests {
                 ..UpstreamLevels::default()
             },
             quota: QuotaLevels {
-                queue_length: ["command", "query", "crawl", "refresh"]
-                    .map(|class| (class, 0))
-                    .into(),
+                queue_length: Class::ALL.map(|class| (class.as_str(), 0)).into(),
                 limit: windows.into(),
                 remaining: windows.into_iter().chain([("day_queries", 1.0)]).collect(),
                 resets_at: vec![("day", 1.0)],
@@ -265,8 +260,8 @@ mod tests {
         before.upstream_call(
             RouteLabel(0),
             TenantLabel(2),
-            "success",
-            "caller",
+            Ending::Answered(Outcome::Success),
+            CallReason::Caller,
             std::time::Duration::ZERO,
         );
         let mut exchange = before.exchange(before.request_id());

@@ -26,13 +26,14 @@ pub use self::kept::Kept;
 pub use self::spelling::Spelling;
 use crate::clock::{Moment, seconds};
 use crate::config;
-use crate::gateway::error::{Error, Sent};
+use crate::gateway::error::Error;
 use crate::gateway::progress::Progress;
 use crate::gateway::vendor::skew::{Skew, Told};
 use crate::gateway::vendor::upstream::Answer;
 use crate::signing::params::Params;
 use crate::state::{Change, KeyId, Record, State as Saved, Store, Time, WriteError};
 use crate::telemetry::Keys as Census;
+use crate::words::Sent;
 
 /// All keys.
 #[derive(Debug, Clone)]

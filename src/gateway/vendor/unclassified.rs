@@ -31,9 +31,10 @@ use tokio::time::Instant;
 
 use self::episode::{Callers, Episode, Heard, Pass};
 use self::scope::State;
-use super::breaker::{End, Open};
-use crate::gateway::vendor::upstream::{Answer, Outcome, SUCCESS};
+use super::breaker::Open;
+use crate::gateway::vendor::upstream::{Answer, SUCCESS};
 use crate::telemetry::{RouteLabel, TenantLabel};
+use crate::words::{CallEnd, Outcome};
 
 /// Of the last answers so many in ten are alike,
 const TENTHS: usize = 9;
@@ -134,15 +135,15 @@ impl Said {
     }
 
     /// `end` is what the end of the call says of the vendor.
-    pub fn of(answer: Option<&Answer>, end: End) -> Self {
+    pub fn of(answer: Option<&Answer>, end: CallEnd) -> Self {
         if let Some(meaning) = answer.and_then(Meaning::of) {
             return Self::Unclassified(meaning);
         }
         match end {
-            End::Success => Self::Success,
-            End::Refused => Self::Refusal,
-            End::Failure => Self::Failure,
-            End::Neither => Self::Nothing,
+            CallEnd::Success => Self::Success,
+            CallEnd::Refused => Self::Refusal,
+            CallEnd::Failure => Self::Failure,
+            CallEnd::Neither => Self::Nothing,
         }
     }
 }
