@@ -33,6 +33,7 @@ impl Ask<'_> {
 
 impl Class {
     /// What it is with those who wait for its progress.
+    #[must_use]
     pub fn of(self, progress: &Progress) -> Self {
         match self {
             Self::Refresh if progress.is_awaited() => Self::Query,
