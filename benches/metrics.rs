@@ -52,9 +52,9 @@ fn busy() -> Metrics {
 
 fn exchange(metrics: &Metrics, route: usize, tenant: usize, caller: usize) {
     let mut exchange = metrics.exchange(metrics.request_id());
-    exchange.route = RouteLabel(route);
-    exchange.tenant = TenantLabel(tenant);
-    exchange.caller = CallerLabel(caller);
+    exchange.labels.route = RouteLabel(route);
+    exchange.labels.tenant = TenantLabel(tenant);
+    exchange.labels.caller = CallerLabel(caller);
 }
 
 fn snapshot() -> Snapshot {

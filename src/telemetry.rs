@@ -21,7 +21,7 @@ pub mod totals;
 pub mod trace;
 
 pub use self::events::CommandEnd;
-pub use self::exchange::Exchange;
+pub use self::exchange::{CallRecord, Exchange, ExchangeLabels, FailureRecord};
 pub use self::families::{CacheLevels, CommandLevels, QuotaLevels, UpstreamLevels};
 pub use self::labels::{CallerLabel, Labels, RouteKind, RouteLabel, TenantLabel};
 pub use self::level::{Counts, Keys, Windows};

@@ -173,7 +173,7 @@ impl Commands {
                 Claim::Wait(mut waiter) => {
                     let end = waiter.end(deadline).await;
                     if end.is_none() {
-                        let (route, tenant) = (exchange.route, exchange.tenant);
+                        let (route, tenant) = (exchange.labels.route, exchange.labels.tenant);
                         count_doubt(&self.0.metrics, waiter.progress(), route, tenant);
                     }
                     end
@@ -237,7 +237,7 @@ impl Commands {
                 .into());
             }
             Err(_) => {
-                let (route, tenant) = (exchange.route, exchange.tenant);
+                let (route, tenant) = (exchange.labels.route, exchange.labels.tenant);
                 count_doubt(&self.0.metrics, &progress, route, tenant);
                 return Err(Error::UpstreamTimeout(progress.sent()).into());
             }
@@ -249,12 +249,15 @@ impl Commands {
         } else {
             response::fault_of(answer.outcome)
         };
-        exchange.fault = fault;
-        exchange.outcome = Some(answer.outcome);
-        exchange.vendor_code.clone_from(&answer.vendor_code);
-        exchange.redirect_host.clone_from(&answer.redirect_host);
-        exchange.sent = Some(Sent::Yes);
-        exchange.in_doubt = Some(in_doubt);
+        exchange.failure.fault = fault;
+        exchange.call.outcome = Some(answer.outcome);
+        exchange.call.vendor_code.clone_from(&answer.vendor_code);
+        exchange
+            .call
+            .redirect_host
+            .clone_from(&answer.redirect_host);
+        exchange.call.sent = Some(Sent::Yes);
+        exchange.call.in_doubt = Some(in_doubt);
         Ok(response::of_command(
             answered.answer,
             answered.deadline,
@@ -413,10 +416,10 @@ fn is_in_doubt(ended: Result<&Answer, &Arc<Error>>) -> bool {
 /// The answer that an earlier command under the same key has got.
 fn replay(kept: &Kept, in_doubt: bool, exchange: &mut Exchange<'_>) -> Response<Body> {
     exchange.is_replay = true;
-    exchange.vendor_code.clone_from(&kept.vendor_code);
-    exchange.fault = in_doubt.then_some(Fault::Upstream);
-    exchange.sent = Some(Sent::Yes);
-    exchange.in_doubt = Some(in_doubt);
+    exchange.call.vendor_code.clone_from(&kept.vendor_code);
+    exchange.failure.fault = in_doubt.then_some(Fault::Upstream);
+    exchange.call.sent = Some(Sent::Yes);
+    exchange.call.in_doubt = Some(in_doubt);
     response::of_kept(kept)
 }
 

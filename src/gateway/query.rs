@@ -183,11 +183,11 @@ impl Queries {
         })?;
 
         let head = &found.page.head;
-        exchange.vendor_code.clone_from(&head.vendor_code);
-        exchange.fault = head.fault;
+        exchange.call.vendor_code.clone_from(&head.vendor_code);
+        exchange.failure.fault = head.fault;
         if let Some(error) = &found.stood_in_for {
-            exchange.cause = error.sources();
-            exchange.redirect_host = error.redirect_host().map(str::to_owned);
+            exchange.failure.cause = error.sources();
+            exchange.call.redirect_host = error.redirect_host().map(str::to_owned);
         }
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
         if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
@@ -197,8 +197,8 @@ impl Queries {
                 _ => RequestResult::Stale,
             };
         } else {
-            exchange.sent = Some(Sent::Yes);
-            exchange.outcome = Some(head.outcome);
+            exchange.call.sent = Some(Sent::Yes);
+            exchange.call.outcome = Some(head.outcome);
         }
         Ok(response::of_page(&found))
     }

@@ -234,13 +234,13 @@ impl Metrics {
         tenant: TenantLabel,
         ended: &CommandEnd<'_>,
     ) {
-        let names = self.names(route, tenant);
+        let (route, tenant) = self.names(route, tenant);
         if ended.in_doubt {
             self.recent
-                .add(request_id, names, ended.outcome(), ended.sent);
+                .add(request_id, route, tenant, ended.outcome(), ended.sent);
         }
         let message = "command finished without its caller";
-        command_line(request_id, names, ended, ended.in_doubt, message);
+        command_line(request_id, route, tenant, ended, ended.in_doubt, message);
     }
 
     /// A command in doubt was answered after all.
@@ -251,11 +251,11 @@ impl Metrics {
         tenant: TenantLabel,
         ended: &CommandEnd<'_>,
     ) {
-        let names @ (route, tenant) = self.names(route, tenant);
+        let (route, tenant) = self.names(route, tenant);
         let family = &self.families.commands.answered_late;
         family.with_label_values(&[route, tenant]).inc();
         let message = "command answered after its time";
-        command_line(request_id, names, ended, false, message);
+        command_line(request_id, route, tenant, ended, false, message);
     }
 
     /// What became of a command could not be saved under its key, or not in time: a repeat gets it
@@ -281,7 +281,8 @@ impl Metrics {
         );
     }
 
-    fn names(&self, route: RouteLabel, tenant: TenantLabel) -> (&str, &str) {
+    /// The names of these labels.
+    pub(super) fn names(&self, route: RouteLabel, tenant: TenantLabel) -> (&str, &str) {
         (self.labels.route(route), self.labels.tenant(tenant))
     }
 }
@@ -289,7 +290,8 @@ impl Metrics {
 /// The line of a command's end that nobody waits for.
 fn command_line(
     request_id: &str,
-    (route, tenant): (&str, &str),
+    route: &str,
+    tenant: &str,
     ended: &CommandEnd<'_>,
     is_warning: bool,
     message: &'static str,

@@ -34,13 +34,7 @@ pub struct Recent(Mutex<VecDeque<Failure>>);
 impl Recent {
     /// One that ends now.
     #[expect(clippy::disallowed_methods, reason = "a time for people to read")]
-    pub fn add(
-        &self,
-        request_id: &str,
-        (route, tenant): (&str, &str),
-        code: &'static str,
-        sent: Sent,
-    ) {
+    pub fn add(&self, request_id: &str, route: &str, tenant: &str, code: &'static str, sent: Sent) {
         let failure = Failure {
             at: SystemTime::now(),
             request_id: request_id.to_owned(),
@@ -73,7 +67,7 @@ mod tests {
         let recent = Recent::default();
         for number in 0..120 {
             let id = number.to_string();
-            recent.add(&id, ("/a", "acme"), "overloaded", Sent::No);
+            recent.add(&id, "/a", "acme", "overloaded", Sent::No);
         }
         let all = recent.all();
         assert_eq!(all.len(), REMEMBERED);

@@ -265,9 +265,9 @@ mod tests {
             std::time::Duration::ZERO,
         );
         let mut exchange = before.exchange(before.request_id());
-        exchange.route = RouteLabel(1);
-        exchange.tenant = TenantLabel(1);
-        exchange.caller = CallerLabel(1);
+        exchange.labels.route = RouteLabel(1);
+        exchange.labels.tenant = TenantLabel(1);
+        exchange.labels.caller = CallerLabel(1);
         drop(exchange);
         let after = before.relabelled(labels(1, 1, 1, 0));
         take_effect(&after);

@@ -115,8 +115,8 @@ impl Timing {
         let (now, granted) = (Instant::now(), self.granted_at());
         let disk = self.disk();
         let waited = disk.waited + disk.since.map_or(Duration::ZERO, |since| now - since);
-        exchange.queue = Some(granted.unwrap_or(now) - self.0.begun);
-        exchange.upstream = granted.map(|granted| (now - granted).saturating_sub(waited));
+        exchange.call.queue = Some(granted.unwrap_or(now) - self.0.begun);
+        exchange.call.upstream = granted.map(|granted| (now - granted).saturating_sub(waited));
     }
 }
 
