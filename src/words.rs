@@ -179,12 +179,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_goes_first_stands_first() {
-        assert!(Class::ALL.is_sorted());
-        assert_eq!(Class::ALL[0], Class::Command);
-    }
-
-    #[test]
     fn no_two_outcomes_but_those_that_nothing_classifies_are_spelled_alike() {
         let outcomes = Outcome::ALL.into_iter();
         let spellings: std::collections::BTreeSet<_> = outcomes.map(Outcome::as_str).collect();
