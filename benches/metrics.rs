@@ -3,7 +3,10 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use linksfield_gateway::telemetry::{Constants, Labels, Metrics, RouteKind, Snapshot};
+use linksfield_gateway::telemetry::{
+    CallerLabel, Constants, Labels, Metrics, RouteKind, RouteLabel, Snapshot, TenantLabel,
+};
+use linksfield_gateway::words::{CallReason, Ending, Outcome};
 
 const TENANTS: usize = 100;
 const CALLERS: usize = 20;
@@ -36,10 +39,10 @@ fn busy() -> Metrics {
                 exchange(&metrics, route, tenant, caller);
             }
             metrics.upstream_call(
-                route,
-                tenant,
-                "success",
-                "caller",
+                RouteLabel(route),
+                TenantLabel(tenant),
+                Ending::Answered(Outcome::Success),
+                CallReason::Caller,
                 std::time::Duration::ZERO,
             );
         }
@@ -49,7 +52,9 @@ fn busy() -> Metrics {
 
 fn exchange(metrics: &Metrics, route: usize, tenant: usize, caller: usize) {
     let mut exchange = metrics.exchange(metrics.request_id());
-    (exchange.route, exchange.tenant, exchange.caller) = (route, tenant, caller);
+    exchange.labels.route = RouteLabel(route);
+    exchange.labels.tenant = TenantLabel(tenant);
+    exchange.labels.caller = CallerLabel(caller);
 }
 
 fn snapshot() -> Snapshot {

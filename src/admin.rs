@@ -28,6 +28,7 @@ use crate::live::{Current, Live};
 use crate::reload::{Reloaded, Reloader, Trigger};
 use crate::server::{Drain, Service};
 use crate::telemetry::log;
+use crate::words::ListenerName;
 
 /// Bytes of a body: a request to be explained is one that the other listener would take.
 const MAX_BODY: usize = 1024 * 1024;
@@ -347,7 +348,7 @@ impl Service for Admin {
 
     fn connection_evicted(&self) {
         let metrics = &self.parts.live.current().metrics;
-        metrics.connection_evicted("admin");
+        metrics.connection_evicted(ListenerName::Admin);
     }
 
     fn refuse_connection(&self) -> Response<Body> {

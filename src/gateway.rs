@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::command::keys::Key as CommandKey;
 use self::command::{Commands, LastingCommands, doubt};
-use self::error::{Error, Sent, X_REQUEST_ID};
+use self::error::{Error, X_REQUEST_ID};
 use self::query::purge::Purge;
 use self::query::{LastingQueries, Queries};
 use self::request::head::{self, Fields};
@@ -39,7 +39,8 @@ use self::vendor::{LastingVendor, Vendor};
 use crate::body::{Body, ReadError, Received, read_whole};
 use crate::config::{Ca, Config};
 use crate::signing::params::Params;
-use crate::telemetry::{Exchange, Metrics, RequestResult, Snapshot};
+use crate::telemetry::{Exchange, Metrics, Snapshot};
+use crate::words::{RequestResult, Sent};
 
 /// One in so many parts of a caller's time is kept for the way back.
 const WAY_BACK: u32 = 20;
@@ -164,21 +165,21 @@ impl Gateway {
             Ok(mut response) => {
                 let headers = response.headers_mut();
                 headers.insert(X_REQUEST_ID, exchange.request_id.header());
-                if let Some(in_doubt) = exchange.in_doubt {
+                if let Some(in_doubt) = exchange.call.in_doubt {
                     doubt::tell(headers, Sent::Yes, in_doubt);
                 }
                 response
             }
             Err(error) => {
-                exchange.error = Some(error.code());
-                exchange.cause = error.sources();
-                exchange.outcome = error.answer_outcome();
-                exchange.redirect_host = error.redirect_host().map(str::to_owned);
-                exchange.fault = Some(error.fault().as_str());
-                exchange.sent = Some(error.sent().as_str());
+                exchange.failure.error = Some(error.code());
+                exchange.failure.cause = error.sources();
+                exchange.call.outcome = error.answer_outcome();
+                exchange.call.redirect_host = error.redirect_host().map(str::to_owned);
+                exchange.failure.fault = Some(error.fault());
+                exchange.call.sent = Some(error.sent());
                 if exchange.result == RequestResult::Command {
                     let in_doubt = doubt::after_error(&error);
-                    exchange.in_doubt = Some(in_doubt);
+                    exchange.call.in_doubt = Some(in_doubt);
                     let mut response = if in_doubt {
                         error.to_response_in_doubt(&exchange.request_id)
                     } else {
@@ -215,7 +216,7 @@ impl Gateway {
             self.0.metrics.unlisted_path(); // one of a stranger says nothing of our services
         }
         let target = target?;
-        exchange.route = target.route.label;
+        exchange.labels.route = target.route.label;
         let wishes = self.wishes(&target, fields, exchange.started)?;
         let (call, key) = self
             .read(target, head, fields, body, wishes.deadline, exchange)
@@ -275,7 +276,7 @@ impl Gateway {
         let is_query = matches!(target.route.kind, Kind::Query(_));
         let caller = this.callers.authenticate(fields.authorization())?;
         if let Some(caller) = caller {
-            exchange.caller = caller.label;
+            exchange.labels.caller = caller.label;
         }
         target.check_method(&head.method)?;
         fields.check_content(body)?;
@@ -299,7 +300,7 @@ impl Gateway {
         let mut call = self.understand(target, fields, &body)?;
         call.trace = exchange.trace;
         call.caller = caller.map(|caller| caller.name.clone());
-        exchange.tenant = call.tenant.label;
+        exchange.labels.tenant = call.tenant.label;
         if let Some(caller) = caller {
             caller.authorize(&call.tenant)?;
         }

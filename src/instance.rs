@@ -31,6 +31,7 @@ use crate::reload::Reloader;
 use crate::server::{Drain, Limits, Times, serve};
 use crate::signing::sign::InvalidSecret;
 use crate::state::{self, Hangs, Saved, Store, WriteError};
+use crate::words::ListenerName;
 
 /// What a probe and a scrape need: whoever connects and says nothing holds a place for no longer than that.
 const ADMIN_TIMES: Times = Times {
@@ -193,11 +194,11 @@ impl Instance {
         let watching = reloader.zip(hangups);
         let watching = watching.map(|(reloader, hangups)| tokio::spawn(reloader.watch(hangups)));
         for (listener, address) in [
-            ("data", self.data.local_addr()),
-            ("admin", self.admin.local_addr()),
+            (ListenerName::Data, self.data.local_addr()),
+            (ListenerName::Admin, self.admin.local_addr()),
         ] {
             if let Ok(address) = address {
-                info!(listener, %address, "listening");
+                info!(listener = listener.as_str(), %address, "listening");
             }
         }
         let admin_thread = run_admin(self.admin, admin, self.admin_limits, admin_drain.clone())?;

@@ -61,7 +61,7 @@
 //! main → cli → instance → admin, reload → build → gateway → query, command → vendor → upstream
 //!                                │           └─→ live ┘         └────────────┴─→ request → signing
 //!                                └─→ server (which knows none of the others)
-//! leaves: config, telemetry, body, id, state, clock, open_files, target; in the gateway: error, page, progress, brakes
+//! leaves: words, config, telemetry, body, id, state, clock, open_files, target; in the gateway: error, page, progress, brakes
 //! simulator imports nothing of ours: the vendor's double is independent of what it judges
 //! ```
 //!
@@ -123,3 +123,4 @@ pub mod state;
 pub mod target;
 pub mod task;
 pub mod telemetry;
+pub mod words;

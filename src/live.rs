@@ -17,6 +17,7 @@ use crate::config::{Config, Problem, dotted};
 use crate::gateway::Gateway;
 use crate::server::Service;
 use crate::telemetry::Metrics;
+use crate::words::ListenerName;
 
 /// What is in effect now.
 #[derive(Debug)]
@@ -96,7 +97,9 @@ impl Service for Live {
     }
 
     fn connection_evicted(&self) {
-        self.current().metrics.connection_evicted("data");
+        self.current()
+            .metrics
+            .connection_evicted(ListenerName::Data);
     }
 
     fn connection_refused(&self) {

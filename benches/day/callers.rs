@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use hyper::HeaderMap;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
-use linksfield_gateway::gateway::error::Sent;
+use linksfield_gateway::words::Sent;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 

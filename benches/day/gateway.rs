@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use hyper::HeaderMap;
 use linksfield_gateway::clock::Moment;
 use linksfield_gateway::config::{CRAWLS, Config};
-use linksfield_gateway::gateway::error::{Error, Sent, Unreachable};
+use linksfield_gateway::gateway::error::{Error, Unreachable};
 use linksfield_gateway::gateway::page::{Page, Position};
 use linksfield_gateway::gateway::progress::Progress;
 use linksfield_gateway::gateway::query::cache::{
@@ -17,11 +17,12 @@ use linksfield_gateway::gateway::query::cache::{
 };
 use linksfield_gateway::gateway::request::directives::Directives;
 use linksfield_gateway::gateway::request::route::{Kind, Policy, Routes, Target};
-use linksfield_gateway::gateway::vendor::breaker::{self, Breaker, End};
-use linksfield_gateway::gateway::vendor::quota::{self, Ask, Class, Permit, Quota, Thrift};
+use linksfield_gateway::gateway::vendor::breaker::{self, Breaker};
+use linksfield_gateway::gateway::vendor::quota::{self, Ask, Permit, Quota, Thrift};
 use linksfield_gateway::gateway::vendor::retry::{self, Retries};
 use linksfield_gateway::gateway::vendor::skew::Told;
 use linksfield_gateway::signing::params::Params;
+use linksfield_gateway::words::{CallEnd, Class, Outcome, Sent};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -361,7 +362,7 @@ impl Gateway {
             if result.is_ok() {
                 progress.answered();
             }
-            if end_of(result.as_ref().map(|(said, ..)| said)) != End::Failure
+            if end_of(result.as_ref().map(|(said, ..)| said)) != CallEnd::Failure
                 || !progress.is_awaited()
             {
                 return result;
@@ -517,13 +518,13 @@ impl Errand {
     }
 }
 
-fn end_of(result: Result<&Said, &Error>) -> End {
+fn end_of(result: Result<&Said, &Error>) -> CallEnd {
     match result {
-        Ok(Said::Page(..) | Said::Data(..)) => End::Success,
+        Ok(Said::Page(..) | Said::Data(..)) => CallEnd::Success,
         Ok(Said::Fails(_)) | Err(Error::UpstreamUnreachable { .. } | Error::UpstreamTimeout(_)) => {
-            End::Failure
+            CallEnd::Failure
         }
-        Err(_) => End::Neither,
+        Err(_) => CallEnd::Neither,
     }
 }
 
@@ -531,7 +532,7 @@ fn filled(said: Said, sent_at: Moment) -> Filled {
     let (page, pages, failure) = match said {
         Said::Page(page, position) => (page, Pages::One(position), None),
         Said::Data(page, _) => (page, Pages::None, None),
-        Said::Fails(page) => (page, Pages::None, Some("transient")),
+        Said::Fails(page) => (page, Pages::None, Some(Outcome::Transient)),
     };
     Filled {
         page,

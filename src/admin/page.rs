@@ -15,7 +15,8 @@ use crate::live::Current;
 use crate::reload::LastRead;
 use crate::telemetry::recent::Failure;
 use crate::telemetry::totals::{Requests, Totals};
-use crate::telemetry::{REVISION, RequestResult, Snapshot, log};
+use crate::telemetry::{REVISION, Snapshot, log};
+use crate::words::{RequestResult, Sent};
 
 /// What a browser may do with the page: load the files beside it, and ask the listener it came from.
 pub const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \

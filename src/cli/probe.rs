@@ -18,11 +18,12 @@ use crate::gateway::progress::Progress;
 use crate::gateway::request::language::Languages;
 use crate::gateway::request::tenant::Tenants;
 use crate::gateway::vendor::upstream::{
-    Answer, Exchanged, Message, NoAnswer, Outcome, Protocol, SUCCESS, Shape, Slot, Traffic,
-    UNPRINTABLE, Upstream, Vacancy,
+    Answer, Exchanged, Message, NoAnswer, Protocol, SUCCESS, Shape, Slot, Traffic, UNPRINTABLE,
+    Upstream, Vacancy,
 };
 use crate::signing::params::Params;
 use crate::signing::sign::Signer;
+use crate::words::Outcome;
 
 /// A query that costs nothing, and whose smallest answer is small.
 const PATH: &str = "/package/queryOrder";

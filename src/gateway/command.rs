@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::keys::{Claim, End, Kept, Key, Keys, Run};
-use super::error::{Error, Fault, Sent};
+use super::error::Error;
 use super::progress::Progress;
 use super::query::cache::Named;
 use super::query::scopes::{Latest, Reach, Scopes};
@@ -23,14 +23,16 @@ use super::request::route::Kind;
 use super::response;
 use super::vendor::Vendor;
 use super::vendor::call::{Answered, Errand, Later, Preparation, Timing, Unanswered};
-use super::vendor::quota::Class;
 use super::vendor::skew::Told;
 use crate::body::Body;
 use crate::clock::Moment;
-use crate::gateway::vendor::upstream::{Answer, COMMAND_MAX_IDLE, Outcome};
+use crate::gateway::vendor::upstream::{Answer, COMMAND_MAX_IDLE};
 use crate::id::RequestId;
 use crate::task::DetachOnDrop;
-use crate::telemetry::{CommandEnd, CommandLevels, Exchange, Metrics, RequestResult};
+use crate::telemetry::{CommandEnd, CommandLevels, Exchange, Metrics, RouteLabel, TenantLabel};
+use crate::words::{
+    CallReason, Class, Ending, Fault, InvalidationCause, Outcome, RequestResult, Sent,
+};
 
 /// The commands of one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -124,7 +126,7 @@ impl Commands {
         };
         json!({
             "kind": "command",
-            "result": "command",
+            "result": RequestResult::Command.as_str(),
             "reason": if route.is_listed {
                 "this path is configured as a command"
             } else {
@@ -171,8 +173,8 @@ impl Commands {
                 Claim::Wait(mut waiter) => {
                     let end = waiter.end(deadline).await;
                     if end.is_none() {
-                        let of = (exchange.route, exchange.tenant);
-                        count_doubt(&self.0.metrics, waiter.progress(), of);
+                        let (route, tenant) = (exchange.labels.route, exchange.labels.tenant);
+                        count_doubt(&self.0.metrics, waiter.progress(), route, tenant);
                     }
                     end
                 }
@@ -205,7 +207,7 @@ impl Commands {
         let errand = Errand {
             timing: timing.clone(),
             class: Class::Command,
-            reason: "caller",
+            reason: CallReason::Caller,
             deadline,
             patience: deadline,
             ends_at: None,
@@ -235,8 +237,8 @@ impl Commands {
                 .into());
             }
             Err(_) => {
-                let of = (exchange.route, exchange.tenant);
-                count_doubt(&self.0.metrics, &progress, of);
+                let (route, tenant) = (exchange.labels.route, exchange.labels.tenant);
+                count_doubt(&self.0.metrics, &progress, route, tenant);
                 return Err(Error::UpstreamTimeout(progress.sent()).into());
             }
         };
@@ -247,12 +249,15 @@ impl Commands {
         } else {
             response::fault_of(answer.outcome)
         };
-        exchange.fault = fault.map(Fault::as_str);
-        exchange.outcome = Some(answer.outcome.as_str());
-        exchange.vendor_code.clone_from(&answer.vendor_code);
-        exchange.redirect_host.clone_from(&answer.redirect_host);
-        exchange.sent = Some(Sent::Yes.as_str());
-        exchange.in_doubt = Some(in_doubt);
+        exchange.failure.fault = fault;
+        exchange.call.outcome = Some(answer.outcome);
+        exchange.call.vendor_code.clone_from(&answer.vendor_code);
+        exchange
+            .call
+            .redirect_host
+            .clone_from(&answer.redirect_host);
+        exchange.call.sent = Some(Sent::Yes);
+        exchange.call.in_doubt = Some(in_doubt);
         Ok(response::of_command(
             answered.answer,
             answered.deadline,
@@ -291,7 +296,7 @@ impl Commands {
         };
         if progress.sent() != Sent::No {
             reach.invalidate(Some(Moment::now()));
-            metrics.invalidation("command");
+            metrics.invalidation(InvalidationCause::Command);
         }
         let request_id = course.request_id.as_str();
         let unsettled = key.as_ref().map(Run::unsettled);
@@ -301,18 +306,18 @@ impl Commands {
         });
         let in_doubt = ended.is_some_and(is_in_doubt);
         if in_doubt {
-            count_doubt(metrics, progress, (route, tenant)); // before those are told who wait with the key
+            count_doubt(metrics, progress, route, tenant); // before those are told who wait with the key
         }
         if let Some(key) = key
             && let Err(error) = key.settle(ended, self.0.vendor.told()).await
         {
-            let sent = progress.sent().as_str();
+            let sent = progress.sent();
             metrics.key_not_saved(request_id, route, tenant, sent, &error);
         }
         if let Some(Err(error)) = &result
             && let Error::StateStoreUnavailable(cause) = &**error
         {
-            metrics.key_not_saved(request_id, route, tenant, Sent::No.as_str(), cause);
+            metrics.key_not_saved(request_id, route, tenant, Sent::No, cause);
         }
         std::mem::forget(unless_it_ends);
         if let Some(later) = later {
@@ -339,18 +344,17 @@ impl Commands {
             answer.outcome = Outcome::Usual;
         }
         self.reach(call).invalidate(Some(Moment::now()));
-        this.metrics.invalidation("command");
+        this.metrics.invalidation(InvalidationCause::Command);
         let request_id = command.request_id.as_str();
         if let Some(key) = command.key
             && let Err(error) = key.settle(&answer, self.0.vendor.told()).await
         {
-            let sent = Sent::Yes.as_str();
             this.metrics
-                .key_not_saved(request_id, route, tenant, sent, &error);
+                .key_not_saved(request_id, route, tenant, Sent::Yes, &error);
         }
         let end = CommandEnd {
-            sent: Sent::Yes.as_str(),
-            outcome: answer.outcome.as_str(),
+            sent: Sent::Yes,
+            ending: Some(Ending::Answered(answer.outcome)),
             vendor_code: answer.vendor_code.as_deref(),
             cause: None,
             in_doubt: doubt::after_answer(&answer),
@@ -396,7 +400,7 @@ struct Unsettled {
 }
 
 /// Counts a command that is in doubt: once, however many are told.
-fn count_doubt(metrics: &Metrics, progress: &Progress, (route, tenant): (usize, usize)) {
+fn count_doubt(metrics: &Metrics, progress: &Progress, route: RouteLabel, tenant: TenantLabel) {
     if progress.is_first_doubt() {
         metrics.command_in_doubt(route, tenant);
     }
@@ -412,10 +416,10 @@ fn is_in_doubt(ended: Result<&Answer, &Arc<Error>>) -> bool {
 /// The answer that an earlier command under the same key has got.
 fn replay(kept: &Kept, in_doubt: bool, exchange: &mut Exchange<'_>) -> Response<Body> {
     exchange.is_replay = true;
-    exchange.vendor_code.clone_from(&kept.vendor_code);
-    exchange.fault = in_doubt.then_some(Fault::Upstream.as_str());
-    exchange.sent = Some(Sent::Yes.as_str());
-    exchange.in_doubt = Some(in_doubt);
+    exchange.call.vendor_code.clone_from(&kept.vendor_code);
+    exchange.failure.fault = in_doubt.then_some(Fault::Upstream);
+    exchange.call.sent = Some(Sent::Yes);
+    exchange.call.in_doubt = Some(in_doubt);
     response::of_kept(kept)
 }
 
@@ -436,11 +440,13 @@ impl Ended {
                 let answer = &answered.answer;
                 let code = answer.vendor_code.as_deref();
                 let in_doubt = is_in_doubt(Ok(answer));
-                course.record(metrics, answer.outcome.as_str(), code, None, in_doubt);
+                let ending = Ending::Answered(answer.outcome);
+                course.record(metrics, Some(ending), code, None, in_doubt);
             }
             Some(Err(error)) => {
                 let (cause, in_doubt) = (error.sources(), is_in_doubt(Err(error)));
-                course.record(metrics, error.code(), None, cause.as_deref(), in_doubt);
+                let ending = Ending::Failed(error.code());
+                course.record(metrics, Some(ending), None, cause.as_deref(), in_doubt);
             }
         }
     }
@@ -449,8 +455,8 @@ impl Ended {
 /// What a command is recorded with when its caller has gone.
 struct Course {
     request_id: RequestId,
-    route: usize,
-    tenant: usize,
+    route: RouteLabel,
+    tenant: TenantLabel,
     started: Instant,
     progress: Progress,
     /// The drain waits for it.
@@ -461,14 +467,14 @@ impl Course {
     fn record(
         &self,
         metrics: &Metrics,
-        outcome: &'static str,
+        ending: Option<Ending>,
         vendor_code: Option<&str>,
         cause: Option<&str>,
         in_doubt: bool,
     ) {
         let end = CommandEnd {
-            sent: self.progress.sent().as_str(),
-            outcome,
+            sent: self.progress.sent(),
+            ending,
             vendor_code,
             cause,
             in_doubt,
@@ -507,13 +513,9 @@ impl Drop for CutOff<'_> {
         let course = self.course;
         let in_doubt = course.progress.sent() != Sent::No;
         if in_doubt {
-            count_doubt(
-                self.metrics,
-                &course.progress,
-                (course.route, course.tenant),
-            );
+            count_doubt(self.metrics, &course.progress, course.route, course.tenant);
         }
-        course.record(self.metrics, "cut_off", None, None, in_doubt);
+        course.record(self.metrics, None, None, None, in_doubt);
     }
 }
 

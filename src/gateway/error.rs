@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use crate::body::{Body, ReadError};
 use crate::gateway::vendor::breaker::{Open, Reason};
-use crate::gateway::vendor::upstream::Outcome;
 use crate::id::RequestId;
 use crate::state::WriteError;
+use crate::words::{Fault, Outcome, Sent};
 
 /// `Proxy-Status` (RFC 9209): which intermediary made the answer, and why.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -29,50 +29,6 @@ pub const X_LINKSFIELD_SENT: HeaderName = HeaderName::from_static("x-linksfield-
 
 /// Where the paragraphs about the codes stand; the fragment is the code.
 const DOCUMENT: &str = "docs/errors.md";
-
-/// Did the request reach Linksfield?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Sent {
-    /// Proven not: no byte of it has left.
-    No,
-    /// An answer to it has begun.
-    Yes,
-    /// It has left, or may have, and no answer came.
-    Unknown,
-}
-
-impl Sent {
-    /// The spelling in errors, metrics and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::No => "no",
-            Self::Yes => "yes",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// Whose fault is it that a request did not get what it asked for?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The caller's, or nobody's: it asked for what cannot be, or may not be.
-    Caller,
-    /// Ours: no room, no turn, no budget, a brake, a secret.
-    Gateway,
-    /// Linksfield's, or that of what lies between.
-    Upstream,
-}
-
-impl Fault {
-    /// The spelling in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Caller => "caller",
-            Self::Gateway => "gateway",
-            Self::Upstream => "upstream",
-        }
-    }
-}
 
 /// A failure that the gateway answers itself. The message is for the caller, the source for the operator.
 ///
@@ -286,8 +242,8 @@ pub enum Error {
     UpstreamInvalidAnswer {
         /// The answer's status.
         status: StatusCode,
-        /// What it means, in the word of metrics and logs.
-        outcome: &'static str,
+        /// What it means.
+        outcome: Outcome,
         /// What is wrong with it.
         reason: InvalidAnswer,
     },
@@ -299,8 +255,8 @@ pub enum Error {
     UpstreamRedirects {
         /// The answer's status.
         status: StatusCode,
-        /// What it means, in the word of metrics and logs.
-        outcome: &'static str,
+        /// What it means.
+        outcome: Outcome,
         /// Where to, if that is a host.
         host: Option<String>,
     },
@@ -720,12 +676,12 @@ impl Error {
     }
 
     /// What the vendor's answer means, where that is why.
-    pub fn answer_outcome(&self) -> Option<&'static str> {
+    pub fn answer_outcome(&self) -> Option<Outcome> {
         match self.cause() {
             Self::UpstreamInvalidAnswer { outcome, .. }
-            | Self::UpstreamRedirects { outcome, .. } => Some(outcome),
-            Self::UpstreamThrottled { .. } => Some(Outcome::Throttled.as_str()),
-            Self::UpstreamUnavailable { .. } => Some(Outcome::Transient.as_str()),
+            | Self::UpstreamRedirects { outcome, .. } => Some(*outcome),
+            Self::UpstreamThrottled { .. } => Some(Outcome::Throttled),
+            Self::UpstreamUnavailable { .. } => Some(Outcome::Transient),
             _ => None,
         }
     }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_ENCODING, HeaderName, HeaderValue};
 
-use super::error::Fault;
 use crate::signing::params::Params;
+use crate::words::{Fault, Outcome};
 
 /// An answer to a query, as it goes back to callers.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ pub struct Head {
     pub more_headers: Box<[(HeaderName, HeaderValue)]>,
     /// If it is no success, whose fault that is.
     pub fault: Option<Fault>,
-    /// What it means, in the word of metrics and logs.
-    pub outcome: &'static str,
+    /// What it means.
+    pub outcome: Outcome,
     /// The envelope's `code`.
     pub vendor_code: Option<Cow<'static, str>>,
 }
@@ -51,7 +51,7 @@ impl Head {
             content_type: None,
             more_headers: Box::default(),
             fault: None,
-            outcome: "success",
+            outcome: Outcome::Success,
             vendor_code: None,
         }
     }

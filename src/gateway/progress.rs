@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::error::Sent;
+use crate::words::Sent;
 
 const WAITING: u8 = 0;
 const SENDING: u8 = 1;

@@ -24,7 +24,7 @@ use self::document::Document;
 use self::fill::{Expected, errand, filled_later, to_filled};
 use self::places::CrawlPlaces;
 use self::scopes::{Latest, Scopes};
-use super::error::{Error, Fault, Sent};
+use super::error::Error;
 use super::progress::Progress;
 use super::request::route::{Kind, Policy, Routes};
 use super::request::tenant::Tenants;
@@ -33,11 +33,12 @@ use super::response;
 use super::vendor::Vendor;
 use super::vendor::call::{Answered, Errand, Timing, Unanswered};
 use super::vendor::pace::{Pace, Paces};
-use super::vendor::quota::{Class, Thrift};
+use super::vendor::quota::Thrift;
 use crate::body::Body;
 use crate::clock::Moment;
 use crate::config::Config;
-use crate::telemetry::{CacheLevels, Exchange, Metrics, RequestResult};
+use crate::telemetry::{CacheLevels, Exchange, Metrics, RouteLabel, TenantLabel};
+use crate::words::{Class, RequestResult, Sent};
 
 /// The queries of one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -182,11 +183,11 @@ impl Queries {
         })?;
 
         let head = &found.page.head;
-        exchange.vendor_code.clone_from(&head.vendor_code);
-        exchange.fault = head.fault.map(Fault::as_str);
+        exchange.call.vendor_code.clone_from(&head.vendor_code);
+        exchange.failure.fault = head.fault;
         if let Some(error) = &found.stood_in_for {
-            exchange.cause = error.sources();
-            exchange.redirect_host = error.redirect_host().map(str::to_owned);
+            exchange.failure.cause = error.sources();
+            exchange.call.redirect_host = error.redirect_host().map(str::to_owned);
         }
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
         if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
@@ -196,8 +197,8 @@ impl Queries {
                 _ => RequestResult::Stale,
             };
         } else {
-            exchange.sent = Some(Sent::Yes.as_str());
-            exchange.outcome = Some(head.outcome);
+            exchange.call.sent = Some(Sent::Yes);
+            exchange.call.outcome = Some(head.outcome);
         }
         Ok(response::of_page(&found))
     }
@@ -216,7 +217,7 @@ impl Queries {
         let explained = self.0.cache.explain(&question, usual);
         json!({
             "kind": "query",
-            "result": explained.result,
+            "result": explained.result.as_str(),
             "reason": explained.reason,
             "joins_a_fill": explained.joins,
             "key": question.key.to_string(),
@@ -261,10 +262,10 @@ impl Queries {
     }
 
     /// How long a fill usually takes from now on, the wait for its turn included.
-    fn usual_wait(&self, route: usize, tenant: usize, all_pages: bool) -> Duration {
+    fn usual_wait(&self, route: RouteLabel, tenant: TenantLabel, all_pages: bool) -> Duration {
         let (wait, call) = self.0.vendor.usual_wait(route, tenant);
         wait + if all_pages {
-            self.0.crawl_paces[route].p90()
+            self.0.crawl_paces[route.0].p90()
         } else {
             call
         }
@@ -278,7 +279,7 @@ impl Queries {
         if errand.class == Class::Crawl {
             let started = Instant::now();
             let crawled = self.crawl(&call, policy, &errand, &progress).await;
-            self.0.crawl_paces[call.target.route.label].record(started.elapsed());
+            self.0.crawl_paces[call.target.route.label.0].record(started.elapsed());
             return crawled.into();
         }
         let expected = || {

@@ -7,13 +7,13 @@ use hyper::Response;
 use hyper::header::{AGE, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use super::error::Fault;
 use super::page::Page;
 use crate::body::{Body, Held};
 use crate::gateway::command::keys::Kept;
 use crate::gateway::query::cache::Found;
-use crate::gateway::vendor::upstream::{Answer, Outcome};
+use crate::gateway::vendor::upstream::Answer;
 use crate::id::Id;
+use crate::words::{Fault, Outcome};
 
 /// As many as the answer of a page mostly has, its request id included.
 const HEADERS: usize = 6;

@@ -30,7 +30,7 @@ use super::request::tenant::Tenants;
 use crate::config::{self, Ca, Config};
 use crate::gateway::vendor::upstream::{Answer, Slot, Traffic, Upstream};
 use crate::state::Store;
-use crate::telemetry::{Metrics, RouteKind};
+use crate::telemetry::{Metrics, RouteKind, RouteLabel, TenantLabel};
 
 /// An answer that nothing classifies is looked for over so many windows of the breaker: one route of one tenant is asked for
 /// less often than all routes together.
@@ -204,15 +204,15 @@ impl Vendor {
     }
 
     /// How long a call of this route and tenant usually takes from now on: the wait for its turn, and the call itself.
-    pub fn usual_wait(&self, route: usize, tenant: usize) -> (Duration, Duration) {
-        let call = self.0.paces[route].p90();
-        (self.0.lasting.quota.expected_wait(tenant, call), call)
+    pub fn usual_wait(&self, route: RouteLabel, tenant: TenantLabel) -> (Duration, Duration) {
+        let call = self.0.paces[route.0].p90();
+        (self.0.lasting.quota.expected_wait(tenant.0, call), call)
     }
 
     /// Is this what the queries of this tenant get now, for this caller, though nothing classifies it?
     pub fn is_usual_of_queries(
         &self,
-        tenant: usize,
+        tenant: TenantLabel,
         caller: Option<&str>,
         answer: &Answer,
     ) -> bool {

@@ -6,17 +6,21 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::labels::{RouteLabel, TenantLabel};
 use super::log;
 use super::metrics::Metrics;
 use super::snapshot::Episode;
+use crate::words::{
+    CallEnd, CallReason, Ending, InvalidationCause, ListenerName, Sent, WhichSecret,
+};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy)]
 pub struct CommandEnd<'a> {
     /// Did it reach Linksfield?
-    pub sent: &'static str,
-    /// What the answer means, or the code of the failure.
-    pub outcome: &'static str,
+    pub sent: Sent,
+    /// What came of it; none if it was still under way when the process ended, or if it panicked.
+    pub ending: Option<Ending>,
     /// The envelope's `code`.
     pub vendor_code: Option<&'a str>,
     /// What the sources of the failure say.
@@ -25,6 +29,13 @@ pub struct CommandEnd<'a> {
     pub in_doubt: bool,
     /// From its beginning to its end.
     pub duration: Duration,
+}
+
+impl CommandEnd<'_> {
+    /// The spelling of its end in logs and on the admin page.
+    fn outcome(&self) -> &'static str {
+        self.ending.map_or("cut_off", Ending::as_str)
+    }
 }
 
 impl Metrics {
@@ -65,13 +76,14 @@ impl Metrics {
     /// A call of Linksfield has ended.
     pub fn upstream_call(
         &self,
-        route: usize,
-        tenant: usize,
-        outcome: &str,
-        reason: &str,
+        route: RouteLabel,
+        tenant: TenantLabel,
+        ending: Ending,
+        reason: CallReason,
         duration: Duration,
     ) {
         let (route, tenant) = self.names(route, tenant);
+        let (outcome, reason) = (ending.as_str(), reason.as_str());
         let families = &self.families.calls;
         families
             .by_outcome
@@ -84,13 +96,14 @@ impl Metrics {
     }
 
     /// What a call says about the vendor, as the breaker takes it.
-    pub fn upstream_ended(&self, end: &str) {
-        self.families.calls.by_end.with_label_values(&[end]).inc();
+    pub fn upstream_ended(&self, end: CallEnd) {
+        let family = &self.families.calls.by_end;
+        family.with_label_values(&[end.as_str()]).inc();
     }
 
     /// The vendor did not accept a tenant's signature.
-    pub fn bad_signature(&self, tenant: usize) {
-        let tenant = self.labels.tenants[tenant].as_str();
+    pub fn bad_signature(&self, tenant: TenantLabel) {
+        let tenant = self.labels.tenant(tenant);
         let family = &self.families.calls.bad_signatures;
         family.with_label_values(&[tenant]).inc();
     }
@@ -102,7 +115,13 @@ impl Metrics {
 
     /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the
     /// usual one there.
-    pub fn episode_begins(&self, route: usize, tenant: usize, answer: &dyn Display, remedy: &str) {
+    pub fn episode_begins(
+        &self,
+        route: RouteLabel,
+        tenant: TenantLabel,
+        answer: &dyn Display,
+        remedy: &str,
+    ) {
         let (route, tenant) = self.names(route, tenant);
         warn!(
             tenant,
@@ -114,7 +133,7 @@ impl Metrics {
     }
 
     /// Something else was answered there.
-    pub fn episode_ends(&self, route: usize, tenant: usize) {
+    pub fn episode_ends(&self, route: RouteLabel, tenant: TenantLabel) {
         let (route, tenant) = self.names(route, tenant);
         info!(
             tenant,
@@ -123,7 +142,7 @@ impl Metrics {
     }
 
     /// Where an answer that nothing classifies is the usual one, for a person to read.
-    pub fn episode(&self, route: usize, tenant: usize, answer: String) -> Episode {
+    pub fn episode(&self, route: RouteLabel, tenant: TenantLabel, answer: String) -> Episode {
         let (route, tenant) = self.names(route, tenant);
         Episode {
             route: route.to_owned(),
@@ -153,8 +172,8 @@ impl Metrics {
     }
 
     /// A query was taken with the tenant's other secret, which is the active one from now on.
-    pub fn secret_switched(&self, tenant: usize, secret: &'static str) {
-        let tenant = self.labels.tenants[tenant].as_str();
+    pub fn secret_switched(&self, tenant: TenantLabel, secret: WhichSecret) {
+        let (tenant, secret) = (self.labels.tenant(tenant), secret.as_str());
         let switches = self
             .families
             .configuration
@@ -176,7 +195,7 @@ impl Metrics {
     }
 
     /// A command left, and may have been carried out without anybody knowing.
-    pub fn command_in_doubt(&self, route: usize, tenant: usize) {
+    pub fn command_in_doubt(&self, route: RouteLabel, tenant: TenantLabel) {
         let (route, tenant) = self.names(route, tenant);
         self.families
             .commands
@@ -188,22 +207,22 @@ impl Metrics {
     /// Something was refused before it was an exchange.
     pub fn refused(&self, code: &str) {
         let family = &self.families.requests.errors;
-        family.with_label_values(&[code, "no"]).inc();
+        family.with_label_values(&[code, Sent::No.as_str()]).inc();
     }
 
     /// A connection without a whole request was closed on this listener to make room for another
     /// one.
-    pub fn connection_evicted(&self, listener: &str) {
+    pub fn connection_evicted(&self, listener: ListenerName) {
         let evicted = &self.families.connections.evicted;
-        evicted.with_label_values(&[listener]).inc();
+        evicted.with_label_values(&[listener.as_str()]).inc();
     }
 
     /// Pages were made unfindable.
-    pub fn invalidation(&self, cause: &str) {
+    pub fn invalidation(&self, cause: InvalidationCause) {
         self.families
             .cache
             .invalidations
-            .with_label_values(&[cause])
+            .with_label_values(&[cause.as_str()])
             .inc();
     }
 
@@ -211,32 +230,32 @@ impl Metrics {
     pub fn abandoned_command(
         &self,
         request_id: &str,
-        route: usize,
-        tenant: usize,
+        route: RouteLabel,
+        tenant: TenantLabel,
         ended: &CommandEnd<'_>,
     ) {
-        let names = self.names(route, tenant);
+        let (route, tenant) = self.names(route, tenant);
         if ended.in_doubt {
             self.recent
-                .add(request_id, names, ended.outcome, ended.sent);
+                .add(request_id, route, tenant, ended.outcome(), ended.sent);
         }
         let message = "command finished without its caller";
-        command_line(request_id, names, ended, ended.in_doubt, message);
+        command_line(request_id, route, tenant, ended, ended.in_doubt, message);
     }
 
     /// A command in doubt was answered after all.
     pub fn late_answer(
         &self,
         request_id: &str,
-        route: usize,
-        tenant: usize,
+        route: RouteLabel,
+        tenant: TenantLabel,
         ended: &CommandEnd<'_>,
     ) {
-        let names @ (route, tenant) = self.names(route, tenant);
+        let (route, tenant) = self.names(route, tenant);
         let family = &self.families.commands.answered_late;
         family.with_label_values(&[route, tenant]).inc();
         let message = "command answered after its time";
-        command_line(request_id, names, ended, false, message);
+        command_line(request_id, route, tenant, ended, false, message);
     }
 
     /// What became of a command could not be saved under its key, or not in time: a repeat gets it
@@ -244,9 +263,9 @@ impl Metrics {
     pub fn key_not_saved(
         &self,
         request_id: &str,
-        route: usize,
-        tenant: usize,
-        sent: &str,
+        route: RouteLabel,
+        tenant: TenantLabel,
+        sent: Sent,
         error: &(dyn std::error::Error + 'static),
     ) {
         let (route, tenant) = self.names(route, tenant);
@@ -256,35 +275,37 @@ impl Metrics {
             request_id,
             tenant,
             route,
-            sent,
+            sent = sent.as_str(),
             error,
             "idempotency key not saved"
         );
     }
 
-    fn names(&self, route: usize, tenant: usize) -> (&str, &str) {
-        let labels = &self.labels;
-        (&labels.routes[route], &labels.tenants[tenant])
+    /// The names of these labels.
+    pub(super) fn names(&self, route: RouteLabel, tenant: TenantLabel) -> (&str, &str) {
+        (self.labels.route(route), self.labels.tenant(tenant))
     }
 }
 
 /// The line of a command's end that nobody waits for.
 fn command_line(
     request_id: &str,
-    (route, tenant): (&str, &str),
+    route: &str,
+    tenant: &str,
     ended: &CommandEnd<'_>,
     is_warning: bool,
     message: &'static str,
 ) {
+    let outcome = ended.outcome();
     let CommandEnd {
         sent,
-        outcome,
+        ending: _,
         vendor_code,
         cause,
         in_doubt,
         duration,
     } = *ended;
-    let duration = duration.as_secs_f64();
+    let (sent, duration) = (sent.as_str(), duration.as_secs_f64());
     macro_rules! line {
         ($level:ident) => {
             $level!(

@@ -9,10 +9,10 @@ use prometheus::{Encoder, Histogram, IntCounter, IntGauge, TextEncoder};
 use super::families::{Families, ProcessLevels};
 use super::labels::Labels;
 use super::recent::Recent;
-use super::result::RequestResult;
 use super::snapshot::Snapshot;
 use super::{log, memory};
 use crate::id::{Ids, RequestId};
+use crate::words::RequestResult;
 
 /// The revision the binary was built from; `build.rs` asks for it.
 pub const REVISION: &str = env!("LINKSFIELD_GATEWAY_REVISION");
@@ -71,7 +71,10 @@ impl Metrics {
     fn of(families: Families, labels: Labels, recent: Arc<Recent>, request_ids: Arc<Ids>) -> Self {
         let pairs = labels.callers.len() * labels.tenants.len();
         let (routes, tenants) = (labels.routes.len(), labels.tenants.len());
-        let saved = |reason| families.calls.saved.with_label_values(&[reason]);
+        let saved = |result: RequestResult| {
+            let family = &families.calls.saved;
+            family.with_label_values(&[result.as_str()])
+        };
         Self {
             request_handles: (0..pairs).map(|_| OnceLock::new()).collect(),
             request_duration_handles: (0..routes * RequestResult::ALL.len())
@@ -82,9 +85,9 @@ impl Metrics {
                 .map(|_| OnceLock::new())
                 .collect(),
             saved: Saved {
-                hit: saved("hit"),
-                stale: saved("stale"),
-                coalesced: saved("coalesced"),
+                hit: saved(RequestResult::Hit),
+                stale: saved(RequestResult::Stale),
+                coalesced: saved(RequestResult::Coalesced),
             },
             recent,
             request_ids,

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::words::Sent;
+
 /// Older ones are forgotten.
 const REMEMBERED: usize = 50;
 
@@ -22,7 +24,7 @@ pub struct Failure {
     /// Why.
     pub code: &'static str,
     /// Did the request reach Linksfield?
-    pub sent: &'static str,
+    pub sent: Sent,
 }
 
 /// The last failures, whatever the configuration.
@@ -32,13 +34,7 @@ pub struct Recent(Mutex<VecDeque<Failure>>);
 impl Recent {
     /// One that ends now.
     #[expect(clippy::disallowed_methods, reason = "a time for people to read")]
-    pub fn add(
-        &self,
-        request_id: &str,
-        (route, tenant): (&str, &str),
-        code: &'static str,
-        sent: &'static str,
-    ) {
+    pub fn add(&self, request_id: &str, route: &str, tenant: &str, code: &'static str, sent: Sent) {
         let failure = Failure {
             at: SystemTime::now(),
             request_id: request_id.to_owned(),
@@ -71,7 +67,7 @@ mod tests {
         let recent = Recent::default();
         for number in 0..120 {
             let id = number.to_string();
-            recent.add(&id, ("/a", "acme"), "overloaded", "no");
+            recent.add(&id, "/a", "acme", "overloaded", Sent::No);
         }
         let all = recent.all();
         assert_eq!(all.len(), REMEMBERED);

@@ -5,15 +5,10 @@
 
 use super::labels::RouteKind;
 use super::metrics::Metrics;
-use super::result::RequestResult;
 use super::snapshot::Constants;
-
-const SENT: [&str; 3] = ["no", "yes", "unknown"];
-const CAUSES: [&str; 2] = ["command", "purge"];
-const FAULTS: [&str; 3] = ["caller", "gateway", "upstream"];
-const LISTENERS: [&str; 2] = ["data", "admin"];
-const ENDS: [&str; 4] = ["success", "refused", "failure", "neither"];
-const SECRETS: [&str; 2] = ["current", "previous"];
+use crate::words::{
+    CallEnd, Fault, InvalidationCause, ListenerName, RequestResult, Sent, WhichSecret,
+};
 
 impl RouteKind {
     /// How its exchanges can end.
@@ -56,20 +51,21 @@ impl Metrics {
     fn begin_once(&self, constants: &Constants) {
         let families = &self.families;
         for code in constants.error_codes {
-            for sent in SENT {
-                families.requests.errors.with_label_values(&[code, sent]);
+            for sent in Sent::ALL {
+                let series = [code, sent.as_str()];
+                families.requests.errors.with_label_values(&series);
             }
         }
-        for fault in FAULTS {
+        for fault in Fault::ALL.map(Fault::as_str) {
             families.requests.failed.with_label_values(&[fault]);
         }
-        for end in ENDS {
+        for end in CallEnd::ALL.map(CallEnd::as_str) {
             families.calls.by_end.with_label_values(&[end]);
         }
-        for listener in LISTENERS {
+        for listener in ListenerName::ALL.map(ListenerName::as_str) {
             families.connections.evicted.with_label_values(&[listener]);
         }
-        for cause in CAUSES {
+        for cause in InvalidationCause::ALL.map(InvalidationCause::as_str) {
             families.cache.invalidations.with_label_values(&[cause]);
         }
         for tenant in &self.labels.tenants {
@@ -112,7 +108,7 @@ impl Metrics {
     fn begin_tenant(&self, tenant: &str) {
         let families = &self.families;
         families.calls.bad_signatures.with_label_values(&[tenant]);
-        for secret in SECRETS {
+        for secret in WhichSecret::ALL.map(WhichSecret::as_str) {
             let family = &families.configuration.secret_switches;
             family.with_label_values(&[tenant, secret]);
         }
@@ -125,9 +121,10 @@ mod tests {
 
     use super::super::families::{Families, QuotaLevels, UpstreamLevels};
     use super::super::family::Row;
-    use super::super::labels::Labels;
+    use super::super::labels::{CallerLabel, Labels, RouteLabel, TenantLabel};
     use super::super::snapshot::Snapshot;
     use super::*;
+    use crate::words::{CallReason, Class, Ending, Outcome};
 
     const DOCUMENT: &str = include_str!("../../docs/metrics.md");
     const CODES: &[&str] = crate::gateway::error::CODES;
@@ -143,7 +140,13 @@ mod tests {
     #[test]
     fn every_family_has_its_row_and_every_row_its_family() {
         let metrics = metrics(1, 1, 1, 0);
-        metrics.upstream_call(0, 0, "success", "caller", std::time::Duration::ZERO);
+        metrics.upstream_call(
+            RouteLabel(0),
+            TenantLabel(0),
+            Ending::Answered(Outcome::Success),
+            CallReason::Caller,
+            std::time::Duration::ZERO,
+        );
         let text = scrape(&metrics);
         let described: BTreeMap<_, _> = families()
             .map(|row| {
@@ -231,9 +234,7 @@ mod tests {
                 ..UpstreamLevels::default()
             },
             quota: QuotaLevels {
-                queue_length: ["command", "query", "crawl", "refresh"]
-                    .map(|class| (class, 0))
-                    .into(),
+                queue_length: Class::ALL.map(|class| (class.as_str(), 0)).into(),
                 limit: windows.into(),
                 remaining: windows.into_iter().chain([("day_queries", 1.0)]).collect(),
                 resets_at: vec![("day", 1.0)],
@@ -256,9 +257,17 @@ mod tests {
     #[test]
     fn what_a_reload_has_taken_away_ends() {
         let before = metrics(2, 1, 3, 2);
-        before.upstream_call(0, 2, "success", "caller", std::time::Duration::ZERO);
+        before.upstream_call(
+            RouteLabel(0),
+            TenantLabel(2),
+            Ending::Answered(Outcome::Success),
+            CallReason::Caller,
+            std::time::Duration::ZERO,
+        );
         let mut exchange = before.exchange(before.request_id());
-        (exchange.route, exchange.tenant, exchange.caller) = (1, 1, 1);
+        exchange.labels.route = RouteLabel(1);
+        exchange.labels.tenant = TenantLabel(1);
+        exchange.labels.caller = CallerLabel(1);
         drop(exchange);
         let after = before.relabelled(labels(1, 1, 1, 0));
         take_effect(&after);

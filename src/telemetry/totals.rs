@@ -7,7 +7,7 @@ use prometheus::proto::{Metric, MetricFamily};
 
 use super::metrics::Metrics;
 use super::recent::Failure;
-use super::result::RequestResult;
+use crate::words::RequestResult;
 
 /// Sums since the start.
 #[derive(Debug)]
@@ -146,10 +146,10 @@ impl Metrics {
             let labels = ["route", "tenant"].map(|name| label(&one, name).to_owned());
             let answers = all.entry(labels.into()).or_default();
             let count = one.get_counter().get_value();
-            match label(&one, "result") {
-                "hit" | "stale" => answers.from_memory += count,
-                "coalesced" | "miss" | "bypass" => {}
-                _ => continue, // a command, or refused
+            match result(&one) {
+                RequestResult::Hit | RequestResult::Stale => answers.from_memory += count,
+                RequestResult::Coalesced | RequestResult::Miss | RequestResult::Bypass => {}
+                RequestResult::Command | RequestResult::Refused => continue,
             }
             answers.queries += count;
         }
@@ -159,11 +159,7 @@ impl Metrics {
 
 impl Requests {
     fn count(&mut self, series: &Metric) {
-        let result = label(series, "result");
-        let place = RequestResult::ALL
-            .iter()
-            .position(|one| one.as_str() == result);
-        self.0[place.expect("all results are listed")] += count(series);
+        self.0[result(series) as usize] += count(series);
     }
 }
 
@@ -191,6 +187,13 @@ fn counts_by(name: &str, all: &[Metric]) -> BTreeMap<String, u64> {
         *sums.entry(label(series, name).to_owned()).or_default() += count(series);
     }
     sums
+}
+
+fn result(series: &Metric) -> RequestResult {
+    let spelling = label(series, "result");
+    let mut all = RequestResult::ALL.into_iter();
+    let result = all.find(|result| result.as_str() == spelling);
+    result.expect("only results are counted")
 }
 
 fn label<'a>(series: &'a Metric, name: &str) -> &'a str {

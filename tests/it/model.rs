@@ -18,6 +18,7 @@ use linksfield_gateway::gateway::query::cache::{
 use linksfield_gateway::gateway::request::directives::Directives;
 use linksfield_gateway::gateway::request::route::Policy;
 use linksfield_gateway::signing::params::Params;
+use linksfield_gateway::words::Outcome;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::json;
@@ -433,7 +434,7 @@ impl World {
                 Some(position) if self.pages => Pages::One(position),
                 _ => Pages::None,
             },
-            failure: (mood == Mood::Throttles).then_some("throttled"),
+            failure: (mood == Mood::Throttles).then_some(Outcome::Throttled),
             sent_at: fill.sent_at,
         })
     }

@@ -7,8 +7,9 @@
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::gateway::error::{Error, Sent, X_LINKSFIELD_SENT};
-use crate::gateway::vendor::upstream::{Answer, Outcome};
+use crate::gateway::error::{Error, X_LINKSFIELD_SENT};
+use crate::gateway::vendor::upstream::Answer;
+use crate::words::{Outcome, Sent};
 
 const X_LINKSFIELD_IN_DOUBT: HeaderName = HeaderName::from_static("x-linksfield-in-doubt");
 

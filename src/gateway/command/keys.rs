@@ -26,13 +26,14 @@ pub use self::kept::Kept;
 pub use self::spelling::Spelling;
 use crate::clock::{Moment, seconds};
 use crate::config;
-use crate::gateway::error::{Error, Sent};
+use crate::gateway::error::Error;
 use crate::gateway::progress::Progress;
 use crate::gateway::vendor::skew::{Skew, Told};
 use crate::gateway::vendor::upstream::Answer;
 use crate::signing::params::Params;
 use crate::state::{Change, KeyId, Record, State as Saved, Store, Time, WriteError};
 use crate::telemetry::Keys as Census;
+use crate::words::Sent;
 
 /// All keys.
 #[derive(Debug, Clone)]
@@ -609,8 +610,7 @@ mod tests {
     /// Linksfield tells its time, at a start at which our clock showed 1970.
     fn linksfield_tells(skew: &Skew, now: Told) {
         let date = httpdate::fmt_http_date(now.now).parse().unwrap();
-        let sent = (Moment::now(), UNIX_EPOCH);
-        skew.record(&date, sent, Duration::ZERO);
+        skew.record(&date, Moment::now(), UNIX_EPOCH, Duration::ZERO);
     }
 
     fn key(text: &str) -> Key {

@@ -25,7 +25,7 @@ use moka::policy::EvictionPolicy;
 use tokio::time::Instant;
 
 pub use self::flight::Terms;
-use self::flight::{Flight, Landed, Outcome, Teller};
+use self::flight::{FillResult, Flight, Landed, Teller};
 pub use self::inspect::{Explanation, Kept, Share};
 pub use self::key::Key;
 pub use self::lookup::{Failure, Forwarded, Found, Lifetime, Lookup, NotStored};
@@ -33,7 +33,7 @@ pub use self::narrowing::Named;
 pub use self::scope::Scope;
 pub use self::scope::Validity;
 use self::snapshot::{Arrival, Series, Snapshot, Standing};
-use crate::gateway::error::{Error, Sent};
+use crate::gateway::error::Error;
 use crate::gateway::page::{Page, Position};
 use crate::gateway::request::directives::Directives;
 
@@ -41,6 +41,7 @@ use crate::clock::Moment;
 use crate::gateway::progress::Progress;
 use crate::gateway::request::route::Policy;
 use crate::task;
+use crate::words::{Ending, Outcome, Sent};
 
 /// Pages of queries with longer parameters are not kept: the longest that the vendor documents has some 200 bytes.
 const LONGEST_KEY: usize = 8 * 1024;
@@ -128,7 +129,7 @@ pub struct Filled {
     /// The pages that it is or is made of; only of what may be kept.
     pub pages: Pages,
     /// What it means, if it is a failure of the vendor for which an old page may stand in.
-    pub failure: Option<&'static str>,
+    pub failure: Option<Outcome>,
     /// When its request was sent: the state it shows is at least as new as that.
     pub sent_at: Moment,
 }
@@ -282,18 +283,18 @@ impl Cache {
         let failure = match &outcome {
             Some(Ok(landed)) => match landed.failure {
                 None => return Ok(landed.found(lookup, because, question.policy, now)),
-                Some(reason) => Failure {
-                    reason,
+                Some(outcome) => Failure {
+                    reason: Ending::Answered(outcome),
                     status: Some(landed.page.head.status),
                 },
             },
             Some(Err(error)) if error.stays() => return Err(error.clone()),
             Some(Err(error)) => Failure {
-                reason: error.code(),
+                reason: Ending::Failed(error.code()),
                 status: error.answer_status(),
             },
             None => Failure {
-                reason: too_late(&flight.progress).code(),
+                reason: Ending::Failed(too_late(&flight.progress).code()),
                 status: None,
             },
         };
@@ -665,7 +666,7 @@ impl Landing {
         self
     }
 
-    fn land(&self, outcome: Result<Filled, Error>) -> Outcome {
+    fn land(&self, outcome: Result<Filled, Error>) -> FillResult {
         outcome
             .map(|filled| {
                 let terms = self.flight.terms;

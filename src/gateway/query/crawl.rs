@@ -9,12 +9,13 @@ use super::cache::{Filled, Key, NotStored, Pages, Terms};
 use super::document::{Cut, Document, Moved, invalid, orders_of};
 use super::fill::{Expected, filled_later, to_filled};
 use crate::clock::Moment;
-use crate::gateway::error::{Error, InvalidAnswer, Sent};
+use crate::gateway::error::{Error, InvalidAnswer};
 use crate::gateway::page::{Page, Position};
 use crate::gateway::progress::Progress;
 use crate::gateway::request::Call;
 use crate::gateway::request::route::Policy;
 use crate::gateway::vendor::call::{Errand, Unanswered};
+use crate::words::Sent;
 
 /// All pages of one query may take one in so many of the calls that are left of the day.
 const CRAWL_SHARE: u64 = 10;

@@ -14,8 +14,8 @@ use super::cache::{Filled, NotStored, PageOfAll, Pages};
 use crate::clock::Moment;
 use crate::gateway::error::{Error, InvalidAnswer};
 use crate::gateway::page::{OrderId, Page, Position};
-use crate::gateway::vendor::upstream::Outcome;
 use crate::signing::params::{Object, Params, Value, parse_object, write_object};
+use crate::words::Outcome;
 
 /// Orders on a page where the caller names no `page_size`.
 const PAGE_SIZE: u64 = 100;
@@ -53,7 +53,7 @@ pub struct Moved;
 pub(super) fn invalid(reason: InvalidAnswer) -> Error {
     Error::UpstreamInvalidAnswer {
         status: StatusCode::OK,
-        outcome: Outcome::Success.as_str(),
+        outcome: Outcome::Success,
         reason,
     }
 }

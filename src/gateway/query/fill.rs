@@ -18,9 +18,9 @@ use crate::gateway::page::{Head, Page};
 use crate::gateway::progress::Progress;
 use crate::gateway::response::fault_of;
 use crate::gateway::vendor::call::{Errand, Later, Timing};
-use crate::gateway::vendor::quota::Class;
-use crate::gateway::vendor::upstream::{Answer, Outcome, QUERY_MAX_IDLE, Shape};
+use crate::gateway::vendor::upstream::{Answer, QUERY_MAX_IDLE, Shape};
 use crate::signing::params::Params;
+use crate::words::{CallReason, Class, Outcome};
 
 /// The usual `Content-Type`s: a static value is shared without being counted.
 const JSON: [&str; 2] = ["application/json", "application/json;charset=UTF-8"];
@@ -41,7 +41,7 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Moment) -> Result
     let invalid = |reason| {
         Err(Error::UpstreamInvalidAnswer {
             status: answer.status,
-            outcome: answer.outcome.as_str(),
+            outcome: answer.outcome,
             reason,
         })
     };
@@ -100,7 +100,7 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Moment) -> Result
             .flat_map(|name| all(name).map(|value| (name.clone(), value)))
             .collect(),
         fault: fault_of(answer.outcome),
-        outcome: answer.outcome.as_str(),
+        outcome: answer.outcome,
         vendor_code: answer.vendor_code,
     };
     let page = Page {
@@ -112,7 +112,7 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Moment) -> Result
         },
     };
     let failure = match answer.outcome {
-        Outcome::Throttled | Outcome::Transient | Outcome::Usual => Some(answer.outcome.as_str()),
+        Outcome::Throttled | Outcome::Transient | Outcome::Usual => Some(answer.outcome),
         Outcome::Success | Outcome::CallerError | Outcome::BadSignature | Outcome::Unknown => None,
     };
     Ok(Filled {
@@ -130,7 +130,7 @@ fn error_of(answer: &Answer) -> Option<Error> {
     if status.is_redirection() {
         return Some(Error::UpstreamRedirects {
             status,
-            outcome: answer.outcome.as_str(),
+            outcome: answer.outcome,
             host,
         });
     }
@@ -160,10 +160,10 @@ pub fn errand(
     patience: Instant,
 ) -> Errand {
     let (class, reason) = match reason {
-        _ if all_pages => (Class::Crawl, "crawl"),
-        Reason::Caller => (Class::Query, "caller"),
-        Reason::NoCache => (Class::Query, "no_cache"),
-        Reason::Revalidate => (Class::Refresh, "revalidate"),
+        _ if all_pages => (Class::Crawl, CallReason::Crawl),
+        Reason::Caller => (Class::Query, CallReason::Caller),
+        Reason::NoCache => (Class::Query, CallReason::NoCache),
+        Reason::Revalidate => (Class::Refresh, CallReason::Revalidate),
     };
     Errand {
         timing,

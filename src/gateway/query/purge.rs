@@ -9,6 +9,7 @@ use super::cache::Named;
 use crate::gateway::request::route::Routes;
 use crate::gateway::request::tenant::Tenants;
 use crate::telemetry::Answers;
+use crate::words::InvalidationCause;
 
 /// Whose pages are dropped: those that all of what is named applies to.
 #[derive(Debug, Default, Deserialize)]
@@ -106,7 +107,7 @@ impl Queries {
                 }
             }
         }
-        this.metrics.invalidation("purge");
+        this.metrics.invalidation(InvalidationCause::Purge);
         let entries = this.cache.sweep();
         let (tenant, route) = (what.tenant.as_deref(), what.route.as_deref());
         let of_device = what.device.is_some();

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::gateway::request::route::{Kind, Route, Routes};
 use crate::gateway::request::tenant::{Tenant, Tenants};
 use crate::signing::params::Params;
+use crate::telemetry::TenantLabel;
 
 /// One scope for each tenant and query.
 #[derive(Debug, Default)]
@@ -59,7 +60,7 @@ impl Scopes {
                     let (base_url, access_code) = (base_url.clone(), tenant.access_code.clone());
                     Arc::new(Scope::new(base_url, access_code, path.clone()))
                 });
-                let place = tenant.label * config.routes.len() + route.label;
+                let place = tenant.label.0 * config.routes.len() + route.label.0;
                 scopes.by_tenant_and_route[place] = Some(scope.clone());
                 scopes.by_origin.insert(origin, scope);
             }
@@ -74,7 +75,7 @@ impl Scopes {
 
     /// The scope of a query.
     pub fn of(&self, tenant: &Tenant, route: &Route) -> &Arc<Scope> {
-        let scope = &self.by_tenant_and_route[tenant.label * self.routes + route.label];
+        let scope = &self.by_tenant_and_route[tenant.label.0 * self.routes + route.label.0];
         scope
             .as_ref()
             .expect("every query has a scope for every tenant")
@@ -112,9 +113,9 @@ impl Scopes {
         }
     }
 
-    /// Those of one tenant, by its index.
-    fn of_tenant(&self, tenant: usize) -> impl Iterator<Item = &Arc<Scope>> {
-        let start = tenant * self.routes;
+    /// Those of one tenant.
+    fn of_tenant(&self, tenant: TenantLabel) -> impl Iterator<Item = &Arc<Scope>> {
+        let start = tenant.0 * self.routes;
         self.by_tenant_and_route[start..start + self.routes]
             .iter()
             .flatten()
@@ -124,8 +125,8 @@ impl Scopes {
 /// What a command may change.
 #[derive(Debug)]
 pub struct Reach {
-    /// Its index in `of`.
-    tenant: usize,
+    /// Its label in `of`.
+    tenant: TenantLabel,
     access_code: Arc<str>,
     /// None: every query.
     listed: Option<Arc<[Arc<str>]>>,

@@ -12,7 +12,7 @@ use hyper::Method;
 
 use crate::config::{Config, Idempotency, Kind as ConfiguredKind, UnlistedPaths, ambiguity};
 use crate::gateway::error::Error;
-use crate::telemetry::RouteKind;
+use crate::telemetry::{RouteKind, RouteLabel};
 
 /// Said to whoever opens the address of the gateway in a browser, mostly in search of the admin page.
 const AT_THE_ROOT: &str = "this is the port of the callers (server.listen), who POST JSON to a path of Linksfield's such as \
@@ -33,7 +33,7 @@ pub struct Routes {
 #[derive(Debug)]
 pub struct Route {
     /// The place of its label among the routes' labels.
-    pub label: usize,
+    pub label: RouteLabel,
     /// Is it configured?
     pub is_listed: bool,
     /// What may be done with it.
@@ -123,7 +123,7 @@ impl Routes {
             by_path.insert(
                 Arc::from(path.as_str()),
                 Arc::new(Route {
-                    label,
+                    label: RouteLabel(label),
                     is_listed: true,
                     kind,
                     timeout,
@@ -132,7 +132,7 @@ impl Routes {
         }
         let unlisted = (config.server.unlisted_paths == UnlistedPaths::Forward).then(|| {
             Arc::new(Route {
-                label: config.routes.len(),
+                label: RouteLabel(config.routes.len()),
                 is_listed: false,
                 kind: Kind::Command {
                     invalidates: None,
@@ -171,7 +171,7 @@ impl Routes {
     }
 
     /// The label of a configured path.
-    pub fn label(&self, path: &str) -> Option<usize> {
+    pub fn label(&self, path: &str) -> Option<RouteLabel> {
         self.by_path.get(path).map(|route| route.label)
     }
 

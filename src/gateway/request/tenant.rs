@@ -14,6 +14,8 @@ use tokio::time::Instant;
 use crate::config::{Config, Secrets, Signing, TenantSecret};
 use crate::gateway::error::Error;
 use crate::signing::sign::{InvalidSecret, Signer};
+use crate::telemetry::{CallerLabel, TenantLabel};
+use crate::words::WhichSecret;
 
 /// The label of requests whose tenant or caller is not known.
 pub const UNKNOWN: &str = "other";
@@ -22,7 +24,7 @@ pub const UNKNOWN: &str = "other";
 #[derive(Debug)]
 pub struct Tenant {
     /// The place of its label among the tenants' labels.
-    pub label: usize,
+    pub label: TenantLabel,
     /// Its name in the configuration.
     pub name: Arc<str>,
     /// The code that Linksfield knows it by.
@@ -44,27 +46,8 @@ pub struct Signers {
 
 #[derive(Debug, Clone, Copy)]
 struct Active {
-    which: Which,
+    which: WhichSecret,
     since: Option<Instant>,
-}
-
-/// One of a tenant's secrets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    /// That of `secret_file`.
-    Current,
-    /// That of `previous_secret_file`.
-    Previous,
-}
-
-impl Which {
-    /// The spelling in metrics and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Current => "current",
-            Self::Previous => "previous",
-        }
-    }
 }
 
 /// So long a switch is final: a vendor whose servers do not agree yet moves the commands once, not back and forth.
@@ -82,8 +65,8 @@ impl Signers {
         let previous = secret.previous.as_ref();
         // What was proven before a rotation is so after it, until a query is refused.
         let which = match previous {
-            Some(previous) if is(previous) && !is(&secret.current) => Which::Previous,
-            _ => Which::Current,
+            Some(previous) if is(previous) && !is(&secret.current) => WhichSecret::Previous,
+            _ => WhichSecret::Current,
         };
         Ok(Self {
             current: Signer::new(&secret.current, signing)?,
@@ -95,29 +78,29 @@ impl Signers {
     }
 
     /// The one to sign with.
-    pub fn active(&self) -> Which {
+    pub fn active(&self) -> WhichSecret {
         self.state().which
     }
 
     /// The one to try where this one is refused; none without a rotation.
-    pub fn other(&self, than: Which) -> Option<Which> {
+    pub fn other(&self, than: WhichSecret) -> Option<WhichSecret> {
         self.previous.as_ref().map(|_| match than {
-            Which::Current => Which::Previous,
-            Which::Previous => Which::Current,
+            WhichSecret::Current => WhichSecret::Previous,
+            WhichSecret::Previous => WhichSecret::Current,
         })
     }
 
     /// The signer itself.
-    pub fn of(&self, which: Which) -> &Signer {
+    pub fn of(&self, which: WhichSecret) -> &Signer {
         match (which, &self.previous) {
-            (Which::Previous, Some(previous)) => previous,
+            (WhichSecret::Previous, Some(previous)) => previous,
             _ => &self.current,
         }
     }
 
     /// A query was taken with this one that was refused with the other. True if it is the active one from now on, and was
     /// not before.
-    pub fn proven(&self, which: Which) -> bool {
+    pub fn proven(&self, which: WhichSecret) -> bool {
         let mut state = self.state();
         let now = Instant::now();
         let is_settled = state.since.is_none_or(|since| since + SWITCHED_FOR <= now);
@@ -163,7 +146,7 @@ impl Tenants {
         };
         for (label, (name, settings)) in config.tenants.iter().enumerate() {
             let tenant = Arc::new(Tenant {
-                label,
+                label: TenantLabel(label),
                 name: name.as_str().into(),
                 access_code: settings.access_code.as_str().into(),
                 signers: Signers::new(
@@ -186,8 +169,8 @@ impl Tenants {
     fn active_secret<'a>(&self, name: &str, secrets: &'a Secrets) -> Option<&'a SecretString> {
         let secret = secrets.tenants.get(name)?;
         match self.by_name.get(name)?.signers.active() {
-            Which::Current => Some(&secret.current),
-            Which::Previous => secret.previous.as_ref(),
+            WhichSecret::Current => Some(&secret.current),
+            WhichSecret::Previous => secret.previous.as_ref(),
         }
     }
 
@@ -252,7 +235,7 @@ impl Tenants {
 #[derive(Debug)]
 pub struct Caller {
     /// The place of its label among the callers' labels.
-    pub label: usize,
+    pub label: CallerLabel,
     /// Its name in the configuration.
     pub name: Arc<str>,
     token: SecretString,
@@ -276,7 +259,7 @@ impl Callers {
         let hasher = KeyedState::new();
         let caller =
             |(label, (name, settings)): (usize, (&String, &crate::config::Caller))| Caller {
-                label,
+                label: CallerLabel(label),
                 name: name.as_str().into(),
                 token: secrets.callers[name].clone(),
                 hash: hasher.hash_one(secrets.callers[name].expose_secret().as_bytes()),
@@ -325,7 +308,7 @@ impl Callers {
 impl Caller {
     /// May this caller use this tenant?
     pub fn authorize(&self, tenant: &Tenant) -> Result<(), Error> {
-        if self.tenants.get(tenant.label) != Some(&true) {
+        if self.tenants.get(tenant.label.0) != Some(&true) {
             return Err(Error::TenantForbidden(tenant.name.clone()));
         }
         Ok(())
@@ -355,7 +338,7 @@ mod tests {
     fn callers(tokens: &[String]) -> Callers {
         let hasher = KeyedState::new();
         let caller = |(label, token): (usize, &String)| Caller {
-            label,
+            label: CallerLabel(label),
             name: "caller".into(),
             token: token.as_str().into(),
             hash: hasher.hash_one(token.as_bytes()),
@@ -370,7 +353,7 @@ mod tests {
     fn found(callers: &Callers, token: &str) -> Option<usize> {
         let authorization = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
         let found = callers.authenticate(Some(&authorization)).ok()?;
-        found.map(|caller| caller.label)
+        found.map(|caller| caller.label.0)
     }
 
     #[test]

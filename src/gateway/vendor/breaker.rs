@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::words::CallEnd;
+
 /// When it opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
@@ -22,32 +24,6 @@ pub struct Settings {
     pub window: Duration,
     /// How long nothing is asked.
     pub open_for: Duration,
-}
-
-/// How a call ended, as far as the vendor's health is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The vendor is well.
-    Success,
-    /// No connection, no answer, none that is whole, or one that says that the vendor fails.
-    Failure,
-    /// The vendor is there, and refuses: a caller's error, a bad signature, an unknown code. No failure, and enough to see
-    /// that it is well again.
-    Refused,
-    /// It says nothing about the vendor: too many calls, or none was made.
-    Neither,
-}
-
-impl End {
-    /// The spelling in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Failure => "failure",
-            Self::Refused => "refused",
-            Self::Neither => "neither",
-        }
-    }
 }
 
 /// The breaker of one vendor. Cloning is cheap.
@@ -220,15 +196,15 @@ impl State {
 
 impl Admission {
     /// The call has ended; `now` is the present.
-    pub fn end(mut self, end: End, now: Instant) {
+    pub fn end(mut self, end: CallEnd, now: Instant) {
         let mut state = self.breaker.lock();
         match end {
-            End::Success | End::Refused if self.is_probe => state.close(),
-            End::Refused | End::Neither => {}
-            End::Failure if self.is_probe => {
+            CallEnd::Success | CallEnd::Refused if self.is_probe => state.close(),
+            CallEnd::Refused | CallEnd::Neither => {}
+            CallEnd::Failure if self.is_probe => {
                 (state.opened_at, state.is_tripped) = (Some(now), false);
             }
-            End::Success | End::Failure => state.count(end == End::Failure, now),
+            CallEnd::Success | CallEnd::Failure => state.count(end == CallEnd::Failure, now),
         }
         state.is_probing &= !self.is_probe;
         drop(state);
@@ -260,7 +236,7 @@ mod tests {
         })
     }
 
-    fn calls(breaker: &Breaker, ends: &[End]) {
+    fn calls(breaker: &Breaker, ends: &[CallEnd]) {
         for end in ends {
             breaker
                 .admit()
@@ -272,12 +248,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn ten_failures_in_a_row_open_it_and_a_success_between_them_does_not() {
         let breaker = breaker();
-        for end in [End::Success, End::Refused] {
-            calls(&breaker, &[End::Failure; 9]);
+        for end in [CallEnd::Success, CallEnd::Refused] {
+            calls(&breaker, &[CallEnd::Failure; 9]);
             calls(&breaker, &[end]);
         }
         assert!(!breaker.is_open(), "what says nothing is no success either");
-        calls(&breaker, &[End::Failure]);
+        calls(&breaker, &[CallEnd::Failure]);
         assert_eq!(breaker.check().unwrap_err().retry_after, SECOND * 5);
         assert!(breaker.admit().is_err());
     }
@@ -286,11 +262,11 @@ mod tests {
     async fn half_of_twenty_open_it_and_half_of_nineteen_do_not() {
         let breaker = breaker();
         for _ in 0..9 {
-            calls(&breaker, &[End::Success, End::Failure]);
+            calls(&breaker, &[CallEnd::Success, CallEnd::Failure]);
         }
-        calls(&breaker, &[End::Success]);
+        calls(&breaker, &[CallEnd::Success]);
         assert!(!breaker.is_open());
-        calls(&breaker, &[End::Failure]);
+        calls(&breaker, &[CallEnd::Failure]);
         assert!(breaker.is_open());
     }
 
@@ -298,10 +274,13 @@ mod tests {
     async fn what_ended_long_ago_is_not_counted() {
         let breaker = breaker();
         for _ in 0..9 {
-            calls(&breaker, &[End::Success, End::Failure]);
+            calls(&breaker, &[CallEnd::Success, CallEnd::Failure]);
         }
         tokio::time::advance(SECOND * 31).await;
-        calls(&breaker, &[End::Success, End::Failure, End::Failure]);
+        calls(
+            &breaker,
+            &[CallEnd::Success, CallEnd::Failure, CallEnd::Failure],
+        );
         assert!(!breaker.is_open());
     }
 
@@ -311,7 +290,7 @@ mod tests {
         breaker.trip(Instant::now());
         let trial = breaker.admit().unwrap();
         assert_eq!(breaker.check().unwrap_err().reason, Reason::SlotsHeld);
-        trial.end(End::Failure, Instant::now());
+        trial.end(CallEnd::Failure, Instant::now());
         assert_eq!(breaker.check().unwrap_err().reason, Reason::Failures);
     }
 
@@ -319,21 +298,27 @@ mod tests {
     async fn one_call_at_a_time_sees_whether_the_vendor_is_well_again() {
         let breaker = breaker();
         let slow = breaker.admit().unwrap();
-        calls(&breaker, &[End::Failure; 10]);
-        slow.end(End::Success, Instant::now()); // it began before
+        calls(&breaker, &[CallEnd::Failure; 10]);
+        slow.end(CallEnd::Success, Instant::now()); // it began before
         assert!(breaker.is_open());
         tokio::time::advance(SECOND * 5).await;
         let probe = breaker.admit().unwrap();
         assert!(breaker.admit().is_err() && breaker.check().is_err());
-        probe.end(End::Failure, Instant::now());
+        probe.end(CallEnd::Failure, Instant::now());
         assert!(breaker.admit().is_err(), "open for another while");
         tokio::time::advance(SECOND * 5).await;
         drop(breaker.admit().unwrap()); // its caller left: the next one sees
-        breaker.admit().unwrap().end(End::Neither, Instant::now());
+        breaker
+            .admit()
+            .unwrap()
+            .end(CallEnd::Neither, Instant::now());
         assert!(breaker.is_open());
-        breaker.admit().unwrap().end(End::Refused, Instant::now());
+        breaker
+            .admit()
+            .unwrap()
+            .end(CallEnd::Refused, Instant::now());
         assert!(!breaker.is_open(), "it answers");
-        calls(&breaker, &[End::Failure; 9]);
+        calls(&breaker, &[CallEnd::Failure; 9]);
         assert!(!breaker.is_open(), "it has forgotten what was before");
     }
 }

@@ -12,21 +12,21 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Vendor;
-use super::breaker::{End, Open};
-use super::quota::{Ask, Class, Permit, Throttled};
+use super::breaker::Open;
+use super::quota::{Ask, Permit, Throttled};
 use super::skew::Told;
-use super::unclassified::{self, Asked, News, Said};
+use super::unclassified::{self, Asked, At, News, Said};
 use crate::clock::Moment;
 use crate::gateway::brakes::Subject;
-use crate::gateway::error::{Error, Fault};
+use crate::gateway::error::Error;
 use crate::gateway::progress::Progress;
 use crate::gateway::request::Call;
-use crate::gateway::request::tenant::Which;
 use crate::gateway::vendor::upstream::{
-    Answer, Exchanged, Late, Message, NoAnswer, Outcome, Slot, Stream, Vacancy,
+    Answer, Exchanged, Late, Message, NoAnswer, Slot, Stream, Vacancy,
 };
 use crate::telemetry::Exchange;
 use crate::telemetry::trace::Trace;
+use crate::words::{CallEnd, CallReason, Class, Ending, Fault, Outcome, WhichSecret};
 
 /// A call that is proven not to have been processed is made anew, so often.
 const MOST_ANEW: usize = 3;
@@ -41,8 +41,8 @@ pub struct Errand {
     pub timing: Timing,
     /// Who goes first where calls wait.
     pub class: Class,
-    /// The metrics' word for why.
-    pub reason: &'static str,
+    /// Why it is made.
+    pub reason: CallReason,
     /// When who began it needs the answer.
     pub deadline: Instant,
     /// How long it waits for its turn: a fill is of use to others too.
@@ -115,8 +115,8 @@ impl Timing {
         let (now, granted) = (Instant::now(), self.granted_at());
         let disk = self.disk();
         let waited = disk.waited + disk.since.map_or(Duration::ZERO, |since| now - since);
-        exchange.queue = Some(granted.unwrap_or(now) - self.0.begun);
-        exchange.upstream = granted.map(|granted| (now - granted).saturating_sub(waited));
+        exchange.call.queue = Some(granted.unwrap_or(now) - self.0.begun);
+        exchange.call.upstream = granted.map(|granted| (now - granted).saturating_sub(waited));
     }
 }
 
@@ -204,7 +204,7 @@ impl Preparation for OfQuery<'_> {
 struct Attempt<'a, P> {
     call: &'a Call,
     errand: &'a Errand,
-    secret: Which,
+    secret: WhichSecret,
     progress: &'a Progress,
     preparation: &'a P,
     subject: Subject,
@@ -259,14 +259,14 @@ impl Vendor {
             match (outcome.ok(), signers.other(secret)) {
                 (Some(Outcome::BadSignature), Some(other)) if !is_other => {
                     (secret, is_other) = (other, true);
-                    errand.reason = "retry";
+                    errand.reason = CallReason::Retry;
                     continue;
                 }
                 (Some(outcome), _)
                     if is_other && outcome == Outcome::Success && signers.proven(secret) =>
                 {
                     let metrics = &this.metrics;
-                    metrics.secret_switched(call.tenant.label, secret.as_str());
+                    metrics.secret_switched(call.tenant.label, secret);
                 }
                 _ => {}
             }
@@ -274,7 +274,7 @@ impl Vendor {
             let end = end_of(answer.map_err(|unanswered| &unanswered.error), call);
             // The vendor still works at an attempt that is held: another one beside it would only take one more slot.
             let is_held = answer.is_err_and(|unanswered| unanswered.later.is_some());
-            if end != End::Failure || is_held || !progress.is_awaited() {
+            if end != CallEnd::Failure || is_held || !progress.is_awaited() {
                 return result;
             }
             failures += 1;
@@ -304,7 +304,7 @@ impl Vendor {
                 return Err(called_off().into()); // nobody hears this
             }
             this.metrics.retried();
-            errand.reason = "retry";
+            errand.reason = CallReason::Retry;
             errand.ends_at = Some(ends_at);
             errand.patience = errand.patience.min(ends_at);
             errand.deadline = errand.deadline.min(ends_at);
@@ -316,14 +316,17 @@ impl Vendor {
         &self,
         call: &Call,
         errand: &Errand,
-        secret: Which,
+        secret: WhichSecret,
         progress: &Progress,
         preparation: &impl Preparation,
     ) -> Result<Answered, Unanswered> {
         let this = &*self.0;
         let (lasting, usual_answers) = (&this.lasting, &this.usual_answers);
         let (brakes, breaker, subject) = (&lasting.brakes, &lasting.breaker, call.subject());
-        let at = (call.target.route.label, call.tenant.label);
+        let at = At {
+            route: call.target.route.label,
+            tenant: call.tenant.label,
+        };
         brakes.check(&subject)?; // who would be refused then does not wait for its turn
         breaker.check()?;
         usual_answers.check(at, call.asked())?;
@@ -353,9 +356,9 @@ impl Vendor {
             Err(Unsent::Failed(unanswered)) => Err(unanswered),
             Err(Unsent::NotMade(error)) => return Err(error.into()), // it says nothing of the vendor
         };
-        let outcome = match &result {
-            Ok(answered) => answered.answer.outcome.as_str(),
-            Err(unanswered) => unanswered.error.code(),
+        let ending = match &result {
+            Ok(answered) => Ending::Answered(answered.answer.outcome),
+            Err(unanswered) => Ending::Failed(unanswered.error.code()),
         };
         let ended_at = Instant::now();
         let answer = result.as_mut().map(|answered| &mut answered.answer);
@@ -366,9 +369,9 @@ impl Vendor {
             breaker.trip(ended_at);
         }
         let duration = ended_at - granted_at;
-        this.paces[at.0].record(duration); // who waits for the next one waits for the disk too
+        this.paces[at.route.0].record(duration); // who waits for the next one waits for the disk too
         let on_disk = attempt.deadline - given;
-        self.record(&attempt, outcome, duration.saturating_sub(on_disk));
+        self.record(&attempt, ending, duration.saturating_sub(on_disk));
         result
     }
 
@@ -403,7 +406,7 @@ impl Vendor {
             let exchange = upstream.exchange(stream, message, attempt.deadline, progress);
             match exchange.await {
                 Exchanged::Answered(mut answer, stream) => {
-                    self.compare_clocks(&answer, (sent_at, signed_at));
+                    self.compare_clocks(&answer, sent_at, signed_at);
                     self.slow_down(&mut answer, &permit);
                     return Ok(Answered {
                         answer,
@@ -424,7 +427,7 @@ impl Vendor {
                 Exchanged::Failed(NoAnswer::NotSent(_)) if anew < MOST_ANEW => anew += 1,
                 Exchanged::Failed(NoAnswer::Refused(error)) if anew < MOST_ANEW => {
                     anew += 1;
-                    self.record(attempt, error.code(), sent_at.elapsed());
+                    self.record(attempt, Ending::Failed(error.code()), sent_at.elapsed());
                     drop(permit); // the vendor may have counted this one: the next takes a turn of its own
                     let until = attempt.errand.patience.min(attempt.deadline);
                     attempt.is_saved = lasting.store.is_none();
@@ -439,10 +442,10 @@ impl Vendor {
     }
 
     /// Counts what came of one that was sent.
-    fn record<P>(&self, attempt: &Attempt<'_, P>, outcome: &'static str, duration: Duration) {
+    fn record<P>(&self, attempt: &Attempt<'_, P>, ending: Ending, duration: Duration) {
         let (route, tenant) = (attempt.call.target.route.label, attempt.call.tenant.label);
         let (metrics, reason) = (&self.0.metrics, attempt.errand.reason);
-        metrics.upstream_call(route, tenant, outcome, reason, duration);
+        metrics.upstream_call(route, tenant, ending, reason, duration);
     }
 
     /// How long one exchange may take.
@@ -518,9 +521,9 @@ impl Vendor {
         progress: &Progress,
         until: Instant,
     ) -> Result<Permit<Slot>, Error> {
-        let usual = || self.0.paces[call.target.route.label].p90();
+        let usual = || self.0.paces[call.target.route.label.0].p90();
         let ask = Ask {
-            tenant: call.tenant.label,
+            tenant: call.tenant.label.0,
             class: errand.class,
             is_listed: call.target.route.is_listed,
             progress,
@@ -569,7 +572,7 @@ impl Vendor {
         usual: unclassified::Admission<'_>,
         call: &Call,
         now: Instant,
-    ) -> End {
+    ) -> CallEnd {
         let told = result.as_deref().map_err(|error| *error);
         let (metrics, end) = (&self.0.metrics, end_of(told, call));
         let (route, tenant) = (call.target.route.label, call.tenant.label);
@@ -583,11 +586,11 @@ impl Vendor {
         }
         // To the breaker of all it is none: that is not closed to others by what one route and tenant get.
         let counted = if verdict.is_failure {
-            End::Failure
+            CallEnd::Failure
         } else {
             end
         };
-        metrics.upstream_ended(counted.as_str());
+        metrics.upstream_ended(counted);
         let Ok(answer) = result else { return end };
         match answer.outcome {
             _ if answer.is_encoded() => metrics.encoded_answer(),
@@ -638,13 +641,13 @@ impl Vendor {
         }
     }
 
-    fn compare_clocks(&self, answer: &Answer, sent: (Moment, SystemTime)) {
+    fn compare_clocks(&self, answer: &Answer, sent_at: Moment, signed_at: SystemTime) {
         let Some(date) = &answer.date else {
             return;
         };
         let this = &*self.0;
         let (skew, quota) = (&this.lasting.skew, &this.lasting.quota);
-        if let Some(seconds) = skew.record(date, sent, sent.0.elapsed()) {
+        if let Some(seconds) = skew.record(date, sent_at, signed_at, sent_at.elapsed()) {
             this.metrics.clocks_differ(seconds);
         }
         quota.learn(self.told());
@@ -661,7 +664,7 @@ impl Call {
     }
 
     /// What is sent, signed at this time.
-    fn message(&self, secret: Which, signed_at: SystemTime, subject: Subject) -> Message<'_> {
+    fn message(&self, secret: WhichSecret, signed_at: SystemTime, subject: Subject) -> Message<'_> {
         let signer = self.tenant.signers.of(secret);
         Message {
             path: &self.target.path,
@@ -682,27 +685,31 @@ fn called_off() -> Error {
 
 /// What the end of a call says about the vendor. What is no envelope is a failure where the configuration says what is
 /// asked: elsewhere a caller chooses what is answered.
-fn end_of(result: Result<&Answer, &Error>, call: &Call) -> End {
+fn end_of(result: Result<&Answer, &Error>, call: &Call) -> CallEnd {
     match result {
         Ok(answer) => match answer.outcome {
-            Outcome::Success => End::Success,
-            Outcome::Transient => End::Failure,
-            Outcome::Throttled => End::Neither,
+            Outcome::Success => CallEnd::Success,
+            Outcome::Transient => CallEnd::Failure,
+            Outcome::Throttled => CallEnd::Neither,
             Outcome::Unknown if is_no_envelope(answer) => {
                 let is_wrong = call.target.route.is_listed && answer.status == StatusCode::OK;
-                if is_wrong { End::Failure } else { End::Neither }
+                if is_wrong {
+                    CallEnd::Failure
+                } else {
+                    CallEnd::Neither
+                }
             }
             // Of a server in between: of the vendor itself it says nothing.
-            Outcome::CallerError if is_no_envelope(answer) => End::Neither,
+            Outcome::CallerError if is_no_envelope(answer) => CallEnd::Neither,
             // To all routes it says no more, and it is not asked again.
             Outcome::CallerError | Outcome::BadSignature | Outcome::Unknown | Outcome::Usual => {
-                End::Refused
+                CallEnd::Refused
             }
         },
-        Err(Error::BreakerOpen { .. }) => End::Neither, // it was not asked
+        Err(Error::BreakerOpen { .. }) => CallEnd::Neither, // it was not asked
         Err(error) => match error.fault() {
-            Fault::Upstream => End::Failure,
-            Fault::Gateway | Fault::Caller => End::Neither,
+            Fault::Upstream => CallEnd::Failure,
+            Fault::Gateway | Fault::Caller => CallEnd::Neither,
         },
     }
 }

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::Vendor;
 use super::quota::Level;
+use super::unclassified::At;
 use crate::telemetry::{Episode, QuotaLevels, UpstreamLevels};
 
 impl Vendor {
@@ -73,7 +74,7 @@ impl Vendor {
     /// Where an answer that nothing classifies is the usual one, in words.
     pub fn episodes(&self) -> Vec<Episode> {
         let all = self.0.usual_answers.episodes().into_iter();
-        all.map(|((route, tenant), answer)| {
+        all.map(|(At { route, tenant }, answer)| {
             let answer = answer.to_string();
             self.0.metrics.episode(route, tenant, answer)
         })

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-pub use self::ask::{Ask, Class};
+pub use self::ask::Ask;
 use self::day::{Counted, Day};
 pub use self::day::{DayLevel, History, Thrift};
 pub use self::levels::{Level, Levels};
@@ -33,6 +33,7 @@ use super::breaker::Reason;
 use super::skew::Told;
 use crate::gateway::error::Error;
 use crate::gateway::progress::Progress;
+use crate::words::Class;
 
 /// A new duration's part in the mean is one in so many.
 const PACE_MEMORY: u32 = 8;

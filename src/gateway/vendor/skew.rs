@@ -83,7 +83,8 @@ impl Skew {
     pub fn record(
         &self,
         date: &HeaderValue,
-        (sent_at, signed_at): (Moment, SystemTime),
+        sent_at: Moment,
+        signed_at: SystemTime,
         took: Duration,
     ) -> Option<f64> {
         let date = httpdate::parse_http_date(date.to_str().ok()?).ok()?;
@@ -210,7 +211,7 @@ mod tests {
         let now = Moment::now();
         let ours = skew.steady(now);
         let date = httpdate::fmt_http_date(moved(ours + took / 2, ahead));
-        skew.record(&date.parse().unwrap(), (now, ours), took)
+        skew.record(&date.parse().unwrap(), now, ours, took)
     }
 
     #[tokio::test(start_paused = true)]
@@ -237,8 +238,8 @@ mod tests {
     async fn a_date_that_is_none_says_nothing() {
         let skew = Skew::new(WallClock::simulated(epoch()));
         let date = HeaderValue::from_static("yesterday");
-        let sent = (Moment::now(), epoch());
-        assert_eq!(skew.record(&date, sent, Duration::ZERO), None);
+        let took = Duration::ZERO;
+        assert_eq!(skew.record(&date, Moment::now(), epoch(), took), None);
         assert_eq!(skew.seconds(), None);
         assert!(!skew.tell(epoch()).is_confirmed);
     }

@@ -31,8 +31,10 @@ use tokio::time::Instant;
 
 use self::episode::{Callers, Episode, Heard, Pass};
 use self::scope::State;
-use super::breaker::{End, Open};
-use crate::gateway::vendor::upstream::{Answer, Outcome, SUCCESS};
+use super::breaker::Open;
+use crate::gateway::vendor::upstream::{Answer, SUCCESS};
+use crate::telemetry::{RouteLabel, TenantLabel};
+use crate::words::{CallEnd, Outcome};
 
 /// Of the last answers so many in ten are alike,
 const TENTHS: usize = 9;
@@ -133,15 +135,15 @@ impl Said {
     }
 
     /// `end` is what the end of the call says of the vendor.
-    pub fn of(answer: Option<&Answer>, end: End) -> Self {
+    pub fn of(answer: Option<&Answer>, end: CallEnd) -> Self {
         if let Some(meaning) = answer.and_then(Meaning::of) {
             return Self::Unclassified(meaning);
         }
         match end {
-            End::Success => Self::Success,
-            End::Refused => Self::Refusal,
-            End::Failure => Self::Failure,
-            End::Neither => Self::Nothing,
+            CallEnd::Success => Self::Success,
+            CallEnd::Refused => Self::Refusal,
+            CallEnd::Failure => Self::Failure,
+            CallEnd::Neither => Self::Nothing,
         }
     }
 }
@@ -173,7 +175,13 @@ impl Asked<'_> {
 }
 
 /// A route and a tenant, by their labels.
-pub type At = (usize, usize);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At {
+    /// The label of its path.
+    pub route: RouteLabel,
+    /// The label of its account.
+    pub tenant: TenantLabel,
+}
 
 /// What is usual in each route and tenant of a configuration.
 #[derive(Debug)]
@@ -292,7 +300,11 @@ impl Usual {
 
     /// Where an episode is, and of what.
     pub fn episodes(&self) -> Vec<(At, Meaning)> {
-        let all = (0..self.scopes.len()).map(|place| (place % self.routes, place / self.routes));
+        let at = |place| At {
+            route: RouteLabel(place % self.routes),
+            tenant: TenantLabel(place / self.routes),
+        };
+        let all = (0..self.scopes.len()).map(at);
         let of = |at| {
             Some((
                 at,
@@ -306,7 +318,7 @@ impl Usual {
     /// for, has met the vendor's failure.
     pub fn is_usual_of_queries(
         &self,
-        tenant: usize,
+        tenant: TenantLabel,
         caller: Option<&str>,
         answer: &Answer,
     ) -> bool {
@@ -315,32 +327,38 @@ impl Usual {
         Meaning::of(answer).is_some_and(is_usual)
     }
 
-    fn scope(&self, (route, tenant): At) -> MutexGuard<'_, State> {
-        let scope = &self.scopes[tenant * self.routes + route];
+    fn scope(&self, At { route, tenant }: At) -> MutexGuard<'_, State> {
+        let scope = &self.scopes[tenant.0 * self.routes + route.0];
         scope.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whom the queries of this tenant are in an episode of this meaning for, each that is.
-    fn queries_with(&self, tenant: usize, meaning: &Meaning) -> impl Iterator<Item = Callers> {
+    fn queries_with(
+        &self,
+        tenant: TenantLabel,
+        meaning: &Meaning,
+    ) -> impl Iterator<Item = Callers> {
         let queries = (0..self.routes).filter(|route| self.queries[*route]);
         queries.filter_map(move |route| {
-            let state = self.scope((route, tenant));
+            let route = RouteLabel(route);
+            let state = self.scope(At { route, tenant });
             let episode = state.episode_now(self.settings)?;
             (episode.meaning == *meaning).then(|| episode.callers.clone())
         })
     }
 
     /// Do queries show a command of this caller that this meaning is the vendor's failure, and for whom?
-    fn evidence(&self, tenant: usize, meaning: &Meaning, caller: u64) -> Option<Callers> {
+    fn evidence(&self, tenant: TenantLabel, meaning: &Meaning, caller: u64) -> Option<Callers> {
         let queries = self.queries_with(tenant, meaning);
         let queries = queries.filter(|callers| callers.contains(&caller));
         queries.reduce(|callers, more| &callers | &more)
     }
 
     /// An episode of a query has ended: so have those of the commands that followed it.
-    fn release_commands(&self, tenant: usize) {
+    fn release_commands(&self, tenant: TenantLabel) {
         for route in (0..self.routes).filter(|route| !self.queries[*route]) {
-            let mut state = self.scope((route, tenant));
+            let route = RouteLabel(route);
+            let mut state = self.scope(At { route, tenant });
             let is_over = |episode: &mut Episode| {
                 self.queries_with(tenant, &episode.meaning).next().is_none()
             };
@@ -358,8 +376,8 @@ impl Settings {
 impl Admission<'_> {
     /// The call has ended; `now` is the present.
     pub fn end(mut self, said: &Said, asked: Asked<'_>, now: Instant) -> Verdict {
-        let ((route, tenant), usual) = (self.at, self.usual);
-        let is_query = usual.queries[route];
+        let (At { route, tenant }, usual) = (self.at, self.usual);
+        let is_query = usual.queries[route.0];
         // Commands look at queries, and queries at no other scope: no two locks are ever waited for in a circle.
         let evidence = said
             .meaning()

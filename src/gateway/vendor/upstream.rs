@@ -58,7 +58,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 pub(crate) use self::answer::AnswerMeaning; // for the tests of `probe`
-pub use self::answer::{Outcome, SUCCESS, Shape, UNPRINTABLE};
+pub use self::answer::{SUCCESS, Shape, UNPRINTABLE};
 pub use self::failure::NoAnswer;
 use self::head::Wire;
 use self::malformed::{Malformed, is_malformed};
@@ -74,12 +74,13 @@ use crate::body::{Prefix, ReadError, Received, read_prefix};
 use crate::clock::Moment;
 use crate::config::{self, BaseUrl, Ca, Codes};
 use crate::gateway::brakes::{Brakes, Subject};
-use crate::gateway::error::{Error, Sent, Unreachable};
+use crate::gateway::error::{Error, Unreachable};
 use crate::gateway::progress::{Progress, TakeBack as _};
 use crate::gateway::request::language::Language;
 use crate::open_files;
 use crate::task::boxed;
 use crate::telemetry::trace::TRACEPARENT;
+use crate::words::{Outcome, Sent};
 
 /// For how long a connection may have been idle that a query uses: well under the keep-alive of
 /// common servers, which close an idle connection without a word.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::kept::Kept;
 use crate::gateway::command::doubt;
 use crate::gateway::error::Error;
-use crate::gateway::vendor::upstream::{Answer, Outcome};
+use crate::gateway::vendor::upstream::Answer;
+use crate::words::Outcome;
 
 /// How a command has ended; none if it was called off.
 pub type Ended<'a> = Option<Result<&'a Answer, &'a Arc<Error>>>;

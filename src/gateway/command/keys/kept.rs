@@ -80,7 +80,7 @@ impl Kept {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::gateway::vendor::upstream::Outcome;
+    use crate::words::Outcome;
 
     pub(in crate::gateway::command::keys) fn answer(status: u16) -> Answer {
         let mut headers = HeaderMap::new();

@@ -14,9 +14,10 @@ use super::lookup::NotStored;
 use super::scope::Validity;
 use super::snapshot::Snapshot;
 use crate::clock::Moment;
-use crate::gateway::error::{Error, Sent};
+use crate::gateway::error::Error;
 use crate::gateway::page::Page;
 use crate::gateway::progress::Progress;
+use crate::words::{Outcome, Sent};
 
 /// Under which terms a fill begins.
 #[derive(Debug, Clone, Copy)]
@@ -41,14 +42,14 @@ pub struct Flight {
     /// Under which terms it began.
     pub terms: Terms,
     began_at: Moment,
-    outcome: watch::Receiver<Option<Outcome>>,
+    outcome: watch::Receiver<Option<FillResult>>,
 }
 
 /// Where a fill's task tells its outcome.
-pub type Teller = watch::Sender<Option<Outcome>>;
+pub type Teller = watch::Sender<Option<FillResult>>;
 
 /// What a fill has brought; those who waited share it.
-pub type Outcome = Result<Landed, Arc<Error>>;
+pub type FillResult = Result<Landed, Arc<Error>>;
 
 /// The answer of a fill.
 #[derive(Debug, Clone)]
@@ -64,7 +65,7 @@ pub struct Landed {
     /// Why it was not stored; none if it was.
     pub not_stored: Option<NotStored>,
     /// What it means, if it is a failure of the vendor for which an old page may stand in.
-    pub failure: Option<&'static str>,
+    pub failure: Option<Outcome>,
 }
 
 impl Flight {
@@ -109,7 +110,7 @@ impl Flight {
     }
 
     /// Waits for the outcome; none if it has not come by `until`.
-    pub async fn outcome(&mut self, until: Instant) -> Option<Outcome> {
+    pub async fn outcome(&mut self, until: Instant) -> Option<FillResult> {
         let _waiter = self.progress.await_it(until);
         match timeout_at(until, self.outcome.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone(),

@@ -9,6 +9,7 @@ use super::snapshot::Standing;
 use super::{Cache, Memory, Question};
 use crate::clock::Moment;
 use crate::id::Id;
+use crate::words::RequestResult;
 
 /// What memory holds of the queries of one tenant and path.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,7 +24,7 @@ pub struct Share {
 #[derive(Debug)]
 pub struct Explanation {
     /// The result that the metrics would count.
-    pub result: &'static str,
+    pub result: RequestResult,
     /// Why, in a sentence.
     pub reason: &'static str,
     /// Does a fill run that it would wait for?
@@ -67,34 +68,38 @@ impl Cache {
         let now = Moment::of(begun);
         let (result, reason) = match self.0.look(question, now) {
             Memory::Nothing(because) if self.0.spares(question, because, now) => (
-                "refused",
+                RequestResult::Refused,
                 "a fresh page is in memory, and so near its end the day's budget fetches none again",
             ),
-            _ if question.directives.no_store => ("bypass", "Cache-Control says no-store"),
-            Memory::Answers(_) => ("hit", "a fresh page is in memory"),
+            _ if question.directives.no_store => {
+                (RequestResult::Bypass, "Cache-Control says no-store")
+            }
+            Memory::Answers(_) => (RequestResult::Hit, "a fresh page is in memory"),
             Memory::AnswersStale(_) => (
-                "stale",
+                RequestResult::Stale,
                 "a page is in memory that may be served while it is fetched again",
             ),
             Memory::StandsIn(_) if question.patience(|| usual, begun).is_none() => (
-                "stale",
+                RequestResult::Stale,
                 "an old page is in memory, and a fill usually takes longer than the caller waits",
             ),
             Memory::StandsIn(_) => (
-                "miss",
+                RequestResult::Miss,
                 "the page in memory is so old that it is served only if Linksfield fails or is too slow",
             ),
-            Memory::Nothing(_) => ("miss", self.why_not(question, now)),
+            Memory::Nothing(_) => (RequestResult::Miss, self.why_not(question, now)),
         };
         let result = match result {
-            "miss" if question.directives.only_if_cached => "refused",
+            RequestResult::Miss if question.directives.only_if_cached => RequestResult::Refused,
             result => result,
         };
         Explanation {
             result,
             reason,
-            joins: matches!(result, "miss" | "stale" | "bypass")
-                && self.0.state().serving(question, now).is_some(),
+            joins: matches!(
+                result,
+                RequestResult::Miss | RequestResult::Stale | RequestResult::Bypass
+            ) && self.0.state().serving(question, now).is_some(),
             page: self.0.entries.get(&question.key).map(|entry| {
                 let standing = entry.snapshot.standing(&question.key, question.policy, now);
                 Kept {

@@ -9,6 +9,7 @@ use hyper::header::HeaderValue;
 use crate::gateway::error::Error;
 use crate::gateway::page::Page;
 use crate::id::Id;
+use crate::words::Ending;
 
 /// How a query was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,8 +125,8 @@ pub struct Lifetime {
 /// The failure of a fill, for which an old page stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
-    /// The code of the error, or the meaning of the vendor's answer.
-    pub reason: &'static str,
+    /// What came of it.
+    pub reason: Ending,
     /// The status of the vendor's answer.
     pub status: Option<StatusCode>,
 }
@@ -168,7 +169,11 @@ impl Found {
             text.push_str(itoa::Buffer::new().format(lifetime.ttl()));
         }
         let not_stored = self.not_stored.map(NotStored::as_str);
-        if let Some(detail) = self.failure.map(|failure| failure.reason).or(not_stored) {
+        if let Some(detail) = self
+            .failure
+            .map(|failure| failure.reason.as_str())
+            .or(not_stored)
+        {
             text.push_str("; detail=");
             text.push_str(detail);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::gateway::progress::Progress;
+use crate::words::Class;
 
 /// Who asks for a permit, and for what.
 #[derive(Debug, Clone, Copy)]
@@ -30,35 +31,9 @@ impl Ask<'_> {
     }
 }
 
-/// Who goes first, the first first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// Changes something.
-    Command,
-    /// Somebody waits for it.
-    Query,
-    /// One of all pages of a query: one such call at a time.
-    Crawl,
-    /// Nobody waits for it: a page that is answered stale meanwhile. It becomes a query once somebody waits after all, as
-    /// a query becomes this once all have left who waited.
-    Refresh,
-}
-
 impl Class {
-    /// Every one.
-    pub const ALL: [Self; 4] = [Self::Command, Self::Query, Self::Crawl, Self::Refresh];
-
-    /// The spelling in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Command => "command",
-            Self::Query => "query",
-            Self::Crawl => "crawl",
-            Self::Refresh => "refresh",
-        }
-    }
-
     /// What it is with those who wait for its progress.
+    #[must_use]
     pub fn of(self, progress: &Progress) -> Self {
         match self {
             Self::Refresh if progress.is_awaited() => Self::Query,

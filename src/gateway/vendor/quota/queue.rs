@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ask::{Ask, Class};
+use super::ask::Ask;
 use super::limits::Share;
 use super::rate::{Turns, Window};
 use crate::gateway::progress::Progress;
+use crate::words::Class;
 
 /// What a call of weight 1 moves its tenant's tag on by. Large beside the weights, and a multiple of those up to 16; so small
 /// that no process lives long enough for an overflow.

@@ -14,9 +14,15 @@ const SETTINGS: Settings = Settings {
     open_for: Duration::from_secs(5),
 };
 /// Two tenants have two queries and a command each.
-const QUERY: usize = 0;
-const OTHER_QUERY: usize = 1;
-const COMMAND: usize = 2;
+const QUERY: RouteLabel = RouteLabel(0);
+const OTHER_QUERY: RouteLabel = RouteLabel(1);
+const COMMAND: RouteLabel = RouteLabel(2);
+const TENANT: TenantLabel = TenantLabel(0);
+const OTHER_TENANT: TenantLabel = TenantLabel(1);
+
+const fn of(route: RouteLabel, tenant: TenantLabel) -> At {
+    At { route, tenant }
+}
 
 fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
@@ -69,15 +75,19 @@ fn is_open(usual: &Usual, at: At) -> bool {
 async fn the_twentieth_alike_begins_an_episode_where_there_was_a_success_before() {
     for (first, begins) in [(Said::Success, true), (Said::Refusal, false)] {
         let usual = usual();
-        answers(&usual, (QUERY, 0), &first, 1);
+        answers(&usual, of(QUERY, TENANT), &first, 1);
         tokio::time::advance(SECOND * 301).await;
-        let verdicts = answers(&usual, (QUERY, 0), &code("4711"), 19);
+        let verdicts = answers(&usual, of(QUERY, TENANT), &code("4711"), 19);
         assert!(verdicts.iter().all(|verdict| *verdict == Verdict::NOTHING));
-        assert!(!is_open(&usual, (QUERY, 0)));
-        let last = end(&usual, (QUERY, 0), &code("4711"), 19, None);
+        assert!(!is_open(&usual, of(QUERY, TENANT)));
+        let last = end(&usual, of(QUERY, TENANT), &code("4711"), 19, None);
         assert_eq!(last.is_failure, begins);
-        assert_eq!(is_open(&usual, (QUERY, 0)), begins);
-        for other in [(OTHER_QUERY, 0), (COMMAND, 0), (QUERY, 1)] {
+        assert_eq!(is_open(&usual, of(QUERY, TENANT)), begins);
+        for other in [
+            of(OTHER_QUERY, TENANT),
+            of(COMMAND, TENANT),
+            of(QUERY, OTHER_TENANT),
+        ] {
             assert!(!is_open(&usual, other), "{other:?}");
         }
     }
@@ -87,11 +97,13 @@ async fn the_twentieth_alike_begins_an_episode_where_there_was_a_success_before(
 async fn what_is_not_usual_begins_none() {
     let run = |rows: Vec<(Said, usize, &'static str)>| {
         let usual = usual();
-        end(&usual, (QUERY, 0), &Said::Success, 0, Some("a"));
+        end(&usual, of(QUERY, TENANT), &Said::Success, 0, Some("a"));
         let each = rows.into_iter();
-        each.map(|(said, question, caller)| end(&usual, (QUERY, 0), &said, question, Some(caller)))
-            .filter(|verdict| verdict.is_failure)
-            .count()
+        each.map(|(said, question, caller)| {
+            end(&usual, of(QUERY, TENANT), &said, question, Some(caller))
+        })
+        .filter(|verdict| verdict.is_failure)
+        .count()
     };
     let alike = |number| move |_| (code("4711"), number, "a");
     let of =
@@ -133,7 +145,7 @@ async fn an_episode_of_one_caller_holds_for_another_only_if_its_answer_shows_the
         (code("4712"), false, Ok(()), Ok(())),
     ] {
         let usual = usual();
-        let at = (QUERY, 0);
+        let at = of(QUERY, TENANT);
         end(&usual, at, &Said::Success, 0, Some("a"));
         let before = usual.admit(at, by(Some("b"))).unwrap();
         for question in 0..19 {
@@ -158,7 +170,7 @@ async fn an_episode_of_one_caller_holds_for_another_only_if_its_answer_shows_the
 #[tokio::test(start_paused = true)]
 async fn a_call_of_an_untouched_caller_is_not_the_trial() {
     let usual = usual();
-    let at = (QUERY, 0);
+    let at = of(QUERY, TENANT);
     end(&usual, at, &Said::Success, 0, Some("a"));
     for question in 0..19 {
         end(&usual, at, &code("4711"), question, Some("a"));
@@ -175,28 +187,34 @@ async fn a_call_of_an_untouched_caller_is_not_the_trial() {
 #[tokio::test(start_paused = true)]
 async fn a_command_follows_only_an_episode_that_holds_for_its_caller() {
     let usual = usual();
-    end(&usual, (QUERY, 0), &Said::Success, 0, Some("a"));
+    end(&usual, of(QUERY, TENANT), &Said::Success, 0, Some("a"));
     for question in 0..19 {
-        end(&usual, (QUERY, 0), &code("4711"), question, Some("a"));
+        end(
+            &usual,
+            of(QUERY, TENANT),
+            &code("4711"),
+            question,
+            Some("a"),
+        );
     }
-    let command = |caller| end(&usual, (COMMAND, 0), &code("4711"), 1, Some(caller));
+    let command = |caller| end(&usual, of(COMMAND, TENANT), &code("4711"), 1, Some(caller));
     assert!(!command("b").is_failure);
     assert!(command("a").is_failure);
-    assert!(usual.check((COMMAND, 0), by(Some("a"))).is_err());
+    assert!(usual.check(of(COMMAND, TENANT), by(Some("a"))).is_err());
     assert!(!command("b").is_failure, "not of its own queries yet");
-    assert!(usual.check((COMMAND, 0), by(Some("a"))).is_err());
-    assert!(end(&usual, (QUERY, 0), &code("4711"), 0, Some("b")).is_failure);
+    assert!(usual.check(of(COMMAND, TENANT), by(Some("a"))).is_err());
+    assert!(end(&usual, of(QUERY, TENANT), &code("4711"), 0, Some("b")).is_failure);
     assert!(command("b").is_failure);
-    assert!(usual.check((COMMAND, 0), by(Some("b"))).is_err());
+    assert!(usual.check(of(COMMAND, TENANT), by(Some("b"))).is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn answers_older_than_the_window_are_no_evidence() {
     let usual = usual();
-    answers(&usual, (QUERY, 0), &Said::Success, 1);
+    answers(&usual, of(QUERY, TENANT), &Said::Success, 1);
     for number in 0..60 {
         tokio::time::advance(SECOND * 16).await;
-        let verdict = end(&usual, (QUERY, 0), &code("4711"), number, None);
+        let verdict = end(&usual, of(QUERY, TENANT), &code("4711"), number, None);
         assert!(!verdict.is_failure, "nineteen in five minutes");
     }
 }
@@ -205,8 +223,8 @@ async fn answers_older_than_the_window_are_no_evidence() {
 async fn one_call_at_a_time_tries_and_any_other_answer_ends_it() {
     let begin = || {
         let usual = usual();
-        answers(&usual, (QUERY, 0), &Said::Success, 1);
-        answers(&usual, (QUERY, 0), &code("4711"), 18);
+        answers(&usual, of(QUERY, TENANT), &Said::Success, 1);
+        answers(&usual, of(QUERY, TENANT), &code("4711"), 18);
         usual
     };
     for (said, ends) in [
@@ -218,21 +236,27 @@ async fn one_call_at_a_time_tries_and_any_other_answer_ends_it() {
         (Said::Unclassified(Meaning::Status(404)), true),
     ] {
         let usual = begin();
-        let under_way = usual.admit((QUERY, 0), by(None)).unwrap();
-        end(&usual, (QUERY, 0), &code("4711"), 99, None);
+        let under_way = usual.admit(of(QUERY, TENANT), by(None)).unwrap();
+        end(&usual, of(QUERY, TENANT), &code("4711"), 99, None);
         let verdict = under_way.end(&Said::Success, ASKED, Instant::now());
         assert_eq!(verdict, Verdict::NOTHING, "it began before");
         assert_eq!(
-            usual.check((QUERY, 0), by(None)).unwrap_err().retry_after,
+            usual
+                .check(of(QUERY, TENANT), by(None))
+                .unwrap_err()
+                .retry_after,
             SECOND * 5
         );
         tokio::time::advance(SECOND * 5).await;
-        let trial = usual.admit((QUERY, 0), by(None)).unwrap();
-        assert!(usual.admit((QUERY, 0), by(None)).is_err(), "one at a time");
+        let trial = usual.admit(of(QUERY, TENANT), by(None)).unwrap();
+        assert!(
+            usual.admit(of(QUERY, TENANT), by(None)).is_err(),
+            "one at a time"
+        );
         drop(trial); // its caller left: the next one tries
-        let trial = usual.admit((QUERY, 0), by(None)).unwrap();
+        let trial = usual.admit(of(QUERY, TENANT), by(None)).unwrap();
         trial.end(&Said::Nothing, ASKED, Instant::now());
-        let verdict = end(&usual, (QUERY, 0), &said, 1, None);
+        let verdict = end(&usual, of(QUERY, TENANT), &said, 1, None);
         let is_same = said == code("4711");
         let news = ends.then_some(News::Ends);
         let expected = Verdict {
@@ -240,50 +264,54 @@ async fn one_call_at_a_time_tries_and_any_other_answer_ends_it() {
             news,
         };
         assert_eq!(verdict, expected, "{said:?}");
-        assert_eq!(usual.check((QUERY, 0), ASKED).is_err(), !ends, "{said:?}");
+        assert_eq!(
+            usual.check(of(QUERY, TENANT), ASKED).is_err(),
+            !ends,
+            "{said:?}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_command_is_no_evidence_and_follows_the_queries_of_its_tenant() {
     let usual = usual();
-    answers(&usual, (COMMAND, 0), &Said::Success, 1);
-    let verdicts = answers(&usual, (COMMAND, 0), &code("4711"), 60);
+    answers(&usual, of(COMMAND, TENANT), &Said::Success, 1);
+    let verdicts = answers(&usual, of(COMMAND, TENANT), &code("4711"), 60);
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::NOTHING));
 
-    answers(&usual, (QUERY, 0), &Said::Success, 1);
-    answers(&usual, (QUERY, 0), &code("4711"), 19);
+    answers(&usual, of(QUERY, TENANT), &Said::Success, 1);
+    answers(&usual, of(QUERY, TENANT), &code("4711"), 19);
     assert_eq!(usual.episodes().len(), 1);
-    let other = end(&usual, (COMMAND, 0), &code("4712"), 1, None);
+    let other = end(&usual, of(COMMAND, TENANT), &code("4712"), 1, None);
     assert_eq!(other, Verdict::NOTHING);
-    let of_another = end(&usual, (COMMAND, 1), &code("4711"), 1, None);
+    let of_another = end(&usual, of(COMMAND, OTHER_TENANT), &code("4711"), 1, None);
     assert_eq!(of_another, Verdict::NOTHING);
-    assert!(end(&usual, (COMMAND, 0), &code("4711"), 1, None).is_failure);
-    assert!(is_open(&usual, (COMMAND, 0)));
+    assert!(end(&usual, of(COMMAND, TENANT), &code("4711"), 1, None).is_failure);
+    assert!(is_open(&usual, of(COMMAND, TENANT)));
 
     tokio::time::advance(SECOND * 5).await;
-    assert!(end(&usual, (COMMAND, 0), &code("4711"), 1, None).is_failure);
+    assert!(end(&usual, of(COMMAND, TENANT), &code("4711"), 1, None).is_failure);
     assert_eq!(usual.episodes().len(), 2);
     tokio::time::advance(SECOND * 5).await;
-    end(&usual, (QUERY, 0), &Said::Success, 1, None);
+    end(&usual, of(QUERY, TENANT), &Said::Success, 1, None);
     assert!(
         usual.episodes().is_empty(),
         "though nobody has ordered since"
     );
-    let alone = end(&usual, (COMMAND, 0), &code("4711"), 1, None);
+    let alone = end(&usual, of(COMMAND, TENANT), &code("4711"), 1, None);
     assert_eq!(alone, Verdict::NOTHING, "its own matter again");
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_nobody_asks_any_more_nothing_is_usual_and_the_next_call_tries() {
     let usual = usual();
-    answers(&usual, (QUERY, 0), &Said::Success, 1);
-    answers(&usual, (QUERY, 0), &code("4711"), 19);
+    answers(&usual, of(QUERY, TENANT), &Said::Success, 1);
+    answers(&usual, of(QUERY, TENANT), &code("4711"), 19);
     tokio::time::advance(SECOND * 300).await;
     assert_eq!(usual.episodes().len(), 1);
     tokio::time::advance(SECOND).await;
     assert_eq!(usual.episodes(), []);
-    assert!(end(&usual, (QUERY, 0), &code("4711"), 1, None).is_failure);
+    assert!(end(&usual, of(QUERY, TENANT), &code("4711"), 1, None).is_failure);
     assert_eq!(usual.episodes().len(), 1);
 }
 
@@ -291,20 +319,23 @@ async fn where_nobody_asks_any_more_nothing_is_usual_and_the_next_call_tries() {
 async fn a_reload_that_moves_labels_keeps_what_is_known() {
     let known = KnownScopes::default();
     let before = usual_of(&known);
-    answers(&before, (QUERY, 1), &Said::Success, 1);
-    answers(&before, (QUERY, 1), &code("4711"), 19);
+    answers(&before, of(QUERY, OTHER_TENANT), &Said::Success, 1);
+    answers(&before, of(QUERY, OTHER_TENANT), &code("4711"), 19);
     let routes = [("/new", false), ("/q", true)];
     let routes = routes.map(|(name, is_query)| (name.to_owned(), is_query));
     let after = Usual::new(SETTINGS, &routes, &names(&["P2"]), &known);
-    assert_eq!(after.episodes(), [((1, 0), Meaning::Code("4711".into()))]);
+    assert_eq!(
+        after.episodes(),
+        [(of(RouteLabel(1), TENANT), Meaning::Code("4711".into()))]
+    );
 }
 
 /// An episode of the query shown by questions 1 to 19, after a success of question 0; nobody is told from others.
 fn begun() -> Usual {
     let usual = usual();
-    answers(&usual, (QUERY, 0), &Said::Success, 1);
+    answers(&usual, of(QUERY, TENANT), &Said::Success, 1);
     for question in 1..20 {
-        end(&usual, (QUERY, 0), &code("4711"), question, None);
+        end(&usual, of(QUERY, TENANT), &code("4711"), question, None);
     }
     assert_eq!(usual.episodes().len(), 1);
     usual
@@ -312,7 +343,7 @@ fn begun() -> Usual {
 
 #[tokio::test(start_paused = true)]
 async fn who_asks_for_what_has_an_answer_tries_before_who_asks_for_what_has_none() {
-    let at = (QUERY, 0);
+    let at = of(QUERY, TENANT);
     let good = question("0");
     let usual = begun();
     assert!(usual.check(at, good).is_err(), "and it is remembered");
@@ -334,7 +365,7 @@ async fn who_asks_for_what_has_an_answer_tries_before_who_asks_for_what_has_none
 
 #[tokio::test(start_paused = true)]
 async fn an_episode_holds_for_those_whose_own_latest_answers_show_it() {
-    let at = (QUERY, 0);
+    let at = of(QUERY, TENANT);
     let usual = usual();
     end(&usual, at, &Said::Success, 0, Some("c"));
     tokio::time::advance(SECOND * 301).await; // c is known, and nothing of it
@@ -359,11 +390,19 @@ async fn an_episode_holds_for_those_whose_own_latest_answers_show_it() {
     for (caller, is_refused) in expected {
         let check = usual.check(at, by(Some(caller)));
         assert_eq!(check.is_err(), is_refused, "{caller}");
-        let order = |number| end(&usual, (COMMAND, 0), &code("4711"), number, Some(caller));
+        let order = |number| {
+            end(
+                &usual,
+                of(COMMAND, TENANT),
+                &code("4711"),
+                number,
+                Some(caller),
+            )
+        };
         if caller != "b" {
             assert_eq!(order(1).is_failure, is_refused, "{caller}");
         }
-        let check = usual.check((COMMAND, 0), by(Some(caller)));
+        let check = usual.check(of(COMMAND, TENANT), by(Some(caller)));
         assert_eq!(check.is_err(), is_refused, "{caller}");
     }
     let is_failure = |question, caller| {
@@ -388,7 +427,7 @@ async fn an_episode_holds_for_those_whose_own_latest_answers_show_it() {
 
 #[tokio::test(start_paused = true)]
 async fn different_questions_are_tried_at_first_and_then_one_at_a_time() {
-    let at = (QUERY, 0);
+    let at = of(QUERY, TENANT);
     let usual = begun();
     let refused = |params: &str| {
         let trial = usual.admit(at, question(params)).unwrap();
@@ -425,11 +464,11 @@ async fn different_questions_are_tried_at_first_and_then_one_at_a_time() {
 #[tokio::test(start_paused = true)]
 async fn orders_are_tried_one_at_a_time_from_the_first() {
     let usual = begun();
-    let order = |number| end(&usual, (COMMAND, 0), &code("4711"), number, None);
+    let order = |number| end(&usual, of(COMMAND, TENANT), &code("4711"), number, None);
     order(0);
     tokio::time::advance(SECOND * 5).await;
     assert!(order(1).is_failure);
-    assert!(is_open(&usual, (COMMAND, 0)));
+    assert!(is_open(&usual, of(COMMAND, TENANT)));
 }
 
 /// What is answered, question by question.
@@ -439,12 +478,12 @@ type Script = Vec<(Said, usize)>;
 async fn begins_again(script: Script) -> bool {
     let usual = begun();
     tokio::time::advance(SECOND * 5).await;
-    end(&usual, (QUERY, 0), &Said::Success, 0, None);
+    end(&usual, of(QUERY, TENANT), &Said::Success, 0, None);
     for question in 200..205 {
-        end(&usual, (QUERY, 0), &Said::Success, question, None);
+        end(&usual, of(QUERY, TENANT), &Said::Success, question, None);
     }
     let each = script.into_iter();
-    each.map(|(said, question)| end(&usual, (QUERY, 0), &said, question, None))
+    each.map(|(said, question)| end(&usual, of(QUERY, TENANT), &said, question, None))
         .any(|verdict| verdict.news.is_some())
 }
 
@@ -490,7 +529,7 @@ async fn a_refutation_is_forgotten_after_a_window_without_one_of_the_two() {
         (true, false, true),
     ] {
         let usual = begun();
-        let at = (QUERY, 0);
+        let at = of(QUERY, TENANT);
         tokio::time::advance(SECOND * 5).await;
         end(&usual, at, &Said::Success, 0, None);
         for number in 0..4 {
@@ -532,7 +571,7 @@ struct Seen {
 /// Two askers, for so long, of a vendor that takes so many milliseconds.
 async fn simulate(usual: &Usual, askers: &[Asker; 2], seconds: u64, latency: u64) -> Seen {
     const TICK: u64 = 5;
-    let at = (QUERY, 0);
+    let at = of(QUERY, TENANT);
     let mut seen = Seen::default();
     let mut flying: VecDeque<(u64, Admission<'_>, &Said, String)> = VecDeque::new();
     for now in (0..seconds * 1000).step_by(usize::try_from(TICK).unwrap()) {

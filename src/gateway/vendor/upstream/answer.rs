@@ -12,40 +12,7 @@ use serde_json::value::RawValue;
 use crate::body::without_mark;
 use crate::config::Codes;
 use crate::gateway::page::{OrderId, Position};
-
-/// What an answer means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// HTTP 200, `code` "0000", `success` true.
-    Success,
-    /// The vendor says that the request is wrong.
-    CallerError,
-    /// The vendor does not accept the signature.
-    BadSignature,
-    /// The vendor's limits are reached.
-    Throttled,
-    /// The vendor fails for now.
-    Transient,
-    /// Anything else, an unconfigured business code above all.
-    Unknown,
-    /// Nothing classifies it, and it is what is usually answered now: the vendor fails.
-    /// `vendor/unclassified.rs` says so.
-    Usual,
-}
-
-impl Outcome {
-    /// The spelling in metrics and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::CallerError => "caller_error",
-            Self::BadSignature => "bad_signature",
-            Self::Throttled => "throttled",
-            Self::Transient => "transient",
-            Self::Unknown | Self::Usual => "unknown",
-        }
-    }
-}
+use crate::words::Outcome;
 
 /// What an envelope holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
