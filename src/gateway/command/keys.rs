@@ -576,7 +576,7 @@ impl Drop for Run {
 
 #[cfg(test)]
 mod tests {
-    use super::kept::tests::answer;
+    use super::kept::answer;
     use std::time::UNIX_EPOCH;
 
     use super::*;
