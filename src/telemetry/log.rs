@@ -17,6 +17,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::json::JsonLines;
+pub use self::lines::COMMANDS;
 use self::lines::{Bound, Lines};
 
 /// How lines are written.
@@ -29,9 +30,6 @@ pub enum Format {
     /// Text.
     Text,
 }
-
-/// The target of lines about commands, which no level drops.
-pub const COMMANDS: &str = "linksfield_gateway::commands";
 
 /// How long the end of the process waits for whoever reads the log.
 const LAST_WORDS: Duration = Duration::from_secs(1);
