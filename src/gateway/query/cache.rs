@@ -7,7 +7,7 @@
 //! pages with one snapshot id never contradict each other; a page is fetched once for all who can wait for it.
 
 mod flight;
-mod inspect;
+pub mod inspect;
 mod key;
 mod lookup;
 mod narrowing;
@@ -26,7 +26,6 @@ use tokio::time::Instant;
 
 pub use self::flight::Terms;
 use self::flight::{Flight, Landed, Outcome, Teller};
-pub use self::inspect::{Explanation, Kept, Share};
 pub use self::key::Key;
 pub use self::lookup::{Failure, Forwarded, Found, Lifetime, Lookup, NotStored};
 pub use self::narrowing::Named;
