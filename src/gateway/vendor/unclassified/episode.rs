@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Asked, Meaning, OWN_QUESTIONS, Said};
+use super::said::{Asked, Meaning, Said};
+use super::settings::OWN_QUESTIONS;
 use crate::gateway::vendor::breaker::{Open, Reason};
 
 /// So many questions are tried before it is one each `open_for`.

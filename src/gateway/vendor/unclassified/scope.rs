@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::time::Instant;
 
 use super::episode::{Callers, Episode, Heard, Pass};
-use super::{Asked, Meaning, OWN_QUESTIONS, QUESTIONS, Said, Settings, TENTHS};
+use super::said::{Asked, Meaning, Said};
+use super::settings::{OWN_QUESTIONS, QUESTIONS, Settings, TENTHS};
 use crate::gateway::vendor::breaker::Open;
 
 /// Questions that are known to have an answer: so many at most.
