@@ -8,8 +8,8 @@ use std::iter;
 
 use serde::de::IgnoredAny;
 
+use super::value::{InvalidParams, MAX_DEPTH, Object, Value};
 use super::write::is_special;
-use super::{InvalidParams, MAX_DEPTH, Object, Value};
 use crate::body::without_mark;
 
 /// Parses a JSON object strictly: UTF-8, no duplicate key, no lone surrogate, at most [`MAX_DEPTH`] levels. A byte order mark

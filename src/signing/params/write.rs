@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Object, Value};
+use super::value::{Object, Value};
 
 /// Writes an object, its members in the order that they have.
 pub fn write_object(out: &mut String, fields: &Object<'_>) {
