@@ -15,9 +15,9 @@ use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::error::{OpenError, REPLACED};
+use super::format::{DAMAGED, FILE, MAGIC, builder, read, why_blank};
 use super::marker::Marker;
-use super::{DAMAGED, FILE, MAGIC, OpenError, REPLACED};
-use super::{altered, builder, lost, read, why_blank};
 
 /// Bytes: a store that has never held a key has the calls of two days at most, and is smaller.
 const LARGEST_NEW: u64 = 8 << 20;
@@ -77,13 +77,13 @@ pub(super) fn look(folder: &Path) -> Result<Found<'_>, OpenError> {
         return Ok(Found::Nothing(nearest));
     }
     if folder.join(DAMAGED).exists() {
-        return Err(altered(folder));
+        return Err(OpenError::altered(folder.join(DAMAGED)));
     }
     let marker = Marker::find(folder).map_err(unusable(folder))?;
     let about = match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return if marker.is_there() {
-                Err(lost(&path, &marker, "is missing"))
+                Err(OpenError::lost(&path, marker.path(), "is missing"))
             } else {
                 Ok(Found::Nothing(folder))
             };
@@ -98,7 +98,7 @@ pub(super) fn look(folder: &Path) -> Result<Found<'_>, OpenError> {
     let blank = why_blank(about.len(), |length| read_first(&file, length));
     let blank = blank.map_err(unusable(&path))?;
     if let Some(reason) = blank.filter(|_| marker.is_there()) {
-        return Err(lost(&path, &marker, reason));
+        return Err(OpenError::lost(&path, marker.path(), reason));
     }
     let beginning = read_first(&file, MAGIC.len()).map_err(unusable(&path))?;
     if blank.is_none() && beginning != MAGIC {
@@ -168,7 +168,7 @@ impl Store {
         }
         let has_held_keys = catch_unwind(AssertUnwindSafe(|| self.has_held_keys()));
         let is_new = matches!(has_held_keys, Ok(Some(false)));
-        is_new.then(|| lost(&self.path, &self.marker, REPLACED))
+        is_new.then(|| OpenError::lost(&self.path, self.marker.path(), REPLACED))
     }
 
     fn has_held_keys(&self) -> Option<bool> {

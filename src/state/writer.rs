@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Calls, Change, WriteError};
+use super::error::WriteError;
+use super::record::{Calls, Change};
 
 /// So long does anybody wait for the disk. A write that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -232,7 +233,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::state::{Record, State, Time};
+    use crate::state::record::{Record, State, Time};
 
     /// A disk that writes one thing for each that it is told to.
     struct Disk {
