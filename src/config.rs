@@ -22,7 +22,6 @@ mod route;
 mod schema;
 mod secrets;
 mod show;
-mod signing;
 mod twice;
 
 use std::{
@@ -49,11 +48,9 @@ pub use self::{
     route::{Idempotency, Kind, Route, ambiguity},
     schema::dotted,
     secrets::{Ca, Secrets, TenantSecret, read_secret},
-    signing::{
-        Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
-        SecretEncoding, Signing, Spaces, Timestamp, TimestampType, hex_decode,
-    },
 };
+
+use crate::signing::form::Signing;
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

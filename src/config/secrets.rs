@@ -14,11 +14,12 @@ use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
-    Config, SecretEncoding, Tenant,
+    Config, Tenant,
     file::{self, Content, Contents, Files},
     problem::{Problem, Problems, Warning},
     schema::dotted,
 };
+use crate::signing::form::SecretEncoding;
 
 /// More than any secret or token.
 const LARGEST_SECRET: usize = 64 * 1024;

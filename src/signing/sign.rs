@@ -14,12 +14,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::SecretString;
 use sha1::Sha1;
 
-use super::params::{
-    self, Escape, Object, Params, Value, key_order, parse_object, write_string_with,
-};
-use crate::config::{
+use super::form::{
     Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
     Signing, Spaces, Timestamp, TimestampType,
+};
+use super::params::{
+    self, Escape, Object, Params, Value, key_order, parse_object, write_string_with,
 };
 
 /// Signs for one tenant. Keyed once; the secret itself is not kept.
@@ -327,7 +327,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{SecretEncoding, hex_decode};
+    use crate::signing::form::{SecretEncoding, hex_decode};
 
     const SECRET: &str = "demo-secret-0001";
 

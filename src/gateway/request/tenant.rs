@@ -11,8 +11,9 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-use crate::config::{Config, Secrets, Signing, TenantSecret};
+use crate::config::{Config, Secrets, TenantSecret};
 use crate::gateway::error::Error;
+use crate::signing::form::Signing;
 use crate::signing::sign::{InvalidSecret, Signer};
 
 /// The label of requests whose tenant or caller is not known.
