@@ -10,8 +10,6 @@ use std::str::FromStr;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::route::path_fault;
-
 /// An absolute `http` or `https` URL without user information, query and fragment.
 ///
 /// The default stands for "not configured"; `Config::parse` never lets it through.
@@ -273,6 +271,35 @@ impl Serialize for BaseUrl {
     }
 }
 
+/// Why a path cannot be that of the base URL, as the end of a sentence.
+fn path_fault(path: &str) -> Option<&'static str> {
+    if !path.starts_with('/') {
+        return Some("does not begin with \"/\"");
+    }
+    if path.contains(['?', '#']) {
+        return Some("has a query or a fragment");
+    }
+    if path.contains("//") {
+        return Some("has a doubled slash");
+    }
+    let lower = path.to_ascii_lowercase();
+    if lower.contains("%2f") || lower.contains("%5c") {
+        return Some("has an encoded slash");
+    }
+    if lower
+        .split('/')
+        .any(|segment| matches!(segment.replace("%2e", ".").as_str(), "." | ".."))
+    {
+        return Some("has a dot segment");
+    }
+    // RFC 3986 §3.3
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte);
+    if !path.bytes().all(allowed) {
+        return Some("has a character that must be percent-encoded");
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -421,6 +448,29 @@ mod tests {
                 expected,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_path_that_no_base_url_can_have_is_found() {
+        for path in ["/", "/package/queryOrder", "/a/b/", "/a%20b", "/..a"] {
+            assert_eq!(path_fault(path), None, "{path}");
+        }
+        for path in [
+            "",
+            "a",
+            "/a//b",
+            "/a/../b",
+            "/a/.",
+            "/%2E%2e/b",
+            "/a%2fb",
+            "/a?b",
+            "/a#b",
+            "/a b",
+            "/ä",
+            "/a\\b",
+        ] {
+            assert!(path_fault(path).is_some(), "{path}");
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Which brakes are on?
 
-use super::{Config, Kind, UnlistedPaths, schema::dotted};
+use super::route::Kind;
+use super::schema::dotted;
+use super::sections::Config;
+use super::server::UnlistedPaths;
 
 impl Config {
     /// The keys that have requests refused, or kept from the vendor, in the order of `config/gateway.toml`: what an operator

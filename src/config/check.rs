@@ -11,11 +11,10 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path, time::Duration};
 use bytesize::ByteSize;
 use toml::Table;
 
-use super::{
-    Config, Idempotency,
-    problem::{Problem, Warning},
-    schema::dotted,
-};
+use super::problem::{Problem, Warning};
+use super::route::Idempotency;
+use super::schema::dotted;
+use super::sections::Config;
 
 /// Longer than any use, shorter than what overflows when it is added to a clock.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);

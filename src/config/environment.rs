@@ -8,13 +8,11 @@ use std::{collections::BTreeMap, env, ffi::OsString};
 
 use toml::{Table, Value};
 
-use super::{
-    Config,
-    problem::{Problem, Warning},
-    read,
-    schema::{ANY, dotted, find, nearest, schema},
-    show::UNSET,
-};
+use super::problem::{Problem, Warning};
+use super::read;
+use super::schema::{ANY, dotted, find, nearest, schema};
+use super::sections::Config;
+use super::written::UNSET;
 
 const PREFIX: &str = "LINKSFIELD_GATEWAY__";
 

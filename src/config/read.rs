@@ -5,13 +5,11 @@
 use serde_path_to_error::Segment;
 use toml::{Table, Value, de::DeTable};
 
-use super::{
-    Config,
-    problem::Problem,
-    schema::{dotted, entry, find, nearest, schema},
-    show::UNSET,
-    twice::Places,
-};
+use super::problem::Problem;
+use super::schema::{dotted, entry, find, nearest, schema};
+use super::sections::Config;
+use super::twice::Places;
+use super::written::UNSET;
 
 /// Nothing but `server.admin_listen`, where it can be found, whatever else is wrong with the text.
 pub(super) fn admin_listen(text: &str) -> Table {

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use toml::Value;
 
-use super::{Config, dotted};
+use super::schema::dotted;
+use super::sections::Config;
 
 impl Config {
     /// Takes back what differs from the configuration that is `running` and needs a restart; the keys of that.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::written;
+
 /// The policy of one path. Which keys mean something depends on `kind`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,7 +36,7 @@ pub struct Route {
     #[serde(with = "humantime_serde")]
     pub crawl_timeout: Duration,
     /// Command: the queries it changes; `None` means every query of its tenant.
-    #[serde(serialize_with = "super::show::or_unset")]
+    #[serde(serialize_with = "written::or_unset")]
     pub invalidates: Option<Vec<String>>,
     /// Command: how long after it the vendor may still show the old state.
     #[serde(with = "humantime_serde")]
@@ -42,7 +44,7 @@ pub struct Route {
     /// One exchange with the vendor; `None` means `upstream.timeout`.
     #[serde(
         deserialize_with = "humantime_serde::deserialize",
-        serialize_with = "super::show::duration_or_unset"
+        serialize_with = "written::duration_or_unset"
     )]
     pub timeout: Option<Duration>,
     /// Command: must a caller send an `idempotency-key`?
@@ -132,61 +134,4 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
         return Some("a path has no empty segment and no dot segment");
     }
     (last == Some("")).then_some("a path has no slash at its end: leave it out")
-}
-
-/// Why a path cannot be that of the base URL, as the end of a sentence.
-pub(super) fn path_fault(path: &str) -> Option<&'static str> {
-    if !path.starts_with('/') {
-        return Some("does not begin with \"/\"");
-    }
-    if path.contains(['?', '#']) {
-        return Some("has a query or a fragment");
-    }
-    if path.contains("//") {
-        return Some("has a doubled slash");
-    }
-    let lower = path.to_ascii_lowercase();
-    if lower.contains("%2f") || lower.contains("%5c") {
-        return Some("has an encoded slash");
-    }
-    if lower
-        .split('/')
-        .any(|segment| matches!(segment.replace("%2e", ".").as_str(), "." | ".."))
-    {
-        return Some("has a dot segment");
-    }
-    // RFC 3986 §3.3
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte);
-    if !path.bytes().all(allowed) {
-        return Some("has a character that must be percent-encoded");
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_that_no_base_url_can_have_is_found() {
-        for path in ["/", "/package/queryOrder", "/a/b/", "/a%20b", "/..a"] {
-            assert_eq!(path_fault(path), None, "{path}");
-        }
-        for path in [
-            "",
-            "a",
-            "/a//b",
-            "/a/../b",
-            "/a/.",
-            "/%2E%2e/b",
-            "/a%2fb",
-            "/a?b",
-            "/a#b",
-            "/a b",
-            "/ä",
-            "/a\\b",
-        ] {
-            assert!(path_fault(path).is_some(), "{path}");
-        }
-    }
 }

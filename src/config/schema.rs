@@ -5,7 +5,10 @@
 
 use toml::{Table, Value};
 
-use super::{Caller, Config, Route, Tenant};
+use super::caller::Caller;
+use super::route::Route;
+use super::sections::Config;
+use super::tenant::Tenant;
 
 /// Stands for any name in the sections that are named by the user.
 pub(super) const ANY: &str = "*";

@@ -13,12 +13,11 @@ use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{
-    Config, Tenant,
-    file::{self, Content, Contents, Files},
-    problem::{Problem, Problems, Warning},
-    schema::dotted,
-};
+use super::file::{self, Content, Contents, Files};
+use super::problem::{Problem, Problems, Warning};
+use super::schema::dotted;
+use super::sections::Config;
+use super::tenant::Tenant;
 use crate::signing::form::SecretEncoding;
 
 /// More than any secret or token.
