@@ -20,9 +20,6 @@ use super::sections::Config;
 use super::tenant::Tenant;
 use crate::signing::form::SecretEncoding;
 
-/// More than any secret or token.
-const LARGEST_SECRET: usize = 64 * 1024;
-
 /// Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
 

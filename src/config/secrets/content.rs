@@ -1,6 +1,7 @@
 //! Can this be a secret, and is it all of it meant? What is said shows nothing of it.
 
-use super::LARGEST_SECRET;
+/// More than any secret or token.
+const LARGEST_SECRET: usize = 64 * 1024;
 
 /// The secret and what is doubtful about it, as the end of a sentence; or why it can be none, and the remedy.
 pub(super) fn check(
