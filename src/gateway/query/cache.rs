@@ -7,6 +7,7 @@
 //! pages with one snapshot id never contradict each other; a page is fetched once for all who can wait for it.
 
 mod flight;
+mod heads;
 pub mod inspect;
 mod key;
 mod lookup;
