@@ -11,7 +11,7 @@ mod write;
 use std::cmp::Ordering;
 
 use self::read::Reader;
-pub use self::read::parse_object;
+pub use self::read::{parse_object, without_mark};
 pub use self::value::{InvalidParams, MAX_DEPTH, Object, Value};
 pub use self::write::{Escape, write_object, write_string, write_string_with};
 

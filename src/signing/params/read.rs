@@ -10,7 +10,6 @@ use serde::de::IgnoredAny;
 
 use super::value::{InvalidParams, MAX_DEPTH, Object, Value};
 use super::write::is_special;
-use crate::body::without_mark;
 
 /// Parses a JSON object strictly: UTF-8, no duplicate key, no lone surrogate, at most [`MAX_DEPTH`] levels. A byte order mark
 /// before it is passed over.
@@ -20,6 +19,15 @@ pub fn parse_object(body: &[u8]) -> Result<Object<'_>, InvalidParams> {
         Some(encoding) => InvalidParams(format!("the body is in {encoding}: send it in UTF-8")),
         None => invalid,
     })
+}
+
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The text behind a byte order mark, which is no part of it: a parser of JSON may pass over one (RFC
+/// 8259, section 8.1).
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
 /// By its byte order mark, or by where its first characters, which are ASCII in JSON, have their zeros.
