@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::Bytes;
+use data_encoding::{HEXLOWER, HEXUPPER};
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::SecretString;
 use sha1::Sha1;
@@ -308,18 +309,9 @@ fn encode(digest: &[u8], output: Output) -> String {
     match output {
         Output::Base64 => STANDARD.encode(digest),
         Output::Base64Url => URL_SAFE.encode(digest),
-        Output::Hex => hexadecimal(digest, b"0123456789abcdef"),
-        Output::HexUpper => hexadecimal(digest, b"0123456789ABCDEF"),
+        Output::Hex => HEXLOWER.encode(digest),
+        Output::HexUpper => HEXUPPER.encode(digest),
     }
-}
-
-fn hexadecimal(digest: &[u8], digits: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(2 * digest.len());
-    for byte in digest {
-        text.push(char::from(digits[usize::from(byte >> 4)]));
-        text.push(char::from(digits[usize::from(byte & 0xf)]));
-    }
-    text
 }
 
 #[cfg(test)]
