@@ -14,9 +14,10 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
 
 use crate::clock::wall_clock;
 use crate::open_files;
@@ -124,7 +125,7 @@ impl Files {
             let read = |path: PathBuf| (path.clone(), stream(&path));
             return paths.into_iter().map(read).collect();
         }
-        let mut hanging = self.hanging.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hanging = self.hanging.lock();
         hanging.values_mut().for_each(Hang::look);
         hanging.retain(|_, hang| !hang.readers.is_empty());
         let (since, begun) = (wall_clock(), Instant::now());
@@ -313,17 +314,17 @@ fn check_regular(kind: FileType) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, PoisonError};
+    use std::sync::Arc;
 
     use super::*;
 
     #[test]
     fn a_file_that_hangs_is_read_again_soon_then_seldom_and_never_by_more_than_so_many_threads() {
         let end = Arc::new(Mutex::new(()));
-        let held = end.lock().unwrap();
+        let held = end.lock();
         let reader = || {
             let end = end.clone();
-            thread::spawn(move || drop(end.lock().unwrap_or_else(PoisonError::into_inner)))
+            thread::spawn(move || drop(end.lock()))
         };
         let begun = Instant::now();
         let mut hang = Hang::new(begun);

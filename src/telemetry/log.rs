@@ -4,10 +4,11 @@ mod json;
 mod lines;
 
 use std::io::{self, IsTerminal};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tracing::Metadata;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -137,7 +138,7 @@ struct Levels {
 
 impl Levels {
     fn now(&self) -> MutexGuard<'_, String> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        self.now.lock()
     }
 }
 

@@ -17,12 +17,13 @@ mod snapshot;
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use moka::policy::EvictionPolicy;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 pub use self::flight::Terms;
@@ -502,7 +503,7 @@ enum Use {
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn look(&self, question: &Question<'_>, now: Moment) -> Memory {

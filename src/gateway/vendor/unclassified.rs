@@ -23,8 +23,9 @@ mod scope;
 mod settings;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use self::episode::{Callers, Episode, Heard, Pass};
@@ -114,7 +115,7 @@ impl Usual {
         tenants: &[String],
         known: &KnownScopes,
     ) -> Self {
-        let mut known = known.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = known.0.lock();
         let mut by_name = ByName::new();
         let mut scopes = Vec::with_capacity(tenants.len() * routes.len());
         for tenant in tenants {
@@ -179,7 +180,7 @@ impl Usual {
 
     fn scope(&self, (route, tenant): At) -> MutexGuard<'_, State> {
         let scope = &self.scopes[tenant * self.routes + route];
-        scope.0.lock().unwrap_or_else(PoisonError::into_inner)
+        scope.0.lock()
     }
 
     /// Whom the queries of this tenant are in an episode of this meaning for, each that is.

@@ -1,6 +1,8 @@
 //! Which heads do pages in memory share? All but its bytes is what a page says, and most say the same.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use crate::gateway::page::Head;
 
@@ -14,7 +16,7 @@ impl Head {
     /// The same one for all pages that say the same: of 10,000 heads none would be in the processor's
     /// cache when its page is asked for.
     pub fn shared(self) -> Arc<Self> {
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = KNOWN.lock();
         let same = known
             .iter()
             .filter_map(Weak::upgrade)
