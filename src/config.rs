@@ -1,12 +1,13 @@
 //! The configuration: schema, defaults, checks. Each field already has the type it is used with.
 //!
-//! A file is read in three steps: the text becomes a table, the environment's overrides are laid over
-//! it (`environment`), and the table becomes a [`Config`] (`read`), which is then held against the
-//! rules across fields (`check`). Every step tells all that it finds, not the first. The file names
-//! where secrets are; [`Config::load_secrets`] alone holds them, so a `Config` can be shown to anybody
-//! (`show`). Each section's type is a file of its own, and `sections` is all of them.
+//! A file is read in three steps: the text becomes a table, the environment's overrides are laid
+//! over it (`environment`), and the table becomes a [`Config`] (`read`), which is then held against
+//! the rules across fields (`check`). Every step tells all that it finds, not the first. The file
+//! names where secrets are; [`Config::load_secrets`] alone holds them, so a `Config` can be shown
+//! to anybody (`show`). Each section's type is a file of its own, and `sections` is all of them.
 //!
-//! No message of this module quotes a value of the file: a secret in the wrong place is still a secret.
+//! No message of this module quotes a value of the file: a secret in the wrong place is still a
+//! secret.
 
 mod base_url;
 mod brakes;
@@ -66,7 +67,8 @@ impl Config {
         Self::parse(&text, &source, environment::variables())
     }
 
-    /// The same, and reads the secrets, and tells all that is wrong with either, and what is wrong `beside` them.
+    /// The same, and reads the secrets, and tells all that is wrong with either, and what is wrong
+    /// `beside` them.
     pub fn load_whole(
         path: &Path,
         files: &Files,
@@ -97,8 +99,8 @@ impl Config {
         }
     }
 
-    /// Where the admin listener is to be, by the environment, else by this file, else by default. What
-    /// else may be wrong is not asked: a gateway goes on with the last good file.
+    /// Where the admin listener is to be, by the environment, else by this file, else by default.
+    /// What else may be wrong is not asked: a gateway goes on with the last good file.
     pub fn admin_listen(path: Option<&Path>) -> Result<SocketAddr, Problems> {
         let source = path.map_or("environment".into(), |path| path.display().to_string());
         let text = match path.map(|path| Files::watched().text(path)) {
@@ -158,7 +160,8 @@ impl Config {
         Ok((config, problems, warnings))
     }
 
-    /// Reads the files and variables that hold the secrets, and `ca_file`. Paths are relative to the working directory.
+    /// Reads the files and variables that hold the secrets, and `ca_file`. Paths are relative to
+    /// the working directory.
     pub fn load_secrets(&self, files: &Files) -> Result<Secrets, Problems> {
         secrets::load(self, files, environment::variable)
     }

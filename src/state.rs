@@ -1,10 +1,11 @@
-//! What must survive a restart? Idempotency keys and the history of calls, in one file that one process has.
+//! What must survive a restart? Idempotency keys and the history of calls, in one file that one
+//! process has.
 //!
 //! The rules are elsewhere: plain values go in and come out (`state/record.rs`). A write that has
 //! succeeded has reached the disk. A thread of its own (`state/writer.rs`) carries them out in the
-//! order in which they were asked for; nobody waits for it for more than a second. How the file looks
-//! is `state/format.rs`; a start opens it (`state/open.rs`) only where it is the one that was there
-//! before (`state/look.rs`, `state/marker.rs`).
+//! order in which they were asked for; nobody waits for it for more than a second. How the file
+//! looks is `state/format.rs`; a start opens it (`state/open.rs`) only where it is the one that was
+//! there before (`state/look.rs`, `state/marker.rs`).
 
 #![expect(clippy::result_large_err, reason = "the library's error is what it is")]
 
@@ -62,8 +63,8 @@ impl Store {
         Ok((Self(writer), saved))
     }
 
-    /// Carries out all changes of keys, or none. What they are is asked when it is their turn; whoever stops waiting
-    /// before that has asked for nothing.
+    /// Carries out all changes of keys, or none. What they are is asked when it is their turn;
+    /// whoever stops waiting before that has asked for nothing.
     pub async fn write_keys(
         &self,
         changes: impl FnOnce() -> Vec<Change> + Send + 'static,
@@ -76,9 +77,9 @@ impl Store {
         self.0.write_later(Work::Keys(Box::new(changes)));
     }
 
-    /// Saves how many calls each minute had, and by how many seconds our clock is to be corrected; of
-    /// other minutes nothing is known any more. What it is is asked when it is its turn, so that what
-    /// several ask for is one write. While the disk hangs nobody waits.
+    /// Saves how many calls each minute had, and by how many seconds our clock is to be corrected;
+    /// of other minutes nothing is known any more. What it is is asked when it is its turn, so that
+    /// what several ask for is one write. While the disk hangs nobody waits.
     pub async fn save_calls(
         &self,
         calls: impl FnOnce() -> (Calls, i64) + Send + 'static,
@@ -91,7 +92,8 @@ impl Store {
         self.0.write(calls).await
     }
 
-    /// Has a write been under way for too long? Then nothing that must be on disk can be, until that ends.
+    /// Has a write been under way for too long? Then nothing that must be on disk can be, until
+    /// that ends.
     pub fn hangs(&self) -> bool {
         self.0.hangs()
     }

@@ -1,7 +1,8 @@
 //! Where the vendor is: the one URL that every upstream request begins with.
 //!
-//! Invariant: scheme `http` or `https`, a host, no user information, no query, no fragment, no dot segments, and a path that
-//! is empty or begins with `/` and does not end with one. So joining it with a route's path is plain concatenation.
+//! Invariant: scheme `http` or `https`, a host, no user information, no query, no fragment, no dot
+//! segments, and a path that is empty or begins with `/` and does not end with one. So joining it
+//! with a route's path is plain concatenation.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -33,13 +34,14 @@ impl BaseUrl {
         self.https
     }
 
-    /// The host in lower case, an IPv6 address without its brackets: what is resolved. A dot at its end is kept: with it, the
-    /// name is not looked for in the domains of the machine.
+    /// The host in lower case, an IPv6 address without its brackets: what is resolved. A dot at its
+    /// end is kept: with it, the name is not looked for in the domains of the machine.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The host as the vendor's certificate must name it, without a dot at its end (RFC 6066, section 3); none without TLS.
+    /// The host as the vendor's certificate must name it, without a dot at its end (RFC 6066,
+    /// section 3); none without TLS.
     pub fn server_name(&self) -> Option<ServerName<'static>> {
         let name = without_root(&self.host).to_owned();
         let name = self.https.then(|| ServerName::try_from(name));
@@ -149,7 +151,8 @@ impl FromStr for BaseUrl {
         } else {
             format!("{bracketed}:{port}")
         };
-        // No resolver need know it with a dot; it is this machine all the same (RFC 6761, section 6.3).
+        // No resolver need know it with a dot; it is this machine all the same (RFC 6761, section
+        // 6.3).
         let host = if host == "localhost." {
             "localhost".to_owned()
         } else {

@@ -1,6 +1,7 @@
 //! The rules across fields: what the types cannot say.
 //!
-//! A rule says nothing about a key that has already been reported: its value is a default that nobody wrote.
+//! A rule says nothing about a key that has already been reported: its value is a default that
+//! nobody wrote.
 
 mod names;
 mod routes;

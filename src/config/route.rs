@@ -11,7 +11,8 @@ use super::written;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Route {
-    /// Does it only read, or change something, or is it closed? The file must say so for every route.
+    /// Does it only read, or change something, or is it closed? The file must say so for every
+    /// route.
     pub kind: Kind,
     /// Query: an answer younger than this is a hit.
     #[serde(with = "humantime_serde")]
@@ -22,7 +23,8 @@ pub struct Route {
     /// Query: counted from the end of `fresh_for`; served where the vendor fails.
     #[serde(with = "humantime_serde")]
     pub stale_if_error: Duration,
-    /// Query: how long a caller who names no deadline waits, where an answer that is served on failure is there.
+    /// Query: how long a caller who names no deadline waits, where an answer that is served on
+    /// failure is there.
     #[serde(with = "humantime_serde")]
     pub stale_patience: Duration,
     /// Query: an answer younger than this is served although the caller says `no-cache`.
@@ -77,7 +79,8 @@ impl Default for Route {
 pub enum Kind {
     /// It only reads: cached, coalesced, retried.
     Query,
-    /// It changes something and may cost money: none of these. The default, for it is the careful one.
+    /// It changes something and may cost money: none of these. The default, for it is the careful
+    /// one.
     #[default]
     Command,
     /// It is not forwarded.
@@ -117,8 +120,9 @@ pub enum Idempotency {
     Required,
 }
 
-/// Why a path is none of a request's that the gateway takes: only what reads the same everywhere, no escapes (an escaped
-/// slash or dot), no `;` (servlets cut there), no empty or dot segment, no slash at the end.
+/// Why a path is none of a request's that the gateway takes: only what reads the same everywhere,
+/// no escapes (an escaped slash or dot), no `;` (servlets cut there), no empty or dot segment, no
+/// slash at the end.
 pub fn ambiguity(path: &str) -> Option<&'static str> {
     let plain = |byte| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/');
     if !path.bytes().all(plain) {

@@ -1,7 +1,7 @@
 //! Which keys there are, of what type, and which of them somebody may have meant.
 //!
-//! The defaults, serialised, are the schema: what is shown, what the environment may override and what is suggested for a
-//! misspelt key can never differ from what is read.
+//! The defaults, serialised, are the schema: what is shown, what the environment may override and
+//! what is suggested for a misspelt key can never differ from what is read.
 
 use strsim::osa_distance;
 use toml::{Table, Value};

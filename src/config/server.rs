@@ -23,13 +23,14 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Where metrics, probes and the admin page are.
     pub admin_listen: SocketAddr,
-    /// Holds the token for what changes something or shows a request; without it, these exist only on loopback.
+    /// Holds the token for what changes something or shows a request; without it, these exist only
+    /// on loopback.
     #[serde(serialize_with = "written::or_unset")]
     pub admin_token_file: Option<PathBuf>,
     /// Serve whoever can connect, though `listen` is beyond loopback.
     pub allow_unauthenticated: bool,
-    /// Threads that serve callers. The default is the number of cores that the process may use, or its
-    /// CPU quota rounded down, at least one and at most two.
+    /// Threads that serve callers. The default is the number of cores that the process may use, or
+    /// its CPU quota rounded down, at least one and at most two.
     pub worker_threads: NonZeroUsize,
     /// A caller's deadline where it names none, and the most it may name; queueing included.
     #[serde(with = "humantime_serde")]
@@ -54,8 +55,8 @@ pub struct Server {
     /// How long requests in flight have to finish.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
-    /// How often this file and those that it names are looked at. Where the system tells of a change,
-    /// they are looked at at once as well.
+    /// How often this file and those that it names are looked at. Where the system tells of a
+    /// change, they are looked at at once as well.
     #[serde(with = "humantime_serde")]
     pub reload_interval: Duration,
     /// The brake for everybody: `false` refuses all commands.
@@ -102,8 +103,8 @@ pub enum UnlistedPaths {
     Refuse,
 }
 
-/// As many as can run at a time, two at most; the first look counts. (Two that shared a core took 10
-/// to 15 % more CPU for a hit than one, and the 99th percentile was longer.)
+/// As many as can run at a time, two at most; the first look counts. (Two that shared a core took
+/// 10 to 15 % more CPU for a hit than one, and the 99th percentile was longer.)
 fn worker_threads() -> NonZeroUsize {
     const MOST: NonZeroUsize = NonZeroUsize::new(2).expect("above 0");
     static THREADS: OnceLock<NonZeroUsize> = OnceLock::new();

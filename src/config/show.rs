@@ -12,7 +12,8 @@ use super::sections::Config;
 use super::written::UNSET;
 
 impl Config {
-    /// The effective configuration as TOML: every key that means something, defaults included. It can be read again.
+    /// The effective configuration as TOML: every key that means something, defaults included. It
+    /// can be read again.
     pub fn effective(&self) -> String {
         // No file can say what TOML cannot: a path that is not UTF-8, set by a program.
         let text =
@@ -201,7 +202,8 @@ impl Config {
             out,
             "memory for pages: {most} at most = {pages} (cache.max_size) + {answer} (upstream.max_answer) x ({calls} + 2 x {CRAWLS} crawls)"
         )?;
-        // A query that waits has its parameters and its key; crawls wait in a line of the same length.
+        // A query that waits has its parameters and its key; crawls wait in a line of the same
+        // length.
         let (queue, body) = (limits.queue as u64, self.server.max_body);
         let most = ByteSize::b(queue.saturating_mul(4).saturating_mul(body.as_u64()));
         writeln!(

@@ -31,7 +31,8 @@ pub struct Upstream {
     /// One exchange with the vendor, retries included.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// HTTP/1.1: how long a connection that was given up keeps its slot, until the vendor has ended it.
+    /// HTTP/1.1: how long a connection that was given up keeps its slot, until the vendor has ended
+    /// it.
     #[serde(with = "humantime_serde")]
     pub hold: Duration,
     /// Certificates (PEM) to trust instead of the bundled roots.
@@ -43,8 +44,8 @@ pub struct Upstream {
     /// Offer HTTP/2 by ALPN, beside HTTP/1.1: where the vendor takes it, a connection carries many
     /// requests at a time.
     pub http2: bool,
-    /// The brake: `true` makes no call. Queries are answered from memory, as long as an old page may
-    /// stand in for a failure.
+    /// The brake: `true` makes no call. Queries are answered from memory, as long as an old page
+    /// may stand in for a failure.
     pub paused: bool,
     /// Tell the vendor which trace of the caller's a request belongs to.
     pub forward_traceparent: bool,
@@ -80,8 +81,8 @@ impl Default for Upstream {
     }
 }
 
-/// `[upstream.codes]`: business codes that mean more than "failed". HTTP 401, 403, 429 and 5xx count
-/// always.
+/// `[upstream.codes]`: business codes that mean more than "failed". HTTP 401, 403, 429 and 5xx
+/// count always.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Codes {

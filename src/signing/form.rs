@@ -1,7 +1,9 @@
-//! How the vendor's signing rule is read: one key for each point that its documentation leaves open.
+//! How the vendor's signing rule is read: one key for each point that its documentation leaves
+//! open.
 //!
-//! The first choice of each key is the default and follows the vendor's text and its verifiable examples.
-//! `calibrate` walks `ALL` of every key to find the reading that reproduces a known-good signature.
+//! The first choice of each key is the default and follows the vendor's text and its verifiable
+//! examples. `calibrate` walks `ALL` of every key to find the reading that reproduces a known-good
+//! signature.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use data_encoding::HEXLOWER_PERMISSIVE;

@@ -1,8 +1,9 @@
-//! What are the parameters, in normal form? Cache key, wire body and signed text all read this one text.
+//! What are the parameters, in normal form? Cache key, wire body and signed text all read this one
+//! text.
 //!
-//! The normal form is compact JSON: the vendor's global fields and the empty parameters are out, keys are in order,
-//! string values are equal to those that came, number tokens stand as they were written, arrays keep their order.
-//! Law: `normal(parse(normal(x))) == normal(x)`.
+//! The normal form is compact JSON: the vendor's global fields and the empty parameters are out,
+//! keys are in order, string values are equal to those that came, number tokens stand as they were
+//! written, arrays keep their order. Law: `normal(parse(normal(x))) == normal(x)`.
 
 mod read;
 mod value;
@@ -66,7 +67,8 @@ impl Params {
         self.access_code.as_deref()
     }
 
-    /// The values of the parameters with these names; here and below of such as JSON does not escape.
+    /// The values of the parameters with these names; here and below of such as JSON does not
+    /// escape.
     pub fn values<const N: usize>(&self, names: [&str; N]) -> [Option<Value<'_>>; N] {
         let mut values = [const { None }; N];
         for (key, member) in self.members() {
@@ -111,8 +113,8 @@ impl Params {
         }
     }
 
-    /// The object of these parameters and others, which stand in order: names of small letters and underscores, and values
-    /// in JSON. What has the same name is replaced.
+    /// The object of these parameters and others, which stand in order: names of small letters and
+    /// underscores, and values in JSON. What has the same name is replaced.
     pub fn merged(&self, others: &[(&str, &str)]) -> String {
         let more = others
             .iter()
@@ -121,8 +123,8 @@ impl Params {
         let mut text = String::with_capacity(size);
         let mut others = others.iter().peekable();
         text.push('{');
-        // Every character that JSON escapes comes before those of a name, and so does the escape's backslash: the texts of
-        // two keys are in the order of the keys.
+        // Every character that JSON escapes comes before those of a name, and so does the escape's
+        // backslash: the texts of two keys are in the order of the keys.
         for (key, member) in self.members() {
             while let Some((name, value)) = others.next_if(|(name, _)| *name < key) {
                 push_member(&mut text, name, value);
@@ -154,7 +156,8 @@ fn push_member(text: &mut String, name: &str, value: &str) {
     }
 }
 
-/// The order of keys: by UTF-16 code unit, as Java's `String.compareTo` and so its `TreeMap` have it.
+/// The order of keys: by UTF-16 code unit, as Java's `String.compareTo` and so its `TreeMap` have
+/// it.
 pub fn key_order(left: &str, right: &str) -> Ordering {
     if left.is_ascii() && right.is_ascii() {
         left.cmp(right) // the same, and sooner

@@ -1,8 +1,10 @@
-//! How do parameters become a signature? Normal form → canonical text → HMAC-SHA1. Pure: no clock, no I/O.
+//! How do parameters become a signature? Normal form → canonical text → HMAC-SHA1. Pure: no clock,
+//! no I/O.
 //!
-//! The rule is the vendor's CSSS overview: write all non-empty parameters as one JSON string in lexicographic key
-//! order, take HMAC-SHA1 of it under the secret, Base64 the result. What the page leaves open is a key of `[signing]`;
-//! the options shape only the text that is signed, never the parameters on the wire.
+//! The rule is the vendor's CSSS overview: write all non-empty parameters as one JSON string in
+//! lexicographic key order, take HMAC-SHA1 of it under the secret, Base64 the result. What the page
+//! leaves open is a key of `[signing]`; the options shape only the text that is signed, never the
+//! parameters on the wire.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -60,7 +62,8 @@ impl Signer {
         })
     }
 
-    /// The body for the wire: the parameters, the vendor's global fields, and last the signature over them.
+    /// The body for the wire: the parameters, the vendor's global fields, and last the signature
+    /// over them.
     pub fn sign(&self, params: &Params, access_code: &str, now: SystemTime) -> Bytes {
         let (body, text) = self.unsigned(params, access_code, now);
         let signature = self.signature(text.as_ref().unwrap_or(&body));
@@ -388,7 +391,8 @@ mod tests {
         }
     }
 
-    /// The readings of linksfield-api.md, section 2.7, each with the signature computed there by other tools.
+    /// The readings of linksfield-api.md, section 2.7, each with the signature computed there by
+    /// other tools.
     #[test]
     fn the_documented_readings_of_the_rule_are_reproduced() {
         let query = r#"{"access_code":"P000270","device_id":"","order_id":"","order_status":"","order_type":"","page_no":1,"page_size":2,"timestamp":"1643251754","version":"2.0"}"#;

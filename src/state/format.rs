@@ -31,7 +31,8 @@ const KNOWN_SINCE: TableDefinition<'_, (), u64> = TableDefinition::new("calls_kn
 /// has never held one.
 const HAS_HELD_KEYS: TableDefinition<'_, (), ()> = TableDefinition::new("has_held_keys");
 
-/// By how many seconds our clock was to be corrected when the calls were saved, as Linksfield's had shown.
+/// By how many seconds our clock was to be corrected when the calls were saved, as Linksfield's had
+/// shown.
 const CORRECTION: TableDefinition<'_, (), i64> = TableDefinition::new("clock_correction");
 
 pub(super) fn builder() -> Builder {
@@ -40,9 +41,9 @@ pub(super) fn builder() -> Builder {
     builder.set_cache_size(CACHE);
     builder
 }
-/// Why nothing can have been kept in a file of this length, if so. When the library makes a file, it
-/// writes the magic number last, and the names of tables in clear: a file that has lost its beginning
-/// still has ours.
+/// Why nothing can have been kept in a file of this length, if so. When the library makes a file,
+/// it writes the magic number last, and the names of tables in clear: a file that has lost its
+/// beginning still has ours.
 pub(super) fn why_blank(
     length: u64,
     read_first: impl Fn(usize) -> io::Result<Vec<u8>>,

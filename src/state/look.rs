@@ -1,7 +1,8 @@
-//! What refuses a start can be seen before it? Nothing is made, locked or changed for it, so that this may be asked while a
-//! gateway has the store.
+//! What refuses a start can be seen before it? Nothing is made, locked or changed for it, so that
+//! this may be asked while a gateway has the store.
 //!
-//! It is not asked whether another process has the store, or whether all in it is sound: that needs the lock.
+//! It is not asked whether another process has the store, or whether all in it is sound: that needs
+//! the lock.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
@@ -40,7 +41,8 @@ pub(super) struct Store {
     marker: Marker,
 }
 
-/// Why a start with this folder would be refused, if that can be seen. What a start learns by doing it is asked for here.
+/// Why a start with this folder would be refused, if that can be seen. What a start learns by doing
+/// it is asked for here.
 pub fn refusal(folder: &Path) -> Option<OpenError> {
     let found = match look(folder) {
         Ok(found) => found,
@@ -160,8 +162,9 @@ impl Store {
         })
     }
 
-    /// Is it another one, which has never held a key? A small copy is asked. It may be cut by who writes to the file
-    /// meanwhile: then it says nothing. But a store that has its marker has had its note before.
+    /// Is it another one, which has never held a key? A small copy is asked. It may be cut by who
+    /// writes to the file meanwhile: then it says nothing. But a store that has its marker has had
+    /// its note before.
     fn replaced(&self) -> Option<OpenError> {
         if !self.marker.is_there() || self.length > LARGEST_NEW {
             return None;

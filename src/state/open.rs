@@ -54,7 +54,8 @@ pub(super) fn open(folder: &Path, now: SystemTime) -> Result<(Database, Marker, 
         file.set_len(0).map_err(unusable(&path))?; // begun, and cut short
     }
     let mut database = builder().create_with_backend(file).map_err(not_opened)?;
-    // What a crash has left unfinished is undone by now. Of what was finished nothing may be missing or altered.
+    // What a crash has left unfinished is undone by now. Of what was finished nothing may be
+    // missing or altered.
     let is_sound = database
         .check_integrity()
         .map_err(|error| damaged(error.into()))?;

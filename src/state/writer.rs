@@ -1,9 +1,11 @@
-//! Who writes? One thread, one thing after the other, so that a disk that hangs holds up nobody else.
+//! Who writes? One thread, one thing after the other, so that a disk that hangs holds up nobody
+//! else.
 //!
-//! The thread is not one of the runtime's: the end of the process waits for those, and would hang with the disk.
-//! Whoever wants something written waits for it for a second at most. What was given up before its turn is not written;
-//! what has begun is finished, whoever waits, and what was asked for later comes later. So the queue is bounded by those
-//! who wait, by the removals of what they have given up, and by the ends of commands that were under way when a hang began.
+//! The thread is not one of the runtime's: the end of the process waits for those, and would hang
+//! with the disk. Whoever wants something written waits for it for a second at most. What was given
+//! up before its turn is not written; what has begun is finished, whoever waits, and what was asked
+//! for later comes later. So the queue is bounded by those who wait, by the removals of what they
+//! have given up, and by the ends of commands that were under way when a hang began.
 
 use std::collections::VecDeque;
 use std::io;
@@ -75,7 +77,8 @@ pub struct Hangs {
 }
 
 impl Writer {
-    /// `carry_out` does one work after the other, on the thread; it is dropped when the thread ends.
+    /// `carry_out` does one work after the other, on the thread; it is dropped when the thread
+    /// ends.
     pub fn start(
         carry_out: impl FnMut(Work) -> Result<(), WriteError> + Send + 'static,
     ) -> io::Result<Self> {
@@ -211,7 +214,8 @@ impl Queue {
 }
 
 impl Drop for Handle {
-    /// What is left is written, and the file is free for the next process then; but nobody waits for a disk that hangs.
+    /// What is left is written, and the file is free for the next process then; but nobody waits
+    /// for a disk that hangs.
     fn drop(&mut self) {
         let mut queue = self.0.lock();
         queue.is_closed = true;

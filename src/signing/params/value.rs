@@ -23,11 +23,13 @@ pub enum Value<'a> {
     Object(Object<'a>),
 }
 
-/// The members of an object in the order of its text; no key stands twice. Keys are borrowed as strings are.
+/// The members of an object in the order of its text; no key stands twice. Keys are borrowed as
+/// strings are.
 pub type Object<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 
 impl Value<'_> {
-    /// Is this what the vendor calls an empty parameter: null, `""`, `[]` or `{}`? (`0`, `false` and `" "` are not.)
+    /// Is this what the vendor calls an empty parameter: null, `""`, `[]` or `{}`? (`0`, `false`
+    /// and `" "` are not.)
     pub fn is_empty(&self) -> bool {
         match self {
             Value::Null => true,
@@ -39,7 +41,8 @@ impl Value<'_> {
     }
 }
 
-/// Why a body is no usable set of parameters. The text is for the caller and shows none of the body's values.
+/// Why a body is no usable set of parameters. The text is for the caller and shows none of the
+/// body's values.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidParams(pub(super) String);

@@ -1,4 +1,5 @@
-//! How are values written? As compact JSON: non-ASCII raw, only `"`, `\` and controls escaped, numbers as they came.
+//! How are values written? As compact JSON: non-ASCII raw, only `"`, `\` and controls escaped,
+//! numbers as they came.
 
 use std::borrow::Cow;
 
@@ -41,8 +42,8 @@ fn write_value(out: &mut String, value: &Value<'_>) {
     }
 }
 
-/// The bytes that no JSON string holds as they are: a quote, a backslash, controls. (A table, as they are looked for in every
-/// byte.)
+/// The bytes that no JSON string holds as they are: a quote, a backslash, controls. (A table, as
+/// they are looked for in every byte.)
 static SPECIAL: [bool; 256] = {
     let (mut special, mut byte) = ([false; 256], 0);
     while byte < special.len() {
@@ -85,7 +86,8 @@ fn write_plain(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Writes a JSON string. `escape` may ask for a character's own escape; without it only `"`, `\` and controls have one.
+/// Writes a JSON string. `escape` may ask for a character's own escape; without it only `"`, `\`
+/// and controls have one.
 pub fn write_string_with(out: &mut String, text: &str, escape: impl Fn(char) -> Option<Escape>) {
     out.push('"');
     for character in text.chars() {

@@ -1,4 +1,5 @@
-//! Which heads do pages in memory share? All but its bytes is what a page says, and most say the same.
+//! Which heads do pages in memory share? All but its bytes is what a page says, and most say the
+//! same.
 
 use std::sync::{Arc, Weak};
 
@@ -13,8 +14,8 @@ static KNOWN: Mutex<Vec<Weak<Head>>> = Mutex::new(Vec::new());
 const MOST_KNOWN: usize = 16;
 
 impl Head {
-    /// The same one for all pages that say the same: of 10,000 heads none would be in the processor's
-    /// cache when its page is asked for.
+    /// The same one for all pages that say the same: of 10,000 heads none would be in the
+    /// processor's cache when its page is asked for.
     pub fn shared(self) -> Arc<Self> {
         let mut known = KNOWN.lock();
         let same = known

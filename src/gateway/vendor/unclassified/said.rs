@@ -18,11 +18,13 @@ pub enum Meaning {
 }
 
 impl Meaning {
-    /// None for what is classified. What is no envelope with HTTP 200 is the breaker's matter already.
+    /// None for what is classified. What is no envelope with HTTP 200 is the breaker's matter
+    /// already.
     pub(super) fn of(answer: &Answer) -> Option<Self> {
         match answer.outcome {
             Outcome::Unknown if answer.is_envelope => answer.vendor_code.clone().map(Self::Code),
-            // Its status says whose fault it is, and as long as that is not everybody's, it is believed.
+            // Its status says whose fault it is, and as long as that is not everybody's, it is
+            // believed.
             Outcome::CallerError if answer.has_unknown_code => {
                 answer.vendor_code.clone().map(Self::Code)
             }

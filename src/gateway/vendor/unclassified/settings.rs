@@ -8,8 +8,8 @@ pub(super) const TENTHS: usize = 9;
 /// They must have answered at least so many different questions.
 pub(super) const QUESTIONS: usize = 5;
 
-/// One answer shows little of its caller. Where callers are fewer than [`QUESTIONS`], each must have
-/// had it for so many different questions of its own.
+/// One answer shows little of its caller. Where callers are fewer than [`QUESTIONS`], each must
+/// have had it for so many different questions of its own.
 pub(super) const OWN_QUESTIONS: usize = 3;
 
 /// Upper bound for what is remembered of a route and tenant, whatever the configuration says.
