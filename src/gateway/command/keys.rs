@@ -602,8 +602,9 @@ mod tests {
         }
     }
 
+    /// Our clock showed 1970 at the start, and was set since.
     fn skew() -> Skew {
-        Skew::new(WallClock::simulated(UNIX_EPOCH))
+        Skew::begun(WallClock::System, UNIX_EPOCH)
     }
 
     /// Linksfield tells its time, at a start at which our clock showed 1970.

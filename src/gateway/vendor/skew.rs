@@ -67,9 +67,14 @@ impl Told {
 impl Skew {
     /// Nothing is known of Linksfield's clock yet; `clock` is ours.
     pub fn new(clock: WallClock) -> Self {
+        Self::begun(clock, clock.now())
+    }
+
+    /// The same, if our clock showed `then` at the start: it may have been set since.
+    pub(in crate::gateway) fn begun(clock: WallClock, then: SystemTime) -> Self {
         Self(Arc::new(Inner {
             clock,
-            began: (Moment::now(), clock.now()),
+            began: (Moment::now(), then),
             recent: Mutex::default(),
         }))
     }

@@ -287,14 +287,18 @@ impl Upstream {
     /// What a call goes through: the slot's connection if it is open and has been idle for at most
     /// `max_idle`, else an empty slot, for [`connect`](Self::connect). Waits until those before it
     /// have left room.
-    pub async fn find(&self, slot: &Slot, max_idle: Duration) -> Vacancy {
-        slot.find(self.id, max_idle).await
+    pub fn find(&self, slot: &Slot, max_idle: Duration) -> impl Future<Output = Vacancy> {
+        slot.find(self.id, max_idle)
     }
 
     /// The same without waiting for others: none while they go through a connection that this call
     /// cannot use beside them.
-    pub async fn try_find(&self, slot: &Slot, max_idle: Duration) -> Option<Vacancy> {
-        slot.try_find(self.id, max_idle).await
+    pub fn try_find(
+        &self,
+        slot: &Slot,
+        max_idle: Duration,
+    ) -> impl Future<Output = Option<Vacancy>> {
+        slot.try_find(self.id, max_idle)
     }
 
     /// Opens the connection of a slot that has none.

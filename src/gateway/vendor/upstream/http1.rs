@@ -68,12 +68,12 @@ impl Http1Sender {
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(
+    pub(super) fn send(
         &mut self,
         request: Request<Payload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Payload>>> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Payload>>>> {
         self.turn.begins(); // before hyper has the request, whose first bytes it writes next
-        self.sender.try_send_request(request).await
+        self.sender.try_send_request(request)
     }
 
     pub(super) fn is_reused(&self) -> bool {
