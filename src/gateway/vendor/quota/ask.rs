@@ -59,6 +59,7 @@ impl Class {
     }
 
     /// What it is with those who wait for its progress.
+    #[must_use]
     pub fn of(self, progress: &Progress) -> Self {
         match self {
             Self::Refresh if progress.is_awaited() => Self::Query,
