@@ -6,8 +6,8 @@ use std::hint::black_box;
 use std::time::{Duration, UNIX_EPOCH};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use linksfield_gateway::config::{KeyOrder, Signing};
 use linksfield_gateway::gateway::vendor::upstream::Shape;
+use linksfield_gateway::signing::form::{KeyOrder, Signing};
 use linksfield_gateway::signing::params::Params;
 use linksfield_gateway::signing::sign::Signer;
 

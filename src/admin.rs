@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tracing::{error, warn};
 
 use crate::access::{Access, Denied};
-use crate::body::{Body, Received, read_whole, without_mark};
+use crate::body::{Body, Received, read_whole};
 use crate::clock::wall_clock;
 use crate::config::{Config, Log};
 use crate::gateway::error::Error;
@@ -27,6 +27,7 @@ use crate::gateway::request::head::Fields;
 use crate::live::{Current, Live};
 use crate::reload::{Reloaded, Reloader, Trigger};
 use crate::server::{Drain, Service};
+use crate::signing::params::without_mark;
 use crate::telemetry::log;
 use crate::words::ListenerName;
 

@@ -32,14 +32,6 @@ pub struct Passing {
     _held: Box<dyn Held>,
 }
 
-/// U+FEFF in UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// The text behind a byte order mark, which is no part of it: a parser of JSON may pass over one (RFC 8259, section 8.1).
-pub fn without_mark(text: &[u8]) -> &[u8] {
-    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
-}
-
 /// Anything that must live as long as a body.
 pub trait Held: Any + Send + Sync {}
 

@@ -5,13 +5,14 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use humantime::format_rfc3339_seconds;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::signal::unix::Signal;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -309,11 +310,11 @@ impl Reloader {
     }
 
     fn last(&self) -> MutexGuard<'_, LastRead> {
-        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.last.lock()
     }
 
     fn read(&self) -> MutexGuard<'_, Read> {
-        self.0.read.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.read.lock()
     }
 }
 

@@ -16,7 +16,8 @@ use serde_json::value::RawValue;
 
 use self::reading::{Key, OUTPUT, Sample, all_keys};
 use super::{Done, Failed, print, print_warnings, standard_input};
-use crate::config::{Signing, read_secret};
+use crate::config::read_secret;
+use crate::signing::form::Signing;
 
 pub(super) fn run(secret_file: &Path) -> Done {
     let (secret, warnings) = read_secret("--secret-file", secret_file)?;

@@ -10,7 +10,6 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Done, Failed, load, print, print_warnings, runtime, unknown_tenant, wall_clock};
-use crate::body::without_mark;
 use crate::config::{BaseUrl, Files};
 use crate::gateway::brakes::Brakes;
 use crate::gateway::error::Error;
@@ -21,7 +20,7 @@ use crate::gateway::vendor::upstream::{
     Answer, Exchanged, Message, NoAnswer, Protocol, SUCCESS, Shape, Slot, Traffic, UNPRINTABLE,
     Upstream, Vacancy,
 };
-use crate::signing::params::Params;
+use crate::signing::params::{Params, without_mark};
 use crate::signing::sign::Signer;
 use crate::words::Outcome;
 

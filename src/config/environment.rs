@@ -1,20 +1,19 @@
 //! The environment's overrides: `LINKSFIELD_GATEWAY__SERVER__LISTEN` is `server.listen`.
 //!
-//! Single keys outside `routes` only, so that a deployment can vary a file by a line; lists and routes are policy and belong
-//! into the file. Tenants and callers are those of the file, matched without regard to case, `-` and `.` written as `_`.
-//! An empty value takes an optional key back. `LINKSFIELD_GATEWAY_X` is not ours: Kubernetes sets such for a Service.
+//! Single keys outside `routes` only, so that a deployment can vary a file by a line; lists and
+//! routes are policy and belong into the file. Tenants and callers are those of the file, matched
+//! without regard to case, `-` and `.` written as `_`. An empty value takes an optional key back.
+//! `LINKSFIELD_GATEWAY_X` is not ours: Kubernetes sets such for a Service.
 
 use std::{collections::BTreeMap, env, ffi::OsString};
 
 use toml::{Table, Value};
 
-use super::{
-    Config,
-    problem::{Problem, Warning},
-    read,
-    schema::{ANY, dotted, find, nearest, schema},
-    show::UNSET,
-};
+use super::problem::{Problem, Warning};
+use super::read;
+use super::schema::{ANY, dotted, find, nearest, schema};
+use super::sections::Config;
+use super::written::UNSET;
 
 const PREFIX: &str = "LINKSFIELD_GATEWAY__";
 
@@ -132,8 +131,8 @@ pub fn variable_of<S: AsRef<str>>(path: &[S]) -> String {
     PREFIX.to_owned() + &path.iter().map(name).collect::<Vec<_>>().join("__")
 }
 
-/// The keys that the file sets, and that have another value by the environment. Whoever edits the file must see that it does
-/// not count, above all where it is a brake.
+/// The keys that the file sets, and that have another value by the environment. Whoever edits the
+/// file must see that it does not count, above all where it is a brake.
 pub(super) fn overruled(
     mut file: Table,
     config: &Config,
@@ -207,7 +206,8 @@ fn unknown(variable: String, known: &BTreeMap<String, Vec<Key>>) -> Problem {
     Problem::new(variable, reason, remedy)
 }
 
-/// Puts the text in as the type that the key has by default; what does not fit stays text and is told like any wrong value.
+/// Puts the text in as the type that the key has by default; what does not fit stays text and is
+/// told like any wrong value.
 fn set(table: &mut Table, key: &Key, text: &str) {
     let Some((last, sections)) = key.path.split_last() else {
         return;

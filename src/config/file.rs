@@ -1,11 +1,13 @@
 //! How is a file read that others write, and that may be anything?
 //!
-//! What is read again and again must be a regular file: of a FIFO or a device nobody knows when it ends, or what reading it does.
-//! And nobody waits for long: what hangs with its disk is a thread of its own, and none of the runtime's, so that neither the
-//! other files nor the end of the process wait for it.
+//! What is read again and again must be a regular file: of a FIFO or a device nobody knows when it
+//! ends, or what reading it does. And nobody waits for long: what hangs with its disk is a thread
+//! of its own, and none of the runtime's, so that neither the other files nor the end of the
+//! process wait for it.
 //!
-//! A thread that hangs cannot be ended, and on a mount that is dead it hangs for ever, though another one has taken the mount's
-//! place. So the file is read again by a further thread now and then.
+//! A thread that hangs cannot be ended, and on a mount that is dead it hangs for ever, though
+//! another one has taken the mount's place. So the file is read again by a further thread now and
+//! then.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -14,9 +16,10 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
 
 use crate::clock::wall_clock;
 use crate::open_files;
@@ -24,14 +27,15 @@ use crate::open_files;
 /// Bytes: more than the certificates of a whole operating system.
 pub(super) const LARGEST: usize = 4 << 20;
 
-/// So long all are read one after the other; one that takes longer is left to the thread that reads it, and the others are
-/// read beside it.
+/// So long all are read one after the other; one that takes longer is left to the thread that reads
+/// it, and the others are read beside it.
 const HEAD_START: Duration = Duration::from_secs(1);
 
 /// So much longer they have, all together.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// A file that hangs is read again after that, and each time after twice as long as before: 14 times in a day.
+/// A file that hangs is read again after that, and each time after twice as long as before: 14
+/// times in a day.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
 /// So many threads of one file may hang: more than come together in a year.
@@ -101,7 +105,8 @@ pub(super) struct Content {
 pub(super) type Contents = HashMap<PathBuf, io::Result<Content>>;
 
 impl Files {
-    /// For what is read again and again: regular files only (or links to them), and nothing that hangs.
+    /// For what is read again and again: regular files only (or links to them), and nothing that
+    /// hangs.
     pub fn watched() -> Self {
         Self {
             takes_streams: false,
@@ -109,7 +114,8 @@ impl Files {
         }
     }
 
-    /// For what is read once, for somebody who waits: `<(…)` and `/dev/stdin` are as good as a file.
+    /// For what is read once, for somebody who waits: `<(…)` and `/dev/stdin` are as good as a
+    /// file.
     pub fn once() -> Self {
         Self {
             takes_streams: true,
@@ -117,14 +123,15 @@ impl Files {
         }
     }
 
-    /// What is in all of these. It takes [`HEAD_START`] and [`PATIENCE`] at most, however many hang.
+    /// What is in all of these. It takes [`HEAD_START`] and [`PATIENCE`] at most, however many
+    /// hang.
     pub(super) fn read<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Contents {
         let paths: BTreeSet<PathBuf> = paths.map(Path::to_owned).collect();
         if self.takes_streams {
             let read = |path: PathBuf| (path.clone(), stream(&path));
             return paths.into_iter().map(read).collect();
         }
-        let mut hanging = self.hanging.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hanging = self.hanging.lock();
         hanging.values_mut().for_each(Hang::look);
         hanging.retain(|_, hang| !hang.readers.is_empty());
         let (since, begun) = (wall_clock(), Instant::now());
@@ -313,17 +320,17 @@ fn check_regular(kind: FileType) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, PoisonError};
+    use std::sync::Arc;
 
     use super::*;
 
     #[test]
     fn a_file_that_hangs_is_read_again_soon_then_seldom_and_never_by_more_than_so_many_threads() {
         let end = Arc::new(Mutex::new(()));
-        let held = end.lock().unwrap();
+        let held = end.lock();
         let reader = || {
             let end = end.clone();
-            thread::spawn(move || drop(end.lock().unwrap_or_else(PoisonError::into_inner)))
+            thread::spawn(move || drop(end.lock()))
         };
         let begun = Instant::now();
         let mut hang = Hang::new(begun);

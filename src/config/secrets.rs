@@ -13,15 +13,12 @@ use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{
-    Config, SecretEncoding, Tenant,
-    file::{self, Content, Contents, Files},
-    problem::{Problem, Problems, Warning},
-    schema::dotted,
-};
-
-/// More than any secret or token.
-const LARGEST_SECRET: usize = 64 * 1024;
+use super::file::{self, Content, Contents, Files};
+use super::problem::{Problem, Problems, Warning};
+use super::schema::dotted;
+use super::sections::Config;
+use super::tenant::Tenant;
+use crate::signing::form::SecretEncoding;
 
 /// Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
@@ -59,7 +56,8 @@ pub struct Ca {
 }
 
 impl Ca {
-    /// The certificates in a file of PEM, and what is wrong with those that cannot be used; or why there is none.
+    /// The certificates in a file of PEM, and what is wrong with those that cannot be used; or why
+    /// there is none.
     pub fn parse(pem: Vec<u8>) -> Result<(Self, Vec<String>), String> {
         let mut roots = RootCertStore::empty();
         let mut skipped = Vec::new();
@@ -87,7 +85,8 @@ impl Ca {
     }
 }
 
-/// The parts of a PEM that begin like a certificate, each up to the next one: one that is cut takes none with it.
+/// The parts of a PEM that begin like a certificate, each up to the next one: one that is cut takes
+/// none with it.
 fn certificates(pem: &[u8]) -> Vec<&[u8]> {
     const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
     let begins = (0..pem.len()).filter(|at| pem[*at..].starts_with(BEGIN));
@@ -111,7 +110,8 @@ impl PartialEq for Secrets {
 }
 
 impl Secrets {
-    /// The keys of `config` under which other secrets, or certificates, are in effect than `before`.
+    /// The keys of `config` under which other secrets, or certificates, are in effect than
+    /// `before`.
     pub fn differs_in(&self, before: &Self, config: &Config) -> Vec<String> {
         let (now, before) = (self.by_key(), before.by_key());
         let all: BTreeSet<_> = now.keys().chain(before.keys()).collect();
@@ -132,7 +132,8 @@ impl Secrets {
             .collect()
     }
 
-    /// All of them, by the keys that name where they are; one in a variable as if it were in a file.
+    /// All of them, by the keys that name where they are; one in a variable as if it were in a
+    /// file.
     fn by_key(&self) -> BTreeMap<Vec<&str>, &[u8]> {
         fn bytes(secret: &SecretString) -> &[u8] {
             secret.expose_secret().as_bytes()
@@ -185,8 +186,9 @@ pub(super) fn load(
     }
 }
 
-/// Reads again what the configuration names. What cannot be used is taken from `before`, where the `running` configuration
-/// named it in the same way; what is wrong with it is told. Without that, the configuration cannot be used.
+/// Reads again what the configuration names. What cannot be used is taken from `before`, where the
+/// `running` configuration named it in the same way; what is wrong with it is told. Without that,
+/// the configuration cannot be used.
 pub(super) fn reload(
     config: &Config,
     files: &Files,

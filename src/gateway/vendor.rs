@@ -14,9 +14,11 @@ pub mod skew;
 pub mod unclassified;
 pub mod upstream;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
 
 use self::breaker::Breaker;
 use self::pace::{Pace, Paces};
@@ -119,10 +121,7 @@ impl LastingVendor {
     }
 
     fn upstream(&self, config: &Config, ca: Option<&Ca>) -> Arc<Upstream> {
-        let mut last = self
-            .last_upstream
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last_upstream.lock();
         if let Some(last) = &*last
             && last.config == config.upstream
             && last.ca.as_ref() == ca

@@ -1,17 +1,19 @@
-//! What are the parameters, in normal form? Cache key, wire body and signed text all read this one text.
+//! What are the parameters, in normal form? Cache key, wire body and signed text all read this one
+//! text.
 //!
-//! The normal form is compact JSON: the vendor's global fields and the empty parameters are out, keys are in order,
-//! string values are equal to those that came, number tokens stand as they were written, arrays keep their order.
-//! Law: `normal(parse(normal(x))) == normal(x)`.
+//! The normal form is compact JSON: the vendor's global fields and the empty parameters are out,
+//! keys are in order, string values are equal to those that came, number tokens stand as they were
+//! written, arrays keep their order. Law: `normal(parse(normal(x))) == normal(x)`.
 
 mod read;
+mod value;
 mod write;
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use self::read::Reader;
-pub use self::read::parse_object;
+pub use self::read::{parse_object, without_mark};
+pub use self::value::{InvalidParams, MAX_DEPTH, Object, Value};
 pub use self::write::{Escape, write_object, write_string, write_string_with};
 
 /// The vendor's global fields, which the gateway sets itself. Those of a caller are replaced.
@@ -19,35 +21,6 @@ pub const GLOBALS: [&str; 4] = ["access_code", "sign", "timestamp", "version"];
 
 /// Room for the signature that a request's text gets.
 const SIGNATURE: usize = 64;
-
-/// How deep arrays and objects may nest, the parameters' own object included.
-pub const MAX_DEPTH: usize = 32;
-
-/// A JSON value that borrows from its text and keeps every number token as it was written.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Value<'a> {
-    /// `null`
-    Null,
-    /// `true` or `false`
-    Bool(bool),
-    /// The token as it stands in the text: `1.50`, `1e-7`, twenty digits.
-    Number(&'a str),
-    /// The decoded text of a string; borrowed only where it stands in a JSON text as it is, without an escape, and so it is
-    /// written again.
-    String(Cow<'a, str>),
-    /// An array, in its order.
-    Array(Vec<Value<'a>>),
-    /// An object, in the order of its text; no key stands twice.
-    Object(Object<'a>),
-}
-
-/// The members of an object in the order of its text; no key stands twice. Keys are borrowed as strings are.
-pub type Object<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
-
-/// Why a body is no usable set of parameters. The text is for the caller and shows none of the body's values.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct InvalidParams(String);
 
 /// The parameters of one request in normal form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +67,8 @@ impl Params {
         self.access_code.as_deref()
     }
 
-    /// The values of the parameters with these names; here and below of such as JSON does not escape.
+    /// The values of the parameters with these names; here and below of such as JSON does not
+    /// escape.
     pub fn values<const N: usize>(&self, names: [&str; N]) -> [Option<Value<'_>>; N] {
         let mut values = [const { None }; N];
         for (key, member) in self.members() {
@@ -139,8 +113,8 @@ impl Params {
         }
     }
 
-    /// The object of these parameters and others, which stand in order: names of small letters and underscores, and values
-    /// in JSON. What has the same name is replaced.
+    /// The object of these parameters and others, which stand in order: names of small letters and
+    /// underscores, and values in JSON. What has the same name is replaced.
     pub fn merged(&self, others: &[(&str, &str)]) -> String {
         let more = others
             .iter()
@@ -149,8 +123,8 @@ impl Params {
         let mut text = String::with_capacity(size);
         let mut others = others.iter().peekable();
         text.push('{');
-        // Every character that JSON escapes comes before those of a name, and so does the escape's backslash: the texts of
-        // two keys are in the order of the keys.
+        // Every character that JSON escapes comes before those of a name, and so does the escape's
+        // backslash: the texts of two keys are in the order of the keys.
         for (key, member) in self.members() {
             while let Some((name, value)) = others.next_if(|(name, _)| *name < key) {
                 push_member(&mut text, name, value);
@@ -182,20 +156,8 @@ fn push_member(text: &mut String, name: &str, value: &str) {
     }
 }
 
-impl Value<'_> {
-    /// Is this what the vendor calls an empty parameter: null, `""`, `[]` or `{}`? (`0`, `false` and `" "` are not.)
-    pub fn is_empty(&self) -> bool {
-        match self {
-            Value::Null => true,
-            Value::Bool(_) | Value::Number(_) => false,
-            Value::String(text) => text.is_empty(),
-            Value::Array(items) => items.is_empty(),
-            Value::Object(fields) => fields.is_empty(),
-        }
-    }
-}
-
-/// The order of keys: by UTF-16 code unit, as Java's `String.compareTo` and so its `TreeMap` have it.
+/// The order of keys: by UTF-16 code unit, as Java's `String.compareTo` and so its `TreeMap` have
+/// it.
 pub fn key_order(left: &str, right: &str) -> Ordering {
     if left.is_ascii() && right.is_ascii() {
         left.cmp(right) // the same, and sooner

@@ -1,8 +1,10 @@
-//! How do parameters become a signature? Normal form → canonical text → HMAC-SHA1. Pure: no clock, no I/O.
+//! How do parameters become a signature? Normal form → canonical text → HMAC-SHA1. Pure: no clock,
+//! no I/O.
 //!
-//! The rule is the vendor's CSSS overview: write all non-empty parameters as one JSON string in lexicographic key
-//! order, take HMAC-SHA1 of it under the secret, Base64 the result. What the page leaves open is a key of `[signing]`;
-//! the options shape only the text that is signed, never the parameters on the wire.
+//! The rule is the vendor's CSSS overview: write all non-empty parameters as one JSON string in
+//! lexicographic key order, take HMAC-SHA1 of it under the secret, Base64 the result. What the page
+//! leaves open is a key of `[signing]`; the options shape only the text that is signed, never the
+//! parameters on the wire.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,16 +12,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::Bytes;
+use data_encoding::{HEXLOWER, HEXUPPER};
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::SecretString;
 use sha1::Sha1;
 
-use super::params::{
-    self, Escape, Object, Params, Value, key_order, parse_object, write_string_with,
-};
-use crate::config::{
+use super::form::{
     Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
     Signing, Spaces, Timestamp, TimestampType,
+};
+use super::params::{
+    self, Escape, Object, Params, Value, key_order, parse_object, write_string_with,
 };
 
 /// Signs for one tenant. Keyed once; the secret itself is not kept.
@@ -59,7 +62,8 @@ impl Signer {
         })
     }
 
-    /// The body for the wire: the parameters, the vendor's global fields, and last the signature over them.
+    /// The body for the wire: the parameters, the vendor's global fields, and last the signature
+    /// over them.
     pub fn sign(&self, params: &Params, access_code: &str, now: SystemTime) -> Bytes {
         let (body, text) = self.unsigned(params, access_code, now);
         let signature = self.signature(text.as_ref().unwrap_or(&body));
@@ -308,18 +312,9 @@ fn encode(digest: &[u8], output: Output) -> String {
     match output {
         Output::Base64 => STANDARD.encode(digest),
         Output::Base64Url => URL_SAFE.encode(digest),
-        Output::Hex => hexadecimal(digest, b"0123456789abcdef"),
-        Output::HexUpper => hexadecimal(digest, b"0123456789ABCDEF"),
+        Output::Hex => HEXLOWER.encode(digest),
+        Output::HexUpper => HEXUPPER.encode(digest),
     }
-}
-
-fn hexadecimal(digest: &[u8], digits: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(2 * digest.len());
-    for byte in digest {
-        text.push(char::from(digits[usize::from(byte >> 4)]));
-        text.push(char::from(digits[usize::from(byte & 0xf)]));
-    }
-    text
 }
 
 #[cfg(test)]
@@ -327,7 +322,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{SecretEncoding, hex_decode};
+    use crate::signing::form::{SecretEncoding, hex_decode};
 
     const SECRET: &str = "demo-secret-0001";
 
@@ -396,7 +391,8 @@ mod tests {
         }
     }
 
-    /// The readings of linksfield-api.md, section 2.7, each with the signature computed there by other tools.
+    /// The readings of linksfield-api.md, section 2.7, each with the signature computed there by
+    /// other tools.
     #[test]
     fn the_documented_readings_of_the_rule_are_reproduced() {
         let query = r#"{"access_code":"P000270","device_id":"","order_id":"","order_status":"","order_type":"","page_no":1,"page_size":2,"timestamp":"1643251754","version":"2.0"}"#;

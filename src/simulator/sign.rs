@@ -108,22 +108,23 @@ fn write_string(text: &mut String, string: &str) {
     text.push('"');
 }
 
+/// `params`, an object without `sign`, signed as a client would.
 #[cfg(test)]
-pub(super) mod tests {
+pub(super) fn signed(secret: &str, params: &str) -> String {
+    let object = super::json::parse(params.as_bytes()).unwrap();
+    let sign = Signer::new(secret.as_bytes()).sign(&canonical(&object));
+    let open = params.trim_end().strip_suffix('}').unwrap();
+    let comma = if object == Object::default() { "" } else { "," };
+    format!("{open}{comma}\"sign\":\"{sign}\"}}")
+}
+
+#[cfg(test)]
+mod tests {
     use serde::Deserialize;
     use serde_json::value::RawValue;
 
     use super::super::json::parse;
     use super::*;
-
-    /// `params`, an object without `sign`, signed as a client would.
-    pub(in super::super) fn signed(secret: &str, params: &str) -> String {
-        let object = parse(params.as_bytes()).unwrap();
-        let sign = Signer::new(secret.as_bytes()).sign(&canonical(&object));
-        let open = params.trim_end().strip_suffix('}').unwrap();
-        let comma = if object == Object::default() { "" } else { "," };
-        format!("{open}{comma}\"sign\":\"{sign}\"}}")
-    }
 
     #[derive(Deserialize)]
     struct Vector<'a> {

@@ -1,7 +1,8 @@
-//! What refuses a start can be seen before it? Nothing is made, locked or changed for it, so that this may be asked while a
-//! gateway has the store.
+//! What refuses a start can be seen before it? Nothing is made, locked or changed for it, so that
+//! this may be asked while a gateway has the store.
 //!
-//! It is not asked whether another process has the store, or whether all in it is sound: that needs the lock.
+//! It is not asked whether another process has the store, or whether all in it is sound: that needs
+//! the lock.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
@@ -15,9 +16,9 @@ use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::error::{OpenError, REPLACED};
+use super::format::{DAMAGED, FILE, MAGIC, builder, read, why_blank};
 use super::marker::Marker;
-use super::{DAMAGED, FILE, MAGIC, OpenError, REPLACED};
-use super::{altered, builder, lost, read, why_blank};
 
 /// Bytes: a store that has never held a key has the calls of two days at most, and is smaller.
 const LARGEST_NEW: u64 = 8 << 20;
@@ -40,7 +41,8 @@ pub(super) struct Store {
     marker: Marker,
 }
 
-/// Why a start with this folder would be refused, if that can be seen. What a start learns by doing it is asked for here.
+/// Why a start with this folder would be refused, if that can be seen. What a start learns by doing
+/// it is asked for here.
 pub fn refusal(folder: &Path) -> Option<OpenError> {
     let found = match look(folder) {
         Ok(found) => found,
@@ -77,13 +79,13 @@ pub(super) fn look(folder: &Path) -> Result<Found<'_>, OpenError> {
         return Ok(Found::Nothing(nearest));
     }
     if folder.join(DAMAGED).exists() {
-        return Err(altered(folder));
+        return Err(OpenError::altered(folder.join(DAMAGED)));
     }
     let marker = Marker::find(folder).map_err(unusable(folder))?;
     let about = match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return if marker.is_there() {
-                Err(lost(&path, &marker, "is missing"))
+                Err(OpenError::lost(&path, marker.path(), "is missing"))
             } else {
                 Ok(Found::Nothing(folder))
             };
@@ -98,7 +100,7 @@ pub(super) fn look(folder: &Path) -> Result<Found<'_>, OpenError> {
     let blank = why_blank(about.len(), |length| read_first(&file, length));
     let blank = blank.map_err(unusable(&path))?;
     if let Some(reason) = blank.filter(|_| marker.is_there()) {
-        return Err(lost(&path, &marker, reason));
+        return Err(OpenError::lost(&path, marker.path(), reason));
     }
     let beginning = read_first(&file, MAGIC.len()).map_err(unusable(&path))?;
     if blank.is_none() && beginning != MAGIC {
@@ -160,15 +162,16 @@ impl Store {
         })
     }
 
-    /// Is it another one, which has never held a key? A small copy is asked. It may be cut by who writes to the file
-    /// meanwhile: then it says nothing. But a store that has its marker has had its note before.
+    /// Is it another one, which has never held a key? A small copy is asked. It may be cut by who
+    /// writes to the file meanwhile: then it says nothing. But a store that has its marker has had
+    /// its note before.
     fn replaced(&self) -> Option<OpenError> {
         if !self.marker.is_there() || self.length > LARGEST_NEW {
             return None;
         }
         let has_held_keys = catch_unwind(AssertUnwindSafe(|| self.has_held_keys()));
         let is_new = matches!(has_held_keys, Ok(Some(false)));
-        is_new.then(|| lost(&self.path, &self.marker, REPLACED))
+        is_new.then(|| OpenError::lost(&self.path, self.marker.path(), REPLACED))
     }
 
     fn has_held_keys(&self) -> Option<bool> {

@@ -4,10 +4,11 @@ mod json;
 mod lines;
 
 use std::io::{self, IsTerminal};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tracing::Metadata;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -17,6 +18,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::json::JsonLines;
+pub use self::lines::COMMANDS;
 use self::lines::{Bound, Lines};
 
 /// How lines are written.
@@ -29,9 +31,6 @@ pub enum Format {
     /// Text.
     Text,
 }
-
-/// The target of lines about commands, which no level drops.
-pub const COMMANDS: &str = "linksfield_gateway::commands";
 
 /// How long the end of the process waits for whoever reads the log.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -139,7 +138,7 @@ struct Levels {
 
 impl Levels {
     fn now(&self) -> MutexGuard<'_, String> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        self.now.lock()
     }
 }
 

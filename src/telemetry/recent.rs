@@ -2,8 +2,9 @@
 //! them all.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::words::Sent;
 
@@ -54,7 +55,7 @@ impl Recent {
     }
 
     fn failures(&self) -> MutexGuard<'_, VecDeque<Failure>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::reading::{Key, OUTPUT, all_keys};
-use crate::config::{Signing, Timestamp, TimestampType};
+use crate::signing::form::{Signing, Timestamp, TimestampType};
 use crate::signing::params::parse_object;
 use crate::signing::sign::canonical_text;
 

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
 
 use super::super::Failed;
-use crate::config::{
+use crate::signing::form::{
     Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
     SecretEncoding, Signing, Spaces, Timestamp, TimestampType, hex_decode,
 };

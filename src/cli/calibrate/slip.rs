@@ -16,7 +16,7 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
 use super::reading::{self, Key, Sample};
-use crate::config::{
+use crate::signing::form::{
     EmptyDepth, KeyOrder, NestedValues, SecretEncoding, Signing, Spaces, hex_decode,
 };
 use crate::signing::params::{GLOBALS, Object, Value, parse_object, write_object};

@@ -12,10 +12,11 @@ mod kept;
 mod spelling;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -287,7 +288,7 @@ impl Waiter {
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Each change is made whole before anything can panic.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     /// Without the keys whose window has ended.
@@ -577,7 +578,7 @@ impl Drop for Run {
 
 #[cfg(test)]
 mod tests {
-    use super::kept::tests::answer;
+    use super::kept::answer;
     use std::time::UNIX_EPOCH;
 
     use super::*;

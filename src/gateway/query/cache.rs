@@ -7,7 +7,8 @@
 //! pages with one snapshot id never contradict each other; a page is fetched once for all who can wait for it.
 
 mod flight;
-mod inspect;
+mod heads;
+pub mod inspect;
 mod key;
 mod lookup;
 mod narrowing;
@@ -16,17 +17,17 @@ mod snapshot;
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use moka::policy::EvictionPolicy;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 pub use self::flight::Terms;
 use self::flight::{FillResult, Flight, Landed, Teller};
-pub use self::inspect::{Explanation, Kept, Share};
 pub use self::key::Key;
 pub use self::lookup::{Failure, Forwarded, Found, Lifetime, Lookup, NotStored};
 pub use self::narrowing::Named;
@@ -503,7 +504,7 @@ enum Use {
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn look(&self, question: &Question<'_>, now: Moment) -> Memory {

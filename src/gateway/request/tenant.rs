@@ -2,17 +2,19 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState as KeyedState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use hyper::header::HeaderValue;
+use parking_lot::{Mutex, MutexGuard};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-use crate::config::{Config, Secrets, Signing, TenantSecret};
+use crate::config::{Config, Secrets, TenantSecret};
 use crate::gateway::error::Error;
+use crate::signing::form::Signing;
 use crate::signing::sign::{InvalidSecret, Signer};
 use crate::telemetry::{CallerLabel, TenantLabel};
 use crate::words::WhichSecret;
@@ -115,7 +117,7 @@ impl Signers {
     }
 
     fn state(&self) -> MutexGuard<'_, Active> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -4,10 +4,11 @@
 //! and its slot (the permit), a connection, the state disk, the signature, and the connection again with the bytes. What it
 //! ended with is then told to whoever learns from it.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -107,7 +108,7 @@ impl Timing {
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.0.disk.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.disk.lock()
     }
 
     /// Tells the record how the time was spent, as far as the call has come.

@@ -1,8 +1,10 @@
 //! How long does a call of a route usually take?
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// How many calls are remembered: minutes of traffic at the vendor's rate.
 const REMEMBERED: usize = 64;
@@ -40,7 +42,7 @@ impl Pace {
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -51,7 +53,7 @@ pub struct Paces(Arc<Mutex<HashMap<String, Arc<Pace>>>>);
 impl Paces {
     /// Those of these routes, in this order. What is known of them stays, of others it is forgotten.
     pub fn of(&self, routes: &[String]) -> Vec<Arc<Pace>> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         let pace = |route: &String| known.get(route).cloned().unwrap_or_default();
         let paces: Vec<_> = routes.iter().map(pace).collect();
         *known = routes.iter().cloned().zip(paces.clone()).collect();

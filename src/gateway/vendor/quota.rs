@@ -14,9 +14,10 @@ mod rate;
 mod slots;
 
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -404,7 +405,7 @@ enum Entered<T: Shareable> {
 impl<T: Shareable> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // Nothing in here panics between two halves of a change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Takes a permit, or a place in the queue, where the permit or a refusal comes to; both may be there already.

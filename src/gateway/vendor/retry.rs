@@ -1,9 +1,10 @@
 //! May a query be asked again, and when? A budget bounds how much of the traffic repeats itself, so that a vendor that
 //! fails is not asked more than one that is well.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How often, and how soon.
@@ -81,7 +82,7 @@ impl Retries {
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.0.lock())
     }
 }
 

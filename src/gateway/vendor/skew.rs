@@ -4,10 +4,11 @@
 //! What Linksfield's `Date` says is compared with a clock that was ours at the start and that nobody sets: so it stays true
 //! when ours is set, by whatever.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper::header::HeaderValue;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::{Moment, WallClock};
 
@@ -151,7 +152,7 @@ impl Skew {
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.recent.lock()
     }
 }
 

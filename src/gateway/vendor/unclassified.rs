@@ -18,161 +18,23 @@
 //! too.
 
 mod episode;
+mod said;
 mod scope;
+mod settings;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use hyper::StatusCode;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use self::episode::{Callers, Episode, Heard, Pass};
+pub use self::said::{Asked, Meaning, Said};
 use self::scope::State;
+pub use self::settings::Settings;
 use super::breaker::Open;
-use crate::gateway::vendor::upstream::{Answer, SUCCESS};
+use crate::gateway::vendor::upstream::Answer;
 use crate::telemetry::{RouteLabel, TenantLabel};
-use crate::words::{CallEnd, Outcome};
-
-/// Of the last answers so many in ten are alike,
-const TENTHS: usize = 9;
-
-/// to so many different questions at least.
-const QUESTIONS: usize = 5;
-
-/// One answer shows little of its caller: so many different questions of its own do, where callers are fewer than
-/// [`QUESTIONS`].
-const OWN_QUESTIONS: usize = 3;
-
-/// More answers than these are not remembered.
-const REMEMBERED: usize = 1024;
-
-/// What is usual, and for how long nothing is asked then.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
-    /// So many answers are looked at,
-    pub answers: usize,
-    /// none of which is older.
-    pub window: Duration,
-    /// How long nothing is asked.
-    pub open_for: Duration,
-}
-
-/// What an answer says that nothing classifies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Meaning {
-    /// A `code` in none of the lists, or that of a success without one.
-    Code(Cow<'static, str>),
-    /// A status without an envelope.
-    Status(u16),
-}
-
-impl Meaning {
-    /// None for what is classified. What is no envelope with HTTP 200 is the breaker's matter already.
-    fn of(answer: &Answer) -> Option<Self> {
-        match answer.outcome {
-            Outcome::Unknown if answer.is_envelope => answer.vendor_code.clone().map(Self::Code),
-            // Its status says whose fault it is, and as long as that is not everybody's, it is believed.
-            Outcome::CallerError if answer.has_unknown_code => {
-                answer.vendor_code.clone().map(Self::Code)
-            }
-            // An envelope would be the vendor's own word on the signature.
-            Outcome::Unknown | Outcome::CallerError | Outcome::BadSignature
-                if !answer.is_envelope && answer.status != StatusCode::OK =>
-            {
-                Some(Self::Status(answer.status.as_u16()))
-            }
-            _ => None,
-        }
-    }
-
-    /// What somebody can do about it.
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            Self::Code(code) if code != SUCCESS => {
-                "tell the vendor; if it is no failure, put the code into the list of upstream.codes that says what it means"
-            }
-            _ => {
-                "tell the vendor, or whoever runs the proxy before it; no list of upstream.codes can have this"
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for Meaning {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Code(code) if code == SUCCESS => write!(f, "{code:?} without success"),
-            Self::Code(code) => write!(f, "code {code}"),
-            Self::Status(status) => write!(f, "HTTP {status}"),
-        }
-    }
-}
-
-/// How a call ended, for its route and tenant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
-    /// A success.
-    Success,
-    /// Something else that is classified.
-    Refusal,
-    /// Something that is not.
-    Unclassified(Meaning),
-    /// The vendor fails, as the breaker counts it.
-    Failure,
-    /// Nothing, or that there were too many calls.
-    Nothing,
-}
-
-impl Said {
-    fn meaning(&self) -> Option<&Meaning> {
-        match self {
-            Self::Unclassified(meaning) => Some(meaning),
-            _ => None,
-        }
-    }
-
-    /// `end` is what the end of the call says of the vendor.
-    pub fn of(answer: Option<&Answer>, end: CallEnd) -> Self {
-        if let Some(meaning) = answer.and_then(Meaning::of) {
-            return Self::Unclassified(meaning);
-        }
-        match end {
-            CallEnd::Success => Self::Success,
-            CallEnd::Refused => Self::Refusal,
-            CallEnd::Failure => Self::Failure,
-            CallEnd::Neither => Self::Nothing,
-        }
-    }
-}
-
-/// What was asked, in normal form, and by whom.
-#[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
-    /// The parameters.
-    pub params: &'a str,
-    /// Where callers are configured.
-    pub caller: Option<&'a str>,
-}
-
-fn hash(value: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
-}
-
-impl Asked<'_> {
-    /// Where none are configured, everybody is one.
-    fn caller(&self) -> u64 {
-        hash(self.caller)
-    }
-
-    fn question(&self) -> u64 {
-        hash(self.params)
-    }
-}
 
 /// A route and a tenant, by their labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,7 +122,7 @@ impl Usual {
         tenants: &[String],
         known: &KnownScopes,
     ) -> Self {
-        let mut known = known.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = known.0.lock();
         let mut by_name = ByName::new();
         let mut scopes = Vec::with_capacity(tenants.len() * routes.len());
         for tenant in tenants {
@@ -329,7 +191,7 @@ impl Usual {
 
     fn scope(&self, At { route, tenant }: At) -> MutexGuard<'_, State> {
         let scope = &self.scopes[tenant.0 * self.routes + route.0];
-        scope.0.lock().unwrap_or_else(PoisonError::into_inner)
+        scope.0.lock()
     }
 
     /// Whom the queries of this tenant are in an episode of this meaning for, each that is.
@@ -364,12 +226,6 @@ impl Usual {
             };
             state.episode.take_if(is_over);
         }
-    }
-}
-
-impl Settings {
-    fn most(&self) -> usize {
-        self.answers.clamp(QUESTIONS, REMEMBERED)
     }
 }
 

@@ -1,19 +1,20 @@
-//! How is JSON read? Strictly (RFC 8259), in one pass, borrowing from the text; every number token as it was written.
+//! How is JSON read? Strictly (RFC 8259), in one pass, borrowing from the text; every number token
+//! as it was written.
 //!
-//! serde keeps number tokens only as raw values, which are read once more at each level. What it says of wrong text is
-//! better than anything said here, so it is asked for the reason; and it decodes the strings that have escapes.
+//! serde keeps number tokens only as raw values, which are read once more at each level. What it
+//! says of wrong text is better than anything said here, so it is asked for the reason; and it
+//! decodes the strings that have escapes.
 
 use std::borrow::Cow;
 use std::iter;
 
 use serde::de::IgnoredAny;
 
+use super::value::{InvalidParams, MAX_DEPTH, Object, Value};
 use super::write::is_special;
-use super::{InvalidParams, MAX_DEPTH, Object, Value};
-use crate::body::without_mark;
 
-/// Parses a JSON object strictly: UTF-8, no duplicate key, no lone surrogate, at most [`MAX_DEPTH`] levels. A byte order mark
-/// before it is passed over.
+/// Parses a JSON object strictly: UTF-8, no duplicate key, no lone surrogate, at most [`MAX_DEPTH`]
+/// levels. A byte order mark before it is passed over.
 pub fn parse_object(body: &[u8]) -> Result<Object<'_>, InvalidParams> {
     let parsed = parse(without_mark(body));
     parsed.map_err(|invalid| match wide_encoding(body) {
@@ -22,7 +23,17 @@ pub fn parse_object(body: &[u8]) -> Result<Object<'_>, InvalidParams> {
     })
 }
 
-/// By its byte order mark, or by where its first characters, which are ASCII in JSON, have their zeros.
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The text behind a byte order mark, which is no part of it: a parser of JSON may pass over one
+/// (RFC 8259, section 8.1).
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+}
+
+/// By its byte order mark, or by where its first characters, which are ASCII in JSON, have their
+/// zeros.
 fn wide_encoding(body: &[u8]) -> Option<&'static str> {
     match body {
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [0, 0, 0, ..] | [_, 0, 0, 0, ..] => {
@@ -80,7 +91,8 @@ impl Fault {
     }
 }
 
-/// A key that stands twice. Of few members each is compared with those before it, which is sooner done than sorted.
+/// A key that stands twice. Of few members each is compared with those before it, which is sooner
+/// done than sorted.
 fn repeated<'o>(members: &'o Object<'_>) -> Option<&'o str> {
     if members.len() <= 16 {
         let stands_before = |at: usize| {
@@ -125,7 +137,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The members of an object in compact JSON, as text: what stands between the quotes of a key, and the whole member.
+    /// The members of an object in compact JSON, as text: what stands between the quotes of a key,
+    /// and the whole member.
     pub(super) fn members_of_compact(mut self) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.at += 1;
         iter::from_fn(move || {

@@ -1,8 +1,11 @@
-//! How are values written? As compact JSON: non-ASCII raw, only `"`, `\` and controls escaped, numbers as they came.
+//! How are values written? As compact JSON: non-ASCII raw, only `"`, `\` and controls escaped,
+//! numbers as they came.
 
 use std::borrow::Cow;
 
-use super::{Object, Value};
+use data_encoding::{Encoding, HEXLOWER, HEXUPPER};
+
+use super::value::{Object, Value};
 
 /// Writes an object, its members in the order that they have.
 pub fn write_object(out: &mut String, fields: &Object<'_>) {
@@ -39,8 +42,8 @@ fn write_value(out: &mut String, value: &Value<'_>) {
     }
 }
 
-/// The bytes that no JSON string holds as they are: a quote, a backslash, controls. (A table, as they are looked for in every
-/// byte.)
+/// The bytes that no JSON string holds as they are: a quote, a backslash, controls. (A table, as
+/// they are looked for in every byte.)
 static SPECIAL: [bool; 256] = {
     let (mut special, mut byte) = ([false; 256], 0);
     while byte < special.len() {
@@ -83,7 +86,8 @@ fn write_plain(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Writes a JSON string. `escape` may ask for a character's own escape; without it only `"`, `\` and controls have one.
+/// Writes a JSON string. `escape` may ask for a character's own escape; without it only `"`, `\`
+/// and controls have one.
 pub fn write_string_with(out: &mut String, text: &str, escape: impl Fn(char) -> Option<Escape>) {
     out.push('"');
     for character in text.chars() {
@@ -93,10 +97,10 @@ pub fn write_string_with(out: &mut String, text: &str, escape: impl Fn(char) -> 
                 out.push(character);
             }
             (Some(Escape::Lower), _) => push_units(out, character, |out, unit| {
-                push_hex(out, unit, b"0123456789abcdef");
+                push_hex(out, unit, &HEXLOWER);
             }),
             (Some(Escape::Upper), _) => push_units(out, character, |out, unit| {
-                push_hex(out, unit, b"0123456789ABCDEF");
+                push_hex(out, unit, &HEXUPPER);
             }),
             (None, '"') => out.push_str("\\\""),
             (None, '\\') => out.push_str("\\\\"),
@@ -105,7 +109,7 @@ pub fn write_string_with(out: &mut String, text: &str, escape: impl Fn(char) -> 
             (None, '\n') => out.push_str("\\n"),
             (None, '\r') => out.push_str("\\r"),
             (None, '\t') => out.push_str("\\t"),
-            (None, '\0'..='\u{1f}') => push_hex(out, character as u16, b"0123456789abcdef"),
+            (None, '\0'..='\u{1f}') => push_hex(out, character as u16, &HEXLOWER),
             (None, _) => out.push(character),
         }
     }
@@ -129,9 +133,7 @@ fn push_units(out: &mut String, character: char, push: impl Fn(&mut String, u16)
     }
 }
 
-fn push_hex(out: &mut String, unit: u16, digits: &[u8; 16]) {
+fn push_hex(out: &mut String, unit: u16, digits: &Encoding) {
     out.push_str("\\u");
-    for shift in [12, 8, 4, 0] {
-        out.push(char::from(digits[usize::from(unit >> shift & 0xf)]));
-    }
+    digits.encode_append(&unit.to_be_bytes(), out);
 }

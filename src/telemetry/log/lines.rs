@@ -11,7 +11,9 @@ use std::{mem, thread};
 
 use tracing::warn;
 
-use super::COMMANDS;
+/// The target of lines about commands: no level drops them, and they have room when others have
+/// none.
+pub const COMMANDS: &str = "linksfield_gateway::commands";
 
 /// Between two writes. A line of an idle process is written at once; at load there is one write for all of this time.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -73,7 +73,7 @@ impl End {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kept::tests::answer;
+    use super::super::kept::answer;
     use super::*;
 
     #[test]

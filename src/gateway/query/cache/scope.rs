@@ -4,10 +4,11 @@
 //! recent invalidations read, to see whether it touches what the query names.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::narrowing::Named;
 use crate::clock::Moment;
@@ -161,7 +162,7 @@ impl Scope {
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recent.lock()
     }
 }
 

@@ -371,7 +371,7 @@ async fn calls_are_served_by_deadline_then_in_the_order_they_came() {
     let now = Instant::now();
     let wait = async |name, patience| {
         let _permit = acquire(&quota, now + patience).await.unwrap();
-        order.lock().unwrap().push(name);
+        order.lock().push(name);
     };
     tokio::join!(
         wait("third", SECOND * 2),
@@ -382,7 +382,7 @@ async fn calls_are_served_by_deadline_then_in_the_order_they_came() {
         async { drop(held) }
     );
     let expected = ["first", "second", "third", "fourth", "fifth"];
-    assert_eq!(*order.lock().unwrap(), expected);
+    assert_eq!(*order.lock(), expected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -392,7 +392,7 @@ async fn commands_go_first_and_what_nobody_waits_for_goes_last() {
     let (order, later) = (Mutex::new(Vec::new()), Instant::now() + SECOND);
     let wait = async |class, progress: Progress, name| {
         let _permit = quota.acquire(ask(&progress, class, later)).await.unwrap();
-        order.lock().unwrap().push(name);
+        order.lock().push(name);
     };
     let awaited = Progress::default();
     tokio::join!(
@@ -407,7 +407,7 @@ async fn commands_go_first_and_what_nobody_waits_for_goes_last() {
         }
     );
     let expected = ["command", "refresh that is awaited", "query", "refresh"];
-    assert_eq!(*order.lock().unwrap(), expected);
+    assert_eq!(*order.lock(), expected);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,16 +1,19 @@
-//! While an unclassified answer is the usual one: whom does that hold for, and who tries whether it still is?
+//! While an unclassified answer is the usual one: whom does that hold for, and who tries whether it
+//! still is?
 //!
-//! Nothing is asked for `open_for`; then one call tries. Where it gets the usual answer, that proves little, as the next may be
-//! somebody else's: once in an episode other questions are tried right after it, about as many as it took to begin. They do
-//! not wait for each other, or else who asks most often could have each turn, for ever if the two ask in step. From then on
-//! one call tries each `open_for`.
+//! Nothing is asked for `open_for`; then one call tries. Where it gets the usual answer, that
+//! proves little, as the next may be somebody else's: once in an episode other questions are tried
+//! right after it, about as many as it took to begin. They do not wait for each other, or else who
+//! asks most often could have each turn, for ever if the two ask in step. From then on one call
+//! tries each `open_for`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Asked, Meaning, OWN_QUESTIONS, Said};
+use super::said::{Asked, Meaning, Said};
+use super::settings::OWN_QUESTIONS;
 use crate::gateway::vendor::breaker::{Open, Reason};
 
 /// So many questions are tried before it is one each `open_for`.
@@ -29,9 +32,11 @@ pub(super) struct Episode {
     /// When it began, or was last seen to go on.
     pub since: Instant,
     is_trying: bool,
-    /// The next trial is kept until then for a question that is known to have an answer: one such was refused.
+    /// The next trial is kept until then for a question that is known to have an answer: one such
+    /// was refused.
     kept_until: Option<Instant>,
-    /// Such a question was the last that tried: the next trial is anybody's, as there may be no answer to it any more.
+    /// Such a question was the last that tried: the next trial is anybody's, as there may be no
+    /// answer to it any more.
     was_known: bool,
     /// Of a query, or of a command.
     is_query: bool,
@@ -70,7 +75,8 @@ pub(super) enum Heard {
 }
 
 impl Episode {
-    /// Of a query, or of a command. One of these that is tried may cost money, so it is never more than one at a time.
+    /// Of a query, or of a command. One of these that is tried may cost money, so it is never more
+    /// than one at a time.
     pub fn new(meaning: Meaning, callers: Callers, is_query: bool, now: Instant) -> Self {
         Self {
             meaning,
@@ -85,8 +91,8 @@ impl Episode {
         }
     }
 
-    /// May this be asked? Somebody who asks for what does not exist, again and again, must not have all trials: a question
-    /// that has succeeded before (`is_known`) goes first, every other time.
+    /// May this be asked? Somebody who asks for what does not exist, again and again, must not have
+    /// all trials: a question that has succeeded before (`is_known`) goes first, every other time.
     pub fn pass(
         &mut self,
         asked: Asked<'_>,
@@ -158,7 +164,8 @@ impl Episode {
         questions.len() >= OWN_QUESTIONS
     }
 
-    /// A call has ended. `is_shown`: that its meaning is usual is known for its caller, if it is this one.
+    /// A call has ended. `is_shown`: that its meaning is usual is known for its caller, if it is
+    /// this one.
     pub fn hear(
         &mut self,
         said: &Said,

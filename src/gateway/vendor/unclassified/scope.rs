@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::time::Instant;
 
 use super::episode::{Callers, Episode, Heard, Pass};
-use super::{Asked, Meaning, OWN_QUESTIONS, QUESTIONS, Said, Settings, TENTHS};
+use super::said::{Asked, Meaning, Said};
+use super::settings::{OWN_QUESTIONS, QUESTIONS, Settings, TENTHS};
 use crate::gateway::vendor::breaker::Open;
 
 /// Questions that are known to have an answer: so many at most.
@@ -35,7 +36,8 @@ struct Remembered {
     meaning: Option<Meaning>,
 }
 
-/// A meaning that was the usual one when a success came, so that a vendor that answers well has it, too.
+/// A meaning that was the usual one when a success came, so that a vendor that answers well has it,
+/// too.
 #[derive(Debug)]
 struct Refuted {
     meaning: Meaning,
@@ -43,7 +45,8 @@ struct Refuted {
     at: Instant,
     /// There was such an answer since.
     is_back: bool,
-    /// The questions that are known to have an answer and got this one since anything else was answered; and who asked.
+    /// The questions that are known to have an answer and got this one since anything else was
+    /// answered; and who asked.
     questions: BTreeSet<u64>,
     callers: Callers,
 }
@@ -59,7 +62,8 @@ impl Refuted {
         }
     }
 
-    /// Returns the questions that are known to have an answer no more: they got this one beside a success.
+    /// Returns the questions that are known to have an answer no more: they got this one beside a
+    /// success.
     fn hear(
         &mut self,
         said: &Said,
@@ -169,7 +173,8 @@ impl State {
         })
     }
 
-    /// The episode is over, and its meaning is refuted if this question of a query was answered well.
+    /// The episode is over, and its meaning is refuted if this question of a query was answered
+    /// well.
     pub fn end(&mut self, answered: Option<Asked<'_>>, now: Instant) {
         self.answers.clear();
         let Some(Episode { meaning, .. }) = self.episode.take() else {
@@ -188,7 +193,8 @@ impl State {
         self.refuted.push(Refuted::new(meaning, now));
     }
 
-    /// Is this what (nearly) everybody gets who asks, and was it otherwise before? Then for which callers.
+    /// Is this what (nearly) everybody gets who asks, and was it otherwise before? Then for which
+    /// callers.
     pub fn is_usual(&self, meaning: &Meaning, settings: Settings) -> Option<Callers> {
         if !self.has_succeeded {
             return None;

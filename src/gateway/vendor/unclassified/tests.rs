@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::*;
 use crate::gateway::vendor::breaker::Reason;

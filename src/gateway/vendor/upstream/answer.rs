@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::body::without_mark;
 use crate::config::Codes;
 use crate::gateway::page::{OrderId, Position};
+use crate::signing::params::without_mark;
 use crate::words::Outcome;
 
 /// What an envelope holds.

@@ -1,8 +1,10 @@
 //! Does the vendor read what is written to a connection of HTTP/2?
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Does the vendor read? A clone is of the same connection.
 #[derive(Debug, Clone, Default)]
@@ -17,7 +19,7 @@ struct Pressure {
 
 impl Backpressure {
     fn lock(&self) -> MutexGuard<'_, Pressure> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Ready when what is given now leaves at once.

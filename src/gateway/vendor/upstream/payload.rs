@@ -3,11 +3,12 @@
 use std::future::pending;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::backpressure::Backpressure;
 use crate::gateway::brakes::{Brakes, Subject};
@@ -84,7 +85,7 @@ impl PayloadHandle {
     }
 
     fn body(&self) -> MutexGuard<'_, Option<Bytes>> {
-        self.0.body.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.body.lock()
     }
 }
 

@@ -1,9 +1,12 @@
-//! How the vendor's signing rule is read: one key for each point that its documentation leaves open.
+//! How the vendor's signing rule is read: one key for each point that its documentation leaves
+//! open.
 //!
-//! The first choice of each key is the default and follows the vendor's text and its verifiable examples.
-//! `calibrate` walks `ALL` of every key to find the reading that reproduces a known-good signature.
+//! The first choice of each key is the default and follows the vendor's text and its verifiable
+//! examples. `calibrate` walks `ALL` of every key to find the reading that reproduces a known-good
+//! signature.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use data_encoding::HEXLOWER_PERMISSIVE;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
@@ -250,18 +253,7 @@ impl SecretEncoding {
     }
 }
 
-/// Bytes from pairs of hexadecimal digits.
+/// Bytes from pairs of hexadecimal digits, of either case.
 pub fn hex_decode(text: &str) -> Option<Vec<u8>> {
-    let digit = |digit: u8| {
-        char::from(digit)
-            .to_digit(16)
-            .and_then(|digit| u8::try_from(digit).ok())
-    };
-    let pairs = text.as_bytes().chunks(2);
-    pairs
-        .map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        })
-        .collect()
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()
 }
