@@ -36,6 +36,7 @@ mod page;
 mod places;
 mod process;
 mod reload;
+mod rooms;
 mod secrets;
 mod sign;
 mod signals;
