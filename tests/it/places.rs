@@ -367,8 +367,9 @@ async fn strangers_who_read_their_answers_slowly_keep_nobody_out_and_a_caller_ma
             .await;
         }
     };
+    let request = request();
     tokio::select! {
-        () = read_slowly(&mut strangers, &request()) => {}
+        () = read_slowly(&mut strangers, &request) => {}
         () = newcomers => {}
     }
     assert!(evicted(&gateway, "data").await > 0.0);
