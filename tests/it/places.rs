@@ -315,7 +315,7 @@ async fn who_leaves_a_chunked_body_out_holds_no_place_though_its_refusal_waits_f
         }
     };
     let newcomers = async {
-        for _ in 0..40 {
+        for _ in 0..12 {
             known(&gateway).await;
         }
     };
