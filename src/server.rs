@@ -374,6 +374,7 @@ impl Server {
                         let most = service.max_body() as u64;
                         let discarding = EndsDiscarding::begin(answering);
                         let answer = response.headers_mut();
+                        let _waiting = EndsWaiting::begin(answering);
                         unread.leave(&head, body, most, answer, discarding).await;
                     }
                     if unread::closes(response.headers()) {
@@ -459,6 +460,22 @@ impl EndsDiscarding {
 impl Drop for EndsDiscarding {
     fn drop(&mut self) {
         self.0.end_discarding();
+    }
+}
+
+/// The same for the time in which the answer waits for that rest.
+struct EndsWaiting<'a>(&'a Answering);
+
+impl<'a> EndsWaiting<'a> {
+    fn begin(answering: &'a Answering) -> Self {
+        answering.begin_waiting();
+        Self(answering)
+    }
+}
+
+impl Drop for EndsWaiting<'_> {
+    fn drop(&mut self) {
+        self.0.end_waiting();
     }
 }
 

@@ -4,7 +4,8 @@
 //! waiting for the first byte of a request, reading its head, answering it. The same place decides, when the server
 //! drains or needs room, whether a connection is idle: it is if no byte of a next request has come, so none that has
 //! goes unanswered, and no byte that nobody has read makes the kernel reset the connection. Where room is needed, a stranger
-//! that holds back the rest of a head, or of a body that nobody wants, makes some as well (`places.rs`).
+//! that holds back the rest of a head, or of a body that nobody wants, makes some as well, and at last one that does not read
+//! (`places.rs`).
 //!
 //! hyper does not read again after an answer if it was waiting for bytes already, so whatever ends the answering phase
 //! wakes it: else neither the idle time nor the end of the server would ever be looked at.
@@ -58,7 +59,7 @@ struct Answers {
     is_behind: AtomicBool,
     /// Phases that have begun and not ended: of an answer, and of the rest of the request's body.
     on: AtomicUsize,
-    /// Those of them that are of the rest of a body, which nobody wants.
+    /// Those of them that wait for the rest of a body, which nobody wants.
     discarding: AtomicUsize,
     /// How many have ended: one may begin and end between two reads.
     ended: AtomicU64,
@@ -89,6 +90,17 @@ impl Answering {
     pub fn end_discarding(&self) {
         self.0.discarding.fetch_sub(1, Ordering::AcqRel);
         self.end();
+    }
+
+    /// The answer itself waits for that rest from now on,
+    pub fn begin_waiting(&self) {
+        self.0.discarding.fetch_add(1, Ordering::AcqRel);
+        self.wake_reader();
+    }
+
+    /// and no longer.
+    pub fn end_waiting(&self) {
+        self.0.discarding.fetch_sub(1, Ordering::AcqRel);
     }
 
     fn is_on(&self) -> bool {
@@ -167,7 +179,11 @@ pub struct PatientStream {
     has_ended: bool,
     /// When the peer was first found not to read.
     write_blocked_since: Option<Instant>,
-    /// When the rest of a body that is dropped was first waited for, with nothing else under way.
+    /// The same, but what the peer reads or asks meanwhile does not end it: all that it asked must have been written.
+    stuck_since: Option<Instant>,
+    accepted: Instant,
+    /// Since when the rest of a body that is dropped is waited for, with nothing else under way: since the last answer; before
+    /// the first, since accept.
     discarding_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -207,6 +223,8 @@ impl PatientStream {
             unread: Bytes::new(),
             has_ended: false,
             write_blocked_since: None,
+            stuck_since: None,
+            accepted,
             discarding_since: None,
             timer: Box::pin(sleep_until(accepted + times.header)),
             draining: Box::pin(drain.clone().cancelled_owned()),
@@ -293,11 +311,25 @@ impl PatientStream {
 
     /// Ready if somebody wants the place of a connection on which the rest of a body is all that is waited for.
     fn poll_discarding(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.write_blocked_since.is_some() || !self.answering.is_discarding_alone() {
+        if self.write_blocked_since.is_some() {
             self.discarding_since = None;
             return Poll::Pending;
         }
-        let since = *self.discarding_since.get_or_insert_with(Instant::now);
+        if !self.answering.is_discarding_alone() {
+            if self.discarding_since.take().is_some() {
+                self.place.busy(); // whoever wants it would wait for the answer
+            }
+            return Poll::Pending;
+        }
+        let ended = self.answering.ended();
+        if ended != self.answers_seen {
+            self.answers_seen = ended;
+            self.discarding_since = None;
+        }
+        let since = *self.discarding_since.get_or_insert_with(|| match ended {
+            0 => self.accepted,
+            _ => Instant::now(),
+        });
         if self.place.unfinished(since, cx.waker()) {
             return Poll::Ready(());
         }
@@ -326,6 +358,9 @@ impl PatientStream {
         if written.is_ready() {
             if self.write_blocked_since.take().is_some() {
                 self.answering.wake_reader();
+                if self.place.unstuck() {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
             }
             return written;
         }
@@ -333,7 +368,10 @@ impl PatientStream {
             self.place.busy(); // whoever wants it would wait until the peer reads
         }
         let since = *self.write_blocked_since.get_or_insert_with(Instant::now);
-        ready!(self.poll_deadline(cx, since + self.times.write));
+        let stuck_since = *self.stuck_since.get_or_insert(since);
+        if !self.place.stuck(stuck_since, cx.waker()) {
+            ready!(self.poll_deadline(cx, since + self.times.write));
+        }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -352,6 +390,9 @@ impl AsyncRead for PatientStream {
                 this.bytes_read(&buf.filled()[before..]);
             }
             return Poll::Ready(read);
+        }
+        if this.phase != Phase::Answering {
+            this.stuck_since = None;
         }
         let no_bytes = Poll::Ready(Ok(())); // the end of the connection
         match &mut this.phase {
