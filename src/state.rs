@@ -8,6 +8,7 @@
 
 mod look;
 mod marker;
+mod quiet;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use tokio::task::spawn_blocking;
 use self::look::Found;
 pub use self::look::refusal;
 use self::marker::Marker;
+use self::quiet::quietly;
 pub use self::writer::Hangs;
 use self::writer::{Work, Writer};
 
@@ -41,6 +43,15 @@ const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// What has become of a store that was to have a note of its keys.
 const REPLACED: &str = "was replaced by a new one";
+
+/// What is said of a store at which the library panics.
+const UNREADABLE: &str = "it cannot be read";
+
+/// What is said of a store of which the library has had to repair more than a crash leaves.
+const ALTERED: &str = "something in it was altered or is missing";
+
+/// Bytes: a store that has never held a key has the calls of two days at most, and is smaller.
+const LARGEST_NEW: u64 = 8 << 20;
 
 /// What all is read once, at the start; memory has what is asked for later.
 const CACHE: usize = 4 << 20;
@@ -252,12 +263,11 @@ impl Store {
     pub async fn open(folder: &Path, now: SystemTime) -> Result<(Self, Saved), OpenError> {
         let (folder, path) = (folder.to_owned(), folder.join(FILE));
         let file = path.clone();
-        // Of a damaged file the library does not only complain; it panics in places.
-        let opened = spawn_blocking(move || open(&folder, now)).await;
-        let (database, marker, saved) = opened.unwrap_or_else(|_| {
+        let opened = spawn_blocking(move || quietly(|| open(&folder, now))).await;
+        let (database, marker, saved) = opened.ok().flatten().unwrap_or_else(|| {
             Err(OpenError::Damaged {
                 path,
-                reason: "it cannot be read".into(),
+                reason: UNREADABLE.into(),
             })
         })?;
         let mut disk = Disk { database, marker };
@@ -429,20 +439,24 @@ fn lost(path: &Path, marker: &Marker, reason: &'static str) -> OpenError {
 fn altered(folder: &Path) -> OpenError {
     OpenError::Damaged {
         path: folder.join(DAMAGED),
-        reason: "something in it was altered or is missing".into(),
+        reason: ALTERED.into(),
     }
 }
 
 /// Why nothing can have been kept in a file of this length, if so. The library writes the magic number last, when it makes one,
-/// and the names of tables in clear: a file that has lost its beginning still has ours.
+/// and the names of tables in clear: a file that has lost its beginning still has ours. One that is larger than any new store
+/// is not searched for them.
 fn why_blank(
     length: u64,
     read_first: impl Fn(usize) -> io::Result<Vec<u8>>,
 ) -> io::Result<Option<&'static str>> {
-    let length = usize::try_from(length).map_err(io::Error::other)?;
     if length == 0 {
         return Ok(Some("is empty"));
     }
+    if length > LARGEST_NEW {
+        return Ok(None);
+    }
+    let length = usize::try_from(length).map_err(io::Error::other)?;
     let beginning = read_first(length.min(MAGIC.len()))?;
     if beginning.iter().any(|byte| *byte != 0) {
         return Ok(None);
