@@ -284,10 +284,12 @@ fn is_plain_path(path: &Path) -> bool {
         return false;
     }
     let begins = ["./", "../"].iter().any(|begin| text.starts_with(begin));
-    let is_nested = text.starts_with('/') && text.trim_matches('/').contains('/');
+    let name = text.strip_prefix('/');
+    let is_nested = name.is_some_and(|name| name.trim_matches('/').contains('/'));
+    let is_word = name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_lowercase()));
     let ending = path.extension().and_then(|ending| ending.to_str());
     let has_ending = ending.is_some_and(|ending| ENDINGS.contains(&ending));
-    begins || is_nested || has_ending
+    begins || is_nested || is_word || has_ending
 }
 
 impl<V: Fn(&str) -> Option<String>> Loader<V> {

@@ -345,13 +345,6 @@ async fn a_state_that_is_damaged_is_told_by_check_as_by_the_start_without_what_t
             }
         }
     }
-    let mut altered = good.clone();
-    let at = altered.windows(4).position(|part| part == b"0000");
-    altered[at.unwrap()] ^= 1;
-    std::fs::write(&file, &altered).unwrap();
-    let (code, checked) = check(&builder());
-    assert_eq!(code, Some(1), "{checked}");
-    assert!(checked.contains("altered or is missing"), "{checked}");
     std::fs::write(&file, &good).unwrap();
     assert_eq!(check(&builder()).0, Some(0));
 }

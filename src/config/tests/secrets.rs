@@ -272,6 +272,7 @@ fn a_secret_that_stands_where_its_place_belongs_is_not_shown() {
     }
     for path in [
         "/etc/linksfield/acme",
+        "/none",
         "./acme",
         "../secrets/acme",
         "acme.txt",
