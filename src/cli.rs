@@ -273,17 +273,15 @@ fn state_problem(config: &Config) -> Option<Problem> {
             remedy,
         ));
     }
-    match told.recv_timeout(STATE_PATIENCE) {
-        Ok(refusal) => refusal.map(|refusal| problem(refusal.reason(), refusal.remedy())),
-        Err(_) => {
-            let seconds = STATE_PATIENCE.as_secs();
-            let reason = format!("{name} hangs: nothing has come of it for {seconds} s");
-            Some(problem(
-                reason,
-                "see to the disk or the mount that it is on",
-            ))
-        }
+    if let Ok(refusal) = told.recv_timeout(STATE_PATIENCE) {
+        return refusal.map(|refusal| problem(refusal.reason(), refusal.remedy()));
     }
+    let seconds = STATE_PATIENCE.as_secs();
+    let reason = format!("{name} hangs: nothing has come of it for {seconds} s");
+    Some(problem(
+        reason,
+        "see to the disk or the mount that it is on",
+    ))
 }
 
 fn unknown_tenant(config: &Config, name: &str) -> Failed {

@@ -195,10 +195,11 @@ impl Store {
     /// All of it, as it was at one moment: what is the same when it is read again was so when that began. A gateway whose
     /// process ended then would leave this, and could be started with it. Nothing of a store that is large, or is written to.
     fn content(&self) -> io::Result<Option<Vec<u8>>> {
-        let read = || read_first(&self.file, LARGEST_NEW as usize + 1);
+        let most = usize::try_from(LARGEST_NEW).map_err(io::Error::other)?;
+        let read = || read_first(&self.file, most + 1);
         let mut before = read()?;
         for _ in 0..LOOKS {
-            if before.len() as u64 > LARGEST_NEW {
+            if before.len() > most {
                 break;
             }
             let content = read()?;
@@ -271,7 +272,7 @@ impl StorageBackend for Copy {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let mut content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        content.resize(length as usize, 0);
+        content.resize(length.try_into().map_err(io::Error::other)?, 0);
         Ok(())
     }
 
