@@ -11,6 +11,8 @@ use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
@@ -26,6 +28,9 @@ use crate::signing::params::Params;
 use crate::simulator;
 use crate::state;
 use crate::telemetry::{REVISION, log};
+
+/// So long `check` waits for the disk of the state: it answers in milliseconds, or it hangs.
+const STATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A caching, signing reverse proxy in front of the Linksfield IoT-SIM platform.
 #[derive(Debug, Parser)]
@@ -249,14 +254,34 @@ fn load(path: &Path, files: &Files) -> Result<(Config, Secrets, Vec<Warning>), F
     Ok(Config::load_whole(path, files, files, |_| None)?)
 }
 
-/// What refuses a start at the state, as that would tell it.
+/// What refuses a start at the state, as that would tell it. A disk that hangs keeps a thread of its own waiting, and nobody
+/// else.
 fn state_problem(config: &Config) -> Option<Problem> {
-    let refusal = state::refusal(config.server.state_dir.as_deref()?)?;
-    Some(Problem {
+    let folder = config.server.state_dir.clone()?;
+    let problem = |reason, remedy: &str| Problem {
         key: "server.state_dir".into(),
-        reason: refusal.reason(),
-        remedy: refusal.remedy().into(),
-    })
+        reason,
+        remedy: remedy.into(),
+    };
+    let (tell, told) = channel();
+    let name = folder.display().to_string();
+    let look = move || tell.send(state::refusal(&folder));
+    if let Err(error) = thread::Builder::new().name("state".into()).spawn(look) {
+        let remedy = "let the user of the gateway have more threads";
+        return Some(problem(
+            format!("{name}: no thread to look at it: {error}"),
+            remedy,
+        ));
+    }
+    if let Ok(refusal) = told.recv_timeout(STATE_PATIENCE) {
+        return refusal.map(|refusal| problem(refusal.reason(), refusal.remedy()));
+    }
+    let seconds = STATE_PATIENCE.as_secs();
+    let reason = format!("{name} hangs: nothing has come of it for {seconds} s");
+    Some(problem(
+        reason,
+        "see to the disk or the mount that it is on",
+    ))
 }
 
 fn unknown_tenant(config: &Config, name: &str) -> Failed {

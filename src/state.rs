@@ -14,6 +14,7 @@ mod format;
 mod look;
 mod marker;
 mod open;
+mod quiet;
 mod record;
 mod writer;
 
@@ -24,12 +25,14 @@ use std::time::SystemTime;
 use redb::Database;
 use tokio::task::spawn_blocking;
 
+use self::error::UNREADABLE;
 pub use self::error::{OpenError, WriteError};
 pub use self::format::FILE;
 use self::format::{note_keys, write_calls, write_keys};
 pub use self::look::refusal;
 use self::marker::Marker;
 use self::open::open;
+use self::quiet::quietly;
 pub use self::record::{Answer, Calls, Change, KeyId, Record, Saved, State, Time};
 pub use self::writer::Hangs;
 use self::writer::{Work, Writer};
@@ -49,12 +52,11 @@ impl Store {
     pub async fn open(folder: &Path, now: SystemTime) -> Result<(Self, Saved), OpenError> {
         let (folder, path) = (folder.to_owned(), folder.join(FILE));
         let file = path.clone();
-        // Of a damaged file the library does not only complain; it panics in places.
-        let opened = spawn_blocking(move || open(&folder, now)).await;
-        let (database, marker, saved) = opened.unwrap_or_else(|_| {
+        let opened = spawn_blocking(move || quietly(|| open(&folder, now))).await;
+        let (database, marker, saved) = opened.ok().flatten().unwrap_or_else(|| {
             Err(OpenError::Damaged {
                 path,
-                reason: "it cannot be read".into(),
+                reason: UNREADABLE.into(),
             })
         })?;
         let mut disk = Disk { database, marker };

@@ -85,6 +85,14 @@ impl Hang {
         now >= self.again && self.readers.len() < MOST_READERS
     }
 
+    fn error(&self, since: SystemTime) -> io::Error {
+        let hangs = Hangs {
+            since: self.since.unwrap_or(since),
+            is_given_up: self.readers.len() >= MOST_READERS,
+        };
+        io::Error::new(io::ErrorKind::TimedOut, hangs)
+    }
+
     /// It hung for this one too.
     fn add(&mut self, reader: JoinHandle<()>, now: Instant, pause: Duration) {
         self.readers.push(reader);
@@ -168,8 +176,7 @@ impl Files {
             match contents.entry(path) {
                 Entry::Occupied(_) => hang.since = None,
                 Entry::Vacant(nothing) => {
-                    let since = hang.since.unwrap_or(since);
-                    nothing.insert(Err(hangs(since)));
+                    nothing.insert(Err(hang.error(since)));
                 }
             }
         }
@@ -191,10 +198,15 @@ impl Files {
 }
 
 /// The same words as long as it hangs, so that it is told once.
-fn hangs(since: SystemTime) -> io::Error {
-    let since = humantime::format_rfc3339_seconds(since);
-    let reason = format!("it hangs: nothing has come of it since {since}");
-    io::Error::new(io::ErrorKind::TimedOut, reason)
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it hangs: nothing has come of it since {}",
+    humantime::format_rfc3339_seconds(*since)
+)]
+struct Hangs {
+    since: SystemTime,
+    /// As many readers hang as may.
+    is_given_up: bool,
 }
 
 /// What to do about it.
@@ -205,12 +217,21 @@ pub(super) fn remedy(error: &io::Error) -> &'static str {
             "let the user of the gateway read it; in a pod, with an fsGroup"
         }
         io::ErrorKind::InvalidInput => "name a regular file, or a link to one",
+        io::ErrorKind::TimedOut if is_given_up(error) => {
+            "see to the disk or the mount that it is on, and restart the gateway: it has tried so often that it does not read it \
+             again, unless one of the tries comes to an end"
+        }
         io::ErrorKind::TimedOut => {
             "see to the disk or the mount that it is on; a running gateway reads it again by itself"
         }
         _ if open_files::are_exhausted(error) => open_files::REMEDY,
         _ => "name a readable file",
     }
+}
+
+fn is_given_up(error: &io::Error) -> bool {
+    let hangs = error.get_ref().and_then(|inner| inner.downcast_ref());
+    hangs.is_some_and(|hangs: &Hangs| hangs.is_given_up)
 }
 
 type Read = (PathBuf, io::Result<Content>);
@@ -341,6 +362,7 @@ mod tests {
             let now = begun + Duration::from_secs(seconds);
             if hang.is_due(now) {
                 times.push(seconds);
+                assert!(remedy(&hang.error(SystemTime::UNIX_EPOCH)).contains("by itself"));
                 hang.add(reader(), now, hang.pause * 2);
             }
         }
@@ -348,6 +370,9 @@ mod tests {
         let within = |days: u64| times.iter().filter(|at| **at < days * 24 * 3600).count();
         assert_eq!((within(1), within(365)), (14, 22));
         assert_eq!(hang.readers.len(), MOST_READERS);
+
+        let told = hang.error(SystemTime::UNIX_EPOCH);
+        assert!(remedy(&told).contains("restart the gateway"), "{told}");
 
         hang.since = Some(SystemTime::UNIX_EPOCH);
         hang.look();

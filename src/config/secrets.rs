@@ -1,6 +1,8 @@
 //! The secrets that the configuration names: read once, held as [`SecretString`], never shown.
 //!
-//! Every message names the key and where the secret is, never what is there.
+//! Every message names the key and where the secret is, never what is there. Nor does it quote what may be the secret itself,
+//! written where its place belongs: the name of a variable that is not set, or of a file that cannot be read and that does not
+//! look like a path.
 
 mod content;
 
@@ -19,6 +21,12 @@ use super::schema::dotted;
 use super::sections::Config;
 use super::tenant::Tenant;
 use crate::signing::form::SecretEncoding;
+
+/// Longer than the paths that people write.
+const LONGEST_PATH: usize = 1024;
+
+/// What files of secrets, tokens and certificates are called.
+const ENDINGS: [&str; 8] = ["txt", "key", "pem", "crt", "cer", "secret", "token", "env"];
 
 /// Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
@@ -268,6 +276,24 @@ pub fn read_secret(argument: &str, path: &Path) -> Result<(SecretString, Vec<War
     }
 }
 
+/// Can this be nothing but a path? A secret may hold dots and slashes too: Base64 has `/`, and many tokens have dots.
+fn is_plain_path(path: &Path) -> bool {
+    let Some(text) = path.to_str() else {
+        return false;
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._- ".contains(&byte);
+    if text.len() > LONGEST_PATH || !text.bytes().all(is_plain) {
+        return false;
+    }
+    let begins = ["./", "../"].iter().any(|begin| text.starts_with(begin));
+    let name = text.strip_prefix('/');
+    let is_nested = name.is_some_and(|name| name.trim_matches('/').contains('/'));
+    let is_word = name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_lowercase()));
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    let has_ending = ending.is_some_and(|ending| ENDINGS.contains(&ending));
+    begins || is_nested || is_word || has_ending
+}
+
 impl<V: Fn(&str) -> Option<String>> Loader<V> {
     fn new(contents: Contents, variable: V, encoding: SecretEncoding) -> Self {
         Self {
@@ -348,8 +374,15 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
         match self.contents.get(path) {
             Some(Ok(content)) => return Some(content.clone()),
             Some(Err(error)) => {
-                let reason = format!("the file {} cannot be read: {error}", path.display());
-                let problem = Problem::new(key, reason, file::remedy(error));
+                let (name, never) = if is_plain_path(path) {
+                    (format!("the file {}", path.display()), "")
+                } else {
+                    let never = "; write its path, never the secret itself";
+                    ("the file that it names".to_owned(), never)
+                };
+                let reason = format!("{name} cannot be read: {error}");
+                let remedy = format!("{}{never}", file::remedy(error));
+                let problem = Problem::new(key, reason, remedy);
                 self.problems.push(problem);
             }
             None => {}
@@ -365,8 +398,8 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
         }
         self.problems.push(Problem::new(
             key,
-            format!("the variable {variable} is not set, or is not UTF-8"),
-            "set it where the gateway is started, or use secret_file",
+            "the variable that it names is not set, or is not UTF-8",
+            "set it where the gateway is started, or use secret_file; write the variable's name, never the secret itself",
         ));
         None
     }

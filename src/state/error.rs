@@ -3,6 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// What is said of a store at which the library panics.
+pub(super) const UNREADABLE: &str = "it cannot be read";
+
+/// What is said of a store of which the library has had to repair more than a crash leaves.
+pub(super) const ALTERED: &str = "something in it was altered or is missing";
+
 /// What has become of a store that was to have a note of its keys.
 pub(super) const REPLACED: &str = "was replaced by a new one";
 
@@ -54,7 +60,7 @@ impl OpenError {
     pub(super) fn altered(path: PathBuf) -> Self {
         Self::Damaged {
             path,
-            reason: "something in it was altered or is missing".into(),
+            reason: ALTERED.into(),
         }
     }
 

@@ -13,6 +13,9 @@ pub const FILE: &str = "state.redb";
 /// can, so that the next start would find nothing wrong.
 pub(super) const DAMAGED: &str = "state.redb.damaged";
 
+/// Bytes: a store that has never held a key has the calls of two days at most, and is smaller.
+pub(super) const LARGEST_NEW: u64 = 8 << 20;
+
 /// What a file of the library begins with.
 pub(super) const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 
@@ -48,10 +51,13 @@ pub(super) fn why_blank(
     length: u64,
     read_first: impl Fn(usize) -> io::Result<Vec<u8>>,
 ) -> io::Result<Option<&'static str>> {
-    let length = usize::try_from(length).map_err(io::Error::other)?;
     if length == 0 {
         return Ok(Some("is empty"));
     }
+    if length > LARGEST_NEW {
+        return Ok(None); // not searched: no new store is so large
+    }
+    let length = usize::try_from(length).map_err(io::Error::other)?;
     let beginning = read_first(length.min(MAGIC.len()))?;
     if beginning.iter().any(|byte| *byte != 0) {
         return Ok(None);

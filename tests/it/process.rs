@@ -377,6 +377,10 @@ async fn probe_says_what_is_wrong() {
         (raw(403, failure("1").body), "signature was not accepted"),
         (raw(404, "<html>"), "check upstream.base_url"),
         (raw(429, failure("1").body), "limits are reached"),
+        (
+            raw(200, format!("{{\"data\":{:?}}}", "x".repeat(9 << 20))),
+            "larger than upstream.max_answer",
+        ),
     ] {
         let upstream = upstream().answers(answer).run().await;
         let builder = gateway(&upstream);
