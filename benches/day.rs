@@ -2,9 +2,9 @@
 //! another seed.
 //!
 //! Some 50 callers, four accounts, office hours and a quiet night, a vendor that answers in 0.5 to
-//! 8 s and is down for ten minutes: two such days pass on a clock that does not run, in seconds.
-//! The second is reported, as it begins with the calls of the first: the day of 5,000 calls is any
-//! 24 hours.
+//! 8 s and is down for ten minutes: two such days pass while time is paused, and moves on when
+//! nobody has anything to do. The second is reported, as it begins with the calls of the first: the
+//! day of 5,000 calls is any 24 hours.
 //!
 //! The same days are run twice. With the times of the shipped configuration, by which a page that
 //! is asked for day and night costs 2,880 calls a day: two of them are more than the vendor takes,
