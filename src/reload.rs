@@ -332,8 +332,8 @@ fn tell(
                 let secrets = list(&reloaded.changed_secrets);
                 info!(keys, secrets, "configuration or secrets changed");
             } else if is_asked {
-                let last = &reloaded.last_change;
-                let (since, by) = (format_rfc3339_seconds(last.at), last.by.as_str());
+                let change = &reloaded.last_change;
+                let (since, by) = (format_rfc3339_seconds(change.at), change.by.as_str());
                 let brakes = list(&reloaded.brakes);
                 info!(%since, by, brakes, "configuration and secrets are unchanged");
             }

@@ -30,7 +30,7 @@ use super::brakes::Brakes;
 use super::request::route::Routes;
 use super::request::tenant::Tenants;
 use crate::config::{self, Ca, Config};
-use crate::gateway::vendor::upstream::{Answer, Slot, Traffic, Upstream};
+use crate::gateway::vendor::upstream::{Answer, Slot, Tcp, Traffic, Transport, Upstream};
 use crate::state::Store;
 use crate::telemetry::{Metrics, RouteKind, RouteLabel, TenantLabel};
 
@@ -66,6 +66,7 @@ pub struct LastingVendor {
     skew: Skew,
     thriftiness: Thriftiness,
     paces: Paces,
+    transport: Arc<dyn Transport>,
     last_upstream: Arc<Mutex<Option<LastUpstream>>>,
     traffic: Traffic,
     store: Option<Store>,
@@ -88,6 +89,17 @@ impl LastingVendor {
         history: Option<&History>,
         skew: Skew,
     ) -> Self {
+        Self::over(Arc::new(Tcp), config, store, history, skew)
+    }
+
+    /// The same over another transport than TCP.
+    pub fn over(
+        transport: Arc<dyn Transport>,
+        config: &Config,
+        store: Option<Store>,
+        history: Option<&History>,
+        skew: Skew,
+    ) -> Self {
         Self {
             quota: Quota::new(&limits(config), skew.wall_clock(), history),
             brakes: Brakes::new(config),
@@ -97,6 +109,7 @@ impl LastingVendor {
             skew,
             thriftiness: Thriftiness::default(),
             paces: Paces::default(),
+            transport,
             last_upstream: Arc::default(),
             traffic: Traffic::default(),
             store,
@@ -129,7 +142,9 @@ impl LastingVendor {
             return last.upstream.clone();
         }
         let (brakes, traffic) = (self.brakes.clone(), self.traffic.clone());
-        let upstream = Arc::new(Upstream::new(&config.upstream, ca, brakes, traffic));
+        let transport = self.transport.clone();
+        let upstream = Upstream::over(transport, &config.upstream, ca, brakes, traffic);
+        let upstream = Arc::new(upstream);
         *last = Some(LastUpstream {
             config: config.upstream.clone(),
             ca: ca.cloned(),

@@ -27,6 +27,7 @@ mod hold;
 mod http2;
 mod http_caching;
 mod idempotency;
+mod in_memory;
 mod limits;
 mod log;
 mod matrix;
