@@ -6,7 +6,7 @@
 /// What calls go through: one connection at most. A clone is the same one, for one more call.
 pub trait Shareable: Clone + Default + Send + 'static {
     /// How many calls it is known to take at a time, now. Whatever that is, it takes one while it has none. Who makes it
-    /// more than one says so: [`Permit::slot_has_grown`].
+    /// more than one says so: `Permit::slot_has_grown`.
     fn capacity(&self) -> usize;
 
     /// There are too many of its kind: what it holds is given up. No call goes through it.
