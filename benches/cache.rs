@@ -1,8 +1,9 @@
-//! What does a query cost that memory answers, and what one that waits for somebody else's fill? What does it cost to keep
-//! a page?
+//! What does a query cost that memory answers, and what one that waits for somebody else's fill?
+//! What does it cost to keep a page?
 //!
-//! `cargo bench --bench cache`. A hit and a waiter are measured a thousand callers at a time, as their ratio is what counts:
-//! a waiter should cost about what a hit costs. The parts of both are measured one by one.
+//! `cargo bench --bench cache`. A hit and a waiter are measured a thousand callers at a time, as
+//! their ratio is what counts: a waiter should cost about what a hit costs. The parts of both are
+//! measured one by one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

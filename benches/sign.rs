@@ -1,4 +1,5 @@
-//! What does it cost to bring the parameters of a query into their normal form, to sign them, and to read the answer?
+//! What does it cost to bring the parameters of a query into their normal form, to sign them, and
+//! to read the answer?
 //!
 //! `cargo bench --bench sign`, with the request and the answer of the vendor's own page.
 

@@ -29,7 +29,8 @@ impl Access {
         }
     }
 
-    /// May whoever sent this head see requests? A web page could have the name of its own host point to this machine.
+    /// May whoever sent this head see requests? A web page could have the name of its own host
+    /// point to this machine.
     pub fn shows_requests(&self, headers: &HeaderMap) -> bool {
         let is_meant = matches!(self, Self::Token(_)) || Fields::of(headers).is_own_host();
         is_meant && self.denies(headers.get(AUTHORIZATION)).is_none()

@@ -1,5 +1,5 @@
-//! What do operators see and do? A page, metrics, probes, the effective configuration and the cache, on a listener and a
-//! runtime of their own.
+//! What do operators see and do? A page, metrics, probes, the effective configuration and the
+//! cache, on a listener and a runtime of their own.
 
 mod page;
 
@@ -43,7 +43,8 @@ const EXPLAINED_PATH: &str = "/package/queryOrder";
 /// Which pages may load what is here: none of another site.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Who answers (RFC 9110, section 10.2.4): `healthcheck` tells by it another process on the same port.
+/// Who answers (RFC 9110, section 10.2.4): `healthcheck` tells by it another process on the same
+/// port.
 pub const SERVER_NAME: &str = "linksfield-gateway";
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -71,7 +72,8 @@ pub struct Parts {
     pub drain: Drain,
 }
 
-/// What somebody who has edited the file must see to know that what it says is in effect, whoever read it first.
+/// What somebody who has edited the file must see to know that what it says is in effect, whoever
+/// read it first.
 fn in_effect(reloaded: &Reloaded) -> String {
     let last = &reloaded.last_change;
     let at = format_rfc3339_seconds(last.at);

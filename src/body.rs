@@ -103,8 +103,8 @@ impl HttpBody for Body {
     }
 }
 
-/// A body that a peer sends: over a connection, or a caller in this process. It ends where the peer has ended it, else with an
-/// error.
+/// A body that a peer sends: over a connection, or a caller in this process. It ends where the peer
+/// has ended it, else with an error.
 #[derive(Debug)]
 pub struct Received<B = Incoming> {
     body: B,
@@ -223,7 +223,8 @@ pub enum Prefix {
     Longer(Bytes),
 }
 
-/// Reads a whole body of at most `cap` bytes; `patience` is how long the peer may stay without progress.
+/// Reads a whole body of at most `cap` bytes; `patience` is how long the peer may stay without
+/// progress.
 pub async fn read_whole<B>(
     body: &mut Received<B>,
     cap: usize,
@@ -252,7 +253,8 @@ where
 {
     let mut read = Chunks::default();
     while !body.is_end_stream() {
-        // Mostly all of it came with its head: a timer is set only where there is something to wait for.
+        // Mostly all of it came with its head: a timer is set only where there is something to wait
+        // for.
         let come = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop()));
         let frame = match come {
             Poll::Ready(frame) => frame,

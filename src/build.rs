@@ -11,8 +11,8 @@ use crate::live::Current;
 use crate::signing::sign::InvalidSecret;
 use crate::telemetry::{Constants, Labels, Metrics};
 
-/// Builds a gateway over what lasts. `before` is the one that it follows, with its secrets: its counters go on, and of two
-/// secrets of a tenant the one that was active stays so.
+/// Builds a gateway over what lasts. `before` is the one that it follows, with its secrets: its
+/// counters go on, and of two secrets of a tenant the one that was active stays so.
 ///
 /// Nothing has changed where this fails. Else the vendor's limits are those of this configuration.
 pub fn build(

@@ -1,5 +1,5 @@
-//! The commands: what may be asked of the binary, and what it answers. Results go to standard output, problems to
-//! standard error; the exit code is 0 for yes, 1 for no, 2 for a wrong use.
+//! The commands: what may be asked of the binary, and what it answers. Results go to standard
+//! output, problems to standard error; the exit code is 0 for yes, 1 for no, 2 for a wrong use.
 
 mod calibrate;
 mod demo;
@@ -79,7 +79,8 @@ enum Command {
         #[arg(long, value_name = "SECONDS")]
         timestamp: Option<u64>,
     },
-    /// Find the [signing] section that reproduces known-good signed bodies from standard input, one after another.
+    /// Find the [signing] section that reproduces known-good signed bodies from standard input, one
+    /// after another.
     #[command(
         after_help = "Example: cat signed-*.json | linksfield-gateway calibrate --secret-file /etc/linksfield/acme"
     )]
@@ -88,7 +89,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         secret_file: PathBuf,
     },
-    /// Spend one call at the real vendor: are base URL, secret, signing and clock right, and which code means what?
+    /// Spend one call at the real vendor: are base URL, secret, signing and clock right, and which
+    /// code means what?
     #[command(after_help = "Example: linksfield-gateway probe --config gateway.toml --tenant acme")]
     Probe(probe::Options),
     /// Run the Linksfield simulator alone.
@@ -237,7 +239,8 @@ fn simulate(options: simulator::Options) -> Done {
     })
 }
 
-/// Why a gateway does not start; `option` changes the address of a listener, which is named by its key.
+/// Why a gateway does not start; `option` changes the address of a listener, which is named by its
+/// key.
 fn cannot_start(error: &StartError, option: impl Fn(&str) -> String) -> Failed {
     match error {
         StartError::Bind { key, .. } => cannot_listen(&error.to_string(), &option(key)),
@@ -254,8 +257,8 @@ fn load(path: &Path, files: &Files) -> Result<(Config, Secrets, Vec<Warning>), F
     Ok(Config::load_whole(path, files, files, |_| None)?)
 }
 
-/// What refuses a start at the state, as that would tell it. A disk that hangs keeps a thread of its own waiting, and nobody
-/// else.
+/// What refuses a start at the state, as that would tell it. A disk that hangs keeps a thread of
+/// its own waiting, and nobody else.
 fn state_problem(config: &Config) -> Option<Problem> {
     let folder = config.server.state_dir.clone()?;
     let problem = |reason, remedy: &str| Problem {

@@ -1,4 +1,5 @@
-//! The way of a request: the only file that knows the order in which it is read and answered, and that keeps its record.
+//! The way of a request: the only file that knows the order in which it is read and answered, and
+//! that keeps its record.
 //!
 //! Who answers are two owners, of queries and of commands, both over a third, Linksfield.
 
@@ -71,7 +72,8 @@ struct Bounds {
     max_body: usize,
 }
 
-/// What lasts: whatever is in memory, counted, learnt or under way goes on under another configuration. A clone is the same.
+/// What lasts: whatever is in memory, counted, learnt or under way goes on under another
+/// configuration. A clone is the same.
 #[derive(Debug, Clone)]
 pub struct Lasting {
     /// What is known of Linksfield, and spent of its limits.
@@ -98,8 +100,9 @@ pub struct Configured<'a> {
 }
 
 impl Gateway {
-    /// The gateway of one configuration. It takes effect for what lasts: requests that have begun under another one finish
-    /// under that, but within the limits of this. Once this one answers, say so by [`supersede`](Self::supersede).
+    /// The gateway of one configuration. It takes effect for what lasts: requests that have begun
+    /// under another one finish under that, but within the limits of this. Once this one answers,
+    /// say so by [`supersede`](Self::supersede).
     pub fn new(configured: Configured<'_>, lasting: &Lasting) -> Self {
         let Configured {
             config,
@@ -144,8 +147,9 @@ impl Gateway {
         }))
     }
 
-    /// `successor` answers from now on: what is filled for requests that began here is not kept, nor are pages of which
-    /// another configuration changes what they depend on. Tells how many were dropped.
+    /// `successor` answers from now on: what is filled for requests that began here is not kept,
+    /// nor are pages of which another configuration changes what they depend on. Tells how many
+    /// were dropped.
     pub fn supersede(&self, successor: &Self) -> usize {
         self.0.queries.supersede(&successor.0.queries)
     }
@@ -234,8 +238,8 @@ impl Gateway {
         }
     }
 
-    /// How the caller wants its answer. It waits as long as it says, and never longer than the configuration allows;
-    /// less what the answer needs to get back.
+    /// How the caller wants its answer. It waits as long as it says, and never longer than the
+    /// configuration allows; less what the answer needs to get back.
     fn wishes(
         &self,
         target: &Target,
@@ -335,8 +339,8 @@ impl Gateway {
         })
     }
 
-    /// What would be done with a request of this path, these headers and this body; nothing is sent. Who asks is not
-    /// looked at, and no secret is told.
+    /// What would be done with a request of this path, these headers and this body; nothing is
+    /// sent. Who asks is not looked at, and no secret is told.
     pub fn explain(&self, path: &str, headers: &HeaderMap, body: &[u8]) -> Result<Value, Error> {
         let this = &*self.0;
         let now = Instant::now();

@@ -1,7 +1,8 @@
 //! How does a gateway start, run and end?
 //!
-//! It starts with the store, as what it kept decides what may be sent; then the parts are built, and last the listeners
-//! bound. It ends by draining: nobody new, what is in flight to its end, and the admin listener last.
+//! It starts with the store, as what it kept decides what may be sent; then the parts are built,
+//! and last the listeners bound. It ends by draining: nobody new, what is in flight to its end, and
+//! the admin listener last.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,15 +34,17 @@ use crate::signing::sign::InvalidSecret;
 use crate::state::{self, Hangs, Saved, Store, WriteError};
 use crate::words::ListenerName;
 
-/// What a probe and a scrape need: whoever connects and says nothing holds a place for no longer than that.
+/// What a probe and a scrape need: whoever connects and says nothing holds a place for no longer
+/// than that.
 const ADMIN_TIMES: Times = Times {
     header: Duration::from_secs(2),
     write: Duration::from_secs(5),
     idle: Duration::from_secs(5),
 };
 
-/// How many times `server.body_timeout` nothing of an answer may leave: the system of a peer that reads on shuts its window
-/// until a good part of its buffer, which may have grown to megabytes, is empty.
+/// How many times `server.body_timeout` nothing of an answer may leave: the system of a peer that
+/// reads on shuts its window until a good part of its buffer, which may have grown to megabytes, is
+/// empty.
 const SHUT_WINDOWS: u32 = 3;
 
 /// Why a gateway cannot start, although its configuration was accepted.
@@ -152,8 +155,8 @@ impl Instance {
         })
     }
 
-    /// Reads this file again when it changes, and when one of `hangups` comes; it started with `config` and `secrets`, and
-    /// has told the `warnings`.
+    /// Reads this file again when it changes, and when one of `hangups` comes; it started with
+    /// `config` and `secrets`, and has told the `warnings`.
     #[must_use]
     pub fn reloading(
         mut self,
@@ -178,8 +181,8 @@ impl Instance {
         self.admin.local_addr()
     }
 
-    /// Serves until `shutdown` resolves, then drains: readiness fails at once, the listener closes after `drain_delay`,
-    /// what is in flight finishes, at the latest after `drain_timeout`.
+    /// Serves until `shutdown` resolves, then drains: readiness fails at once, the listener closes
+    /// after `drain_delay`, what is in flight finishes, at the latest after `drain_timeout`.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
         let drain = Drain::default();
         let admin_drain = Drain::default();
@@ -254,8 +257,9 @@ impl Instance {
     }
 }
 
-/// Saves the calls of the day while they change: each is saved before it leaves, and here when the last ones of a minute
-/// have ended. Tells where that fails, and when the disk begins to hang and no longer does.
+/// Saves the calls of the day while they change: each is saved before it leaves, and here when the
+/// last ones of a minute have ended. Tells where that fails, and when the disk begins to hang and
+/// no longer does.
 async fn keep_saving(store: Store, quota: Quota<Slot>) {
     let (mut saved, mut has_failed) = (History::default(), false);
     let mut told = Hangs::default();
@@ -290,7 +294,8 @@ fn tell_of_hangs(told: Hangs, hangs: Hangs) -> Hangs {
     hangs
 }
 
-/// The admin listener gets a thread of its own: it answers while the gateway's threads are busy, and costs them nothing.
+/// The admin listener gets a thread of its own: it answers while the gateway's threads are busy,
+/// and costs them nothing.
 fn run_admin(
     listener: std::net::TcpListener,
     admin: Admin,

@@ -1,6 +1,7 @@
 //! What is in effect now?
 //!
-//! A request is answered under one configuration from its head to its answer; the next one by the latest.
+//! A request is answered under one configuration from its head to its answer; the next one by the
+//! latest.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;

@@ -6,8 +6,9 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 
-/// A future that has not begun, in a box. `Box::pin` copies all the room that it will ever need, 3.7 KiB for a command, and
-/// what spawns a task copies it ten times, 9 KiB for a fill. With optimisation this one makes it in its place.
+/// A future that has not begun, in a box. `Box::pin` copies all the room that it will ever need,
+/// 3.7 KiB for a command, and what spawns a task copies it ten times, 9 KiB for a fill. With
+/// optimisation this one makes it in its place.
 pub fn boxed<F>(future: impl FnOnce() -> F) -> Pin<Box<F>> {
     let place = Box::new_uninit();
     Box::into_pin(Box::write(place, future()))
@@ -15,8 +16,8 @@ pub fn boxed<F>(future: impl FnOnce() -> F) -> Pin<Box<F>> {
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Work that is driven by whoever waits for it. Dropped before its end, it goes on as a task of its own, and what comes of
-/// it is handed to `left`.
+/// Work that is driven by whoever waits for it. Dropped before its end, it goes on as a task of its
+/// own, and what comes of it is handed to `left`.
 ///
 /// A task from the start would be simpler, but one more to wake up, twice, for each piece of work.
 pub struct DetachOnDrop<T, L>
@@ -53,7 +54,8 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (work, _) = self.rest.as_mut().expect("it has not ended yet");
-        // A panic must not reach who waits: it has to answer, and it knows no more of the work than that.
+        // A panic must not reach who waits: it has to answer, and it knows no more of the work than
+        // that.
         let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
         let ended = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
@@ -74,7 +76,8 @@ where
         let Some((work, left)) = self.rest.take() else {
             return;
         };
-        // Outside of a runtime, as at the end of the process, nothing takes the task: the work is dropped with its guards.
+        // Outside of a runtime, as at the end of the process, nothing takes the task: the work is
+        // dropped with its guards.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move { left(work.await) });
         }

@@ -5,8 +5,8 @@
 //! values. Nothing of ours is imported here, so that whoever counts a thing and whoever decides it
 //! can use the same word without knowing each other.
 
-/// Makes an enum of each vocabulary, with `ALL` and `as_str`, so that a value stands in one line and
-/// cannot be missing from the list of all.
+/// Makes an enum of each vocabulary, with `ALL` and `as_str`, so that a value stands in one line
+/// and cannot be missing from the list of all.
 macro_rules! vocabularies {
     ($(
         $(#[$about:meta])*
@@ -165,7 +165,8 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// The spelling in metrics, logs and `Cache-Status`, where meanings and codes stand in one place.
+    /// The spelling in metrics, logs and `Cache-Status`, where meanings and codes stand in one
+    /// place.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Answered(outcome) => outcome.as_str(),

@@ -29,7 +29,8 @@ use crate::words::Outcome;
 const PATH: &str = "/package/queryOrder";
 const BODY: &[u8] = br#"{"page_no":1,"page_size":1}"#;
 
-/// The clock skew that the vendor tolerates is 10 minutes for its Cube family, and not known for this one.
+/// The clock skew that the vendor tolerates is 10 minutes for its Cube family, and not known for
+/// this one.
 const TOLERABLE_SKEW: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
@@ -155,7 +156,8 @@ fn describe(report: &mut String, answer: &Answer, duration: Duration, now: Syste
     line("clock", &clock(answer, duration, now));
 }
 
-/// Of the vendor's text what a terminal shows as text: nothing that hides, moves or turns round what stands beside it.
+/// Of the vendor's text what a terminal shows as text: nothing that hides, moves or turns round
+/// what stands beside it.
 fn printable(text: &str) -> String {
     let characters = text.chars();
     let characters = characters.map(|character| match character {
@@ -257,7 +259,8 @@ fn refused(answer: &Answer, base_url: &BaseUrl) -> Result<String, String> {
     }
 }
 
-/// Why an answer that is no success says nothing about the signature, if so: what to suspect first instead.
+/// Why an answer that is no success says nothing about the signature, if so: what to suspect first
+/// instead.
 fn not_judged(answer: &Answer, base_url: &BaseUrl) -> Option<String> {
     let answered = answered(answer);
     let check = format!("check upstream.base_url, its path included; it is {base_url}");

@@ -178,7 +178,8 @@ pub(super) fn overruled(
     others.map(warning).collect()
 }
 
-/// Is it meant to hold a secret, and not where one is? Whoever then takes the nearest key writes the secret there.
+/// Is it meant to hold a secret, and not where one is? Whoever then takes the nearest key writes
+/// the secret there.
 fn is_for_a_secret(upper: &str, meant: Option<&str>) -> bool {
     let last = |variable: &str| variable.rsplit("__").next().unwrap_or_default().to_owned();
     let (key, meant) = (last(upper), meant.map(last).unwrap_or_default());

@@ -1,8 +1,8 @@
 //! The secrets that the configuration names: read once, held as [`SecretString`], never shown.
 //!
-//! Every message names the key and where the secret is, never what is there. Nor does it quote what may be the secret itself,
-//! written where its place belongs: the name of a variable that is not set, or of a file that cannot be read and that does not
-//! look like a path.
+//! Every message names the key and where the secret is, never what is there. Nor does it quote what
+//! may be the secret itself, written where its place belongs: the name of a variable that is not
+//! set, or of a file that cannot be read and that does not look like a path.
 
 mod content;
 
@@ -276,7 +276,8 @@ pub fn read_secret(argument: &str, path: &Path) -> Result<(SecretString, Vec<War
     }
 }
 
-/// Can this be nothing but a path? A secret may hold dots and slashes too: Base64 has `/`, and many tokens have dots.
+/// Can this be nothing but a path? A secret may hold dots and slashes too: Base64 has `/`, and many
+/// tokens have dots.
 fn is_plain_path(path: &Path) -> bool {
     let Some(text) = path.to_str() else {
         return false;

@@ -1,4 +1,5 @@
-//! The configuration as a whole: the shipped file, every problem at once, nothing secret in any message.
+//! The configuration as a whole: the shipped file, every problem at once, nothing secret in any
+//! message.
 
 mod brakes;
 mod rules;

@@ -202,8 +202,8 @@ impl Places {
         Self(places)
     }
 
-    /// What to do about what stands at each of these offsets, and stands somewhere before too; none where the remedy of its
-    /// section says so already.
+    /// What to do about what stands at each of these offsets, and stands somewhere before too; none
+    /// where the remedy of its section says so already.
     pub(super) fn remedies(&self, offsets: &[usize]) -> Vec<Option<String>> {
         let places: Vec<_> = offsets.iter().map(|offset| self.at(*offset)).collect();
         let told: HashSet<usize> = places.iter().flatten().copied().collect();

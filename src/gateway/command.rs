@@ -1,5 +1,5 @@
-//! How is a command sent once, whatever becomes of its caller, and however often it asks under one key? The owner of the
-//! idempotency keys, and of the commands under way.
+//! How is a command sent once, whatever becomes of its caller, and however often it asks under one
+//! key? The owner of the idempotency keys, and of the commands under way.
 
 pub mod doubt;
 pub mod keys;
@@ -145,7 +145,8 @@ impl Commands {
             .reach(&call.tenant, route, &call.params, &this.latest)
     }
 
-    /// Under a key a command is sent once: whoever comes later gets what the first has got, or will get.
+    /// Under a key a command is sent once: whoever comes later gets what the first has got, or will
+    /// get.
     pub async fn answer(
         &self,
         call: Call,
@@ -332,7 +333,8 @@ impl Commands {
         Ended { result, course }
     }
 
-    /// The vendor still has a command whose time has passed: what it says after all settles the doubt.
+    /// The vendor still has a command whose time has passed: what it says after all settles the
+    /// doubt.
     async fn settle_late(self, command: Unsettled, later: Later) {
         let Some((mut answer, _)) = later.answer().await else {
             return;
@@ -364,7 +366,8 @@ impl Commands {
     }
 }
 
-/// What happens right before the first byte of a command: its key is on disk, and what it may change is not found any more.
+/// What happens right before the first byte of a command: its key is on disk, and what it may
+/// change is not found any more.
 struct Start<'a> {
     key: Option<&'a Run>,
     reach: &'a Reach,
@@ -430,8 +433,8 @@ struct Ended {
 }
 
 impl Ended {
-    /// Nobody was there to be told. The drain waits for `course` to go, and that outlives what has been answered and its
-    /// permit.
+    /// Nobody was there to be told. The drain waits for `course` to go, and that outlives what has
+    /// been answered and its permit.
     fn record(self, metrics: &Metrics) {
         let Self { course, result } = self;
         match &result {
@@ -484,7 +487,8 @@ impl Course {
     }
 }
 
-/// What to ask before a command whose outcome is not known is sent once more. It names fields, not what they hold.
+/// What to ask before a command whose outcome is not known is sent once more. It names fields, not
+/// what they hold.
 fn look_first(call: &Call) -> String {
     let Kind::Command {
         invalidates: Some(queries),

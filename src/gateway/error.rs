@@ -24,13 +24,15 @@ pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// The id by which a request is found in the log.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Whether the request reached Linksfield, beside an error's `sent`: a command's answer that is passed on has no such member.
+/// Whether the request reached Linksfield, beside an error's `sent`: a command's answer that is
+/// passed on has no such member.
 pub const X_LINKSFIELD_SENT: HeaderName = HeaderName::from_static("x-linksfield-sent");
 
 /// Where the paragraphs about the codes stand; the fragment is the code.
 const DOCUMENT: &str = "docs/errors.md";
 
-/// A failure that the gateway answers itself. The message is for the caller, the source for the operator.
+/// A failure that the gateway answers itself. The message is for the caller, the source for the
+/// operator.
 ///
 /// A variant exists where somebody would act differently on it.
 #[derive(Debug, thiserror::Error)]
@@ -185,7 +187,8 @@ pub enum Error {
         /// When a call is free again.
         retry_after: Duration,
     },
-    /// The day's budget is so short that no page in memory is fetched again because its caller wants that.
+    /// The day's budget is so short that no page in memory is fetched again because its caller
+    /// wants that.
     #[error(
         "the day's budget for queries is nearly spent: a fresh page is in memory, and no newer one is fetched"
     )]
@@ -193,7 +196,8 @@ pub enum Error {
     /// All pages were asked for, and while they were read the orders changed, twice.
     #[error("the orders changed while their pages were read, and again at the second try")]
     PagesMoved,
-    /// Linksfield fails, and is not asked for a while. (It may stop a crawl, of which pages have come.)
+    /// Linksfield fails, and is not asked for a while. (It may stop a crawl, of which pages have
+    /// come.)
     #[error("{reason}: nothing is sent now, try again after Retry-After")]
     BreakerOpen {
         /// How it fails.
@@ -285,7 +289,8 @@ pub enum Error {
 /// So many characters of what the sources of a failure say.
 const LONGEST_CAUSE: usize = 200;
 
-/// An error and its sources. The error within an `io::Error` is one of them, which `source` passes over.
+/// An error and its sources. The error within an `io::Error` is one of them, which `source` passes
+/// over.
 pub(super) fn chain<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
@@ -329,7 +334,8 @@ pub enum Unreachable {
     Certificate,
     /// Another failure of the TLS handshake.
     Tls,
-    /// The gateway, or its machine, has as many files open as it may. That says nothing of Linksfield.
+    /// The gateway, or its machine, has as many files open as it may. That says nothing of
+    /// Linksfield.
     OpenFiles,
 }
 
@@ -463,9 +469,9 @@ macro_rules! table {
 const REQUEST: &str = "http_request_error";
 const DENIED: &str = "http_request_denied";
 
-// The table: code, then for each failure with it the status, the title, whose fault it is, whether the
-// request reached Linksfield, and the proxy error. A variant compiles once it has a row; a test asks
-// `docs/errors.md` for the paragraph of each code.
+// The table: code, then for each failure with it the status, the title, whose fault it is, whether
+// the request reached Linksfield, and the proxy error. A variant compiles once it has a row; a test
+// asks `docs/errors.md` for the paragraph of each code.
 table! {
     "malformed_request" {
         Error::MalformedRequest(_) => BAD_REQUEST, "Malformed request", Caller, Sent::No, REQUEST;
@@ -650,7 +656,8 @@ impl Error {
         row_of(self).fault
     }
 
-    /// Would the same request fail again, whatever time passes? No old answer stands in for such a failure.
+    /// Would the same request fail again, whatever time passes? No old answer stands in for such a
+    /// failure.
     pub fn stays(&self) -> bool {
         matches!(
             self.cause(),
@@ -686,8 +693,8 @@ impl Error {
         }
     }
 
-    /// What its sources say, for the log: the system's, TLS', hyper's and our own words, and none of a caller's. Where the
-    /// vendor's answer is why: its status, and what is wrong with it.
+    /// What its sources say, for the log: the system's, TLS', hyper's and our own words, and none
+    /// of a caller's. Where the vendor's answer is why: its status, and what is wrong with it.
     pub fn sources(&self) -> Option<String> {
         if let Some(status) = self.answer_status() {
             let wrong: &dyn std::fmt::Display = match self.cause() {
@@ -730,7 +737,8 @@ impl Error {
         self.response(request_id, &self.to_string())
     }
 
-    /// The same for a command that may have been carried out: whoever reads no more than its text is told too.
+    /// The same for a command that may have been carried out: whoever reads no more than its text
+    /// is told too.
     pub fn to_response_in_doubt(&self, request_id: &RequestId) -> Response<Body> {
         let detail = match self {
             Self::CommandInDoubt { .. } => self.to_string(), // which says where to look

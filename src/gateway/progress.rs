@@ -1,7 +1,8 @@
 //! How far has an upstream call come, and may it still be called off?
 //!
-//! Whoever makes the call and whoever gives it up race: one wants to send, the other may leave. Both go
-//! through one atomic state, so exactly one of [`Progress::begin`] and [`Progress::cancel`] succeeds.
+//! Whoever makes the call and whoever gives it up race: one wants to send, the other may leave.
+//! Both go through one atomic state, so exactly one of [`Progress::begin`] and [`Progress::cancel`]
+//! succeeds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};

@@ -1,7 +1,8 @@
 //! What is a query answered with? The owner of what memory holds, and of the fills that bring it.
 //!
-//! `query/cache.rs` answers from memory or joins a fill; a fill is a call of Linksfield, or for all pages of a query as many
-//! as there are (`query/crawl.rs`). `query/scopes.rs` says what of memory a command makes unfindable.
+//! `query/cache.rs` answers from memory or joins a fill; a fill is a call of Linksfield, or for all
+//! pages of a query as many as there are (`query/crawl.rs`). `query/scopes.rs` says what of memory
+//! a command makes unfindable.
 
 pub mod cache;
 pub mod crawl;
@@ -115,8 +116,9 @@ impl Queries {
         }))
     }
 
-    /// `successor` answers from now on: what is filled for requests that began here is not kept, nor are pages of which
-    /// another configuration changes what they depend on. Tells how many were dropped.
+    /// `successor` answers from now on: what is filled for requests that began here is not kept,
+    /// nor are pages of which another configuration changes what they depend on. Tells how many
+    /// were dropped.
     pub fn supersede(&self, successor: &Self) -> usize {
         let number = successor.0.configuration;
         for scope in self.0.scopes.all().chain(successor.0.scopes.all()) {
@@ -233,7 +235,8 @@ impl Queries {
         })
     }
 
-    /// What the cache is asked. All pages have a key of their own, and parameters without the number of a page.
+    /// What the cache is asked. All pages have a key of their own, and parameters without the
+    /// number of a page.
     fn question<'a>(
         &self,
         call: &mut Call,

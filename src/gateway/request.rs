@@ -1,6 +1,7 @@
 //! What is asked, by whom, and in which words?
 //!
-//! A head and a body become a [`Call`]: whoever answers it looks at nothing else of the request but its [`Wishes`].
+//! A head and a body become a [`Call`]: whoever answers it looks at nothing else of the request but
+//! its [`Wishes`].
 
 pub mod directives;
 pub mod head;

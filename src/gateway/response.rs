@@ -32,8 +32,8 @@ pub fn fault_of(outcome: Outcome) -> Option<Fault> {
     }
 }
 
-/// The bytes of a page, which keep it: a clone of them would count those who share them in memory that nothing else of a
-/// hit touches.
+/// The bytes of a page, which keep it: a clone of them would count those who share them in memory
+/// that nothing else of a hit touches.
 struct Shown(Arc<Page>);
 
 impl AsRef<[u8]> for Shown {

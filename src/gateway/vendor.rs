@@ -1,8 +1,8 @@
-//! How is Linksfield called? The owner of everything between a [`Call`](super::request::Call) and its answer: the vendor's
-//! limits, its connections, and what its answers have taught.
+//! How is Linksfield called? The owner of everything between a [`Call`](super::request::Call) and
+//! its answer: the vendor's limits, its connections, and what its answers have taught.
 //!
-//! `vendor/call.rs` makes the calls; here is what they are made with. Queries and commands are built over this, and nothing
-//! here knows of either.
+//! `vendor/call.rs` makes the calls; here is what they are made with. Queries and commands are
+//! built over this, and nothing here knows of either.
 
 pub mod breaker;
 pub mod call;
@@ -34,8 +34,8 @@ use crate::gateway::vendor::upstream::{Answer, Slot, Tcp, Traffic, Transport, Up
 use crate::state::Store;
 use crate::telemetry::{Metrics, RouteKind, RouteLabel, TenantLabel};
 
-/// An answer that nothing classifies is looked for over so many windows of the breaker: one route of one tenant is asked for
-/// less often than all routes together.
+/// An answer that nothing classifies is looked for over so many windows of the breaker: one route
+/// of one tenant is asked for less often than all routes together.
 const WINDOWS: u32 = 10;
 
 /// Linksfield, under one configuration. Cloning is cheap.
@@ -55,7 +55,8 @@ struct Parts {
     metrics: Arc<Metrics>,
 }
 
-/// What is known of Linksfield, and spent of its limits, under whatever configuration. A clone is the same one.
+/// What is known of Linksfield, and spent of its limits, under whatever configuration. A clone is
+/// the same one.
 #[derive(Debug, Clone)]
 pub struct LastingVendor {
     quota: Quota<Slot>,
@@ -72,8 +73,8 @@ pub struct LastingVendor {
     store: Option<Store>,
 }
 
-/// The connections' client of the configuration before, which goes on as long as it leads to the same vendor: its TLS
-/// sessions and connections are used again.
+/// The connections' client of the configuration before, which goes on as long as it leads to the
+/// same vendor: its TLS sessions and connections are used again.
 #[derive(Debug)]
 struct LastUpstream {
     config: config::Upstream,
@@ -126,7 +127,8 @@ impl LastingVendor {
         &self.brakes
     }
 
-    /// Other settings from now on, for calls of an earlier configuration too: the vendor has one set of limits.
+    /// Other settings from now on, for calls of an earlier configuration too: the vendor has one
+    /// set of limits.
     fn change(&self, config: &Config) {
         self.quota.change(&limits(config));
         self.breaker.change(breaker_settings(config));
@@ -217,13 +219,15 @@ impl Vendor {
         self.0.lasting.thriftiness.get()
     }
 
-    /// How long a call of this route and tenant usually takes from now on: the wait for its turn, and the call itself.
+    /// How long a call of this route and tenant usually takes from now on: the wait for its turn,
+    /// and the call itself.
     pub fn usual_wait(&self, route: RouteLabel, tenant: TenantLabel) -> (Duration, Duration) {
         let call = self.0.paces[route.0].p90();
         (self.0.lasting.quota.expected_wait(tenant.0, call), call)
     }
 
-    /// Is this what the queries of this tenant get now, for this caller, though nothing classifies it?
+    /// Is this what the queries of this tenant get now, for this caller, though nothing classifies
+    /// it?
     pub fn is_usual_of_queries(
         &self,
         tenant: TenantLabel,

@@ -1,40 +1,47 @@
 //! Who leaves when every place is taken?
 //!
-//! A connection *waits* while its peer owes it something: the first byte of a request, the rest of a head, or the rest of a body
-//! that is dropped. It is *stuck* while its peer does not take an answer, since the kernel first took no more of one: until all
-//! that was asked has been answered and taken, no bytes that the peer reads and no requests that it sends begin that anew. It
-//! is *known* once a request on it has authenticated, until then a *stranger*. The rules:
+//! A connection *waits* while its peer owes it something: the first byte of a request, the rest of
+//! a head, or the rest of a body that is dropped. It is *stuck* while its peer does not take an
+//! answer, since the kernel first took no more of one: until all that was asked has been answered
+//! and taken, no bytes that the peer reads and no requests that it sends begin that anew. It is
+//! *known* once a request on it has authenticated, until then a *stranger*. The rules:
 //!
 //! 1. The stranger that has waited for the longest time leaves, if that is for [`GRACE`] at least.
-//! 2. Else the known one that has been idle for the longest time does, where strangers, with the newcomer, have a quarter of
-//!    the places at most, or one.
-//! 3. Else, where no stranger waits, the stranger that has been stuck for the longest time does, if that is for [`GRACE`] at
-//!    least.
-//! 4. Else the newcomer waits, in turn with others, for [`GRACE`] since it was accepted; at its last look, or where too many
-//!    wait, the stranger that has waited for the longest time leaves at once. Without one, the newcomer is refused.
+//! 2. Else the known one that has been idle for the longest time does, where strangers, with the
+//!    newcomer, have a quarter of the places at most, or one.
+//! 3. Else, where no stranger waits, the stranger that has been stuck for the longest time does, if
+//!    that is for [`GRACE`] at least.
+//! 4. Else the newcomer waits, in turn with others, for [`GRACE`] since it was accepted; at its
+//!    last look, or where too many wait, the stranger that has waited for the longest time leaves
+//!    at once. Without one, the newcomer is refused.
 //!
 //! What they promise:
 //!
-//! - A request that has come whole is answered, and so is one of which a known connection has sent a byte. Only the answer to
-//!   a stranger that takes a second to read it may be cut off, where nobody else can leave. Where there are no tokens, and on
-//!   the admin listener, everybody is a stranger: an honest slow reader too. Who reads at once is never cut off.
-//! - Whoever waits for a place has one a second after it connected, unless every stranger has a request in flight: those that
-//!   came before it have had their second by then. It has one at once where somebody has said nothing for a second.
-//! - One whose head comes at once is answered however many others connect, however often, and whatever they leave out: the
-//!   kernel has its head when it is asked to leave, so it stays.
-//! - Strangers take three quarters of the places from nobody who is known and keeps a connection between requests.
-//! - Bytes one by one are worth no more than one: a stranger waits since it was accepted, since its last answer, or since the
-//!   first byte of a later head, and no other byte begins that anew.
+//! - A request that has come whole is answered, and so is one of which a known connection has sent
+//!   a byte. Only the answer to a stranger that takes a second to read it may be cut off, where
+//!   nobody else can leave. Where there are no tokens, and on the admin listener, everybody is a
+//!   stranger: an honest slow reader too. Who reads at once is never cut off.
+//! - Whoever waits for a place has one a second after it connected, unless every stranger has a
+//!   request in flight: those that came before it have had their second by then. It has one at once
+//!   where somebody has said nothing for a second.
+//! - One whose head comes at once is answered however many others connect, however often, and
+//!   whatever they leave out: the kernel has its head when it is asked to leave, so it stays.
+//! - Strangers take three quarters of the places from nobody who is known and keeps a connection
+//!   between requests.
+//! - Bytes one by one are worth no more than one: a stranger waits since it was accepted, since its
+//!   last answer, or since the first byte of a later head, and no other byte begins that anew.
 //!
-//! They do not promise a place where strangers have a request in flight on each of theirs: whole heads whose body stays away
-//! and that nobody refuses (there are no tokens). The times of a connection bound those.
+//! They do not promise a place where strangers have a request in flight on each of theirs: whole
+//! heads whose body stays away and that nobody refuses (there are no tokens). The times of a
+//! connection bound those.
 //!
-//! Places are listed by since when they wait, as far as is known. A request only notes in its own place that it is busy, so
-//! the list may be late: what it says is never after the truth. If it is true of the first place, that one has waited for
-//! longer than all the others; if not, the place is listed anew.
+//! Places are listed by since when they wait, as far as is known. A request only notes in its own
+//! place that it is busy, so the list may be late: what it says is never after the truth. If it is
+//! true of the first place, that one has waited for longer than all the others; if not, the place
+//! is listed anew.
 //!
-//! Nobody but the connection itself can close it without losing a request: the place is wanted, and the connection ends, or
-//! says that it stays.
+//! Nobody but the connection itself can close it without losing a request: the place is wanted, and
+//! the connection ends, or says that it stays.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,15 +53,16 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-/// So long a stranger may wait for its peer while others want its place, and so long a newcomer waits for one.
+/// So long a stranger may wait for its peer while others want its place, and so long a newcomer
+/// waits for one.
 pub const GRACE: Duration = Duration::from_secs(1);
 
 /// Strangers may have one place in so many at the cost of known ones.
 const SHARE: usize = 4;
 
-/// At how many busy places of a kind somebody who needs one looks: beyond them there may be one that waits, for the next to
-/// find. A look at each of a million would hold everybody up. (One at a waiting place is paid by the requests that made the
-/// list late.)
+/// At how many busy places of a kind somebody who needs one looks: beyond them there may be one
+/// that waits, for the next to find. A look at each of a million would hold everybody up. (One at a
+/// waiting place is paid by the requests that made the list late.)
 const MAX_BUSY: usize = 256;
 
 /// The places of a listener's connections. Cloning is cheap.
@@ -113,7 +121,8 @@ struct State {
 }
 
 impl Places {
-    /// A place for a connection that was accepted then. It waits: its task looks for a request when it is polled first.
+    /// A place for a connection that was accepted then. It waits: its task looks for a request when
+    /// it is polled first.
     pub fn enter(&self, slot: impl Into<Option<OwnedSemaphorePermit>>, accepted: Instant) -> Place {
         let mut listed = self.listed();
         listed.entered += 1;
@@ -137,8 +146,9 @@ impl Places {
         }
     }
 
-    /// Asks the connection whose turn it is to end, and waits until it has. False if it stays: it was about to read a request.
-    /// None if it is nobody's turn. At the `last` look of a newcomer no stranger has a grace.
+    /// Asks the connection whose turn it is to end, and waits until it has. False if it stays: it
+    /// was about to read a request. None if it is nobody's turn. At the `last` look of a newcomer
+    /// no stranger has a grace.
     pub async fn want(&self, last: bool) -> Option<bool> {
         let wanted = self.listed().want(Instant::now(), last)?;
         Some(wanted.await.is_err())
@@ -178,7 +188,8 @@ impl Listed {
         strangers == 0 || (strangers + 1) * SHARE <= strangers + self.known.len()
     }
 
-    /// Those of a kind that have waited or been stuck for the longest time. Of the stuck, it is one of those that were looked at.
+    /// Those of a kind that have waited or been stuck for the longest time. Of the stuck, it is one
+    /// of those that were looked at.
     fn longest(&mut self, is_known: bool, now: Instant) -> Longest {
         let mut longest = Longest::default();
         let mut busy = 0;
@@ -236,7 +247,8 @@ impl Listed {
 }
 
 impl Place {
-    /// Nothing of a next request has been read. Whoever wants the place wakes `reader`. True if somebody does already.
+    /// Nothing of a next request has been read. Whoever wants the place wakes `reader`. True if
+    /// somebody does already.
     pub fn idle(&self, since: Instant, reader: &Waker) -> bool {
         self.wait(since, reader)
     }
@@ -265,7 +277,8 @@ impl Place {
         is_wanted
     }
 
-    /// The kernel takes no more of an answer, and that began then. True if somebody wants the place, which is a stranger's.
+    /// The kernel takes no more of an answer, and that began then. True if somebody wants the
+    /// place, which is a stranger's.
     pub fn stuck(&self, since: Instant, writer: &Waker) -> bool {
         if self.is_known() {
             return false;
@@ -458,7 +471,8 @@ mod tests {
             // Nobody with a request in flight leaves.
             (&[Busy, Busy], None, None),
             (&[KnownBusy, KnownPart(9_000), Busy], None, None),
-            // Known ones leave at once, where strangers are few and none of them has had its second.
+            // Known ones leave at once, where strangers are few and none of them has had its
+            // second.
             (&known, Some(1), Some(1)),
             (&[Known(1)], Some(0), Some(0)),
             (&[&known[..], &[Silent(999)]].concat(), None, Some(4)),
@@ -484,7 +498,8 @@ mod tests {
                 None,
                 Some(10),
             ),
-            // Who does not take an answer for a second leaves where nobody else does, unless it is known.
+            // Who does not take an answer for a second leaves where nobody else does, unless it is
+            // known.
             (&[Stuck(999), Busy], None, None),
             (&[Busy, Stuck(1_000), Stuck(1_001)], Some(2), Some(2)),
             (&[Unstuck(9_000), KnownStuck(9_000)], None, None),

@@ -1,6 +1,8 @@
-//! Did the owner of the secret write these parameters? The vendor's signing rule, seen from the vendor's side.
+//! Did the owner of the secret write these parameters? The vendor's signing rule, seen from the
+//! vendor's side.
 //!
-//! It shares no line with the gateway: two readings of the rule that agree are worth more than one that is used twice.
+//! It shares no line with the gateway: two readings of the rule that agree are worth more than one
+//! that is used twice.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,8 +29,8 @@ impl Signer {
         mac.verify_slice(&sign).is_ok()
     }
 
-    /// The `data.sign` of an answer. What the vendor signs there is not documented; this only looks the same, and is never that of
-    /// the request.
+    /// The `data.sign` of an answer. What the vendor signs there is not documented; this only looks
+    /// the same, and is never that of the request.
     pub(super) fn answer(&self, request_sign: &str) -> String {
         self.sign(&format!("answer:{request_sign}"))
     }

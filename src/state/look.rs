@@ -1,8 +1,8 @@
-//! What refuses a start can be seen before it? Nothing is made, locked or changed for it, so that this may be asked while a
-//! gateway has the store.
+//! What refuses a start can be seen before it? Nothing is made, locked or changed for it, so that
+//! this may be asked while a gateway has the store.
 //!
-//! It is not asked whether another process has the store: that needs the lock. Whether all in it is sound is asked of a copy,
-//! where that is small and nobody writes to the store meanwhile.
+//! It is not asked whether another process has the store: that needs the lock. Whether all in it is
+//! sound is asked of a copy, where that is small and nobody writes to the store meanwhile.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
@@ -20,7 +20,8 @@ use super::format::{DAMAGED, FILE, LARGEST_NEW, MAGIC, builder, read, why_blank}
 use super::marker::Marker;
 use super::quiet::quietly;
 
-/// So often it is looked whether a store stays as it is while it is read. One that a gateway writes to says nothing.
+/// So often it is looked whether a store stays as it is while it is read. One that a gateway writes
+/// to says nothing.
 const LOOKS: usize = 5;
 
 /// As many links as the system follows.
@@ -44,7 +45,8 @@ pub(super) struct Store {
     marker: Marker,
 }
 
-/// Why a start with this folder would be refused, if that can be seen. What a start learns by doing it is asked for here.
+/// Why a start with this folder would be refused, if that can be seen. What a start learns by doing
+/// it is asked for here.
 pub fn refusal(folder: &Path) -> Option<OpenError> {
     let found = match look(folder) {
         Ok(found) => found,
@@ -192,8 +194,9 @@ impl Store {
         }
     }
 
-    /// All of it, as it was at one moment: what is the same when it is read again was so when that began. A gateway whose
-    /// process ended then would leave this, and could be started with it. Nothing of a store that is large, or is written to.
+    /// All of it, as it was at one moment: what is the same when it is read again was so when that
+    /// began. A gateway whose process ended then would leave this, and could be started with it.
+    /// Nothing of a store that is large, or is written to.
     fn content(&self) -> io::Result<Option<Vec<u8>>> {
         let most = usize::try_from(LARGEST_NEW).map_err(io::Error::other)?;
         let read = || read_first(&self.file, most + 1);
@@ -235,7 +238,8 @@ fn has_held_keys(content: Vec<u8>) -> Result<Option<bool>, redb::Error> {
     Ok(is_sound.then_some(has_held_keys))
 }
 
-/// A store in memory. It fails where a file would, and does not grow without bound, whatever a damaged store asks for.
+/// A store in memory. It fails where a file would, and does not grow without bound, whatever a
+/// damaged store asks for.
 #[derive(Debug)]
 struct Copy(Mutex<Vec<u8>>);
 

@@ -1,5 +1,6 @@
-//! Of a damaged file the library does not only complain; it panics in places. What is printed then, with a place in its
-//! source, says nothing to whoever has to put the file right, and stands where lines of the log are read.
+//! Of a damaged file the library does not only complain; it panics in places. What is printed then,
+//! with a place in its source, says nothing to whoever has to put the file right, and stands where
+//! lines of the log are read.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};

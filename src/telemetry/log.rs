@@ -37,8 +37,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Sends the log to standard error: standard output belongs to the commands that print results.
 ///
-/// `levels` is a level, or targets with their levels: `info,hyper=debug`. Does nothing if the process has a log already.
-/// What is written until the end is kept back for some milliseconds: the result is to be dropped last.
+/// `levels` is a level, or targets with their levels: `info,hyper=debug`. Does nothing if the
+/// process has a log already. What is written until the end is kept back for some milliseconds: the
+/// result is to be dropped last.
 pub fn init(levels: &str, format: Format) -> io::Result<Flush> {
     let (filter, handle) = reload::Layer::new(filter_of(levels));
     let is_terminal = io::stderr().is_terminal();

@@ -165,7 +165,8 @@ impl Case {
     }
 }
 
-/// Status; `sent` of an error of ours, else what memory had to do with it; the calls that the vendor has seen.
+/// Status; `sent` of an error of ours, else what memory had to do with it; the calls that the
+/// vendor has seen.
 pub fn cell(reply: &Reply, calls: usize) -> String {
     let status = reply.header("cache-status").unwrap_or_default();
     let is_ours = reply.header("content-type") == Some("application/problem+json");
@@ -260,7 +261,8 @@ async fn row(failure: Failure) -> Vec<String> {
     vec![miss, fresh, stale, command, keyed]
 }
 
-/// A cell of the document: several outcomes where both can be, as the reset may be noticed before a byte has left.
+/// A cell of the document: several outcomes where both can be, as the reset may be noticed before a
+/// byte has left.
 fn is_told(cell: &str, told: &str) -> bool {
     told.split(" or ").any(|one| one == cell)
 }

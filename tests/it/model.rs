@@ -1,4 +1,5 @@
-//! What a caller may be shown: the cache against a model of it, in random interleavings on a clock that does not run.
+//! What a caller may be shown: the cache against a model of it, in random interleavings on a clock
+//! that does not run.
 //!
 //! The sentences that `docs/caching.md` promises are the names of the checks below (`promise`).
 
@@ -30,8 +31,8 @@ const PAGE_SIZE: usize = 2;
 /// The number of the page that stands for all pages of a query as one document.
 const ALL: u64 = 0;
 
-/// The times of a route in seconds: fresh, stale, stale if error, the least between two forced fills. A reload brings
-/// others.
+/// The times of a route in seconds: fresh, stale, stale if error, the least between two forced
+/// fills. A reload brings others.
 const TIMES: [[u64; 4]; 3] = [[30, 20, 90, 0], [5, 0, 20, 3], [60, 60, 0, 0]];
 
 fn policy(pages: bool, times: usize) -> Policy {
@@ -493,7 +494,8 @@ impl World {
             .unwrap();
         let fill = self.fills.lock().unwrap()[index].clone();
         let from_memory = matches!(found.lookup, Lookup::Hit | Lookup::Stale);
-        // What comes from memory instead of a fill that failed was looked up when that was known; else no time passes.
+        // What comes from memory instead of a fill that failed was looked up when that was known;
+        // else no time passes.
         let (looked, looked_at) = if from_memory && now > question.arrived_at {
             (self.moment(), now)
         } else {

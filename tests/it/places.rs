@@ -325,7 +325,8 @@ async fn who_leaves_a_chunked_body_out_holds_no_place_though_its_refusal_waits_f
     }
 }
 
-/// Sends so many requests at once on each of as many connections that hold few bytes, and reads nothing.
+/// Sends so many requests at once on each of as many connections that hold few bytes, and reads
+/// nothing.
 async fn with_much_unread(address: &str, connections: usize, request: &[u8]) -> Vec<Connection> {
     let requests = request.repeat(200);
     join_all((0..connections).map(async |_| {

@@ -1,5 +1,6 @@
-//! A state disk that hangs: calls go on, keyed commands are refused, hits wait for nothing, and nothing is Linksfield's
-//! fault. A state file that is lost: what had keys is never taken for new, and what is new is told.
+//! A state disk that hangs: calls go on, keyed commands are refused, hits wait for nothing, and
+//! nothing is Linksfield's fault. A state file that is lost: what had keys is never taken for new,
+//! and what is new is told.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -445,8 +446,8 @@ async fn a_state_that_is_begun_anew_is_told_at_that_start_and_at_no_other() {
     assert!(new_states(&gateway(&upstream).run().await).is_empty());
 }
 
-/// What stands in the way of a state: its name, the rights that a superuser gives up to meet it, and how it comes there. It
-/// returns the folder of the state.
+/// What stands in the way of a state: its name, the rights that a superuser gives up to meet it,
+/// and how it comes there. It returns the folder of the state.
 type Obstacle = (&'static str, &'static [&'static str], fn(&Path) -> PathBuf);
 
 /// Rights of files count, whoever it is.

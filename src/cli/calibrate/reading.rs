@@ -188,8 +188,8 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// A signature of this form in Base64, if it has the form. One with - or _ is left as it is: it equals none. One without + / -
-/// and _ has both forms of Base64.
+/// A signature of this form in Base64, if it has the form. One with - or _ is left as it is: it
+/// equals none. One without + / - and _ has both forms of Base64.
 fn in_base64(signature: &str, output: Output) -> Option<String> {
     let has = |case: fn(&u8) -> bool| signature.as_bytes().iter().any(case);
     let of_hex = || Some(STANDARD.encode(hex_decode(signature)?));

@@ -1,9 +1,10 @@
-//! May a command have been carried out without anybody knowing? One rule, which its key, the headers of its answer, the
-//! log and the counter follow.
+//! May a command have been carried out without anybody knowing? One rule, which its key, the
+//! headers of its answer, the log and the counter follow.
 //!
-//! In doubt is a command that left and whose end is 5xx, 408, a transient code, a cut, a timeout, too large or unreadable; or
-//! an unclassified answer while that is the usual one (`gateway/vendor/unclassified.rs`).
-//! Each of these may stand between a caller and an order that was carried out: a repeat may buy a second time.
+//! In doubt is a command that left and whose end is 5xx, 408, a transient code, a cut, a timeout,
+//! too large or unreadable; or an unclassified answer while that is the usual one
+//! (`gateway/vendor/unclassified.rs`). Each of these may stand between a caller and an order that
+//! was carried out: a repeat may buy a second time.
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -30,9 +31,9 @@ pub fn after_error(error: &Error) -> bool {
     error.sent() != Sent::No
 }
 
-/// Does an answer say what became of a command? A refusal (4xx) does by its status, whatever its body is, unless that is
-/// encoded. No status but 2xx says that something was done: a redirect would have to be followed, and a command is not sent
-/// a second time.
+/// Does an answer say what became of a command? A refusal (4xx) does by its status, whatever its
+/// body is, unless that is encoded. No status but 2xx says that something was done: a redirect
+/// would have to be followed, and a command is not sent a second time.
 fn is_clear(answer: &Answer) -> bool {
     match answer.status.as_u16() {
         400..=499 => !answer.is_encoded(), // in what is encoded any code may stand, a transient one too

@@ -1,9 +1,10 @@
-//! What does an idempotency key promise? That its command is sent once, and that whoever asks again learns what became
-//! of it.
+//! What does an idempotency key promise? That its command is sent once, and that whoever asks again
+//! learns what became of it.
 //!
-//! A key belongs to a tenant, a caller and a path, and to the parameters it came with first. Memory has all keys and is
-//! what decides; with a store, a key is on disk before the first byte of its command leaves, so that a restart finds
-//! every command that may have been sent. Where the two differ, the store says "sent" and memory knows better.
+//! A key belongs to a tenant, a caller and a path, and to the parameters it came with first. Memory
+//! has all keys and is what decides; with a store, a key is on disk before the first byte of its
+//! command leaves, so that a restart finds every command that may have been sent. Where the two
+//! differ, the store says "sent" and memory knows better.
 //!
 //! Neither a key nor what was asked with it is kept: of both there are hashes.
 
@@ -55,8 +56,9 @@ struct Table {
     entries: HashMap<KeyId, Entry>,
     /// Which of them end when; one that runs has no end yet.
     ends: BTreeSet<(Moment, KeyId)>,
-    /// Which of those that the store held end by which second since 1970, if our clock and Linksfield's agree that it has
-    /// passed. A clock alone may be wrong by a month: by itself it ends none.
+    /// Which of those that the store held end by which second since 1970, if our clock and
+    /// Linksfield's agree that it has passed. A clock alone may be wrong by a month: by itself it
+    /// ends none.
     loaded: BTreeSet<(u64, KeyId)>,
     /// Those that have ended, and that the store still has.
     ended: Vec<KeyId>,
@@ -69,7 +71,8 @@ struct Table {
 #[derive(Debug)]
 struct Entry {
     fingerprint: [u8; 32],
-    /// Which command claimed it; 0 before the start. The same key and parameters may be claimed anew after the window.
+    /// Which command claimed it; 0 before the start. The same key and parameters may be claimed
+    /// anew after the window.
     run: u64,
     state: State,
     /// Its place in `ends`.
@@ -318,8 +321,8 @@ impl Shared {
         store.write_keys(changes).await
     }
 
-    /// The same for what became of a command. A disk that is too slow for it has it once it hangs no more; by then the key may
-    /// be another command's.
+    /// The same for what became of a command. A disk that is too slow for it has it once it hangs
+    /// no more; by then the key may be another command's.
     async fn save_end(
         self: &Arc<Self>,
         (id, run): (KeyId, u64),
@@ -426,8 +429,8 @@ fn place<'a>(census: &'a mut Census, state: &State) -> &'a mut usize {
     }
 }
 
-/// A command that runs under a key. Dropped without having been settled, it leaves the key in doubt, unless no byte has
-/// left.
+/// A command that runs under a key. Dropped without having been settled, it leaves the key in
+/// doubt, unless no byte has left.
 #[derive(Debug)]
 pub struct Run {
     shared: Arc<Shared>,
@@ -468,8 +471,9 @@ impl Run {
         Ok(began.elapsed())
     }
 
-    /// The command has ended. What is kept is on disk before anybody is told, unless that takes too long or fails: memory
-    /// has it all the same, and a restart before it is on disk finds the command in doubt.
+    /// The command has ended. What is kept is on disk before anybody is told, unless that takes too
+    /// long or fails: memory has it all the same, and a restart before it is on disk finds the
+    /// command in doubt.
     pub async fn settle(mut self, ended: Ended<'_>, now: Told) -> Result<(), WriteError> {
         let (fate, key) = (Fate::of(ended), self.key.clone());
         let its = (key.id, self.number);
@@ -521,7 +525,8 @@ impl Run {
         self.key.change(state, now)
     }
 
-    /// The same key, for an answer that comes once the command has been [settled](Self::settle) in doubt.
+    /// The same key, for an answer that comes once the command has been [settled](Self::settle) in
+    /// doubt.
     pub fn unsettled(&self) -> Unsettled {
         Unsettled {
             shared: self.shared.clone(),
@@ -541,8 +546,8 @@ pub struct Unsettled {
 }
 
 impl Unsettled {
-    /// The answer has come after all: of this command, which may have the key no more. What is kept is on disk before anybody
-    /// is told, unless that takes too long or fails.
+    /// The answer has come after all: of this command, which may have the key no more. What is kept
+    /// is on disk before anybody is told, unless that takes too long or fails.
     pub async fn settle(self, answer: &Answer, now: Told) -> Result<(), WriteError> {
         let Self { shared, key, run } = self;
         let (id, kept) = match Fate::of(Some(Ok(answer))) {

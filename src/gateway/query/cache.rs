@@ -1,10 +1,13 @@
-//! Is there a page for this query? Answers from memory, or from the one fill that all who ask for it wait for.
+//! Is there a page for this query? Answers from memory, or from the one fill that all who ask for
+//! it wait for.
 //!
-//! moka keeps the entries and bounds the memory; what an entry is worth is judged here, by its snapshot and by a clock
-//! that the tests can set. Everything but a hit is rare, as the vendor is slow: it takes one lock.
+//! moka keeps the entries and bounds the memory; what an entry is worth is judged here, by its
+//! snapshot and by a clock that the tests can set. Everything but a hit is rare, as the vendor is
+//! slow: it takes one lock.
 //!
-//! Invariants: a page filled before an invalidation that touches it is never found after it, whatever a request says;
-//! pages with one snapshot id never contradict each other; a page is fetched once for all who can wait for it.
+//! Invariants: a page filled before an invalidation that touches it is never found after it,
+//! whatever a request says; pages with one snapshot id never contradict each other; a page is
+//! fetched once for all who can wait for it.
 
 mod flight;
 mod heads;
@@ -44,7 +47,8 @@ use crate::gateway::request::route::Policy;
 use crate::task;
 use crate::words::{Ending, Outcome, Sent};
 
-/// Pages of queries with longer parameters are not kept: the longest that the vendor documents has some 200 bytes.
+/// Pages of queries with longer parameters are not kept: the longest that the vendor documents has
+/// some 200 bytes.
 const LONGEST_KEY: usize = 8 * 1024;
 
 /// The pages in memory and the fills that run.
@@ -62,7 +66,8 @@ struct Inner {
 /// What only fills change.
 #[derive(Debug, Default)]
 struct State {
-    /// More than one for a key where a caller would not wait for the one that ran. The one that began last is last.
+    /// More than one for a key where a caller would not wait for the one that ran. The one that
+    /// began last is last.
     flights: HashMap<Key, Vec<Flight>, RandomState>,
     series: Series,
 }
@@ -72,8 +77,8 @@ struct Entry {
     page: Arc<Page>,
     sent_at: Moment,
     snapshot: Arc<Snapshot>,
-    /// For how many seconds moka must keep it: nothing may use it any more after that. (As a `Duration` it would make moka's own
-    /// part of an entry longer than a line of memory.)
+    /// For how many seconds moka must keep it: nothing may use it any more after that. (As a
+    /// `Duration` it would make moka's own part of an entry longer than a line of memory.)
     keep_for: u32,
 }
 
@@ -125,7 +130,8 @@ pub enum Reason {
 pub struct Filled {
     /// The answer for all who wait.
     pub page: Arc<Page>,
-    /// Why it may not be kept. (Whether what may be kept still may when it comes is for the generation to say.)
+    /// Why it may not be kept. (Whether what may be kept still may when it comes is for the
+    /// generation to say.)
     pub not_stored: Option<NotStored>,
     /// The pages that it is or is made of; only of what may be kept.
     pub pages: Pages,
@@ -160,9 +166,11 @@ pub enum Pages {
     None,
     /// It is one.
     One(Position),
-    /// It is a document that is made of these, which were fetched one after the other, the first when it was sent.
+    /// It is a document that is made of these, which were fetched one after the other, the first
+    /// when it was sent.
     All(Vec<PageOfAll>),
-    /// It is a document that is made of pages of another size than was asked for, which nobody asks for.
+    /// It is a document that is made of pages of another size than was asked for, which nobody asks
+    /// for.
     AllOfAnotherSize,
 }
 
@@ -210,7 +218,8 @@ impl Cache {
         let entries = moka::sync::Cache::builder()
             .max_capacity(max_size)
             .weigher(|key, entry: &Entry| weigh(key, &entry.page))
-            // The default policy admits by frequency: a warm cache would fetch every new query again and again.
+            // The default policy admits by frequency: a warm cache would fetch every new query
+            // again and again.
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(UntilUnusable)
             .eviction_listener(move |_, _, cause| {
@@ -227,12 +236,12 @@ impl Cache {
         }))
     }
 
-    /// The page from memory where it serves; else that of a fill that runs, or of the one that `fill` begins; else,
-    /// where that fails or takes too long, an old page.
+    /// The page from memory where it serves; else that of a fill that runs, or of the one that
+    /// `fill` begins; else, where that fails or takes too long, an old page.
     ///
-    /// A page from memory signs nothing and waits for nobody. `fill` gets the [`Progress`] by which those who stop
-    /// waiting know whether the request has left; it is called once at most. `usual` says how long a fill will
-    /// usually take from now on, the wait for its turn included.
+    /// A page from memory signs nothing and waits for nobody. `fill` gets the [`Progress`] by which
+    /// those who stop waiting know whether the request has left; it is called once at most. `usual`
+    /// says how long a fill will usually take from now on, the wait for its turn included.
     pub async fn get_or_fill<F>(
         &self,
         question: &Question<'_>,
@@ -388,7 +397,8 @@ impl Cache {
             .drop_if(|key, _| !kept.contains(&std::ptr::from_ref(key.scope())))
     }
 
-    /// Entries and bytes now, evictions so far. Counts are late by moka's housekeeping, which this runs.
+    /// Entries and bytes now, evictions so far. Counts are late by moka's housekeeping, which this
+    /// runs.
     pub fn statistics(&self) -> Statistics {
         self.0.entries.run_pending_tasks();
         Statistics {
@@ -453,7 +463,8 @@ impl Question<'_> {
         }
     }
 
-    /// What is a page of this standing to this question? `age` is its snapshot's, `own_age` its own.
+    /// What is a page of this standing to this question? `age` is its snapshot's, `own_age` its
+    /// own.
     fn judge(
         &self,
         standing: Standing,
@@ -528,8 +539,8 @@ impl Inner {
         }
     }
 
-    /// Would a call be spent, against the day's thrift, on a page that memory has fresh? `because` is why memory does not
-    /// answer: with `no-store` it was not even asked.
+    /// Would a call be spent, against the day's thrift, on a page that memory has fresh? `because`
+    /// is why memory does not answer: with `no-store` it was not even asked.
     fn spares(&self, question: &Question<'_>, because: Forwarded, now: Moment) -> bool {
         question.sparing.no_forced
             && match because {
@@ -542,7 +553,8 @@ impl Inner {
             }
     }
 
-    /// Keeps an entry, unless there is one that was asked for later. Only under the lock of the state.
+    /// Keeps an entry, unless there is one that was asked for later. Only under the lock of the
+    /// state.
     fn keep(&self, key: Key, entry: Entry, now: Moment) -> bool {
         let known = self.entries.get(&key);
         let is_newer = known.is_none_or(|known| {
@@ -566,7 +578,8 @@ impl Inner {
         gone.len()
     }
 
-    /// moka drops an entry that is larger than all of it without a word, and holds on to keys of entries it has dropped.
+    /// moka drops an entry that is larger than all of it without a word, and holds on to keys of
+    /// entries it has dropped.
     fn is_too_large(&self, key: &Key, page: &Page) -> bool {
         let capacity = self.entries.policy().max_capacity();
         key.size() > LONGEST_KEY
@@ -645,7 +658,8 @@ impl Landing {
     /// The fill has ended.
     fn end(self, outcome: Result<Filled, Error>) {
         let outcome = self.land(outcome);
-        // First the page can be found, then the fill cannot be joined, then those who wait hear of it.
+        // First the page can be found, then the fill cannot be joined, then those who wait hear of
+        // it.
         let teller = self.teller.clone();
         drop(self);
         teller.send_replace(Some(outcome));
@@ -700,7 +714,8 @@ impl Inner {
                 .map(|page| (page.position.clone(), page))
                 .unzip(),
         };
-        // Under the lock: else a page that a command touches meanwhile could join a snapshot that began after it.
+        // Under the lock: else a page that a command touches meanwhile could join a snapshot that
+        // began after it.
         let mut state = self.state();
         let validity = key.validity(terms.validity.generation, filled.sent_at);
         let is_valid =
@@ -777,8 +792,9 @@ fn too_late(progress: &Progress) -> Error {
     }
 }
 
-/// The bytes an entry costs. Beside its texts these are what moka, the snapshot and the allocator add, as measured: by full caches
-/// of 64 and 256 MiB of pages of 1, 10 and 25 KiB the process has grown by 0.9 to 1.15 times the sum of these.
+/// The bytes an entry costs. Beside its texts these are what moka, the snapshot and the allocator
+/// add, as measured: by full caches of 64 and 256 MiB of pages of 1, 10 and 25 KiB the process has
+/// grown by 0.9 to 1.15 times the sum of these.
 fn weigh(key: &Key, page: &Page) -> u32 {
     const OVERHEAD: usize = 1600;
     let body = page.body.len();
@@ -787,7 +803,8 @@ fn weigh(key: &Key, page: &Page) -> u32 {
     u32::try_from(3 * key.size() + rounded_up + OVERHEAD).unwrap_or(u32::MAX)
 }
 
-/// moka only bounds memory: it drops an entry when nothing may use it any more. Its clock is its own.
+/// moka only bounds memory: it drops an entry when nothing may use it any more. Its clock is its
+/// own.
 struct UntilUnusable;
 
 impl moka::Expiry<Key, Entry> for UntilUnusable {

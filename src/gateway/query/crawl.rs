@@ -21,7 +21,8 @@ use crate::words::Sent;
 const CRAWL_SHARE: u64 = 10;
 
 impl Queries {
-    /// All pages, one after the other; once more from the beginning if the orders have changed meanwhile.
+    /// All pages, one after the other; once more from the beginning if the orders have changed
+    /// meanwhile.
     pub(super) async fn crawl(
         &self,
         call: &Call,
@@ -145,8 +146,8 @@ impl Queries {
         document.finish().map(Some)
     }
 
-    /// The first page has come, and says how many there are: may the others be fetched? So many calls were `made` in vain
-    /// before that.
+    /// The first page has come, and says how many there are: may the others be fetched? So many
+    /// calls were `made` in vain before that.
     fn may_crawl(&self, pages: u64, made: u64, policy: &Policy) -> Result<(), Error> {
         let most = policy.max_pages;
         if pages > most {

@@ -1,7 +1,7 @@
 //! All pages of a query as one document: do they belong together, and what do they make?
 //!
-//! The document has the vendor's shape, with all orders on one page. Number tokens stay as the vendor wrote them;
-//! `data.sign` is left out, as it belongs to one page.
+//! The document has the vendor's shape, with all orders on one page. Number tokens stay as the
+//! vendor wrote them; `data.sign` is left out, as it belongs to one page.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -41,7 +41,8 @@ pub struct Cut {
     pub orders: u64,
     /// How many pages there are.
     pub pages: u64,
-    /// Has the vendor used another size than it was asked for? It may say so, or give fewer orders while there are more.
+    /// Has the vendor used another size than it was asked for? It may say so, or give fewer orders
+    /// while there are more.
     pub is_another_size: bool,
 }
 
@@ -80,7 +81,8 @@ impl Document {
         }
     }
 
-    /// What its first page says, or if that has come has said: this is a page, with so many orders on it.
+    /// What its first page says, or if that has come has said: this is a page, with so many orders
+    /// on it.
     pub fn cut(&self, position: &Position, orders: u64) -> Cut {
         if let Some(cut) = self.cut {
             return cut;
@@ -105,7 +107,8 @@ impl Document {
         }
     }
 
-    /// Of a size that the vendor has chosen, all pages must be as large as the first, but for the last one.
+    /// Of a size that the vendor has chosen, all pages must be as large as the first, but for the
+    /// last one.
     pub fn check_size(&self, position: &Position, orders: u64) -> Result<(), Error> {
         let (Some(cut), Some(first)) = (self.cut, self.pages.first()) else {
             return Ok(());

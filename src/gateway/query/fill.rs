@@ -36,7 +36,8 @@ pub enum Expected {
     AnyPage,
 }
 
-/// Only a success of the expected shape, whole beyond doubt, is kept. What is no envelope is not an answer to a query.
+/// Only a success of the expected shape, whole beyond doubt, is kept. What is no envelope is not an
+/// answer to a query.
 pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Moment) -> Result<Filled, Error> {
     let invalid = |reason| {
         Err(Error::UpstreamInvalidAnswer {
@@ -74,7 +75,8 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Moment) -> Result
     } else {
         None
     };
-    // Copies of their own: as they came, body and headers would keep the connection's whole read buffer in memory.
+    // Copies of their own: as they came, body and headers would keep the connection's whole read
+    // buffer in memory.
     let copy = |value: &HeaderValue| {
         let value = value.as_bytes();
         match JSON.iter().find(|json| json.as_bytes() == value) {
@@ -124,7 +126,8 @@ pub fn to_filled(answer: Answer, expected: &Expected, sent_at: Moment) -> Result
     })
 }
 
-/// The error that an answer to a query is which says all it has to say by its status: a balancer's, mostly.
+/// The error that an answer to a query is which says all it has to say by its status: a balancer's,
+/// mostly.
 fn error_of(answer: &Answer) -> Option<Error> {
     let (status, host) = (answer.status, answer.redirect_host.clone());
     if status.is_redirection() {

@@ -5,8 +5,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::config::CRAWLS;
 use crate::telemetry::TenantLabel;
 
-/// Who may crawl now: one of a tenant, and [`CRAWLS`] in all. Who waits is served in the order they came, and so many
-/// may wait.
+/// Who may crawl now: one of a tenant, and [`CRAWLS`] in all. Who waits is served in the order they
+/// came, and so many may wait.
 #[derive(Debug)]
 pub struct CrawlPlaces {
     line: Semaphore,
@@ -25,8 +25,8 @@ impl CrawlPlaces {
         }
     }
 
-    /// Waits for a place for the tenant with this label; it is free again when what is returned is dropped. None if too
-    /// many wait.
+    /// Waits for a place for the tenant with this label; it is free again when what is returned is
+    /// dropped. None if too many wait.
     pub async fn take(&self, tenant: TenantLabel) -> Option<[SemaphorePermit<'_>; 2]> {
         let _in_line = self.line.try_acquire().ok()?;
         let of_tenant = self.by_tenant[tenant.0].acquire().await;

@@ -37,8 +37,8 @@ struct Origin {
 }
 
 impl Scopes {
-    /// The scopes of all tenants and queries under this configuration. Those of the one before stay where nothing has
-    /// changed on which answers depend.
+    /// The scopes of all tenants and queries under this configuration. Those of the one before stay
+    /// where nothing has changed on which answers depend.
     pub fn new(config: &Config, routes: &Routes, tenants: &Tenants, before: &Self) -> Self {
         let base_url: Arc<str> = config.upstream.base_url.to_string().into();
         let mut scopes = Self {
@@ -81,8 +81,8 @@ impl Scopes {
             .expect("every query has a scope for every tenant")
     }
 
-    /// What a command may change: of the queries that its route names, those that show what it names; without such a
-    /// list, and on a path that is not configured, every query of its tenant.
+    /// What a command may change: of the queries that its route names, those that show what it
+    /// names; without such a list, and on a path that is not configured, every query of its tenant.
     pub fn reach(
         self: &Arc<Self>,
         tenant: &Tenant,
@@ -143,8 +143,9 @@ impl Reach {
         self.scopes().map(|scope| &**scope.path()).collect()
     }
 
-    /// From now on nothing is found that was filled before. After an outcome, at `ended_at`, the vendor may show the old
-    /// state until it has settled: what is filled meanwhile is found no longer than that.
+    /// From now on nothing is found that was filled before. After an outcome, at `ended_at`, the
+    /// vendor may show the old state until it has settled: what is filled meanwhile is found no
+    /// longer than that.
     pub fn invalidate(&self, ended_at: Option<Moment>) {
         let settles_at = ended_at.map(|ended_at| ended_at + self.settle);
         let latest = self.latest.load();
@@ -153,7 +154,8 @@ impl Reach {
         }
     }
 
-    /// What a configuration that came meanwhile has brought. (Mostly there is none: all tenants' are not gone through.)
+    /// What a configuration that came meanwhile has brought. (Mostly there is none: all tenants'
+    /// are not gone through.)
     fn new_in<'a>(&'a self, latest: &'a Arc<Scopes>) -> impl Iterator<Item = &'a Arc<Scope>> {
         let is_another = !Arc::ptr_eq(&self.of, latest);
         let all = is_another.then(|| latest.all());

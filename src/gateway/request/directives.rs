@@ -1,7 +1,9 @@
-//! What does a caller ask of the cache? The request directives of `Cache-Control` (RFC 9111, section 5.2.1).
+//! What does a caller ask of the cache? The request directives of `Cache-Control` (RFC 9111,
+//! section 5.2.1).
 //!
-//! A value that cannot be read counts as the one that asks for more: `max-age=x` as `max-age=0`, `min-fresh=x` as more
-//! than any page has, `max-stale=x` as not there. What is no request directive is ignored.
+//! A value that cannot be read counts as the one that asks for more: `max-age=x` as `max-age=0`,
+//! `min-fresh=x` as more than any page has, `max-stale=x` as not there. What is no request
+//! directive is ignored.
 
 use std::time::Duration;
 
@@ -26,7 +28,8 @@ pub struct Directives {
 }
 
 impl Directives {
-    /// Reads all `Cache-Control` lines of a request. Of a directive that stands twice the first counts.
+    /// Reads all `Cache-Control` lines of a request. Of a directive that stands twice the first
+    /// counts.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut directives = Self::default();
         for line in headers.get_all(CACHE_CONTROL) {

@@ -20,7 +20,8 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const X_LINKSFIELD_PAGES: &str = "x-linksfield-pages";
 const X_REQUEST_TIMEOUT: &str = "x-request-timeout";
 
-/// The header fields that say something to the gateway, each found once: a map of headers is searched anew for every name.
+/// The header fields that say something to the gateway, each found once: a map of headers is
+/// searched anew for every name.
 #[derive(Debug)]
 pub struct Fields<'a> {
     all: &'a HeaderMap,
@@ -92,7 +93,8 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// Refuses what another server might read differently (RFC 9112, section 3.2), and every web page.
+    /// Refuses what another server might read differently (RFC 9112, section 3.2), and every web
+    /// page.
     pub fn check(&self, head: &request::Parts) -> Result<(), Error> {
         match self.host.first {
             None if head.version == Version::HTTP_11 => {
@@ -120,7 +122,8 @@ impl<'a> Fields<'a> {
                 "a header that says who asks, or how, stands twice",
             ));
         }
-        // RFC 9112, section 6.1: hyper undoes chunked, and leaves whatever else was done to the body.
+        // RFC 9112, section 6.1: hyper undoes chunked, and leaves whatever else was done to the
+        // body.
         if !self.every_coding_is("chunked", TRANSFER_ENCODING, self.transfer_encoding) {
             return Err(Error::MalformedRequest(
                 "chunked is the only transfer coding that is understood",

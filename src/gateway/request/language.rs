@@ -1,4 +1,5 @@
-//! Which language is asked of Linksfield? One of the configured ones, as it is part of the cache key.
+//! Which language is asked of Linksfield? One of the configured ones, as it is part of the cache
+//! key.
 
 use std::sync::Arc;
 
@@ -29,8 +30,9 @@ impl Languages {
         Self(tags.iter().map(language).collect())
     }
 
-    /// The language for a caller's `Accept-Language` (RFC 9110, section 12.5.4): of the ranges that match one of ours the
-    /// heaviest, of equals the first; what is no list of ranges counts as none.
+    /// The language for a caller's `Accept-Language` (RFC 9110, section 12.5.4): of the ranges that
+    /// match one of ours the heaviest, of equals the first; what is no list of ranges counts as
+    /// none.
     pub fn choose(&self, accept: Option<&HeaderValue>) -> &Arc<Language> {
         let Some(ranges) = accept.and_then(|value| value.to_str().ok()) else {
             return &self.0[0];

@@ -1,7 +1,7 @@
 //! What is asked: is the path a query or a command, and what is its policy?
 //!
-//! Every path that is not configured as a query is a command. A path that two servers could read in two ways is refused,
-//! so that no spelling of a configured path slips past its policy.
+//! Every path that is not configured as a query is a command. A path that two servers could read in
+//! two ways is refused, so that no spelling of a configured path slips past its policy.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use crate::config::{Config, Idempotency, Kind as ConfiguredKind, UnlistedPaths, 
 use crate::gateway::error::Error;
 use crate::telemetry::{RouteKind, RouteLabel};
 
-/// Said to whoever opens the address of the gateway in a browser, mostly in search of the admin page.
+/// Said to whoever opens the address of the gateway in a browser, mostly in search of the admin
+/// page.
 const AT_THE_ROOT: &str = "this is the port of the callers (server.listen), who POST JSON to a path of Linksfield's such as \
      /package/queryOrder; the admin page is at / of another port, which server.admin_listen names";
 
@@ -69,7 +70,8 @@ pub struct Policy {
     pub stale_for: Duration,
     /// How long after `fresh_for` it may be served because the vendor fails.
     pub stale_if_error: Duration,
-    /// How long a caller without a deadline of its own waits for a fill that an old page can stand in for.
+    /// How long a caller without a deadline of its own waits for a fill that an old page can stand
+    /// in for.
     pub stale_patience: Duration,
     /// A page younger than this is served although the caller says `no-cache`.
     pub min_refresh: Duration,
@@ -182,7 +184,8 @@ impl Routes {
             .filter(|(_, route)| matches!(route.kind, Kind::Query(_)))
     }
 
-    /// Finds the route of a request's path. A path that begins with the base URL's own path has it removed once.
+    /// Finds the route of a request's path. A path that begins with the base URL's own path has it
+    /// removed once.
     pub fn find(&self, path: &str) -> Result<Target, Error> {
         let below = path
             .strip_prefix(&self.base_path)

@@ -37,8 +37,8 @@ pub struct Tenant {
 
 /// The signers of a tenant: one, or during a rotation two, of which one is active.
 ///
-/// A query that is refused for its signature is asked once more with the other one. What has worked becomes the active
-/// one, for commands too: they are never sent to find out.
+/// A query that is refused for its signature is asked once more with the other one. What has worked
+/// becomes the active one, for commands too: they are never sent to find out.
 #[derive(Debug)]
 pub struct Signers {
     current: Signer,
@@ -52,7 +52,8 @@ struct Active {
     since: Option<Instant>,
 }
 
-/// So long a switch is final: a vendor whose servers do not agree yet moves the commands once, not back and forth.
+/// So long a switch is final: a vendor whose servers do not agree yet moves the commands once, not
+/// back and forth.
 const SWITCHED_FOR: Duration = Duration::from_secs(30);
 
 impl Signers {
@@ -100,8 +101,8 @@ impl Signers {
         }
     }
 
-    /// A query was taken with this one that was refused with the other. True if it is the active one from now on, and was
-    /// not before.
+    /// A query was taken with this one that was refused with the other. True if it is the active
+    /// one from now on, and was not before.
     pub fn proven(&self, which: WhichSecret) -> bool {
         let mut state = self.state();
         let now = Instant::now();
@@ -196,7 +197,8 @@ impl Tenants {
         self.by_name.values()
     }
 
-    /// The tenant that a header names, else the body's `access_code`, else the only one, else for queries the default.
+    /// The tenant that a header names, else the body's `access_code`, else the only one, else for
+    /// queries the default.
     pub fn identify(
         &self,
         header: Option<&HeaderValue>,
@@ -251,7 +253,8 @@ pub struct Caller {
 #[derive(Debug)]
 pub struct Callers {
     all: Vec<Caller>,
-    /// Hashes tokens under a random key that nobody is told: nobody can look for tokens whose hashes agree.
+    /// Hashes tokens under a random key that nobody is told: nobody can look for tokens whose
+    /// hashes agree.
     hasher: KeyedState,
 }
 
@@ -287,7 +290,8 @@ impl Callers {
             .collect()
     }
 
-    /// The caller whose token an `Authorization` header bears; none where no callers are configured.
+    /// The caller whose token an `Authorization` header bears; none where no callers are
+    /// configured.
     pub fn authenticate(
         &self,
         authorization: Option<&HeaderValue>,
@@ -298,7 +302,8 @@ impl Callers {
         let token = authorization
             .and_then(bearer)
             .ok_or(Error::Unauthenticated)?;
-        // Tokens are found by their hashes and compared in constant time: the time taken tells nothing about any of them.
+        // Tokens are found by their hashes and compared in constant time: the time taken tells
+        // nothing about any of them.
         let hash = self.hasher.hash_one(token);
         let mut alike = self.all.iter().filter(|caller| caller.hash == hash);
         let found =
@@ -317,7 +322,8 @@ impl Caller {
     }
 }
 
-/// Is this the `Authorization` of whoever knows `token`? The time taken tells nothing about the token.
+/// Is this the `Authorization` of whoever knows `token`? The time taken tells nothing about the
+/// token.
 pub fn bears(authorization: Option<&HeaderValue>, token: &SecretString) -> bool {
     let token = token.expose_secret().as_bytes();
     authorization
@@ -325,7 +331,8 @@ pub fn bears(authorization: Option<&HeaderValue>, token: &SecretString) -> bool 
         .is_some_and(|borne| token.ct_eq(borne).into())
 }
 
-/// The token of `Authorization: Bearer …`; the scheme's case does not matter (RFC 9110, section 11.1).
+/// The token of `Authorization: Bearer …`; the scheme's case does not matter (RFC 9110, section
+/// 11.1).
 fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
     let (scheme, token) = authorization.as_bytes().split_at_checked(7)?;
     scheme

@@ -1,7 +1,7 @@
 //! Is Linksfield failing, so that asking it again is of no use for now?
 //!
-//! Closed, calls pass and their ends are counted. Too many failures open it: nothing is asked for a while. Then one call
-//! at a time is let through to see; the first success closes it.
+//! Closed, calls pass and their ends are counted. Too many failures open it: nothing is asked for a
+//! while. Then one call at a time is let through to see; the first success closes it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -123,7 +123,8 @@ impl Breaker {
         })
     }
 
-    /// Every slot is held by a call that the vendor has not ended: the first one that can be made sees whether it is well.
+    /// Every slot is held by a call that the vendor has not ended: the first one that can be made
+    /// sees whether it is well.
     pub fn trip(&self, now: Instant) {
         let mut state = self.lock();
         state.opened_at.get_or_insert(now);

@@ -1,8 +1,9 @@
 //! How is Linksfield called? One call, and for queries the further attempts that may follow it.
 //!
-//! A call passes, in this order: the brakes, the breaker and what is usual (who would be refused waits for nothing), its turn
-//! and its slot (the permit), a connection, the state disk, the signature, and the connection again with the bytes. What it
-//! ended with is then told to whoever learns from it.
+//! A call passes, in this order: the brakes, the breaker and what is usual (who would be refused
+//! waits for nothing), its turn and its slot (the permit), a connection, the state disk, the
+//! signature, and the connection again with the bytes. What it ended with is then told to whoever
+//! learns from it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -161,7 +162,8 @@ impl From<Open> for Unanswered {
 pub struct Later(oneshot::Receiver<(Answer, Moment)>);
 
 impl Later {
-    /// The answer, and when its request was sent; none if the vendor has ended the connection, or was waited for no longer.
+    /// The answer, and when its request was sent; none if the vendor has ended the connection, or
+    /// was waited for no longer.
     pub async fn answer(self) -> Option<(Answer, Moment)> {
         self.0.await.ok()
     }
@@ -232,8 +234,8 @@ impl From<Error> for Unsent {
 }
 
 impl Vendor {
-    /// Asks a query: again where the vendor fails, as long as somebody waits, the budget allows it and there is time; and
-    /// once with the tenant's other secret where the signature is refused.
+    /// Asks a query: again where the vendor fails, as long as somebody waits, the budget allows it
+    /// and there is time; and once with the tenant's other secret where the signature is refused.
     pub async fn ask(
         &self,
         call: &Call,
@@ -273,7 +275,8 @@ impl Vendor {
             }
             let answer = result.as_ref().map(|answered| &answered.answer);
             let end = end_of(answer.map_err(|unanswered| &unanswered.error), call);
-            // The vendor still works at an attempt that is held: another one beside it would only take one more slot.
+            // The vendor still works at an attempt that is held: another one beside it would only
+            // take one more slot.
             let is_held = answer.is_err_and(|unanswered| unanswered.later.is_some());
             if end != CallEnd::Failure || is_held || !progress.is_awaited() {
                 return result;
@@ -312,7 +315,8 @@ impl Vendor {
         }
     }
 
-    /// One call of Linksfield: who may make it, its permit, what is sent, and what its end says of the vendor.
+    /// One call of Linksfield: who may make it, its permit, what is sent, and what its end says of
+    /// the vendor.
     pub async fn call(
         &self,
         call: &Call,
@@ -376,7 +380,8 @@ impl Vendor {
         result
     }
 
-    /// Sends a call that has its permit: again where it is proven that the vendor has not processed it.
+    /// Sends a call that has its permit: again where it is proven that the vendor has not processed
+    /// it.
     async fn send<P: Preparation>(
         &self,
         attempt: &mut Attempt<'_, P>,
@@ -455,8 +460,8 @@ impl Vendor {
         timeout.unwrap_or(self.0.exchange_timeout)
     }
 
-    /// What the call goes through, with all on disk that must be there before its first byte. The disk's time is not taken
-    /// from Linksfield's: the deadline is that much later.
+    /// What the call goes through, with all on disk that must be there before its first byte. The
+    /// disk's time is not taken from Linksfield's: the deadline is that much later.
     async fn ready<P: Preparation>(
         &self,
         permit: &mut Permit<Slot>,
@@ -464,7 +469,8 @@ impl Vendor {
     ) -> Result<Stream, Error> {
         let timing = &attempt.errand.timing;
         loop {
-            // A disk takes its time: whether the connection may still be used is looked at after it.
+            // A disk takes its time: whether the connection may still be used is looked at after
+            // it.
             let max_idle = attempt.errand.max_idle;
             let stream = self.connect(permit, max_idle, attempt.deadline).await?;
             if !attempt.preparation.is_durable() {
@@ -483,8 +489,9 @@ impl Vendor {
         }
     }
 
-    /// The time for the exchange has passed, and the vendor has the request: it may go on working at it, whatever becomes of
-    /// the connection, so the slot stays taken until it has ended it. What it says meanwhile is of use all the same.
+    /// The time for the exchange has passed, and the vendor has the request: it may go on working
+    /// at it, whatever becomes of the connection, so the slot stays taken until it has ended it.
+    /// What it says meanwhile is of use all the same.
     fn hold(&self, late: Late, permit: Permit<Slot>, sent_at: Moment) -> Later {
         let (tell, later) = oneshot::channel();
         let (vendor, at_most) = (self.clone(), self.0.hold);
@@ -513,8 +520,9 @@ impl Vendor {
         }
     }
 
-    /// The right to make the call, for which it waits until `until`; refused if the call can no longer be answered in time
-    /// when its turn comes: what was foreseen when the wait began may have been too little.
+    /// The right to make the call, for which it waits until `until`; refused if the call can no
+    /// longer be answered in time when its turn comes: what was foreseen when the wait began may
+    /// have been too little.
     async fn permit(
         &self,
         call: &Call,
@@ -553,8 +561,9 @@ impl Vendor {
         })
     }
 
-    /// The calls of the day are on disk before one more leaves, so that not even a crash begins a new day. Where that fails
-    /// the call is made all the same: [`keep_saving`](crate::keep_saving) tells of it. Tells how long it took.
+    /// The calls of the day are on disk before one more leaves, so that not even a crash begins a
+    /// new day. Where that fails the call is made all the same: [`keep_saving`](crate::keep_saving)
+    /// tells of it. Tells how long it took.
     async fn save_calls(&self, deadline: Instant) -> Duration {
         let began = Instant::now();
         if let Some(store) = &self.0.lasting.store {
@@ -565,8 +574,8 @@ impl Vendor {
         began.elapsed()
     }
 
-    /// What the end of a call says about the vendor, counted. An answer that nothing classifies has another outcome from then
-    /// on where it is the usual one of its route and tenant.
+    /// What the end of a call says about the vendor, counted. An answer that nothing classifies has
+    /// another outcome from then on where it is the usual one of its route and tenant.
     fn told_by(
         &self,
         result: Result<&mut Answer, &Error>,
@@ -585,7 +594,8 @@ impl Vendor {
             Some(News::Ends) => metrics.episode_ends(route, tenant),
             None => {}
         }
-        // To the breaker of all it is none: that is not closed to others by what one route and tenant get.
+        // To the breaker of all it is none: that is not closed to others by what one route and
+        // tenant get.
         let counted = if verdict.is_failure {
             CallEnd::Failure
         } else {
@@ -605,8 +615,8 @@ impl Vendor {
         end
     }
 
-    /// What the call goes through: its slot's connection, or another's while others keep it from using that one: whichever
-    /// has room first.
+    /// What the call goes through: its slot's connection, or another's while others keep it from
+    /// using that one: whichever has room first.
     async fn connect(
         &self,
         permit: &mut Permit<Slot>,
@@ -632,7 +642,8 @@ impl Vendor {
         match vacancy {
             Vacancy::Connected(stream) => Ok(stream),
             Vacancy::Empty(slot) => {
-                // In memory of its own: with it every call's future would be larger by two handshakes.
+                // In memory of its own: with it every call's future would be larger by two
+                // handshakes.
                 let stream = Box::pin(upstream.connect(slot, deadline)).await?;
                 if stream.is_shared() {
                     permit.slot_has_grown();
@@ -684,8 +695,8 @@ fn called_off() -> Error {
     }
 }
 
-/// What the end of a call says about the vendor. What is no envelope is a failure where the configuration says what is
-/// asked: elsewhere a caller chooses what is answered.
+/// What the end of a call says about the vendor. What is no envelope is a failure where the
+/// configuration says what is asked: elsewhere a caller chooses what is answered.
 fn end_of(result: Result<&Answer, &Error>, call: &Call) -> CallEnd {
     match result {
         Ok(answer) => match answer.outcome {
@@ -715,7 +726,8 @@ fn end_of(result: Result<&Answer, &Error>, call: &Call) -> CallEnd {
     }
 }
 
-/// Not the vendor's words: a broken proxy's, say. What is larger than what is read, or compressed, may be.
+/// Not the vendor's words: a broken proxy's, say. What is larger than what is read, or compressed,
+/// may be.
 fn is_no_envelope(answer: &Answer) -> bool {
     !answer.is_envelope && answer.rest.is_none() && !answer.is_encoded()
 }

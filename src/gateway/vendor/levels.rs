@@ -1,4 +1,5 @@
-//! What is left of the vendor's limits, and how is it reached? The values of now, for the metrics and the admin page.
+//! What is left of the vendor's limits, and how is it reached? The values of now, for the metrics
+//! and the admin page.
 
 use std::time::SystemTime;
 

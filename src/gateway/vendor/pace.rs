@@ -46,12 +46,14 @@ impl Pace {
     }
 }
 
-/// The paces of routes, by their names, which say the same in every configuration. A clone is the same one.
+/// The paces of routes, by their names, which say the same in every configuration. A clone is the
+/// same one.
 #[derive(Debug, Clone, Default)]
 pub struct Paces(Arc<Mutex<HashMap<String, Arc<Pace>>>>);
 
 impl Paces {
-    /// Those of these routes, in this order. What is known of them stays, of others it is forgotten.
+    /// Those of these routes, in this order. What is known of them stays, of others it is
+    /// forgotten.
     pub fn of(&self, routes: &[String]) -> Vec<Arc<Pace>> {
         let mut known = self.0.lock();
         let pace = |route: &String| known.get(route).cloned().unwrap_or_default();

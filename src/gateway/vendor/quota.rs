@@ -1,9 +1,11 @@
-//! May a call be made now? Hands out the vendor's few connection slots, within what it allows in a second and in a day.
+//! May a call be made now? Hands out the vendor's few connection slots, within what it allows in a
+//! second and in a day.
 //!
-//! A permit is a slot (`quota/slots.rs`), or with HTTP/2 a part of one that takes many calls at a time. When its turn of the
-//! second is free again says `quota/rate.rs`, what the day has left `quota/day.rs`, who of those that wait goes first
-//! `quota/queue.rs`; here they meet. Whoever can have a permit now has it at once. Whoever cannot waits: bounded in number, until its
-//! deadline, and only if that can be kept.
+//! A permit is a slot (`quota/slots.rs`), or with HTTP/2 a part of one that takes many calls at a
+//! time. When its turn of the second is free again says `quota/rate.rs`, what the day has left
+//! `quota/day.rs`, who of those that wait goes first `quota/queue.rs`; here they meet. Whoever can
+//! have a permit now has it at once. Whoever cannot waits: bounded in number, until its deadline,
+//! and only if that can be kept.
 
 mod ask;
 mod day;
@@ -39,7 +41,8 @@ use crate::words::Class;
 /// A new duration's part in the mean is one in so many.
 const PACE_MEMORY: u32 = 8;
 
-/// Most connections that are given up are closed for the vendor too within this time. One that is not is told of as held.
+/// Most connections that are given up are closed for the vendor too within this time. One that is
+/// not is told of as held.
 const CLOSES_WITHIN: Duration = Duration::from_secs(2);
 
 /// When every slot is held, nobody knows until when: callers look again after so long.
@@ -53,7 +56,8 @@ const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 pub enum Throttled {
     /// Ours may have been: a limit was used up, or is not known.
     Ours,
-    /// By our count there was room: somebody else shares the address, or the limits are not the vendor's.
+    /// By our count there was room: somebody else shares the address, or the limits are not the
+    /// vendor's.
     Foreign,
 }
 
@@ -113,7 +117,8 @@ impl<T: Shareable> Drop for Place<T> {
     }
 }
 
-/// One call, and its slot. Dropping it gives the slot back, and begins the second after which its turn is free.
+/// One call, and its slot. Dropping it gives the slot back, and begins the second after which its
+/// turn is free.
 #[derive(Debug)]
 pub struct Permit<T: Shareable> {
     slot: T,
@@ -143,8 +148,9 @@ enum Stage {
 }
 
 impl<T: Shareable> Quota<T> {
-    /// Slots that nobody has used yet. `history` is what a store has kept; without one, what the day has seen is assumed
-    /// to be nothing. What the last second has seen is not: its turns are free one second from now.
+    /// Slots that nobody has used yet. `history` is what a store has kept; without one, what the
+    /// day has seen is assumed to be nothing. What the last second has seen is not: its turns are
+    /// free one second from now.
     pub fn new(limits: &Limits, now: SystemTime, history: Option<&History>) -> Self {
         let state = State {
             slots: Slots::new(limits.connections),
@@ -160,8 +166,9 @@ impl<T: Shareable> Quota<T> {
         Self(Arc::new(Shared(Mutex::new(state))))
     }
 
-    /// Other limits from now on. Who waits goes on waiting, what was counted stays counted. Of connections that are too
-    /// many the idle ones are given up now, the others when their calls end.
+    /// Other limits from now on. Who waits goes on waiting, what was counted stays counted. Of
+    /// connections that are too many the idle ones are given up now, the others when their calls
+    /// end.
     pub fn change(&self, limits: &Limits) {
         let mut state = self.0.lock();
         state.max_queue = limits.queue;
@@ -179,8 +186,8 @@ impl<T: Shareable> Quota<T> {
         self.acquire_until(ask, ask.deadline).await
     }
 
-    /// Waits for a permit until `until`, where the call is of use beyond the deadline of the one who began it. Whether that
-    /// can be kept decides whether it may wait at all.
+    /// Waits for a permit until `until`, where the call is of use beyond the deadline of the one
+    /// who began it. Whether that can be kept decides whether it may wait at all.
     pub async fn acquire_until(&self, ask: Ask<'_>, until: Instant) -> Result<Permit<T>, Error> {
         let granted = match self.0.enter(&ask)? {
             Entered::Granted(permit) => return Ok(permit),
@@ -195,8 +202,8 @@ impl<T: Shareable> Quota<T> {
         Err(Error::Overloaded { retry_after })
     }
 
-    /// How long a query of this tenant would wait for its permit, if each call takes `usual`. At least that long: who
-    /// comes later and goes first is not foreseen.
+    /// How long a query of this tenant would wait for its permit, if each call takes `usual`. At
+    /// least that long: who comes later and goes first is not foreseen.
     pub fn expected_wait(&self, tenant: usize, usual: Duration) -> Duration {
         let (mut state, now) = (self.0.lock(), Instant::now());
         let ask = Ask {
@@ -242,7 +249,8 @@ impl<T: Shareable> Quota<T> {
         }
     }
 
-    /// How many slots are held by connections that were given up, and that the vendor has not ended.
+    /// How many slots are held by connections that were given up, and that the vendor has not
+    /// ended.
     pub fn slots_held(&self) -> usize {
         self.0.lock().slots.held
     }
@@ -314,8 +322,8 @@ impl<T: Shareable> State<T> {
         let patience = ask.deadline.saturating_duration_since(now);
         let excess = (wait + ask.usual).saturating_sub(patience);
         if !excess.is_zero() {
-            // When so much of what is ahead has gone that the same request can be served; if it could never be, when a
-            // turn is free.
+            // When so much of what is ahead has gone that the same request can be served; if it
+            // could never be, when a turn is free.
             let is_possible = ask.usual < patience;
             let retry_after = if is_possible { excess } else { wait };
             return Err(Error::Overloaded { retry_after });
@@ -330,8 +338,9 @@ impl<T: Shareable> State<T> {
         Ok(())
     }
 
-    /// How many wait of those whose number is bounded here. Crawls are bounded where they begin, and make one call at a
-    /// time each: what they have fetched is not thrown away because others come.
+    /// How many wait of those whose number is bounded here. Crawls are bounded where they begin,
+    /// and make one call at a time each: what they have fetched is not thrown away because others
+    /// come.
     fn bounded(&self) -> usize {
         let bounded = |waiting: &&Waiting<_>| waiting.asked != Class::Crawl;
         self.queue.iter().filter(bounded).count()
@@ -353,8 +362,8 @@ impl<T: Shareable> State<T> {
         self.rate.wait(now, ahead + 1, pace).max(slot).max(cap)
     }
 
-    /// Tells those who will not be served: who has left, for whom the day's budget has ended, whose deadline comes before
-    /// the vendor wants a call again.
+    /// Tells those who will not be served: who has left, for whom the day's budget has ended, whose
+    /// deadline comes before the vendor wants a call again.
     fn dismiss(&mut self, now: Instant) {
         if self.queue.is_empty() {
             return;
@@ -408,7 +417,8 @@ impl<T: Shareable> Shared<T> {
         self.0.lock()
     }
 
-    /// Takes a permit, or a place in the queue, where the permit or a refusal comes to; both may be there already.
+    /// Takes a permit, or a place in the queue, where the permit or a refusal comes to; both may be
+    /// there already.
     fn enter(self: &Arc<Self>, ask: &Ask<'_>) -> Result<Entered<T>, Error> {
         let (mut state, now) = (self.lock(), Instant::now());
         self.dispatch(&mut state, now); // who has left counts no more, and whoever can go is gone
@@ -430,7 +440,8 @@ impl<T: Shareable> Shared<T> {
         Ok(Entered::Waits(granted))
     }
 
-    /// Grants what can be granted now, and sees to it that somebody looks again when a turn becomes free.
+    /// Grants what can be granted now, and sees to it that somebody looks again when a turn becomes
+    /// free.
     fn dispatch(self: &Arc<Self>, state: &mut State<T>, now: Instant) {
         state.dismiss(now);
         self.move_on(state);
@@ -570,8 +581,8 @@ impl<T: Shareable> Shared<T> {
 }
 
 impl<T: Shareable> Permit<T> {
-    /// The first byte leaves: from now on the call counts for the day, once. `told` is the time as far as it is known. How
-    /// sparing does the day demand to be now?
+    /// The first byte leaves: from now on the call counts for the day, once. `told` is the time as
+    /// far as it is known. How sparing does the day demand to be now?
     pub fn count(&mut self, told: Told) -> Thrift {
         let (mut state, now) = (self.shared.lock(), Instant::now());
         if self.counted.is_none() {
@@ -585,8 +596,8 @@ impl<T: Shareable> Permit<T> {
         self.has_waited
     }
 
-    /// The time for the call has passed, and the vendor has not ended it: its slot stays taken. True if now every slot is
-    /// held, so that no call can be made.
+    /// The time for the call has passed, and the vendor has not ended it: its slot stays taken.
+    /// True if now every slot is held, so that no call can be made.
     pub fn hold(&mut self) -> bool {
         let mut state = self.shared.lock();
         state.slots.held += usize::from(self.stage == Stage::Granted);
@@ -637,7 +648,8 @@ impl<T: Shareable> Permit<T> {
         self.shared.dispatch(&mut state, Instant::now());
     }
 
-    /// How long until the next call may begin, about: the second's turn, and the pause that the vendor wants.
+    /// How long until the next call may begin, about: the second's turn, and the pause that the
+    /// vendor wants.
     pub fn next_call_in(&self) -> Duration {
         let state = self.shared.lock();
         let pace = state.pace.unwrap_or_default();

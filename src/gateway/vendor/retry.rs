@@ -1,5 +1,5 @@
-//! May a query be asked again, and when? A budget bounds how much of the traffic repeats itself, so that a vendor that
-//! fails is not asked more than one that is well.
+//! May a query be asked again, and when? A budget bounds how much of the traffic repeats itself, so
+//! that a vendor that fails is not asked more than one that is well.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,8 +56,8 @@ impl Retries {
         self.with(|state| state.add(state.settings.budget));
     }
 
-    /// After so many failures of a query: how long to wait before it is asked again; none if it may not be. `random` is
-    /// between 0 and 1.
+    /// After so many failures of a query: how long to wait before it is asked again; none if it may
+    /// not be. `random` is between 0 and 1.
     pub fn next(&self, failures: u32, random: f64) -> Option<Duration> {
         self.with(|state| {
             let Settings {
@@ -76,7 +76,8 @@ impl Retries {
             }
             state.tokens -= 1.0;
             let doubled = backoff.saturating_mul(1 << failures.saturating_sub(1).min(16));
-            // Half of it at least: enough for the vendor, and those who failed together do not come together again.
+            // Half of it at least: enough for the vendor, and those who failed together do not come
+            // together again.
             Some(doubled.min(max_backoff).mul_f64(0.5 + random / 2.0))
         })
     }

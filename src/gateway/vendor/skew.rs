@@ -1,8 +1,9 @@
-//! How far is our clock from Linksfield's, and what time is it then? Timestamps are signed, so a clock that is wrong is a
-//! signature that is refused; and what a store keeps is not forgotten because of one.
+//! How far is our clock from Linksfield's, and what time is it then? Timestamps are signed, so a
+//! clock that is wrong is a signature that is refused; and what a store keeps is not forgotten
+//! because of one.
 //!
-//! What Linksfield's `Date` says is compared with a clock that was ours at the start and that nobody sets: so it stays true
-//! when ours is set, by whatever.
+//! What Linksfield's `Date` says is compared with a clock that was ours at the start and that
+//! nobody sets: so it stays true when ours is set, by whatever.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,10 +13,12 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::{Moment, WallClock};
 
-/// Answers that are remembered: the median of these is not moved by a slow one, or by a proxy with another clock.
+/// Answers that are remembered: the median of these is not moved by a slow one, or by a proxy with
+/// another clock.
 const REMEMBERED: usize = 15;
 
-/// A clock this far off is told of. Of Linksfield's interfaces one takes timestamps of up to ten minutes.
+/// A clock this far off is told of. Of Linksfield's interfaces one takes timestamps of up to ten
+/// minutes.
 const WORTH_TELLING: f64 = 30.0;
 
 /// A clock further off than this is not believed, where something else is known.
@@ -49,7 +52,8 @@ pub struct Told {
     pub now: SystemTime,
     /// The earlier one of the two, or of our clock and what has passed since the start.
     pub earliest: SystemTime,
-    /// The later one: what is written with it looks older than it is by no clock that is wrong alone.
+    /// The later one: what is written with it looks older than it is by no clock that is wrong
+    /// alone.
     pub latest: SystemTime,
     /// Has Linksfield told its own?
     pub is_confirmed: bool,
@@ -79,8 +83,9 @@ impl Skew {
         }))
     }
 
-    /// An answer has come with this `Date`, to a request sent then, by both of our clocks. If our clock and Linksfield's
-    /// have gone apart, or have come together again: by how many seconds they differ now.
+    /// An answer has come with this `Date`, to a request sent then, by both of our clocks. If our
+    /// clock and Linksfield's have gone apart, or have come together again: by how many seconds
+    /// they differ now.
     pub fn record(
         &self,
         date: &HeaderValue,
@@ -133,7 +138,8 @@ impl Skew {
     /// What time is it, if our clock shows `wall`?
     pub fn tell(&self, wall: SystemTime) -> Told {
         let (median, steady) = (self.recent().median, self.steady(Moment::now()));
-        // Before Linksfield has told its time, a clock that was set is believed less than what has passed.
+        // Before Linksfield has told its time, a clock that was set is believed less than what has
+        // passed.
         let best = later(steady, median.unwrap_or(0.0));
         let correction = ahead(best, wall);
         let is_gross = correction.abs() > GROSS;

@@ -1,21 +1,25 @@
 //! When does an answer that no list knows become the vendor's failure?
 //!
-//! A code that is not configured, "0000" without success, a 4xx without an envelope, as a firewall's 403: one of them is its
-//! caller's matter, and is passed on as a refusal. For many of them the law is, in each route of each tenant:
+//! A code that is not configured, "0000" without success, a 4xx without an envelope, as a
+//! firewall's 403: one of them is its caller's matter, and is passed on as a refusal. For many of
+//! them the law is, in each route of each tenant:
 //!
-//! - It is the *usual* answer where there was a success before, and where nine in ten of the last answers are it, to different
-//!   questions of different callers. Then it is none of theirs, and an *episode* begins: such answers are failures.
-//! - An episode holds for the callers whose own answers show it: to several different questions, or to one that has
-//!   succeeded before. Everybody else passes untouched.
-//! - Nothing is asked for a while, then trials are made (`unclassified/episode.rs`). The first answer of another kind ends it.
-//! - A success that ends it has *refuted* the meaning: a vendor that answers well answers so, too, perhaps to a job that asks
-//!   for what does not exist. As long as both go on (a success follows such an answer at least once in a window), only
-//!   questions that have succeeded before are evidence: five different ones, with no other answer in between, begin an
-//!   episode again. Where a success comes after all, these are evidence no more until they succeed again.
+//! - It is the *usual* answer where there was a success before, and where nine in ten of the last
+//!   answers are it, to different questions of different callers. Then it is none of theirs, and an
+//!   *episode* begins: such answers are failures.
+//! - An episode holds for the callers whose own answers show it: to several different questions, or
+//!   to one that has succeeded before. Everybody else passes untouched.
+//! - Nothing is asked for a while, then trials are made (`unclassified/episode.rs`). The first
+//!   answer of another kind ends it.
+//! - A success that ends it has *refuted* the meaning: a vendor that answers well answers so, too,
+//!   perhaps to a job that asks for what does not exist. As long as both go on (a success follows
+//!   such an answer at least once in a window), only questions that have succeeded before are
+//!   evidence: five different ones, with no other answer in between, begin an episode again. Where
+//!   a success comes after all, these are evidence no more until they succeed again.
 //!
-//! Orders are refused for their account's sake (no balance) as often as for the vendor's, so commands are no evidence. They
-//! follow: during an episode of a query of their tenant that holds for their caller, the same answer to a command is a failure
-//! too.
+//! Orders are refused for their account's sake (no balance) as often as for the vendor's, so
+//! commands are no evidence. They follow: during an episode of a query of their tenant that holds
+//! for their caller, the same answer to a command is a failure too.
 
 mod episode;
 mod said;
@@ -57,7 +61,8 @@ pub struct Usual {
     scopes: Box<[Arc<Scope>]>,
 }
 
-/// The scopes of the last configuration by names, tenant and route, that say the same in every one. A clone is the same.
+/// The scopes of the last configuration by names, tenant and route, that say the same in every one.
+/// A clone is the same.
 #[derive(Debug, Clone, Default)]
 pub struct KnownScopes(Arc<Mutex<ByName>>);
 
@@ -114,8 +119,9 @@ impl Verdict {
 }
 
 impl Usual {
-    /// Of these routes (and whether each is a query) and tenants, in the order of their labels and by names that say the
-    /// same in every configuration. What is known of them stays, of others it is forgotten.
+    /// Of these routes (and whether each is a query) and tenants, in the order of their labels and
+    /// by names that say the same in every configuration. What is known of them stays, of others it
+    /// is forgotten.
     pub fn new(
         settings: Settings,
         routes: &[(String, bool)],
@@ -142,7 +148,8 @@ impl Usual {
         }
     }
 
-    /// Is anything asked there at all, for this caller? To be looked at before a call waits for its turn.
+    /// Is anything asked there at all, for this caller? To be looked at before a call waits for its
+    /// turn.
     pub fn check(&self, at: At, asked: Asked<'_>) -> Result<(), Open> {
         let mut state = self.scope(at);
         state.pass(asked, self.settings).map(|_| ())
@@ -176,8 +183,8 @@ impl Usual {
         all.filter_map(of).collect()
     }
 
-    /// Is this what the queries of this tenant get now, for this caller? Then a command answered so, even too late to be waited
-    /// for, has met the vendor's failure.
+    /// Is this what the queries of this tenant get now, for this caller? Then a command answered
+    /// so, even too late to be waited for, has met the vendor's failure.
     pub fn is_usual_of_queries(
         &self,
         tenant: TenantLabel,
@@ -209,7 +216,8 @@ impl Usual {
         })
     }
 
-    /// Do queries show a command of this caller that this meaning is the vendor's failure, and for whom?
+    /// Do queries show a command of this caller that this meaning is the vendor's failure, and for
+    /// whom?
     fn evidence(&self, tenant: TenantLabel, meaning: &Meaning, caller: u64) -> Option<Callers> {
         let queries = self.queries_with(tenant, meaning);
         let queries = queries.filter(|callers| callers.contains(&caller));
@@ -234,7 +242,8 @@ impl Admission<'_> {
     pub fn end(mut self, said: &Said, asked: Asked<'_>, now: Instant) -> Verdict {
         let (At { route, tenant }, usual) = (self.at, self.usual);
         let is_query = usual.queries[route.0];
-        // Commands look at queries, and queries at no other scope: no two locks are ever waited for in a circle.
+        // Commands look at queries, and queries at no other scope: no two locks are ever waited for
+        // in a circle.
         let evidence = said
             .meaning()
             .filter(|_| !is_query)

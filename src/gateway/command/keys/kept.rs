@@ -23,7 +23,8 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Copies of their own: as they came, body and headers would keep the connection's whole read buffer in memory.
+    /// Copies of their own: as they came, body and headers would keep the connection's whole read
+    /// buffer in memory.
     pub(super) fn of(answer: &Answer) -> Self {
         let copy = |(name, value): (&HeaderName, &HeaderValue)| {
             Some((
@@ -77,8 +78,8 @@ impl Kept {
     }
 }
 
-/// An answer for tests, whose headers and body are hard to keep: a value with a colon, one that is no
-/// text, an empty line.
+/// An answer for tests, whose headers and body are hard to keep: a value with a colon, one that is
+/// no text, an empty line.
 #[cfg(test)]
 pub(super) fn answer(status: u16) -> Answer {
     let mut headers = HeaderMap::new();

@@ -1,7 +1,8 @@
-//! How is a key written? Bare, or as a string in quotes (RFC 8941, section 3.3.3): `k` and `"k"` are one key.
+//! How is a key written? Bare, or as a string in quotes (RFC 8941, section 3.3.3): `k` and `"k"`
+//! are one key.
 //!
-//! An earlier version hashed what came, so that these were two. What it has stored is still found: a key knows its other
-//! spelling.
+//! An earlier version hashed what came, so that these were two. What it has stored is still found:
+//! a key knows its other spelling.
 
 use std::borrow::Cow;
 
@@ -22,7 +23,8 @@ pub struct Spelling<'a> {
 }
 
 impl<'a> Spelling<'a> {
-    /// Reads a header's value, or says what it should be. What begins with a quote and is no string is bare.
+    /// Reads a header's value, or says what it should be. What begins with a quote and is no string
+    /// is bare.
     pub fn read(sent: &'a str) -> Result<Self, &'static str> {
         let (text, string) = match read_string(sent) {
             Some((text, "")) => (Cow::Owned(text), Cow::Borrowed(sent)),

@@ -1,8 +1,8 @@
 //! Which fills run, and who may wait for them?
 //!
-//! A fill runs in a task of its own: whoever waits may leave, the fill goes on. It may be joined by those whom its
-//! answer can satisfy: not by a caller who came after an invalidation that touches it, nor by one who wants an answer
-//! that is newer than its request.
+//! A fill runs in a task of its own: whoever waits may leave, the fill goes on. It may be joined by
+//! those whom its answer can satisfy: not by a caller who came after an invalidation that touches
+//! it, nor by one who wants an answer that is newer than its request.
 
 use std::sync::Arc;
 

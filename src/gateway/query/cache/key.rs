@@ -1,4 +1,5 @@
-//! What makes two queries the same? Base URL, access code, path, language and parameters; nothing else, nothing less.
+//! What makes two queries the same? Base URL, access code, path, language and parameters; nothing
+//! else, nothing less.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -11,8 +12,9 @@ use super::scope::{Invalidated, Scope, Validity};
 use crate::clock::Moment;
 use crate::signing::params::Params;
 
-/// The text of parameters, in the key itself if it is as short as queries mostly are: elsewhere in memory it would be one more
-/// place that no core has at hand when it is compared. (With 72 bytes of it a key, counted, is two lines of memory.)
+/// The text of parameters, in the key itself if it is as short as queries mostly are: elsewhere in
+/// memory it would be one more place that no core has at hand when it is compared. (With 72 bytes
+/// of it a key, counted, is two lines of memory.)
 type Text = SmallVec<[u8; 72]>;
 
 /// The key of a page.
@@ -91,8 +93,9 @@ impl Key {
         std::str::from_utf8(&self.params).expect("it is that of parameters")
     }
 
-    /// A scope is told by its place in memory, which no other has while one key of it is left: there is one scope for each
-    /// base URL, access code and path under one configuration, and pages of an earlier one are not found.
+    /// A scope is told by its place in memory, which no other has while one key of it is left:
+    /// there is one scope for each base URL, access code and path under one configuration, and
+    /// pages of an earlier one are not found.
     fn parts(&self) -> (&[u8], &str, bool, *const Scope) {
         let scope = Arc::as_ptr(&self.scope);
         (&self.params, &self.language, self.is_whole, scope)

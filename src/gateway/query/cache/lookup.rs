@@ -97,7 +97,8 @@ pub struct Found {
     pub lookup: Lookup,
     /// Why it was not answered from memory alone; none if it was.
     pub forwarded: Option<Forwarded>,
-    /// The time since it was asked of the vendor; of a page from memory that of the oldest page of its snapshot.
+    /// The time since it was asked of the vendor; of a page from memory that of the oldest page of
+    /// its snapshot.
     pub age: Duration,
     /// Is it a document that a crawl has just brought? Its first page may be minutes old.
     pub is_crawled: bool,
@@ -132,8 +133,8 @@ pub struct Failure {
 }
 
 impl Lifetime {
-    /// Seconds of freshness left: negative if it has ended, 0 if it was ended early. Ages are rounded down, so this
-    /// is rounded up: the two add up to the lifetime.
+    /// Seconds of freshness left: negative if it has ended, 0 if it was ended early. Ages are
+    /// rounded down, so this is rounded up: the two add up to the lifetime.
     pub fn ttl(&self) -> i64 {
         let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         match self.fresh_for.checked_sub(self.age) {
@@ -180,7 +181,8 @@ impl Found {
         HeaderValue::from_str(&text).expect("visible ASCII")
     }
 
-    /// The value of `Age` (RFC 9111, section 5.1); none of an answer that one call has brought for this request.
+    /// The value of `Age` (RFC 9111, section 5.1); none of an answer that one call has brought for
+    /// this request.
     pub fn age_header(&self) -> Option<HeaderValue> {
         (self.lookup != Lookup::Miss || self.is_crawled)
             .then(|| HeaderValue::from(self.age.as_secs()))

@@ -1,8 +1,9 @@
-//! Which queries can a command not have changed? Those that name another device or another order than it does.
+//! Which queries can a command not have changed? Those that name another device or another order
+//! than it does.
 //!
-//! A command spares a query only if both name the *same* field with different values. A field that only one of them
-//! names tells nothing: an order may belong to any device. What cannot be compared beyond doubt counts as touched, as
-//! one call too many is better than a page too old.
+//! A command spares a query only if both name the *same* field with different values. A field that
+//! only one of them names tells nothing: an order may belong to any device. What cannot be compared
+//! beyond doubt counts as touched, as one call too many is better than a page too old.
 
 use smallvec::SmallVec;
 
@@ -14,7 +15,8 @@ const FIELDS: [&str; 3] = ["device_id", "deviceList", "order_id"];
 /// The first so many of them name devices.
 const OF_DEVICES: usize = 2;
 
-/// Of a longer list it is not told what it names: it is kept for each command, and compared with each query.
+/// Of a longer list it is not told what it names: it is kept for each command, and compared with
+/// each query.
 const MOST_VALUES: usize = 64;
 
 /// No identifier is longer: an ICCID has 20 digits.
@@ -84,7 +86,8 @@ impl Named {
         let mut is_apart = false;
         for (place, changed) in self.0.iter().enumerate() {
             for (other, shown) in query.0.iter().enumerate() {
-                // One device may stand in either field, which makes them meet, but never keeps them apart.
+                // One device may stand in either field, which makes them meet, but never keeps them
+                // apart.
                 if place != other && place.max(other) >= OF_DEVICES {
                     continue;
                 }
@@ -125,8 +128,9 @@ impl Values {
     }
 }
 
-/// An identifier as the vendor may compare it: without case or surrounding space, a number like its digits. Anything
-/// else may be a list, a pattern or a typing error that the vendor reads in its own way.
+/// An identifier as the vendor may compare it: without case or surrounding space, a number like its
+/// digits. Anything else may be a list, a pattern or a typing error that the vendor reads in its
+/// own way.
 fn identifier(value: &Value<'_>) -> Option<String> {
     let text = match value {
         Value::String(text) => text.trim(),

@@ -1,7 +1,8 @@
-//! What has been invalidated since? Every page is filled under a generation; every invalidation raises it.
+//! What has been invalidated since? Every page is filled under a generation; every invalidation
+//! raises it.
 //!
-//! The usual question, *nothing at all?*, is one comparison. Only if something was invalidated since is the list of
-//! recent invalidations read, to see whether it touches what the query names.
+//! The usual question, *nothing at all?*, is one comparison. Only if something was invalidated
+//! since is the list of recent invalidations read, to see whether it touches what the query names.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use parking_lot::{Mutex, MutexGuard};
 use super::narrowing::Named;
 use crate::clock::Moment;
 
-/// How many invalidations that name different things are remembered; what is older counts as touching every query.
+/// How many invalidations that name different things are remembered; what is older counts as
+/// touching every query.
 const REMEMBERED: usize = 256;
 
 /// Whose pages of which path: what an invalidation reaches.
@@ -46,7 +48,8 @@ struct Recent {
 #[derive(Debug)]
 struct Invalidation {
     named: Arc<Named>,
-    /// The ends of their settle times, in which the vendor may show the old state: those to come, and the last that was.
+    /// The ends of their settle times, in which the vendor may show the old state: those to come,
+    /// and the last that was.
     settles_at: Vec<Moment>,
 }
 
@@ -59,7 +62,8 @@ pub struct Invalidated;
 pub struct Validity {
     /// Nothing up to this generation touches the page.
     pub generation: u64,
-    /// The end of the first settle time that its fill began before; none if it began after all of them.
+    /// The end of the first settle time that its fill began before; none if it began after all of
+    /// them.
     pub until: Option<Moment>,
 }
 
@@ -76,8 +80,8 @@ impl Scope {
         }
     }
 
-    /// From now on no page that `named` touches is found if its fill began before; and after `settles_at` none whose
-    /// fill was sent before that.
+    /// From now on no page that `named` touches is found if its fill began before; and after
+    /// `settles_at` none whose fill was sent before that.
     pub fn invalidate(&self, named: impl Into<Arc<Named>>, settles_at: Option<Moment>) {
         let named = named.into();
         let mut recent = self.recent();
@@ -99,7 +103,8 @@ impl Scope {
         self.generation.store(raised_to, Ordering::Release);
     }
 
-    /// Another configuration is in force: what is filled under an earlier one is not stored. Pages in memory stay.
+    /// Another configuration is in force: what is filled under an earlier one is not stored. Pages
+    /// in memory stay.
     pub fn reconfigure(&self, number: u64) {
         self.configuration.fetch_max(number, Ordering::AcqRel);
     }
@@ -167,7 +172,8 @@ impl Scope {
 }
 
 impl Recent {
-    /// Takes out the invalidation that raised to this generation; the ends of its settle times that still count.
+    /// Takes out the invalidation that raised to this generation; the ends of its settle times that
+    /// still count.
     fn forget(&mut self, generation: u64) -> Vec<Moment> {
         let Some(known) = self.remembered.remove(&generation) else {
             return Vec::new();

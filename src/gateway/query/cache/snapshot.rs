@@ -1,12 +1,15 @@
-//! Which pages belong together? Pages of one query form a *snapshot*: one id, one age, stale at the same moment.
+//! Which pages belong together? Pages of one query form a *snapshot*: one id, one age, stale at the
+//! same moment.
 //!
-//! A page joins the current snapshot of its query if it agrees with it. A page that contradicts it (other totals, or an
-//! order that stands on another page) opens the next one, and so does the first page that is fetched again once the
-//! snapshot is stale. Snapshots are ordered by the start of the fill that opened them.
+//! A page joins the current snapshot of its query if it agrees with it. A page that contradicts it
+//! (other totals, or an order that stands on another page) opens the next one, and so does the
+//! first page that is fetched again once the snapshot is stale. Snapshots are ordered by the start
+//! of the fill that opened them.
 //!
 //! A page of a query without pages is a snapshot by itself.
 //!
-//! What a lookup needs is in atomics, so that a hit takes no lock; only [`Cache`](super::Cache) changes them, under its.
+//! What a lookup needs is in atomics, so that a hit takes no lock; only [`Cache`](super::Cache)
+//! changes them, under its.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -29,11 +32,13 @@ pub struct Snapshot {
     /// The value of `x-linksfield-snapshot`; none for a query without pages.
     id: Option<Id>,
     opened_at: Moment,
-    /// How many nanoseconds the crawl took that brought its pages, if one did: freshness counts from the end of that.
+    /// How many nanoseconds the crawl took that brought its pages, if one did: freshness counts
+    /// from the end of that.
     crawled_for: AtomicU64,
     /// By how many nanoseconds the fill of its oldest page began before the one that opened it.
     older_by: AtomicU64,
-    /// How many nanoseconds after `opened_at` it is not valid any more, as a settle time ends; [`FOREVER`] for never.
+    /// How many nanoseconds after `opened_at` it is not valid any more, as a settle time ends;
+    /// [`FOREVER`] for never.
     valid_for: AtomicU64,
     /// Nothing up to this generation touches it.
     generation: AtomicU64,
@@ -96,7 +101,8 @@ pub struct Series {
 struct Current {
     snapshot: Weak<Snapshot>,
     opened_at: Moment,
-    /// Those before it that ended as they were fetched again: what contradicts the current one contradicts them too.
+    /// Those before it that ended as they were fetched again: what contradicts the current one
+    /// contradicts them too.
     before: Vec<Weak<Snapshot>>,
 }
 
@@ -130,7 +136,8 @@ impl Default for Series {
 }
 
 impl Series {
-    /// The snapshot that pages belong to, and whether they may be kept there. `key` is that of all pages of the query.
+    /// The snapshot that pages belong to, and whether they may be kept there. `key` is that of all
+    /// pages of the query.
     pub fn place(&mut self, key: Key, arrival: &Arrival<'_>) -> (Arc<Snapshot>, bool) {
         let Arrival {
             positions,
@@ -186,7 +193,8 @@ impl Series {
         (opened, true)
     }
 
-    /// What the current snapshot of a query says about its pages, if it is fresh. `key` is that of all pages.
+    /// What the current snapshot of a query says about its pages, if it is fresh. `key` is that of
+    /// all pages.
     pub fn total_pages(&self, key: &Key, policy: &Policy, now: Moment) -> Option<u64> {
         let snapshot = self.current.get(&key.of_all_pages())?.snapshot.upgrade()?;
         let is_fresh = snapshot.standing(key, policy, now) == Standing::Fresh;
@@ -317,8 +325,9 @@ impl Snapshot {
             })
     }
 
-    /// Is this a page that is fetched again, because it is stale or a caller asks for a newer one, or all pages at once?
-    /// (One that had to make room, and is fetched again while the others are fresh, is not.)
+    /// Is this a page that is fetched again, because it is stale or a caller asks for a newer one,
+    /// or all pages at once? (One that had to make room, and is fetched again while the others are
+    /// fresh, is not.)
     fn is_renewed_by(&self, arrival: &Arrival<'_>) -> bool {
         let is_stale = self.age(arrival.now) >= self.lifetime(arrival.policy);
         let contents = self.contents();

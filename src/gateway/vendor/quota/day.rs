@@ -1,16 +1,18 @@
 //! How much is left of the day's calls, for whom, and when does more come?
 //!
-//! Calls are kept by the minute. The vendor may count a call anywhere between its first byte and its answer: a minute
-//! counts until the last call that began in it has ended and is a day old, or ended before the day's fixed beginning.
-//! A call that may begin but has not yet is spent already.
+//! Calls are kept by the minute. The vendor may count a call anywhere between its first byte and
+//! its answer: a minute counts until the last call that began in it has ended and is a day old, or
+//! ended before the day's fixed beginning. A call that may begin but has not yet is spent already.
 //!
-//! Ages are measured by a clock that nobody sets and that goes on while the machine sleeps; only the beginning of a fixed
-//! day and what a store keeps go by the time of the world, which is told with each call, so that a step of it is followed;
-//! and of a fixed day nothing is over before it is so by our clock and by Linksfield's.
+//! Ages are measured by a clock that nobody sets and that goes on while the machine sleeps; only
+//! the beginning of a fixed day and what a store keeps go by the time of the world, which is told
+//! with each call, so that a step of it is followed; and of a fixed day nothing is over before it
+//! is so by our clock and by Linksfield's.
 //!
-//! What a store kept of before the start counts until our clock and Linksfield's agree that it is over, or for a further
-//! day: our clock alone may be wrong by a month. As nothing tells Linksfield's time but an answer, a call that only such
-//! minutes would refuse is let through, one at a time.
+//! What a store kept of before the start counts until our clock and Linksfield's agree that it is
+//! over, or for a further day: our clock alone may be wrong by a month. As nothing tells
+//! Linksfield's time but an answer, a call that only such minutes would refuse is let through, one
+//! at a time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -35,8 +37,8 @@ const NO_FORCED: f64 = 0.1;
 
 /// How sparing the day's budget demands to be: each level includes those before it.
 ///
-/// It is read from one figure: the share of the queries' part of the day that is left, divided by the share of the day
-/// that is left. With a rolling day, which never ends, the latter is 1.
+/// It is read from one figure: the share of the queries' part of the day that is left, divided by
+/// the share of the day that is left. With a rolling day, which never ends, the latter is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Thrift {
     /// Nothing is spared.
@@ -94,10 +96,11 @@ pub struct DayLevel {
     pub remaining: u32,
     /// What queries may use of that.
     pub remaining_for_queries: u32,
-    /// When more comes: the end of a fixed day, or when the oldest calls of a rolling one are a day old.
+    /// When more comes: the end of a fixed day, or when the oldest calls of a rolling one are a day
+    /// old.
     pub more_in: Duration,
-    /// Not all calls that may count are known: the process, or its store, began less than a day ago. Or some count that may
-    /// be over, as far as our clock says.
+    /// Not all calls that may count are known: the process, or its store, began less than a day
+    /// ago. Or some count that may be over, as far as our clock says.
     pub is_assumed: bool,
 }
 
@@ -122,7 +125,8 @@ pub(super) struct Day {
     agreed: Option<i64>,
     /// By how many seconds our clock is to be corrected, as was known last.
     correction: i64,
-    /// What a store had of before the start, as it was kept, and is kept until it is sure that it counts no more.
+    /// What a store had of before the start, as it was kept, and is kept until it is sure that it
+    /// counts no more.
     loaded: Calls,
     /// The oldest first.
     minutes: VecDeque<Minute>,
@@ -260,7 +264,8 @@ impl Day {
         (used >= part && !self.asks_the_time(now, used, part)).then(|| self.exhausted(now, part))
     }
 
-    /// Is this call refused only because of minutes that may be over, and does no other find out whether they are?
+    /// Is this call refused only because of minutes that may be over, and does no other find out
+    /// whether they are?
     fn asks_the_time(&self, now: Instant, used: u32, part: u32) -> bool {
         let doubtful = || {
             let loaded = self.loaded_counting(now);
@@ -369,7 +374,8 @@ impl Day {
         }
     }
 
-    /// In how many milliseconds the calls of a minute of before the start count no more, with a rolling day.
+    /// In how many milliseconds the calls of a minute of before the start count no more, with a
+    /// rolling day.
     fn ends_in(&self, minute: Time, now: Instant) -> i64 {
         let (clock, (_, began)) = (self.clock(now), self.began);
         let is_told = self.agreed.is_none() || minute.is_confirmed;
@@ -390,7 +396,8 @@ impl Day {
         minutes.filter(move |(minute, _)| !self.is_over(*minute, clock))
     }
 
-    /// The same with a rolling day: with a fixed one they are kept for as long, as the configuration may change.
+    /// The same with a rolling day: with a fixed one they are kept for as long, as the
+    /// configuration may change.
     fn loaded_of_day(&self, now: Instant) -> impl Iterator<Item = (Time, u32)> {
         let clock = self.clock(now);
         let minutes = self.loaded.iter().map(|(minute, calls)| (*minute, *calls));
@@ -410,7 +417,8 @@ impl Day {
         clock - began >= DAY || agreed.is_some_and(|ahead| end_of(minute) <= clock + ahead - DAY)
     }
 
-    /// Does our clock alone say that the calls of a minute that counts are over, or have not been yet?
+    /// Does our clock alone say that the calls of a minute that counts are over, or have not been
+    /// yet?
     fn is_doubtful(&self, minute: Time, now: Instant) -> bool {
         let clock = self.clock(now);
         let world = clock + self.agreed.unwrap_or(self.ahead);
@@ -426,8 +434,8 @@ impl Day {
             .filter(move |minute| minute.last > since)
     }
 
-    /// Calls that had ended then count no more. A fixed day has begun anew once it has by both clocks: one that is wrong, by
-    /// whatever and in whatever direction, begins none.
+    /// Calls that had ended then count no more. A fixed day has begun anew once it has by both
+    /// clocks: one that is wrong, by whatever and in whatever direction, begins none.
     fn since(&self, now: Instant) -> i64 {
         let clock = self.clock(now);
         let by = |ahead| self.since_by(clock + ahead) - ahead;

@@ -9,7 +9,8 @@ use super::day::{DayLevel, Thrift};
 pub struct Levels {
     /// Of the calls of a second; none without a limit.
     pub second: Option<Level>,
-    /// Calls a second that are allowed now: the limit, less what the vendor's throttling has taken; none without a limit.
+    /// Calls a second that are allowed now: the limit, less what the vendor's throttling has taken;
+    /// none without a limit.
     pub allowed_rate: Option<f64>,
     /// How long the vendor wants no call at all.
     pub pause: Duration,

@@ -15,7 +15,8 @@ pub struct Limits {
     pub command_reserve: f64,
     /// Calls that may wait.
     pub queue: usize,
-    /// By the tenant's index. Where a change gives an index to another tenant, calls under way count for that one.
+    /// By the tenant's index. Where a change gives an index to another tenant, calls under way
+    /// count for that one.
     pub tenants: Vec<Share>,
 }
 

@@ -1,9 +1,10 @@
 //! Who goes first?
 //!
-//! Between tenants by weight: start-time fair queueing over calls. Each tenant has a tag, which a call moves on by one
-//! part in `weight`; the lowest tag goes first. A tag is never behind that of the call granted last, so who was idle has
-//! saved nothing up; and never ahead of it by more than one call, so who had the free turns owes nothing for them.
-//! Inside a tenant by class, then by deadline, then in the order of arrival; so too between tenants with one tag.
+//! Between tenants by weight: start-time fair queueing over calls. Each tenant has a tag, which a
+//! call moves on by one part in `weight`; the lowest tag goes first. A tag is never behind that of
+//! the call granted last, so who was idle has saved nothing up; and never ahead of it by more than
+//! one call, so who had the free turns owes nothing for them. Inside a tenant by class, then by
+//! deadline, then in the order of arrival; so too between tenants with one tag.
 
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use super::rate::{Turns, Window};
 use crate::gateway::progress::Progress;
 use crate::words::Class;
 
-/// What a call of weight 1 moves its tenant's tag on by. Large beside the weights, and a multiple of those up to 16; so small
-/// that no process lives long enough for an overflow.
+/// What a call of weight 1 moves its tenant's tag on by. Large beside the weights, and a multiple
+/// of those up to 16; so small that no process lives long enough for an overflow.
 const STRIDE: u64 = 20 * 720_720;
 
 /// Those who wait, and what their tenants have had.
@@ -99,7 +100,8 @@ impl<G> Queue<G> {
         queue
     }
 
-    /// Other weights and caps. Tenants keep their index; one that has none in here any more has the weight 1.
+    /// Other weights and caps. Tenants keep their index; one that has none in here any more has the
+    /// weight 1.
     pub fn change(&mut self, shares: &[Share]) {
         if let Some(last) = shares.len().checked_sub(1) {
             self.see(last);
@@ -147,7 +149,8 @@ impl<G> Queue<G> {
             .collect()
     }
 
-    /// Takes out whose turn is next, and counts the call for its tenant. `is_crawling`: a crawl's call is under way.
+    /// Takes out whose turn is next, and counts the call for its tenant. `is_crawling`: a crawl's
+    /// call is under way.
     pub fn next(&mut self, now: Instant, is_crawling: bool) -> Option<Waiting<G>> {
         let places = self.waiting.iter().enumerate();
         let (place, _) = places
@@ -236,10 +239,11 @@ impl<G> Queue<G> {
             .min(usize::try_from(most).unwrap_or(usize::MAX))
     }
 
-    /// Takes out the last one who would go after this newcomer, if there is one: of the last class; inside a class, of
-    /// the tenant with most calls for its weight; inside a tenant, the last one. Of the newcomer's own class it must be
-    /// a tenant that has more for its weight than the newcomer's would: nobody fills the queue for all. Crawls are not
-    /// in question: they are bounded where they begin.
+    /// Takes out the last one who would go after this newcomer, if there is one: of the last class;
+    /// inside a class, of the tenant with most calls for its weight; inside a tenant, the last one.
+    /// Of the newcomer's own class it must be a tenant that has more for its weight than the
+    /// newcomer's would: nobody fills the queue for all. Crawls are not in question: they are
+    /// bounded where they begin.
     pub fn give_way(&mut self, ask: &Ask<'_>) -> Option<Waiting<G>> {
         self.see(ask.tenant);
         let mut use_of = vec![0; self.lanes.len()];
@@ -313,7 +317,8 @@ mod tests {
     }
 
     proptest! {
-        /// The bound of start-time fair queueing, in any stretch in which both have something waiting.
+        /// The bound of start-time fair queueing, in any stretch in which both have something
+        /// waiting.
         #[test]
         fn two_tenants_that_wait_get_calls_by_weight_to_within_one_each(
             weights in prop::collection::vec(1_u32..=1000, 2..6),

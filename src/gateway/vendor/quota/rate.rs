@@ -1,14 +1,15 @@
 //! How many calls may begin now, by the second, and by what the vendor has said of late?
 //!
-//! The vendor may count a call anywhere between its first byte and its answer, so a call's turn is free again only one
-//! second after its end: then no window of one second holds more than the limit, wherever in each call it is counted. A
-//! token bucket would let nearly twice as many through.
+//! The vendor may count a call anywhere between its first byte and its answer, so a call's turn is
+//! free again only one second after its end: then no window of one second holds more than the
+//! limit, wherever in each call it is counted. A token bucket would let nearly twice as many
+//! through.
 //!
-//! What a process before this one has asked in its last second is not known, so all turns begin taken: the first call
-//! begins one second after the start.
+//! What a process before this one has asked in its last second is not known, so all turns begin
+//! taken: the first call begins one second after the start.
 //!
-//! A throttled call halves the rate, time without one brings it back in tenths (additive increase, multiplicative
-//! decrease). Below one call a second the turn takes longer instead.
+//! A throttled call halves the rate, time without one brings it back in tenths (additive increase,
+//! multiplicative decrease). Below one call a second the turn takes longer instead.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,7 +22,8 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// A turn may be free so much later than one second after the end of its call, and never earlier.
 const GRAIN: Duration = Duration::from_millis(1);
 
-/// The rate is lowered no further: one call in five seconds still finds out whether the vendor takes calls again.
+/// The rate is lowered no further: one call in five seconds still finds out whether the vendor
+/// takes calls again.
 const LOWEST: f64 = 0.2;
 
 /// How long the turn of a call takes at the [`LOWEST`] rate.
@@ -41,8 +43,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, Default)]
 pub(super) struct Window {
     running: usize,
-    /// The others, the oldest first. Those that ended within [`GRAIN`] of the first of them are one, which counts until the
-    /// second of the last is over. With a limit in the thousands the list would else be too long to be searched quickly.
+    /// The others, the oldest first. Those that ended within [`GRAIN`] of the first of them are
+    /// one, which counts until the second of the last is over. With a limit in the thousands the
+    /// list would else be too long to be searched quickly.
     ended: VecDeque<Ended>,
     /// So many ended before them.
     forgotten: usize,
@@ -114,7 +117,8 @@ impl Window {
         self.running + self.total() - self.forgotten - self.over(now, span)
     }
 
-    /// When the next call may begin, if not now. None: when one that runs has ended and counts no more.
+    /// When the next call may begin, if not now. None: when one that runs has ended and counts no
+    /// more.
     pub fn room(&self, now: Instant, turns: Turns) -> Result<(), Option<Instant>> {
         let used = self.used(now, turns.span);
         if used < turns.most {
@@ -124,8 +128,8 @@ impl Window {
         Err(self.end_of(last).map(|end| end + turns.span))
     }
 
-    /// How long until the `nth` call from now may begin, if calls take `usual`. Exact while the turns of ended calls
-    /// suffice, an estimate beyond.
+    /// How long until the `nth` call from now may begin, if calls take `usual`. Exact while the
+    /// turns of ended calls suffice, an estimate beyond.
     pub fn wait(&self, now: Instant, turns: Turns, nth: usize, usual: Duration) -> Duration {
         let used = self.used(now, turns.span);
         // The place, from 0, of the turn that has to become free.
@@ -185,7 +189,8 @@ impl Rate {
         }
     }
 
-    /// As it is at a start: all turns may be taken by calls of a process before this one, which have just ended.
+    /// As it is at a start: all turns may be taken by calls of a process before this one, which
+    /// have just ended.
     pub fn at_start(limit: Option<u32>, now: Instant) -> Self {
         let mut rate = Self::new(limit);
         let most = limit.map_or(0, |limit| Turns::per_second(limit).most);
@@ -216,13 +221,15 @@ impl Rate {
         self.window.end(now);
     }
 
-    /// Is one more call than those of now within the limit that the vendor has stated? Not known without a limit.
+    /// Is one more call than those of now within the limit that the vendor has stated? Not known
+    /// without a limit.
     pub fn has_spare(&self, now: Instant) -> bool {
         self.limit
             .is_some_and(|limit| self.window.used(now, SECOND) < Turns::per_second(limit).most)
     }
 
-    /// When the next call may begin, if not now. None: when one that runs has ended and counts no more.
+    /// When the next call may begin, if not now. None: when one that runs has ended and counts no
+    /// more.
     pub fn room(&self, now: Instant) -> Result<(), Option<Instant>> {
         if let Some(until) = self.paused_until(now) {
             return Err(Some(until));
@@ -247,9 +254,9 @@ impl Rate {
         pause.max(turn)
     }
 
-    /// A call was throttled: fewer calls from now on, and none before the vendor wants one again. Calls that were under
-    /// way together are throttled together, so the rate is lowered once in a second. Without a limit there is no rate
-    /// that could be lowered.
+    /// A call was throttled: fewer calls from now on, and none before the vendor wants one again.
+    /// Calls that were under way together are throttled together, so the rate is lowered once in a
+    /// second. Without a limit there is no rate that could be lowered.
     pub fn throttled(&mut self, now: Instant, retry_after: Option<Duration>) {
         if let Some(pause) = retry_after {
             let until = now + pause.min(LONGEST_PAUSE);

@@ -1,18 +1,20 @@
 //! Which of the vendor's few connections does a call use, and when is one free again?
 //!
-//! A slot is free, busy with calls, or *closing*: given up, while the vendor may still see its connection. Of the latter some
-//! are *held*, as the vendor does not close them. There are never more connections than slots.
+//! A slot is free, busy with calls, or *closing*: given up, while the vendor may still see its
+//! connection. Of the latter some are *held*, as the vendor does not close them. There are never
+//! more connections than slots.
 
 /// What calls go through: one connection at most. A clone is the same one, for one more call.
 pub trait Shareable: Clone + Default + Send + 'static {
-    /// How many calls it is known to take at a time, now. Whatever that is, it takes one while it has none. Who makes it
-    /// more than one says so: `Permit::slot_has_grown`.
+    /// How many calls it is known to take at a time, now. Whatever that is, it takes one while it
+    /// has none. Who makes it more than one says so: `Permit::slot_has_grown`.
     fn capacity(&self) -> usize;
 
     /// There are too many of its kind: what it holds is given up. No call goes through it.
     fn retire(&self);
 
-    /// May a call go through it now, or does the vendor still see a connection of it that was given up?
+    /// May a call go through it now, or does the vendor still see a connection of it that was given
+    /// up?
     fn is_ready(&self) -> bool {
         true
     }
@@ -26,7 +28,8 @@ pub trait Shareable: Clone + Default + Send + 'static {
 /// All slots.
 #[derive(Debug)]
 pub struct Slots<T> {
-    /// Without a call. Last in, first out: the connection that was used last is the one most surely alive.
+    /// Without a call. Last in, first out: the connection that was used last is the one most surely
+    /// alive.
     pub free: Vec<T>,
     /// With calls, the one that has had one for longest first.
     busy: Vec<Busy<T>>,
@@ -34,13 +37,15 @@ pub struct Slots<T> {
     last: u64,
     /// How many there may be, `free`, `busy` and `closing`.
     pub most: usize,
-    /// Those that were too many. The vendor may not have seen them closed yet, so they are the first to come back.
+    /// Those that were too many. The vendor may not have seen them closed yet, so they are the
+    /// first to come back.
     pub(super) retired: Vec<T>,
     /// How many nobody may use until the vendor has closed their connections.
     pub closing: usize,
     /// Those of them that nobody waits for yet.
     pub unwatched: Vec<T>,
-    /// How many are held: by an exchange whose time has passed, or by a connection that the vendor does not close.
+    /// How many are held: by an exchange whose time has passed, or by a connection that the vendor
+    /// does not close.
     pub held: usize,
     /// Has a slot ever taken more than one call at a time? Else none is looked for that does.
     pub is_sharing: bool,
@@ -106,8 +111,8 @@ impl<T: Shareable> Slots<T> {
         self.held >= self.most
     }
 
-    /// The place in `busy` of a slot that takes another call, the one with the fewest. Those that are too many since the
-    /// limit was lowered take none: they are given up when their calls end.
+    /// The place in `busy` of a slot that takes another call, the one with the fewest. Those that
+    /// are too many since the limit was lowered take none: they are given up when their calls end.
     fn shared(&self, but: Option<u64>) -> Option<usize> {
         if !self.is_sharing {
             return None;
@@ -123,7 +128,8 @@ impl<T: Shareable> Slots<T> {
         !self.free.is_empty() || self.shared(None).is_some()
     }
 
-    /// A slot for one more call, other than the one with this number: one that is in use rather than one more connection.
+    /// A slot for one more call, other than the one with this number: one that is in use rather
+    /// than one more connection.
     pub fn take(&mut self, but: Option<u64>) -> Option<(u64, T)> {
         if let Some(place) = self.shared(but) {
             let busy = &mut self.busy[place];

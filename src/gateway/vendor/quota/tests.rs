@@ -210,7 +210,8 @@ fn trials() -> impl Strategy<Value = Vec<Trial>> {
     prop::collection::vec(trial, 50..250)
 }
 
-/// When the vendor counted each call, in milliseconds, sorted. The limit of 10 is 4 from 7 s to 14 s.
+/// When the vendor counted each call, in milliseconds, sorted. The limit of 10 is 4 from 7 s to 14
+/// s.
 async fn counted(trials: Vec<Trial>) -> Vec<u128> {
     let quota = quota(7, Some(10), 500);
     let began = Instant::now();
@@ -455,8 +456,8 @@ async fn the_wait_to_expect_grows_with_the_queue() {
     drop(held);
 }
 
-/// How many calls each tenant gets in a minute of 10 calls a second and 5 at a time. A tenant asks so many times at once,
-/// and again as soon as it is served.
+/// How many calls each tenant gets in a minute of 10 calls a second and 5 at a time. A tenant asks
+/// so many times at once, and again as soon as it is served.
 async fn served(shares: Vec<Share>, at_once: &[usize]) -> Vec<u32> {
     let quota = of(&Limits {
         tenants: shares,
@@ -497,7 +498,8 @@ fn weights(weights: &[u32]) -> Vec<Share> {
 
 #[tokio::test(start_paused = true)]
 async fn each_tenant_gets_its_weight_of_the_calls_however_many_callers_it_has() {
-    // Ten callers of one, one hundred of another: 500 calls in the minute (one takes 1.2 s of its turn).
+    // Ten callers of one, one hundred of another: 500 calls in the minute (one takes 1.2 s of its
+    // turn).
     let served = served(weights(&[1, 2, 5]), &[100, 10, 10]).await;
     let all: u32 = served.iter().sum();
     assert!((490..=510).contains(&all), "{served:?}");
@@ -512,7 +514,8 @@ async fn each_tenant_gets_its_weight_of_the_calls_however_many_callers_it_has() 
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_nobody_wants_is_used_by_others() {
-    // The heavy tenant has one caller, who takes 0.2 s for a call: the light one has all that is left.
+    // The heavy tenant has one caller, who takes 0.2 s for a call: the light one has all that is
+    // left.
     let served = served(weights(&[1, 1000]), &[100, 1]).await;
     let all: u32 = served.iter().sum();
     assert!((490..=510).contains(&all), "{served:?}");
@@ -1200,8 +1203,8 @@ async fn a_crawl_whose_call_is_held_keeps_no_other_from_crawling() {
 }
 
 proptest! {
-    /// However slots are held, closed late and made fewer or more: there are never more calls and connections than slots
-    /// were allowed, and in the end all of them are free.
+    /// However slots are held, closed late and made fewer or more: there are never more calls and
+    /// connections than slots were allowed, and in the end all of them are free.
     #[test]
     fn no_slot_is_lost_or_used_twice_while_some_are_held(
         steps in proptest::collection::vec((0_u8..7, 0_usize..4), 1..80),

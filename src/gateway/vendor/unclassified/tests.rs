@@ -331,7 +331,8 @@ async fn a_reload_that_moves_labels_keeps_what_is_known() {
     );
 }
 
-/// An episode of the query shown by questions 1 to 19, after a success of question 0; nobody is told from others.
+/// An episode of the query shown by questions 1 to 19, after a success of question 0; nobody is
+/// told from others.
 fn begun() -> Usual {
     let usual = usual();
     answers(&usual, of(QUERY, TENANT), &Said::Success, 1);

@@ -183,7 +183,8 @@ impl<S: Wire> Heads<S> {
                 self.searched = self.held.len();
                 return Ok(());
             };
-            // What follows is a body, or after an interim head the next head. No repair may touch it.
+            // What follows is a body, or after an interim head the next head. No repair may touch
+            // it.
             self.searched = 0;
             let rest = self.held.split_off(end);
             let mut kind = match parse(&self.held) {
