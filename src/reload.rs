@@ -1,7 +1,8 @@
 //! How does a running gateway get another configuration, or other secrets?
 //!
-//! What is read is validated whole and swapped in at once: a request is answered under one configuration from its head to
-//! its answer. What cannot be used changes nothing: the configuration in effect stays, and so does each secret.
+//! What is read is validated whole and swapped in at once: a request is answered under one
+//! configuration from its head to its answer. What cannot be used changes nothing: the
+//! configuration in effect stays, and so does each secret.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -167,7 +168,8 @@ impl Reloader {
         }))
     }
 
-    /// Reads the file and what it names, and brings it into effect if it differs from what is. Nothing comes of it if it panics.
+    /// Reads the file and what it names, and brings it into effect if it differs from what is.
+    /// Nothing comes of it if it panics.
     pub async fn reload(&self, by: Trigger) -> Option<Result<Reloaded, ReloadError>> {
         let this = self.clone();
         apart(move || this.reload_now(by)).await
@@ -196,9 +198,10 @@ impl Reloader {
         };
         let needs_restart = result.iter().flat_map(|reloaded| &reloaded.needs_restart);
         let told = needs_restart.fold(refusal, |told, key| told + "\n" + key);
-        // Whoever sends SIGHUP has no other answer than the log, though the watcher may have been quicker.
+        // Whoever sends SIGHUP has no other answer than the log, though the watcher may have been
+        // quicker.
         let is_asked = by == Trigger::Hangup;
-        let is_news = told != read.told || is_asked;
+        let is_news = told != read.told;
         read.told = told;
         let warnings = result.iter().flat_map(|reloaded| &reloaded.warnings);
         let warnings: Vec<_> = warnings.cloned().collect();
@@ -270,7 +273,8 @@ impl Reloader {
             let (this, watch) = (self.clone(), watch.clone());
             let _ = apart(move || {
                 watch.watch(this.folders());
-                // Once more now: a change between what was read last and the watch would be seen only at the next look.
+                // Once more now: a change between what was read last and the watch would be seen
+                // only at the next look.
                 this.reload_now(by)
             })
             .await;
@@ -318,7 +322,8 @@ impl Reloader {
     }
 }
 
-/// One line for each thing that somebody has to know. The warnings that were told before are told again with a change only.
+/// One line for each thing that somebody has to know. The warnings that were told before are told
+/// again with a change only.
 fn tell(
     result: &Result<Reloaded, ReloadError>,
     (is_asked, is_news): (bool, bool),
@@ -354,7 +359,7 @@ fn tell(
                 key,
                 reason,
                 remedy,
-            } in reloaded.kept.iter().filter(|_| is_news)
+            } in reloaded.kept.iter().filter(|_| is_news || is_asked)
             {
                 error!(
                     key,
@@ -362,7 +367,7 @@ fn tell(
                 );
             }
         }
-        Err(ReloadError::Problems(problems)) if is_news => {
+        Err(ReloadError::Problems(problems)) if is_news || is_asked => {
             for Problem {
                 key,
                 reason,
@@ -375,13 +380,15 @@ fn tell(
                 );
             }
         }
-        Err(cause) if is_news => error!(%cause, "configuration refused, the last good one stays"),
+        Err(cause) if is_news || is_asked => {
+            error!(%cause, "configuration refused, the last good one stays")
+        }
         Err(_) => {}
     }
 }
 
-/// Does what may wait for a disk on a thread of its own: the end of the process waits for those of the runtime. Nothing comes
-/// of it if it panics.
+/// Does what may wait for a disk on a thread of its own: the end of the process waits for those of
+/// the runtime. Nothing comes of it if it panics.
 async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (tell, told) = oneshot::channel();
     let work = move || drop(tell.send(work()));
@@ -413,7 +420,8 @@ impl Watch {
         Self(tell)
     }
 
-    /// Once this has returned, a change in these is told; but nobody waits for long, nor behind one that hangs.
+    /// Once this has returned, a change in these is told; but nobody waits for long, nor behind one
+    /// that hangs.
     fn watch(&self, folders: HashSet<PathBuf>) {
         let (done, is_done) = mpsc::channel();
         if self.0.try_send((folders, done)).is_ok() {

@@ -1,6 +1,8 @@
-//! What does the page show? The state at a glance, as a person reads it; the template makes it HTML, and escapes it.
+//! What does the page show? The state at a glance, as a person reads it; the template makes it
+//! HTML, and escapes it.
 //!
-//! The page is the only form of this: its script reads it again, and draws from the figures that stand in it.
+//! The page is the only form of this: its script reads it again, and draws from the figures that
+//! stand in it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -18,7 +20,8 @@ use crate::telemetry::totals::{Requests, Totals};
 use crate::telemetry::{REVISION, Snapshot, log};
 use crate::words::{RequestResult, Sent};
 
-/// What a browser may do with the page: load the files beside it, and ask the listener it came from.
+/// What a browser may do with the page: load the files beside it, and ask the listener it came
+/// from.
 pub const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

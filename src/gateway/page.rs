@@ -1,4 +1,5 @@
-//! What is a page? An answer to a query as it is kept and served, and what it says about its place among others.
+//! What is a page? An answer to a query as it is kept and served, and what it says about its place
+//! among others.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,8 +27,9 @@ pub struct Head {
     pub status: StatusCode,
     /// Its `Content-Type`, as it came.
     pub content_type: Option<HeaderValue>,
-    /// What it may have beside, as it came: its `Content-Language`; its `Content-Encoding`, if the vendor encoded it unasked
-    /// (such a page is not stored); its `Retry-After`, on a refusal of the vendor.
+    /// What it may have beside, as it came: its `Content-Language`; its `Content-Encoding`, if the
+    /// vendor encoded it unasked (such a page is not stored); its `Retry-After`, on a refusal of
+    /// the vendor.
     pub more_headers: Box<[(HeaderName, HeaderValue)]>,
     /// If it is no success, whose fault that is.
     pub fault: Option<Fault>,
@@ -73,12 +75,14 @@ pub struct Position {
 }
 
 impl Position {
-    /// Is it the page that these parameters ask for? Linksfield may cap sizes; of another size are other pages.
+    /// Is it the page that these parameters ask for? Linksfield may cap sizes; of another size are
+    /// other pages.
     pub fn is_of(&self, params: &Params) -> bool {
         let is = |name, told| params.number(name).is_none_or(|asked| asked == told);
         is("page_no", self.number) && is("page_size", self.size)
     }
 }
 
-/// A hash of what tells one order from another: its code and its device, as one order may be of many devices.
+/// A hash of what tells one order from another: its code and its device, as one order may be of
+/// many devices.
 pub type OrderId = u64;
