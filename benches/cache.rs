@@ -1,8 +1,9 @@
-//! What does a query cost that memory answers, and what one that waits for somebody else's fill? What does it cost to keep
-//! a page?
+//! What does a query cost that memory answers, and what one that waits for somebody else's fill?
+//! What does it cost to keep a page?
 //!
-//! `cargo bench --bench cache`. A hit and a waiter are measured a thousand callers at a time, as their ratio is what counts:
-//! a waiter should cost about what a hit costs. The parts of both are measured one by one.
+//! `cargo bench --bench cache`. A hit and a waiter are measured a thousand callers at a time, as
+//! their ratio is what counts: a waiter should cost about what a hit costs. The parts of both are
+//! measured one by one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,14 +12,14 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::{FutureExt, join_all};
 use linksfield_gateway::clock::Moment;
-use linksfield_gateway::gateway::cache::{
-    Cache, Filled, Found, Key, Lookup, Pages, Question, Scope, Sparing, Terms,
-};
-use linksfield_gateway::gateway::directives::Directives;
 use linksfield_gateway::gateway::error::Error;
 use linksfield_gateway::gateway::page::{Head, Page, Position};
-use linksfield_gateway::gateway::params::Params;
-use linksfield_gateway::gateway::route::Policy;
+use linksfield_gateway::gateway::query::cache::{
+    Cache, Filled, Found, Key, Lookup, Pages, Question, Scope, Sparing, Terms,
+};
+use linksfield_gateway::gateway::request::directives::Directives;
+use linksfield_gateway::gateway::request::route::Policy;
+use linksfield_gateway::signing::params::Params;
 use tokio::runtime::Builder;
 use tokio::time::Instant;
 

@@ -4,8 +4,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use linksfield_gateway::telemetry::{
-    Constants, Keys, Labels, Metrics, QuotaLevels, RouteKind, Snapshot,
+    CallerLabel, Constants, Labels, Metrics, RouteKind, RouteLabel, Snapshot, TenantLabel,
 };
+use linksfield_gateway::words::{CallReason, Ending, Outcome};
 
 const TENANTS: usize = 100;
 const CALLERS: usize = 20;
@@ -38,10 +39,10 @@ fn busy() -> Metrics {
                 exchange(&metrics, route, tenant, caller);
             }
             metrics.upstream_call(
-                route,
-                tenant,
-                "success",
-                "caller",
+                RouteLabel(route),
+                TenantLabel(tenant),
+                Ending::Answered(Outcome::Success),
+                CallReason::Caller,
                 std::time::Duration::ZERO,
             );
         }
@@ -51,35 +52,16 @@ fn busy() -> Metrics {
 
 fn exchange(metrics: &Metrics, route: usize, tenant: usize, caller: usize) {
     let mut exchange = metrics.exchange(metrics.request_id());
-    (exchange.route, exchange.tenant, exchange.caller) = (route, tenant, caller);
+    exchange.labels.route = RouteLabel(route);
+    exchange.labels.tenant = TenantLabel(tenant);
+    exchange.labels.caller = CallerLabel(caller);
 }
 
 fn snapshot() -> Snapshot {
-    Snapshot {
-        cache_entries: 0,
-        cache_bytes: 0,
-        cache_evictions: 0,
-        fills_in_flight: 0,
-        queue_length: 0,
-        queue: ["command", "query", "crawl", "refresh"].map(|class| (class, 0)),
-        quota: QuotaLevels {
-            windows: Vec::new(),
-            day_for_queries: None,
-            day_resets_at: None,
-            is_assumed: false,
-            allowed_rate: None,
-            thrift: 0,
-        },
-        keys: Keys::default(),
-        state_store_failing: false,
-        state_store_failed: false,
-        slots_held: 0,
-        breaker_open: false,
-        episodes: Vec::new(),
-        clock_skew: None,
-        protocols: Vec::new(),
-        certificate_expires_at: None,
-    }
+    let mut snapshot = Snapshot::default();
+    let classes = ["command", "query", "crawl", "refresh"];
+    snapshot.quota.queue_length = classes.map(|class| (class, 0)).into();
+    snapshot
 }
 
 fn benches(criterion: &mut Criterion) {

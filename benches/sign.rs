@@ -1,4 +1,5 @@
-//! What does it cost to bring the parameters of a query into their normal form, to sign them, and to read the answer?
+//! What does it cost to bring the parameters of a query into their normal form, to sign them, and
+//! to read the answer?
 //!
 //! `cargo bench --bench sign`, with the request and the answer of the vendor's own page.
 
@@ -6,10 +7,10 @@ use std::hint::black_box;
 use std::time::{Duration, UNIX_EPOCH};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use linksfield_gateway::config::{KeyOrder, Signing};
-use linksfield_gateway::gateway::params::Params;
-use linksfield_gateway::gateway::sign::Signer;
-use linksfield_gateway::gateway::upstream::Shape;
+use linksfield_gateway::gateway::vendor::upstream::Shape;
+use linksfield_gateway::signing::form::{KeyOrder, Signing};
+use linksfield_gateway::signing::params::Params;
+use linksfield_gateway::signing::sign::Signer;
 
 /// As it stands on the page: with spaces, empty parameters and the global fields.
 const REQUEST: &[u8] = include_bytes!("peers/request.json");

@@ -1,9 +1,8 @@
-//! What do operators see and do? A page, metrics, probes, the effective configuration and the cache, on a listener and a
-//! runtime of their own.
+//! What do operators see and do? A page, metrics, probes, the effective configuration and the
+//! cache, on a listener and a runtime of their own.
 
 mod page;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,19 +14,22 @@ use hyper::header::{
 };
 use hyper::http::request;
 use hyper::{Method, Response, StatusCode};
-use secrecy::SecretString;
 use serde_json::{Value, json};
 use tracing::{error, warn};
 
-use crate::body::{Body, Received, read_whole, without_mark};
+use crate::access::{Access, Denied};
+use crate::body::{Body, Received, read_whole};
+use crate::clock::wall_clock;
 use crate::config::{Config, Log};
 use crate::gateway::error::Error;
-use crate::gateway::head::Fields;
-use crate::gateway::tenant::bears;
-use crate::gateway::{Purge, wall_clock};
-use crate::reload::{Current, Live, Reloaded, Reloader, Trigger};
+use crate::gateway::query::purge::Purge;
+use crate::gateway::request::head::Fields;
+use crate::live::{Current, Live};
+use crate::reload::{Reloaded, Reloader, Trigger};
 use crate::server::{Drain, Service};
+use crate::signing::params::without_mark;
 use crate::telemetry::log;
+use crate::words::ListenerName;
 
 /// Bytes of a body: a request to be explained is one that the other listener would take.
 const MAX_BODY: usize = 1024 * 1024;
@@ -41,7 +43,8 @@ const EXPLAINED_PATH: &str = "/package/queryOrder";
 /// Which pages may load what is here: none of another site.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Who answers (RFC 9110, section 10.2.4): `healthcheck` tells by it another process on the same port.
+/// Who answers (RFC 9110, section 10.2.4): `healthcheck` tells by it another process on the same
+/// port.
 pub const SERVER_NAME: &str = "linksfield-gateway";
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -69,55 +72,8 @@ pub struct Parts {
     pub drain: Drain,
 }
 
-/// Who may change something or see a request.
-#[derive(Debug)]
-pub enum Access {
-    /// Whoever bears this token.
-    Token(SecretString),
-    /// Whoever is on this machine: the listener is on loopback.
-    Local,
-    /// Nobody.
-    Nobody,
-}
-
-impl Access {
-    /// A configured token decides; without one, the listener's address.
-    pub fn new(token: Option<SecretString>, listen: SocketAddr) -> Self {
-        match token {
-            Some(token) => Self::Token(token),
-            None if listen.ip().is_loopback() => Self::Local,
-            None => Self::Nobody,
-        }
-    }
-
-    /// May whoever sent this head see requests? A web page could have the name of its own host point to this machine.
-    fn shows_requests(&self, headers: &HeaderMap) -> bool {
-        let is_meant = matches!(self, Self::Token(_)) || Fields::of(headers).is_own_host();
-        is_meant && self.refusal(headers.get(AUTHORIZATION)).is_none()
-    }
-
-    /// What to answer to whoever may not.
-    fn refusal(&self, authorization: Option<&HeaderValue>) -> Option<Response<Body>> {
-        match self {
-            Self::Local => None,
-            Self::Token(token) if bears(authorization, token) => None,
-            Self::Token(_) => {
-                let message =
-                    "send the token of server.admin_token_file as Authorization: Bearer\n";
-                let mut response = refusal(StatusCode::UNAUTHORIZED, message);
-                let scheme = HeaderValue::from_static("Bearer");
-                response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
-                Some(response)
-            }
-            Self::Nobody => Some(refusal(
-                StatusCode::FORBIDDEN,
-                "this needs a token where the admin listener is beyond loopback: set server.admin_token_file\n",
-            )),
-        }
-    }
-}
-
-/// What somebody who has edited the file must see to know that what it says is in effect, whoever read it first.
+/// What somebody who has edited the file must see to know that what it says is in effect, whoever
+/// read it first.
 fn in_effect(reloaded: &Reloaded) -> String {
     let last = &reloaded.last_change;
     let at = format_rfc3339_seconds(last.at);
@@ -131,6 +87,23 @@ fn in_effect(reloaded: &Reloaded) -> String {
         (false, by) => format!(
             "nothing has changed since {at}; then the {} brought into effect: {what}",
             by.as_str()
+        ),
+    }
+}
+
+/// What is answered to whoever may not.
+fn denial(denied: Denied) -> Response<Body> {
+    match denied {
+        Denied::WrongToken => {
+            let message = "send the token of server.admin_token_file as Authorization: Bearer\n";
+            let mut response = refusal(StatusCode::UNAUTHORIZED, message);
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            response
+        }
+        Denied::Everybody => refusal(
+            StatusCode::FORBIDDEN,
+            "this needs a token where the admin listener is beyond loopback: set server.admin_token_file\n",
         ),
     }
 }
@@ -345,7 +318,8 @@ impl Admin {
             return Some(self.problem(&error));
         }
         let current = self.parts.live.current();
-        current.access.refusal(headers.get(AUTHORIZATION))
+        let denied = current.access.denies(headers.get(AUTHORIZATION));
+        denied.map(denial)
     }
 
     async fn read_body(&self, body: &mut Received) -> Result<Bytes, Response<Body>> {
@@ -372,12 +346,12 @@ impl Service for Admin {
     fn is_authenticated(&self, head: &request::Parts) -> bool {
         let access = &self.parts.live.current().access;
         matches!(access, Access::Token(_))
-            && access.refusal(head.headers.get(AUTHORIZATION)).is_none()
+            && access.denies(head.headers.get(AUTHORIZATION)).is_none()
     }
 
     fn connection_evicted(&self) {
         let metrics = &self.parts.live.current().metrics;
-        metrics.connection_evicted("admin");
+        metrics.connection_evicted(ListenerName::Admin);
     }
 
     fn refuse_connection(&self) -> Response<Body> {

@@ -1,6 +1,7 @@
 //! What is the body of a response, and how is a body read under a cap?
 
 use std::any::Any;
+use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -29,14 +30,6 @@ pub struct Passing {
     deadline: Pin<Box<Sleep>>,
     /// What the rest comes through (the permit of its connection), given back with the body.
     _held: Box<dyn Held>,
-}
-
-/// U+FEFF in UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// The text behind a byte order mark, which is no part of it: a parser of JSON may pass over one (RFC 8259, section 8.1).
-pub fn without_mark(text: &[u8]) -> &[u8] {
-    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
 /// Anything that must live as long as a body.
@@ -110,10 +103,11 @@ impl HttpBody for Body {
     }
 }
 
-/// A body that a peer sends. It ends where the peer has ended it, else with an error.
+/// A body that a peer sends: over a connection, or a caller in this process. It ends where the peer
+/// has ended it, else with an error.
 #[derive(Debug)]
-pub struct Received {
-    body: Incoming,
+pub struct Received<B = Incoming> {
+    body: B,
     version: Version,
     bytes: u64,
     state: State,
@@ -128,20 +122,20 @@ enum State {
     Broken,
 }
 
-impl Received {
+impl<B> Received<B> {
     /// That of a request: they come by HTTP/1.
-    pub fn of_request(body: Incoming) -> Self {
+    pub fn of_request(body: B) -> Self {
         Self::new(body, Version::HTTP_11)
     }
 
     /// That of an answer, taken out of it.
-    pub fn of_answer(answer: Response<Incoming>) -> (hyper::http::response::Parts, Self) {
+    pub fn of_answer(answer: Response<B>) -> (hyper::http::response::Parts, Self) {
         let (head, body) = answer.into_parts();
         let version = head.version;
         (head, Self::new(body, version))
     }
 
-    fn new(body: Incoming, version: Version) -> Self {
+    fn new(body: B, version: Version) -> Self {
         Self {
             body,
             version,
@@ -166,7 +160,11 @@ impl Received {
     }
 }
 
-impl HttpBody for Received {
+impl<B> HttpBody for Received<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     type Data = Bytes;
     type Error = io::Error;
 
@@ -225,12 +223,16 @@ pub enum Prefix {
     Longer(Bytes),
 }
 
-/// Reads a whole body of at most `cap` bytes; `patience` is how long the peer may stay without progress.
-pub async fn read_whole(
-    body: &mut Received,
+/// Reads a whole body of at most `cap` bytes; `patience` is how long the peer may stay without
+/// progress.
+pub async fn read_whole<B>(
+    body: &mut Received<B>,
     cap: usize,
     patience: Duration,
-) -> Result<Bytes, ReadError> {
+) -> Result<Bytes, ReadError>
+where
+    Received<B>: HttpBody<Data = Bytes, Error = io::Error> + Unpin,
+{
     if HttpBody::size_hint(body).lower() > cap as u64 {
         return Err(ReadError::TooLarge); // before the first poll: `Expect: 100-continue` is not answered
     }
@@ -241,14 +243,18 @@ pub async fn read_whole(
 }
 
 /// Reads until the end or until more than `cap` bytes have come.
-pub async fn read_prefix(
-    body: &mut Received,
+pub async fn read_prefix<B>(
+    body: &mut Received<B>,
     cap: usize,
     patience: Duration,
-) -> Result<Prefix, ReadError> {
+) -> Result<Prefix, ReadError>
+where
+    Received<B>: HttpBody<Data = Bytes, Error = io::Error> + Unpin,
+{
     let mut read = Chunks::default();
     while !body.is_end_stream() {
-        // Mostly all of it came with its head: a timer is set only where there is something to wait for.
+        // Mostly all of it came with its head: a timer is set only where there is something to wait
+        // for.
         let come = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop()));
         let frame = match come {
             Poll::Ready(frame) => frame,

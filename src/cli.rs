@@ -1,5 +1,5 @@
-//! The commands: what may be asked of the binary, and what it answers. Results go to standard output, problems to
-//! standard error; the exit code is 0 for yes, 1 for no, 2 for a wrong use.
+//! The commands: what may be asked of the binary, and what it answers. Results go to standard
+//! output, problems to standard error; the exit code is 0 for yes, 1 for no, 2 for a wrong use.
 
 mod calibrate;
 mod demo;
@@ -11,6 +11,8 @@ use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
@@ -19,13 +21,16 @@ use tracing::warn;
 use self::signals::Signals;
 use crate::clock::wall_clock;
 use crate::config::{Config, Files, LogFormat, Problem, Secrets, Server, Warning, variable_of};
-use crate::gateway::params::Params;
-use crate::gateway::tenant::Tenants;
+use crate::gateway::request::tenant::Tenants;
+use crate::instance::{Instance, StartError};
 use crate::open_files;
+use crate::signing::params::Params;
 use crate::simulator;
 use crate::state;
 use crate::telemetry::{REVISION, log};
-use crate::{Instance, StartError};
+
+/// So long `check` waits for the disk of the state: it answers in milliseconds, or it hangs.
+const STATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A caching, signing reverse proxy in front of the Linksfield IoT-SIM platform.
 #[derive(Debug, Parser)]
@@ -74,7 +79,8 @@ enum Command {
         #[arg(long, value_name = "SECONDS")]
         timestamp: Option<u64>,
     },
-    /// Find the [signing] section that reproduces known-good signed bodies from standard input, one after another.
+    /// Find the [signing] section that reproduces known-good signed bodies from standard input, one
+    /// after another.
     #[command(
         after_help = "Example: cat signed-*.json | linksfield-gateway calibrate --secret-file /etc/linksfield/acme"
     )]
@@ -83,7 +89,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         secret_file: PathBuf,
     },
-    /// Spend one call at the real vendor: are base URL, secret, signing and clock right, and which code means what?
+    /// Spend one call at the real vendor: are base URL, secret, signing and clock right, and which
+    /// code means what?
     #[command(after_help = "Example: linksfield-gateway probe --config gateway.toml --tenant acme")]
     Probe(probe::Options),
     /// Run the Linksfield simulator alone.
@@ -232,7 +239,8 @@ fn simulate(options: simulator::Options) -> Done {
     })
 }
 
-/// Why a gateway does not start; `option` changes the address of a listener, which is named by its key.
+/// Why a gateway does not start; `option` changes the address of a listener, which is named by its
+/// key.
 fn cannot_start(error: &StartError, option: impl Fn(&str) -> String) -> Failed {
     match error {
         StartError::Bind { key, .. } => cannot_listen(&error.to_string(), &option(key)),
@@ -249,14 +257,34 @@ fn load(path: &Path, files: &Files) -> Result<(Config, Secrets, Vec<Warning>), F
     Ok(Config::load_whole(path, files, files, |_| None)?)
 }
 
-/// What refuses a start at the state, as that would tell it.
+/// What refuses a start at the state, as that would tell it. A disk that hangs keeps a thread of
+/// its own waiting, and nobody else.
 fn state_problem(config: &Config) -> Option<Problem> {
-    let refusal = state::refusal(config.server.state_dir.as_deref()?)?;
-    Some(Problem {
+    let folder = config.server.state_dir.clone()?;
+    let problem = |reason, remedy: &str| Problem {
         key: "server.state_dir".into(),
-        reason: refusal.reason(),
-        remedy: refusal.remedy().into(),
-    })
+        reason,
+        remedy: remedy.into(),
+    };
+    let (tell, told) = channel();
+    let name = folder.display().to_string();
+    let look = move || tell.send(state::refusal(&folder));
+    if let Err(error) = thread::Builder::new().name("state".into()).spawn(look) {
+        let remedy = "let the user of the gateway have more threads";
+        return Some(problem(
+            format!("{name}: no thread to look at it: {error}"),
+            remedy,
+        ));
+    }
+    if let Ok(refusal) = told.recv_timeout(STATE_PATIENCE) {
+        return refusal.map(|refusal| problem(refusal.reason(), refusal.remedy()));
+    }
+    let seconds = STATE_PATIENCE.as_secs();
+    let reason = format!("{name} hangs: nothing has come of it for {seconds} s");
+    Some(problem(
+        reason,
+        "see to the disk or the mount that it is on",
+    ))
 }
 
 fn unknown_tenant(config: &Config, name: &str) -> Failed {

@@ -1,8 +1,9 @@
-//! What time is it, and how much of it has passed? Whatever is told of the wall clock, and of a machine that has slept, is
-//! read here.
+//! What time is it, and how much of it has passed? Whatever is told of the wall clock, and of a
+//! machine that has slept, is read here.
 //!
-//! Deadlines and timers go by the runtime's clock, which stands still while the machine sleeps. What grows old goes by a
-//! [`Moment`], which does not. They are two types, so that nobody compares one with the other.
+//! Deadlines and timers go by the runtime's clock, which stands still while the machine sleeps.
+//! What grows old goes by a [`Moment`], which does not. They are two types, so that nobody compares
+//! one with the other.
 
 use std::ops::{Add, Sub};
 use std::sync::OnceLock;
@@ -27,6 +28,37 @@ pub fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
+/// The clock that a gateway goes by when it signs, and when it writes what it keeps.
+#[derive(Debug, Clone, Copy)]
+pub enum WallClock {
+    /// That of the system, which may be set.
+    System,
+    /// One that goes on with the runtime's: where that is paused (a bench, a test), a day passes in
+    /// a moment.
+    Simulated {
+        /// The runtime's time when it began.
+        began: Instant,
+        /// What it showed then.
+        at: SystemTime,
+    },
+}
+
+impl WallClock {
+    /// One that shows `at` now, and goes on with the runtime's clock.
+    pub fn simulated(at: SystemTime) -> Self {
+        let began = Instant::now();
+        Self::Simulated { began, at }
+    }
+
+    /// What it shows.
+    pub fn now(self) -> SystemTime {
+        match self {
+            Self::System => wall_clock(),
+            Self::Simulated { began, at } => at + began.elapsed(),
+        }
+    }
+}
+
 /// The same in whole seconds since 1970.
 pub fn seconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH);
@@ -44,8 +76,8 @@ impl Moment {
         Self::of(Instant::now())
     }
 
-    /// The moment that this is, where it is now or was a little ago. It reads no clock, and knows of a sleep within a second
-    /// of its end: what is judged by it seems too young until then.
+    /// The moment that this is, where it is now or was a little ago. It reads no clock, and knows
+    /// of a sleep within a second of its end: what is judged by it seems too young until then.
     pub fn of(now: Instant) -> Self {
         match slept() {
             0 => Self(now), // a server: a hit pays for no more than that
@@ -98,8 +130,8 @@ pub async fn keep_looking() {
     }
 }
 
-/// Looks how long the machine has slept. A thread may lose its core between two clocks: then it is a little less than it was,
-/// never more.
+/// Looks how long the machine has slept. A thread may lose its core between two clocks: then it is
+/// a little less than it was, never more.
 pub fn look() {
     static AT_START: OnceLock<Duration> = OnceLock::new();
     let at_start = *AT_START.get_or_init(|| {

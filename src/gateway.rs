@@ -1,121 +1,67 @@
-//! The way of a request: the only file that knows the order of the stations, asks what time it is and keeps the record.
+//! The way of a request: the only file that knows the order in which it is read and answered, and
+//! that keeps its record.
+//!
+//! Who answers are two owners, of queries and of commands, both over a third, Linksfield.
 
 pub mod brakes;
-pub mod breaker;
-pub mod cache;
-pub mod directives;
-pub mod doubt;
+pub mod command;
 pub mod error;
-pub mod head;
-pub mod keys;
-pub mod language;
 pub mod page;
-pub mod params;
 pub mod progress;
-pub mod quota;
-pub mod retry;
-pub mod route;
-pub mod sign;
-pub mod skew;
-pub mod tenant;
-pub mod unclassified;
-pub mod upstream;
+pub mod query;
+pub mod request;
+pub mod vendor;
 
-mod boxed;
-mod call;
-mod command;
-mod crawl;
-mod operator;
-mod pace;
 mod response;
-mod scopes;
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::Response;
-use hyper::header::AUTHORIZATION;
-use hyper::http::request;
+use hyper::body::Body as HttpBody;
+use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::http::request::Parts as RequestHead;
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::task::TaskTracker;
 
-use self::brakes::{Brakes, Subject};
-use self::breaker::Breaker;
-use self::cache::{Cache, Fetched, Key, Lookup, Question, Sparing};
-use self::call::{Answered, Errand, Timing, Unanswered};
-use self::crawl::{Crawl, CrawlPlaces};
-use self::directives::Directives;
-use self::error::{Error, Fault, Sent, X_REQUEST_ID};
-use self::head::Fields;
-use self::keys::{Key as CommandKey, Keys};
-use self::language::{Language, Languages};
-pub use self::operator::Purge;
-use self::pace::Pace;
-use self::params::Params;
-use self::progress::Progress;
-use self::quota::{Class, Level, Quota, Thrift};
-use self::response::Expected;
-use self::retry::Retries;
-use self::route::{Kind, Policy, Routes, Target};
-use self::scopes::{Latest, Scopes};
-use self::skew::{Skew, Told};
-use self::tenant::{Callers, Tenant, Tenants};
-use self::unclassified::Usual;
-use self::upstream::{Slot, Upstream};
+use self::command::keys::Key as CommandKey;
+use self::command::{Commands, LastingCommands, doubt};
+use self::error::{Error, X_REQUEST_ID};
+use self::query::purge::Purge;
+use self::query::{LastingQueries, Queries};
+use self::request::head::{self, Fields};
+use self::request::language::Languages;
+use self::request::route::{Kind, Routes, Target};
+use self::request::tenant::{Callers, Tenants};
+use self::request::{Call, Wishes};
+use self::vendor::{LastingVendor, Vendor};
 use crate::body::{Body, ReadError, Received, read_whole};
-use crate::clock::Moment;
-pub use crate::clock::wall_clock;
-use crate::config::Config;
-use crate::state::Store;
-use crate::telemetry::trace::Trace;
-use crate::telemetry::{self, Exchange, Metrics, QuotaLevels, RouteKind, Snapshot};
-
-/// What is usual is seen over so many windows of the breaker: it is asked for less often than all routes together.
-const WINDOWS: u32 = 10;
+use crate::config::{Ca, Config};
+use crate::signing::params::Params;
+use crate::telemetry::{Exchange, Metrics, Snapshot};
+use crate::words::{RequestResult, Sent};
 
 /// One in so many parts of a caller's time is kept for the way back.
 const WAY_BACK: u32 = 20;
 
-/// The stations of a request, joined. Cloning is cheap.
+/// The gateway under one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Gateway(Arc<Stations>);
+pub struct Gateway(Arc<Owners>);
 
 #[derive(Debug)]
-struct Stations {
-    /// The first one is 0.
-    configuration: u64,
+struct Owners {
     routes: Routes,
     callers: Callers,
     tenants: Tenants,
     languages: Languages,
-    scopes: Arc<Scopes>,
-    latest: Latest,
-    cache: Cache,
-    quota: Quota<Slot>,
-    upstream: Arc<Upstream>,
-    brakes: Brakes,
-    breaker: Breaker,
-    usual_answers: Usual,
-    retries: Retries,
-    skew: Skew,
-    sparing: Thriftiness,
-    crawls: CrawlPlaces,
-    /// How long the calls of each route take, and the crawls of its pages.
-    paces: Vec<Arc<Paces>>,
     bounds: Bounds,
     forward_traceparent: bool,
+    vendor: Vendor,
+    queries: Queries,
+    commands: Commands,
     metrics: Arc<Metrics>,
-    keys: Keys,
-    store: Option<Store>,
-    /// The commands under way: the drain waits for them.
-    commands: TaskTracker,
-}
-
-#[derive(Debug, Default)]
-struct Paces {
-    call: Pace,
-    crawl: Pace,
 }
 
 /// What a request may take.
@@ -124,167 +70,95 @@ struct Bounds {
     request_timeout: Duration,
     body_timeout: Duration,
     max_body: usize,
-    exchange_timeout: Duration,
-    /// How long a slot stays taken by an exchange whose time has passed.
-    hold: Duration,
-    /// Of all pages of a query together.
-    max_document: usize,
 }
 
-/// The parts that need more than the configuration to be built.
+/// What lasts: whatever is in memory, counted, learnt or under way goes on under another
+/// configuration. A clone is the same.
+#[derive(Debug, Clone)]
+pub struct Lasting {
+    /// What is known of Linksfield, and spent of its limits.
+    pub vendor: LastingVendor,
+    /// What memory holds.
+    pub queries: LastingQueries,
+    /// The keys of commands, and those under way.
+    pub commands: LastingCommands,
+}
+
+/// What is configured: a configuration, with what was built from it and may have failed.
 #[derive(Debug)]
-pub struct Parts {
+pub struct Configured<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// Whom the vendor's certificate must be signed by, where that is configured.
+    pub ca: Option<&'a Ca>,
     /// The tenants, with their signers.
     pub tenants: Tenants,
     /// The callers, with their tokens.
     pub callers: Callers,
-    /// The way to Linksfield.
-    pub upstream: Arc<Upstream>,
-    /// What is switched off.
-    pub brakes: Brakes,
-    /// The vendor's limits.
-    pub quota: Quota<Slot>,
-    /// The idempotency keys of commands.
-    pub keys: Keys,
-    /// What must survive a restart, if it shall.
-    pub store: Option<Store>,
-    /// How far our clock is from Linksfield's.
-    pub skew: Skew,
     /// Where everything is recorded.
     pub metrics: Arc<Metrics>,
 }
 
-/// A request that is understood: what it asks, for whom, in which words.
-#[derive(Debug, Clone)]
-struct Call {
-    target: Target,
-    tenant: Arc<Tenant>,
-    /// Where callers are configured.
-    caller: Option<Arc<str>>,
-    params: Params,
-    language: Arc<Language>,
-    trace: Option<Trace>,
-}
-
-impl Call {
-    /// What brakes look at.
-    fn subject(&self) -> Subject {
-        Subject {
-            is_command: !matches!(self.target.route.kind, Kind::Query(_)),
-            path: self.target.path.clone(),
-            tenant: self.tenant.name.clone(),
-            caller: self.caller.clone(),
-        }
-    }
-}
-
-/// What a request's head says about its answer.
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    directives: Directives,
-    deadline: Instant,
-    names_deadline: bool,
-    /// All pages as one document.
-    all_pages: bool,
-}
-
-impl Stations {
-    /// How long a fill of this route and tenant usually takes from now on, the wait for its turn included.
-    fn usual(&self, (route, tenant): (usize, usize), all_pages: bool) -> Duration {
-        let paces = &self.paces[route];
-        let call = paces.call.p90();
-        let fill = if all_pages { paces.crawl.p90() } else { call };
-        self.quota.expected_wait(tenant, call) + fill
-    }
-
-    fn paces_of(&self, path: &str) -> Option<Arc<Paces>> {
-        let label = self.routes.label(path)?;
-        Some(self.paces[label].clone())
-    }
-}
-
 impl Gateway {
-    /// Joins the parts.
-    pub fn new(config: &Config, parts: Parts) -> Self {
-        Self::join(config, parts, None)
-    }
-
-    /// The same gateway under another configuration, or with other secrets. What is in memory, counted and under way goes
-    /// on; requests that have begun finish under this one. Once the other one answers, say so by
-    /// [`supersede`](Self::supersede).
-    #[must_use]
-    pub fn successor(&self, config: &Config, parts: Parts) -> Self {
-        Self::join(config, parts, Some(&self.0))
-    }
-
-    /// `successor` answers from now on: what is filled for requests that began here is not kept, nor are pages of which
-    /// another configuration changes what they depend on. Tells how many were dropped.
-    pub fn supersede(&self, successor: &Self) -> usize {
-        let number = successor.0.configuration;
-        for scope in self.0.scopes.all().chain(successor.0.scopes.all()) {
-            scope.reconfigure(number);
-        }
-        let scopes: Vec<_> = successor.0.scopes.all().cloned().collect();
-        self.0.cache.keep_only(&scopes)
-    }
-
-    fn join(config: &Config, parts: Parts, before: Option<&Stations>) -> Self {
-        let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    /// The gateway of one configuration. It takes effect for what lasts: requests that have begun
+    /// under another one finish under that, but within the limits of this. Once this one answers,
+    /// say so by [`supersede`](Self::supersede).
+    pub fn new(configured: Configured<'_>, lasting: &Lasting) -> Self {
+        let Configured {
+            config,
+            ca,
+            tenants,
+            callers,
+            metrics,
+        } = configured;
         let routes = Routes::new(config);
-        let limits = &config.upstream.limits;
-        let known = before.map(|before| &*before.scopes);
-        let scopes = Arc::new(Scopes::new(config, &routes, &parts.tenants, known));
-        let latest = before.map_or_else(
-            || Latest::new(scopes.clone().into()),
-            |before| before.latest.clone(),
+        let vendor = Vendor::new(config, ca, &tenants, &lasting.vendor, metrics.clone());
+        let queries = Queries::new(
+            config,
+            &routes,
+            &tenants,
+            vendor.clone(),
+            &lasting.queries,
+            metrics.clone(),
         );
-        latest.store(scopes.clone());
-        Self(Arc::new(Stations {
-            configuration: before.map_or(0, |before| before.configuration + 1),
-            scopes,
-            latest,
-            brakes: parts.brakes,
-            breaker: of_breaker(config, before),
-            usual_answers: of_usual_answers(config, &parts.tenants, before),
-            retries: of_retries(config, before),
-            skew: parts.skew,
-            sparing: before.map_or_else(Thriftiness::default, |before| before.sparing.clone()),
-            crawls: CrawlPlaces::new(config.tenants.len(), limits.queue),
+        let commands = Commands::new(
+            vendor.clone(),
+            &lasting.commands,
+            queries.scopes().clone(),
+            lasting.queries.latest().clone(),
+            metrics.clone(),
+        );
+        let max_body = config.server.max_body.as_u64();
+        Self(Arc::new(Owners {
             routes,
-            callers: parts.callers,
-            tenants: parts.tenants,
+            callers,
+            tenants,
             languages: Languages::new(&config.upstream.languages),
-            cache: before.map_or_else(
-                || Cache::new(config.cache.max_size.as_u64()),
-                |before| before.cache.clone(),
-            ),
-            quota: parts.quota,
-            upstream: parts.upstream,
-            paces: config
-                .routes
-                .keys()
-                .map(|path| before.and_then(|before| before.paces_of(path)))
-                .chain([before.and_then(|before| before.paces.last().cloned())])
-                .map(Option::unwrap_or_default)
-                .collect(),
             bounds: Bounds {
                 request_timeout: config.server.request_timeout,
                 body_timeout: config.server.body_timeout,
-                max_body: bytes(config.server.max_body),
-                exchange_timeout: config.upstream.timeout,
-                hold: config.upstream.hold,
-                max_document: bytes(config.upstream.max_answer),
+                max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
             },
             forward_traceparent: config.upstream.forward_traceparent,
-            metrics: parts.metrics,
-            keys: parts.keys,
-            store: parts.store,
-            commands: before.map_or_else(TaskTracker::new, |before| before.commands.clone()),
+            vendor,
+            queries,
+            commands,
+            metrics,
         }))
     }
 
+    /// `successor` answers from now on: what is filled for requests that began here is not kept,
+    /// nor are pages of which another configuration changes what they depend on. Tells how many
+    /// were dropped.
+    pub fn supersede(&self, successor: &Self) -> usize {
+        self.0.queries.supersede(&successor.0.queries)
+    }
+
     /// Answers a request; a failure is an answer too.
-    pub async fn handle(&self, head: &request::Parts, body: &mut Received) -> Response<Body> {
+    pub async fn handle<B>(&self, head: &RequestHead, body: &mut Received<B>) -> Response<Body>
+    where
+        Received<B>: HttpBody<Data = Bytes, Error = io::Error> + Unpin,
+    {
         let metrics = &self.0.metrics;
         let fields = Fields::of(&head.headers);
         let request_id = fields.request_id();
@@ -295,21 +169,21 @@ impl Gateway {
             Ok(mut response) => {
                 let headers = response.headers_mut();
                 headers.insert(X_REQUEST_ID, exchange.request_id.header());
-                if let Some(in_doubt) = exchange.in_doubt {
+                if let Some(in_doubt) = exchange.call.in_doubt {
                     doubt::tell(headers, Sent::Yes, in_doubt);
                 }
                 response
             }
             Err(error) => {
-                exchange.error = Some(error.code());
-                exchange.cause = error.sources();
-                exchange.outcome = error.answer_outcome();
-                exchange.redirect_host = error.redirect_host().map(str::to_owned);
-                exchange.fault = Some(error.fault().as_str());
-                exchange.sent = Some(error.sent().as_str());
-                if exchange.result == telemetry::Result::Command {
+                exchange.failure.error = Some(error.code());
+                exchange.failure.cause = error.sources();
+                exchange.call.outcome = error.answer_outcome();
+                exchange.call.redirect_host = error.redirect_host().map(str::to_owned);
+                exchange.failure.fault = Some(error.fault());
+                exchange.call.sent = Some(error.sent());
+                if exchange.result == RequestResult::Command {
                     let in_doubt = doubt::after_error(&error);
-                    exchange.in_doubt = Some(in_doubt);
+                    exchange.call.in_doubt = Some(in_doubt);
                     let mut response = if in_doubt {
                         error.to_response_in_doubt(&exchange.request_id)
                     } else {
@@ -326,13 +200,16 @@ impl Gateway {
         response
     }
 
-    async fn answer(
+    async fn answer<B>(
         &self,
-        head: &request::Parts,
+        head: &RequestHead,
         fields: &Fields<'_>,
-        body: &mut Received,
+        body: &mut Received<B>,
         exchange: &mut Exchange<'_>,
-    ) -> Result<Response<Body>, Arc<Error>> {
+    ) -> Result<Response<Body>, Arc<Error>>
+    where
+        Received<B>: HttpBody<Data = Bytes, Error = io::Error> + Unpin,
+    {
         fields.check(head)?;
         let target = self.0.routes.find(head.uri.path());
         let is_unlisted = match &target {
@@ -343,28 +220,32 @@ impl Gateway {
             self.0.metrics.unlisted_path(); // one of a stranger says nothing of our services
         }
         let target = target?;
-        exchange.route = target.route.label;
-        let asked = self.asked(&target, fields, exchange.started)?;
+        exchange.labels.route = target.route.label;
+        let wishes = self.wishes(&target, fields, exchange.started)?;
         let (call, key) = self
-            .read(target, head, fields, body, asked.deadline, exchange)
+            .read(target, head, fields, body, wishes.deadline, exchange)
             .await?;
 
         match &call.target.route.clone().kind {
-            Kind::Query(policy) => self.query(call, policy, &asked, exchange).await,
+            Kind::Query(policy) => {
+                let queries = &self.0.queries;
+                queries.answer(call, policy, &wishes, exchange).await
+            }
             Kind::Command { .. } | Kind::Refuse => {
-                self.command(call, key, asked.deadline, exchange).await
+                let commands = &self.0.commands;
+                commands.answer(call, key, wishes.deadline, exchange).await
             }
         }
     }
 
-    /// How the caller wants its answer. It waits as long as it says, and never longer than the configuration allows;
-    /// less what the answer needs to get back.
-    fn asked(
+    /// How the caller wants its answer. It waits as long as it says, and never longer than the
+    /// configuration allows; less what the answer needs to get back.
+    fn wishes(
         &self,
         target: &Target,
         fields: &Fields<'_>,
         arrived_at: Instant,
-    ) -> Result<Asked, Error> {
+    ) -> Result<Wishes, Error> {
         let most = self.0.bounds.request_timeout;
         let all_pages = fields.all_pages()?;
         let most = match &target.route.kind {
@@ -374,7 +255,7 @@ impl Gateway {
         };
         let named = fields.timeout()?;
         let patience = named.map_or(most, |named| named.min(most));
-        Ok(Asked {
+        Ok(Wishes {
             directives: fields.directives(),
             deadline: arrived_at + patience - patience / WAY_BACK,
             names_deadline: named.is_some(),
@@ -383,20 +264,23 @@ impl Gateway {
     }
 
     /// Caller, then body, then tenant: what is refused for its head is not read.
-    async fn read(
+    async fn read<B>(
         &self,
         target: Target,
-        head: &request::Parts,
+        head: &RequestHead,
         fields: &Fields<'_>,
-        body: &mut Received,
+        body: &mut Received<B>,
         deadline: Instant,
         exchange: &mut Exchange<'_>,
-    ) -> Result<(Call, Option<CommandKey>), Error> {
+    ) -> Result<(Call, Option<CommandKey>), Error>
+    where
+        Received<B>: HttpBody<Data = Bytes, Error = io::Error> + Unpin,
+    {
         let this = &*self.0;
         let is_query = matches!(target.route.kind, Kind::Query(_));
         let caller = this.callers.authenticate(fields.authorization())?;
         if let Some(caller) = caller {
-            exchange.caller = caller.label;
+            exchange.labels.caller = caller.label;
         }
         target.check_method(&head.method)?;
         fields.check_content(body)?;
@@ -420,12 +304,12 @@ impl Gateway {
         let mut call = self.understand(target, fields, &body)?;
         call.trace = exchange.trace;
         call.caller = caller.map(|caller| caller.name.clone());
-        exchange.tenant = call.tenant.label;
+        exchange.labels.tenant = call.tenant.label;
         if let Some(caller) = caller {
             caller.authorize(&call.tenant)?;
         }
         if !is_query {
-            this.brakes.refuse(&call.subject())?;
+            this.vendor.lasting().brakes().refuse(&call.subject())?;
         }
         let caller = caller.map(|caller| &*caller.name);
         let key = key.map(|key| {
@@ -455,124 +339,45 @@ impl Gateway {
         })
     }
 
-    /// What the cache is asked. All pages have a key of their own, and parameters without the number of a page.
-    fn question<'a>(
-        &self,
-        call: &mut Call,
-        policy: &'a Policy,
-        asked: &Asked,
-        arrived_at: Instant,
-    ) -> Question<'a> {
-        let scope = self.0.scopes.of(&call.tenant, &call.target.route).clone();
-        let language = call.language.tag.clone();
-        let key = if asked.all_pages {
-            call.params = Crawl::query(&call.params);
-            Key::whole(scope, language, &call.params)
-        } else {
-            Key::new(scope, language, &call.params)
-        };
-        Question {
-            key,
-            policy,
-            configuration: self.0.configuration,
-            sparing: self.0.sparing.get(),
-            directives: asked.directives,
-            arrived_at: Moment::of(arrived_at),
-            deadline: asked.deadline,
-            names_deadline: asked.names_deadline,
-        }
-    }
-
-    async fn query(
-        &self,
-        mut call: Call,
-        policy: &Policy,
-        asked: &Asked,
-        exchange: &mut Exchange<'_>,
-    ) -> Result<Response<Body>, Arc<Error>> {
+    /// What would be done with a request of this path, these headers and this body; nothing is
+    /// sent. Who asks is not looked at, and no secret is told.
+    pub fn explain(&self, path: &str, headers: &HeaderMap, body: &[u8]) -> Result<Value, Error> {
         let this = &*self.0;
-        let question = self.question(&mut call, policy, asked, exchange.started);
-        let asked_for = (call.target.route.label, call.tenant.label);
-        let usual = || this.usual(asked_for, asked.all_pages);
-        let mut timing = None; // of the fill, if this request begins one: a hit signs nothing
-        let result = &mut exchange.result;
-        *result = telemetry::Result::Coalesced; // unless memory answers, or this request begins a fill
-        let fill = |progress, reason| {
-            *result = telemetry::Result::Miss;
-            let timing = timing.insert(Timing::begin());
-            let longest = if asked.all_pages {
-                policy.crawl_timeout
-            } else {
-                this.bounds.request_timeout // no caller waits longer
-            };
-            let (deadline, until) = (asked.deadline, Instant::now() + longest);
-            let all_pages = asked.all_pages;
-            let errand = Errand::of_query(reason, all_pages, timing.clone(), deadline, until);
-            self.clone().fill(call, errand, progress)
+        let now = Instant::now();
+        let target = this.routes.find(path)?;
+        let fields = Fields::of(headers);
+        let wishes = self.wishes(&target, &fields, now)?;
+        let mut call = self.understand(target, &fields, body)?;
+        let route = call.target.route.clone();
+        let mut explanation = match &route.kind {
+            Kind::Query(policy) => this.queries.explain(&mut call, policy, &wishes, now),
+            Kind::Command { .. } | Kind::Refuse => this.commands.explain(&call),
         };
-        let found = this.cache.get_or_fill(&question, usual, fill).await;
-        if let Some(timing) = timing {
-            timing.tell(exchange);
-        }
-        if asked.directives.no_store {
-            exchange.result = telemetry::Result::Bypass;
-        }
-        let found = found.inspect_err(|error| {
-            if matches!(**error, Error::NotCached | Error::RefreshRefused) {
-                exchange.result = telemetry::Result::Refused;
-            }
-        })?;
-
-        let head = &found.page.head;
-        exchange.vendor_code.clone_from(&head.vendor_code);
-        exchange.fault = head.fault.map(Fault::as_str);
-        if let Some(error) = &found.stood_in_for {
-            exchange.cause = error.sources();
-            exchange.redirect_host = error.redirect_host().map(str::to_owned);
-        }
-        exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
-        if matches!(found.lookup, Lookup::Hit | Lookup::Stale) {
-            exchange.age = Some(found.age);
-            exchange.result = match found.lookup {
-                Lookup::Hit => telemetry::Result::Hit,
-                _ => telemetry::Result::Stale,
-            };
-        } else {
-            exchange.sent = Some(Sent::Yes.as_str());
-            exchange.outcome = Some(head.outcome);
-        }
-        Ok(response::of_page(&found))
+        let signers = &call.tenant.signers;
+        let active = signers.of(signers.active());
+        let signed = active.signed(
+            &call.params,
+            &call.tenant.access_code,
+            this.vendor.wall_clock(),
+        );
+        explanation["path"] = call.target.path.as_ref().into();
+        explanation["tenant"] = call.tenant.name.as_ref().into();
+        explanation["language"] = call.language.tag.as_ref().into();
+        explanation["params"] = call.params.as_str().into();
+        explanation["canonical_text"] = signed.text.into();
+        Ok(explanation)
     }
 
-    /// Owned arguments: a fill outlives the request that began it.
-    async fn fill(self, call: Call, errand: Errand, progress: Progress) -> Fetched {
-        let Kind::Query(policy) = &call.target.route.kind else {
-            unreachable!("only queries are filled")
-        };
-        if errand.class == Class::Crawl {
-            let started = Instant::now();
-            let crawled = self.crawl(&call, policy, &errand, &progress).await;
-            self.0.paces[call.target.route.label]
-                .crawl
-                .record(started.elapsed());
-            return crawled.into();
-        }
-        let expected = || {
-            if policy.pages {
-                Expected::PageOf(call.params.clone())
-            } else {
-                Expected::NoPages
-            }
-        };
-        match self.ask(&call, errand, &progress).await {
-            Ok(Answered {
-                answer, sent_at, ..
-            }) => response::to_filled(answer, &expected(), sent_at).into(),
-            Err(Unanswered { error, later }) => Fetched {
-                outcome: Err(error),
-                later: later.map(|later| later.filled(expected(), progress)),
-            },
-        }
+    /// What memory holds and how much it answers, in all and by route and tenant.
+    pub fn show_cache(&self) -> Value {
+        let this = &*self.0;
+        this.queries.show_cache(&this.routes, &this.tenants)
+    }
+
+    /// Drops pages, and makes fills that run now bring none; tells how many pages were dropped.
+    pub fn purge(&self, what: &Purge) -> Result<usize, String> {
+        let this = &*self.0;
+        this.queries.purge(what, &this.routes, &this.tenants)
     }
 
     /// The longest body of a request, in bytes.
@@ -581,7 +386,7 @@ impl Gateway {
     }
 
     /// Does this head bear the token of a caller?
-    pub fn is_authenticated(&self, head: &request::Parts) -> bool {
+    pub fn is_authenticated(&self, head: &RequestHead) -> bool {
         let authorization = head.headers.get(AUTHORIZATION);
         matches!(self.0.callers.authenticate(authorization), Ok(Some(_)))
     }
@@ -601,196 +406,27 @@ impl Gateway {
         self.0.metrics.refused(Error::MalformedRequest("").code());
     }
 
+    /// How many commands are under way.
+    pub fn commands_in_flight(&self) -> usize {
+        self.0.commands.in_flight()
+    }
+
     /// The accounts it asks for.
     pub fn tenants(&self) -> &Tenants {
         &self.0.tenants
     }
 
-    /// Its way to Linksfield.
-    pub fn upstream(&self) -> Arc<Upstream> {
-        self.0.upstream.clone()
-    }
-
-    /// Its share of the vendor's limits.
-    pub fn quota(&self) -> Quota<Slot> {
-        self.0.quota.clone()
-    }
-
-    /// What is switched off, of this configuration and of those that follow it.
-    pub fn brakes(&self) -> Brakes {
-        self.0.brakes.clone()
-    }
-
-    /// How far our clock is from Linksfield's.
-    pub fn skew(&self) -> Skew {
-        self.0.skew.clone()
-    }
-
-    /// What time it is, as far as is known.
-    fn told(&self) -> Told {
-        self.0.skew.tell(wall_clock())
-    }
-
-    /// What survives a restart, if anything does.
-    pub fn store(&self) -> Option<Store> {
-        self.0.store.clone()
-    }
-
-    /// The idempotency keys of commands.
-    pub fn keys(&self) -> Keys {
-        self.0.keys.clone()
-    }
-
-    /// How many commands are under way.
-    pub fn commands_in_flight(&self) -> usize {
-        self.0.commands.len()
-    }
-
-    /// Waits until every command that is under way has ended.
-    pub async fn commands_finished(&self) {
-        self.0.commands.close();
-        self.0.commands.wait().await;
-    }
-
-    fn quota_levels(&self) -> QuotaLevels {
-        let levels = self.0.quota.levels();
-        self.0.sparing.set(levels.thrift);
-        let window = |name, level: Level| (name, level.limit.into(), level.remaining.into());
-        let mut windows: Vec<_> = levels
-            .second
-            .map(|level| window("second", level))
-            .into_iter()
-            .collect();
-        windows.push(window("connections", levels.connections));
-        let day = levels.day;
-        windows.extend(day.map(|day| ("day", day.limit.into(), day.remaining.into())));
-        let now = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
-        QuotaLevels {
-            windows,
-            day_for_queries: day.map(|day| day.remaining_for_queries.into()),
-            day_resets_at: day.map(|day| (now.unwrap_or_default() + day.more_in).as_secs_f64()),
-            is_assumed: day.is_some_and(|day| day.is_assumed),
-            allowed_rate: if levels.pause.is_zero() {
-                levels.allowed_rate
-            } else {
-                Some(0.0) // the vendor wants no call now
-            },
-            thrift: levels.thrift as u8,
-        }
-    }
-
-    /// Where an answer that nothing classifies is the usual one, in words.
-    fn episodes(&self) -> Vec<telemetry::Episode> {
-        let all = self.0.usual_answers.episodes().into_iter();
-        all.map(|((route, tenant), answer)| {
-            let answer = answer.to_string();
-            self.0.metrics.episode(route, tenant, answer)
-        })
-        .collect()
-    }
-
     /// The values of now, for the metrics.
     pub fn snapshot(&self) -> Snapshot {
-        let cache = self.0.cache.statistics();
+        let this = &*self.0;
         Snapshot {
-            cache_entries: cache.entries,
-            cache_bytes: cache.bytes,
-            cache_evictions: cache.evictions,
-            fills_in_flight: cache.fills,
-            queue_length: self.0.quota.queue_length(),
-            queue: self
-                .0
-                .quota
-                .queue_lengths()
-                .map(|(class, number)| (class.as_str(), number)),
-            quota: self.quota_levels(),
-            keys: self.0.keys.census(),
-            state_store_failing: self.0.keys.store_is_failing(),
-            state_store_failed: self.0.keys.store_has_failed(),
-            slots_held: self.0.quota.slots_held(),
-            breaker_open: self.0.breaker.is_open(),
-            episodes: self.episodes(),
-            clock_skew: self.0.skew.seconds(wall_clock()),
-            protocols: self.0.upstream.traffic().levels().into(),
-            certificate_expires_at: self.0.upstream.certificate_expires_at(),
-        }
-    }
-}
-
-/// How sparing the day's budget demands to be, as of the last call: a hit asks nobody else.
-#[derive(Debug, Clone, Default)]
-struct Thriftiness(Arc<AtomicU8>);
-
-impl Thriftiness {
-    fn set(&self, thrift: Thrift) {
-        self.0.store(thrift as u8, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> Sparing {
-        let level = self.0.load(Ordering::Relaxed);
-        Sparing {
-            no_refresh: level >= Thrift::NoRefresh as u8,
-            longer_stale: level >= Thrift::LongerStale as u8,
-            no_forced: level >= Thrift::NoForced as u8,
-        }
-    }
-}
-
-fn of_breaker(config: &Config, before: Option<&Stations>) -> Breaker {
-    let breaker = &config.upstream.breaker;
-    let settings = breaker::Settings {
-        consecutive: breaker.consecutive.get(),
-        failure_ratio: breaker.failure_ratio,
-        min_calls: breaker.min_calls.get() as usize,
-        window: breaker.window,
-        open_for: breaker.open_for,
-    };
-    match before {
-        None => Breaker::new(settings),
-        Some(before) => {
-            before.breaker.change(settings);
-            before.breaker.clone()
-        }
-    }
-}
-
-/// What is usual of each route and tenant. Of another vendor nothing is known.
-fn of_usual_answers(config: &Config, tenants: &Tenants, before: Option<&Stations>) -> Usual {
-    let breaker = &config.upstream.breaker;
-    let settings = unclassified::Settings {
-        answers: breaker.min_calls.get() as usize,
-        window: breaker.window.saturating_mul(WINDOWS),
-        open_for: breaker.open_for,
-    };
-    let is_query = |kind: &RouteKind| *kind == RouteKind::Query;
-    let kinds = Routes::kinds(config);
-    let paths = Routes::labels(config).into_iter();
-    let routes: Vec<_> = paths.zip(kinds.iter().map(is_query)).collect();
-    let base_url = config.upstream.base_url.to_string();
-    let mut accounts: Vec<_> = tenants.iter().collect();
-    accounts.sort_by_key(|tenant| tenant.label);
-    let accounts: Vec<_> = accounts
-        .iter()
-        .map(|tenant| format!("{base_url} {}", tenant.access_code))
-        .collect();
-    let before = before.map(|before| &before.usual_answers);
-    Usual::new(settings, &routes, &accounts, before)
-}
-
-fn of_retries(config: &Config, before: Option<&Stations>) -> Retries {
-    let retry = &config.upstream.retry;
-    let settings = retry::Settings {
-        attempts: retry.attempts.get(),
-        budget: retry.budget,
-        min_per_second: retry.min_per_second,
-        backoff: retry.backoff,
-        max_backoff: retry.max_backoff,
-    };
-    match before {
-        None => Retries::new(settings),
-        Some(before) => {
-            before.retries.change(settings);
-            before.retries.clone()
+            upstream: this.vendor.upstream_levels(),
+            commands: this.commands.levels(),
+            cache: this.queries.levels(),
+            quota: this.vendor.quota_levels(),
+            breaker_open: this.vendor.breaker_is_open(),
+            episodes: this.vendor.episodes(),
+            state_store_failed: this.commands.keys().store_has_failed(),
         }
     }
 }

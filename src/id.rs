@@ -1,5 +1,5 @@
-//! How is one thing told from all others? By a beginning that no other process has, and a count; a request by what its caller
-//! calls it, if it does.
+//! How is one thing told from all others? By a beginning that no other process has, and a count; a
+//! request by what its caller calls it, if it does.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,7 +36,8 @@ impl Ids {
     }
 }
 
-/// An id. It is small and on its own, so that having it touches no other memory; its text is made when somebody wants it.
+/// An id. It is small and on its own, so that having it touches no other memory; its text is made
+/// when somebody wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Id {
     process: [u8; 16],

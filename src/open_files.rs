@@ -1,7 +1,7 @@
 //! How many files may be open at a time, and who gets them? Connections are files to the system.
 //!
-//! Callers never take the last ones: the admin listener, the calls of Linksfield and a reload have theirs, so that whoever
-//! floods the one listener is seen on the other.
+//! Callers never take the last ones: the admin listener, the calls of Linksfield and a reload have
+//! theirs, so that whoever floods the one listener is seen on the other.
 
 use std::fs::File;
 use std::io;
@@ -11,8 +11,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Connections that may ask for metrics and probes at a time.
 pub const ADMIN_CONNECTIONS: usize = 256;
 
-/// Connections beyond a listener's limit that are told so, and as many that linger: they have had their last answer, and their
-/// caller may still be writing. Further ones are closed at once.
+/// Connections beyond a listener's limit that are told so, and as many that linger: they have had
+/// their last answer, and their caller may still be writing. Further ones are closed at once.
 pub const BEYOND: usize = 64;
 
 /// What to do where there are too few.
@@ -76,8 +76,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Of this limit: first the process' `own`, then what the admin listener wants, but a quarter of the rest at most. The
-    /// others are for callers, who want so many `connections`.
+    /// Of this limit: first the process' `own`, then what the admin listener wants, but a quarter
+    /// of the rest at most. The others are for callers, who want so many `connections`.
     pub fn of(limit: usize, own: usize, connections: usize) -> Self {
         let rest = limit.saturating_sub(own);
         let admin = (ADMIN_CONNECTIONS + 2 * BEYOND).min(rest / 4);

@@ -1,121 +1,35 @@
 //! How does a running gateway get another configuration, or other secrets?
 //!
-//! What is read is validated whole and swapped in at once: a request is answered under one configuration from its head to
-//! its answer. What cannot be used changes nothing: the configuration in effect stays, and so does each secret.
+//! What is read is validated whole and swapped in at once: a request is answered under one
+//! configuration from its head to its answer. What cannot be used changes nothing: the
+//! configuration in effect stays, and so does each secret.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use humantime::format_rfc3339_seconds;
-use hyper::Response;
-use hyper::http::request;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use sha1::{Digest as _, Sha1};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::signal::unix::Signal;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
-use crate::admin::Access;
-use crate::body::{Body, Received};
-use crate::config::{Config, Files, Problem, Problems, Secrets, Warning, dotted};
-use crate::gateway::{Gateway, wall_clock};
-use crate::server::Service;
+use crate::build::{build, take_effect};
+use crate::clock::wall_clock;
+use crate::config::{Config, Files, Problem, Problems, Secrets, Warning};
+use crate::gateway::Lasting;
+use crate::live::{Live, now};
+use crate::open_files;
+use crate::signing::sign::InvalidSecret;
 use crate::telemetry::{Metrics, log};
-use crate::{Build, StartError, open_files};
 
 /// Editors and mounts make a change of several steps.
 const SETTLED: Duration = Duration::from_millis(100);
-
-/// What is in effect now.
-#[derive(Debug)]
-pub struct Current {
-    /// Answers the callers.
-    pub gateway: Gateway,
-    /// Counts under the labels of its configuration.
-    pub metrics: Arc<Metrics>,
-    /// Its configuration; it names where secrets are and holds none.
-    pub config: Config,
-    /// The same as text.
-    pub configuration: String,
-    /// Who may change something or see a request.
-    pub access: Access,
-}
-
-impl Current {
-    /// Tells its configuration from others.
-    pub fn hash(&self) -> String {
-        let hash = Sha1::digest(self.configuration.as_bytes());
-        let start = hash.iter().take(6);
-        let start = start.fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-        format!("{start:012x}")
-    }
-
-    /// Records that this was read, with the secrets that could not be used.
-    pub fn record_read(&self, kept: &[Problem]) {
-        let (metrics, at) = (&self.metrics, now());
-        // With a secret that cannot be read a start would fail.
-        metrics.configuration_read(kept.is_empty(), at);
-        metrics.secrets_refused(kept.len());
-        metrics.configuration_in_effect(&self.hash());
-        for name in self.config.tenants.keys() {
-            let key = dotted(&["tenants", name]) + ".";
-            let usable = !kept.iter().any(|problem| problem.key.starts_with(&key));
-            metrics.secret_read(name, usable, at);
-        }
-    }
-}
-
-/// Always the latest [`Current`]. Cloning is cheap.
-#[derive(Debug, Clone)]
-pub struct Live(Arc<ArcSwap<Current>>);
-
-impl Live {
-    /// `current`, until another one comes.
-    pub fn new(current: Current) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(current)))
-    }
-
-    /// What is in effect now; whoever holds it is not disturbed by what comes.
-    pub fn current(&self) -> Arc<Current> {
-        self.0.load_full()
-    }
-}
-
-impl Service for Live {
-    async fn answer(&self, head: &request::Parts, body: &mut Received) -> Response<Body> {
-        self.current().gateway.handle(head, body).await
-    }
-
-    fn max_body(&self) -> usize {
-        self.current().gateway.max_body()
-    }
-
-    fn is_authenticated(&self, head: &request::Parts) -> bool {
-        self.0.load().gateway.is_authenticated(head)
-    }
-
-    fn refuse_connection(&self) -> Response<Body> {
-        self.current().gateway.refuse_connection()
-    }
-
-    fn connection_evicted(&self) {
-        self.current().metrics.connection_evicted("data");
-    }
-
-    fn connection_refused(&self) {
-        self.current().gateway.connection_refused();
-    }
-
-    fn head_refused(&self) {
-        self.current().gateway.head_refused();
-    }
-}
 
 /// Reads the configuration's file again. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -126,6 +40,7 @@ struct Inner {
     path: PathBuf,
     files: Files,
     live: Live,
+    lasting: Lasting,
     read: Mutex<Read>,
     last: Mutex<LastRead>,
 }
@@ -218,7 +133,7 @@ pub enum ReloadError {
     Problems(#[from] Problems),
     /// A part cannot be built.
     #[error(transparent)]
-    Build(#[from] StartError),
+    Build(#[from] InvalidSecret),
 }
 
 impl Reloader {
@@ -228,6 +143,7 @@ impl Reloader {
         (config, secrets): (Config, Secrets),
         warnings: Vec<Warning>,
         live: Live,
+        lasting: Lasting,
     ) -> Self {
         let at = wall_clock();
         let last_change = LastChange {
@@ -240,6 +156,7 @@ impl Reloader {
             path: path.to_owned(),
             files: Files::watched(),
             live,
+            lasting,
             read: Mutex::new(Read {
                 config,
                 secrets,
@@ -251,7 +168,8 @@ impl Reloader {
         }))
     }
 
-    /// Reads the file and what it names, and brings it into effect if it differs from what is. Nothing comes of it if it panics.
+    /// Reads the file and what it names, and brings it into effect if it differs from what is.
+    /// Nothing comes of it if it panics.
     pub async fn reload(&self, by: Trigger) -> Option<Result<Reloaded, ReloadError>> {
         let this = self.clone();
         apart(move || this.reload_now(by)).await
@@ -280,9 +198,10 @@ impl Reloader {
         };
         let needs_restart = result.iter().flat_map(|reloaded| &reloaded.needs_restart);
         let told = needs_restart.fold(refusal, |told, key| told + "\n" + key);
-        // Whoever sends SIGHUP has no other answer than the log, though the watcher may have been quicker.
+        // Whoever sends SIGHUP has no other answer than the log, though the watcher may have been
+        // quicker.
         let is_asked = by == Trigger::Hangup;
-        let is_news = told != read.told || is_asked;
+        let is_news = told != read.told;
         read.told = told;
         let warnings = result.iter().flat_map(|reloaded| &reloaded.warnings);
         let warnings: Vec<_> = warnings.cloned().collect();
@@ -308,20 +227,13 @@ impl Reloader {
         let changed = !is_same_config || secrets != read.secrets;
         if changed {
             let before = self.0.live.current();
-            let build = Build {
-                config: &config,
-                secrets: &secrets,
-            };
-            let built_from = Build {
-                config: &read.config,
-                secrets: &read.secrets,
-            };
-            let current = build.successor(&before, &built_from)?;
-            let successor = current.gateway.clone();
-            let metrics = current.metrics.clone();
-            self.0.live.0.store(Arc::new(current));
-            successor.brakes().apply(&config); // for what has begun under the one before
-            metrics.take_effect(&build.constants());
+            let before_it = Some((&*before, &read.secrets));
+            let current = build(&config, &secrets, &self.0.lasting, before_it)?;
+            let (successor, metrics) = (current.gateway.clone(), current.metrics.clone());
+            self.0.live.replace(current);
+            let brakes = self.0.lasting.vendor.brakes();
+            brakes.apply(&config); // for what has begun under the one before
+            take_effect(&config, &metrics);
             if !is_same_config {
                 before.gateway.supersede(&successor);
             }
@@ -361,7 +273,8 @@ impl Reloader {
             let (this, watch) = (self.clone(), watch.clone());
             let _ = apart(move || {
                 watch.watch(this.folders());
-                // Once more now: a change between what was read last and the watch would be seen only at the next look.
+                // Once more now: a change between what was read last and the watch would be seen
+                // only at the next look.
                 this.reload_now(by)
             })
             .await;
@@ -401,15 +314,16 @@ impl Reloader {
     }
 
     fn last(&self) -> MutexGuard<'_, LastRead> {
-        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.last.lock()
     }
 
     fn read(&self) -> MutexGuard<'_, Read> {
-        self.0.read.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.read.lock()
     }
 }
 
-/// One line for each thing that somebody has to know. The warnings that were told before are told again with a change only.
+/// One line for each thing that somebody has to know. The warnings that were told before are told
+/// again with a change only.
 fn tell(
     result: &Result<Reloaded, ReloadError>,
     (is_asked, is_news): (bool, bool),
@@ -423,8 +337,8 @@ fn tell(
                 let secrets = list(&reloaded.changed_secrets);
                 info!(keys, secrets, "configuration or secrets changed");
             } else if is_asked {
-                let last = &reloaded.last_change;
-                let (since, by) = (format_rfc3339_seconds(last.at), last.by.as_str());
+                let change = &reloaded.last_change;
+                let (since, by) = (format_rfc3339_seconds(change.at), change.by.as_str());
                 let brakes = list(&reloaded.brakes);
                 info!(%since, by, brakes, "configuration and secrets are unchanged");
             }
@@ -445,7 +359,7 @@ fn tell(
                 key,
                 reason,
                 remedy,
-            } in reloaded.kept.iter().filter(|_| is_news)
+            } in reloaded.kept.iter().filter(|_| is_news || is_asked)
             {
                 error!(
                     key,
@@ -453,7 +367,7 @@ fn tell(
                 );
             }
         }
-        Err(ReloadError::Problems(problems)) if is_news => {
+        Err(ReloadError::Problems(problems)) if is_news || is_asked => {
             for Problem {
                 key,
                 reason,
@@ -466,13 +380,15 @@ fn tell(
                 );
             }
         }
-        Err(cause) if is_news => error!(%cause, "configuration refused, the last good one stays"),
+        Err(cause) if is_news || is_asked => {
+            error!(%cause, "configuration refused, the last good one stays")
+        }
         Err(_) => {}
     }
 }
 
-/// Does what may wait for a disk on a thread of its own: the end of the process waits for those of the runtime. Nothing comes
-/// of it if it panics.
+/// Does what may wait for a disk on a thread of its own: the end of the process waits for those of
+/// the runtime. Nothing comes of it if it panics.
 async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (tell, told) = oneshot::channel();
     let work = move || drop(tell.send(work()));
@@ -504,7 +420,8 @@ impl Watch {
         Self(tell)
     }
 
-    /// Once this has returned, a change in these is told; but nobody waits for long, nor behind one that hangs.
+    /// Once this has returned, a change in these is told; but nobody waits for long, nor behind one
+    /// that hangs.
     fn watch(&self, folders: HashSet<PathBuf>) {
         let (done, is_done) = mpsc::channel();
         if self.0.try_send((folders, done)).is_ok() {
@@ -549,9 +466,4 @@ impl Watched {
         }
         self.folders = folders;
     }
-}
-
-fn now() -> f64 {
-    let now = wall_clock().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default().as_secs_f64()
 }

@@ -43,9 +43,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Bytes of a request line and its headers; hyper counts at most 100 of the latter.
 const MAX_HEAD: usize = 32 * 1024;
 
-/// Bytes of an answer that the kernel takes before it can send them (tcp(7) calls it `TCP_NOTSENT_LOWAT`). Without it
-/// the kernel takes some 4 MB, and then no more until a third of that has gone: for a slow reader, minutes in which a
-/// peer who takes its time looks like one who has stopped.
+/// Bytes of an answer that the kernel takes before it can send them (tcp(7) calls it
+/// `TCP_NOTSENT_LOWAT`). Without it the kernel takes some 4 MB, and then no more until a third of
+/// that has gone: for a slow reader, minutes in which a peer who takes its time looks like one who
+/// has stopped.
 const MAX_UNSENT: u32 = 16 * 1024;
 
 /// What a listener's connections may take.
@@ -95,7 +96,8 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// The end has been announced: readiness fails, answers carry `Connection: close`, connections are still accepted.
+    /// The end has been announced: readiness fails, answers carry `Connection: close`, connections
+    /// are still accepted.
     pub fn announce(&self) {
         self.announced.store(true, Ordering::Release);
     }
@@ -230,7 +232,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 struct Server {
     slots: Arc<Semaphore>,
     places: Places,
-    /// Of those that wait for a place: they look one after the other, in the order in which they came.
+    /// Of those that wait for a place: they look one after the other, in the order in which they
+    /// came.
     turn: Arc<Mutex<()>>,
     /// For those that wait for a place, or that are told there is none.
     told: Arc<Semaphore>,
@@ -286,8 +289,8 @@ impl Server {
         self.connection(newcomer, service, place, is_refused).await;
     }
 
-    /// Each waits until those that were accepted before it have had their time, and looks at least once when its own is over:
-    /// whether it finds a place does not depend on how fast anything is.
+    /// Each waits until those that were accepted before it have had their time, and looks at least
+    /// once when its own is over: whether it finds a place does not depend on how fast anything is.
     async fn slot_in_turn(
         &self,
         service: &impl Service,
@@ -310,7 +313,8 @@ impl Server {
         }
     }
 
-    /// None if it is nobody's turn to make room. Whose turn it is ends as soon as it is polled, so that takes a moment.
+    /// None if it is nobody's turn to make room. Whose turn it is ends as soon as it is polled, so
+    /// that takes a moment.
     async fn slot(&self, service: &impl Service, last: bool) -> Option<OwnedSemaphorePermit> {
         loop {
             if let Ok(slot) = self.slots.clone().try_acquire_owned() {
@@ -374,6 +378,7 @@ impl Server {
                         let most = service.max_body() as u64;
                         let discarding = EndsDiscarding::begin(answering);
                         let answer = response.headers_mut();
+                        let _waiting = EndsWaiting::begin(answering);
                         unread.leave(&head, body, most, answer, discarding).await;
                     }
                     if unread::closes(response.headers()) {
@@ -398,10 +403,12 @@ impl Server {
                 }
                 let end = connection.into_parts();
                 let has_unread = is_refused_head || unread.is_some() || !end.read_buf.is_empty();
-                // The begin of a request that came with the end of the last one: only hyper knew that there was one.
+                // The begin of a request that came with the end of the last one: only hyper knew
+                // that there was one.
                 match end.io.into_inner().resume(end.read_buf) {
                     Ok(resumed) => stream = resumed,
-                    // Nobody reads there any more, unless it is the rest of a body that held a place too long.
+                    // Nobody reads there any more, unless it is the rest of a body that held a
+                    // place too long.
                     Err(_) if served.is_err() && !is_refused_head && !unread.is_some() => return,
                     Err(ended) => break (ended, has_unread),
                 }
@@ -430,7 +437,8 @@ impl Drop for Counted {
     }
 }
 
-/// An answering phase, which ends when this is dropped, whatever the reason: with the body of the answer.
+/// An answering phase, which ends when this is dropped, whatever the reason: with the body of the
+/// answer.
 struct EndsAnswering(Answering);
 
 impl EndsAnswering {
@@ -459,6 +467,22 @@ impl EndsDiscarding {
 impl Drop for EndsDiscarding {
     fn drop(&mut self) {
         self.0.end_discarding();
+    }
+}
+
+/// The same for the time in which the answer waits for that rest.
+struct EndsWaiting<'a>(&'a Answering);
+
+impl<'a> EndsWaiting<'a> {
+    fn begin(answering: &'a Answering) -> Self {
+        answering.begin_waiting();
+        Self(answering)
+    }
+}
+
+impl Drop for EndsWaiting<'_> {
+    fn drop(&mut self) {
+        self.0.end_waiting();
     }
 }
 

@@ -1,7 +1,8 @@
-//! What would Linksfield say? A server to develop against that behaves as the vendor's public documentation has it.
+//! What would Linksfield say? A server to develop against that behaves as the vendor's public
+//! documentation has it.
 //!
-//! It shares no code with the gateway and is never imported by it: it verifies every signature with its own reading of the signing
-//! rule, so that both can be wrong only in the same way by accident.
+//! It shares no code with the gateway and is never imported by it: it verifies every signature with
+//! its own reading of the signing rule, so that both can be wrong only in the same way by accident.
 //!
 //! ```text
 //! simulator.rs    flags, start and stop
@@ -14,11 +15,13 @@
 //! └── code        codes, messages, the envelope
 //! ```
 //!
-//! Made up, as no public page shows it: every code but `0000` (see [`code`]), that a bad signature comes with HTTP 200 and
-//! `success: false` (as every failure of the business does), what `data.sign` is made of, and what the modules `world` and
-//! `endpoints` list at their head. A body must be `application/json` and an unknown path needs a good signature to be 404.
+//! Made up, as no public page shows it: every code but `0000` (see [`code`]), that a bad signature
+//! comes with HTTP 200 and `success: false` (as every failure of the business does), what
+//! `data.sign` is made of, and what the modules `world` and `endpoints` list at their head. A body
+//! must be `application/json` and an unknown path needs a good signature to be 404.
 //!
-//! A connection is counted against the limit from its first call on; connections that only use the control endpoint never are.
+//! A connection is counted against the limit from its first call on; connections that only use the
+//! control endpoint never are.
 
 use std::fmt;
 use std::future::Future;
@@ -26,10 +29,11 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -96,8 +100,8 @@ impl Default for Options {
     }
 }
 
-/// Serves on `listener` (`options.listen` is for whoever binds it) until `shutdown` resolves, then closes every connection: idle ones at
-/// once, calls under way after a second at most.
+/// Serves on `listener` (`options.listen` is for whoever binds it) until `shutdown` resolves, then
+/// closes every connection: idle ones at once, calls under way after a second at most.
 ///
 /// It fails before the first connection if the secret cannot be read or an option cannot be.
 pub async fn run(
@@ -118,11 +122,13 @@ pub async fn run(
             accepted = listener.accept() => accepted,
         };
         let Ok((stream, peer)) = accepted else {
-            // Out of file descriptors, most likely: without a pause this loop would spin until one is free.
+            // Out of file descriptors, most likely: without a pause this loop would spin until one
+            // is free.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        // An answer is one small write, and the failure to disable Nagle's algorithm costs only time.
+        // An answer is one small write, and the failure to disable Nagle's algorithm costs only
+        // time.
         drop(stream.set_nodelay(true));
         let serve = connection::serve(stream, peer.ip(), simulator.clone(), stopping.clone());
         connections.spawn(serve);
@@ -180,7 +186,7 @@ fn invalid(reason: impl fmt::Display) -> io::Error {
 
 /// A call that panicked must not take the simulator with it.
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+    state.lock()
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! Had the target of a request a fragment? None may have one (RFC 9112, section 3.2).
 //!
-//! hyper's URI leaves it out unsaid, so that `/a#b` would be asked as `/a`. So the line of a request is looked at as it is
-//! read. What comes before the answer to another request has ended may be the rest of a body, or a request behind it: where
-//! there is a line with a fragment in it, it is not known whose it is, and the next request ends the connection. No line of
-//! JSON ends like that of a request.
+//! hyper's URI leaves it out unsaid, so that `/a#b` would be asked as `/a`. So the line of a
+//! request is looked at as it is read. What comes before the answer to another request has ended
+//! may be the rest of a body, or a request behind it: where there is a line with a fragment in it,
+//! it is not known whose it is, and the next request ends the connection. No line of JSON ends like
+//! that of a request.
 
-/// Stands among the extensions of a request whose target had a fragment, or of one behind which there may be such a request.
+/// Stands among the extensions of a request whose target had a fragment, or of one behind which
+/// there may be such a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Fragment;
 
@@ -51,7 +53,8 @@ struct RequestLine {
 }
 
 impl RequestLine {
-    /// What of these bytes is a part of it, without the empty lines that may come first (RFC 9112, section 2.2).
+    /// What of these bytes is a part of it, without the empty lines that may come first (RFC 9112,
+    /// section 2.2).
     fn split<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], &'a [u8]) {
         let bytes = match (self.is_over, self.has_begun) {
             (true, _) => return (&[], bytes),

@@ -4,13 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use hyper::HeaderMap;
-use hyper::header::{CACHE_CONTROL, HeaderValue};
-use linksfield_gateway::gateway::error::Sent;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::gateway::{Gateway, Query};
+use super::client::{Answer, Client, Placed, Query};
 use super::report::{Orders, is_outage};
 use super::vendor::Filter;
 use super::{DAY, HOUR, MINUTE, SECOND, TENANTS, lock};
@@ -28,32 +25,30 @@ const ON_A_SCREEN: u64 = 20;
 /// Who crawls takes so many at a time.
 const IN_A_CRAWL: u64 = 100;
 
-/// Someone who looks up cards, in office hours, so often an hour, and of ten times once with `no-cache`.
+/// Someone who looks up cards, in office hours, so often an hour, and of ten times once with
+/// `no-cache`.
 const SUPPORTERS: usize = 4;
 const LOOKUPS: u64 = 12;
 
 /// One caller, for one day.
 struct Caller {
-    gateway: Arc<Gateway>,
+    client: Arc<Client>,
     tenant: usize,
     rng: Rng,
-    began: Instant,
-    midnight: Duration,
+    midnight: Instant,
 }
 
 /// All callers of two days.
-pub fn spawn(gateway: &Arc<Gateway>, seed: u64, days: &mut JoinSet<()>) {
-    let began = Instant::now();
+pub fn spawn(client: &Arc<Client>, seed: u64, days: &mut JoinSet<()>) {
     for day in 0..2_u32 {
         let mut number = 0;
         let mut caller = |tenant: usize| {
             number += 1;
             Caller {
-                gateway: gateway.clone(),
+                client: client.clone(),
                 tenant,
                 rng: Rng::with_seed(seed ^ (u64::from(day) << 32 | number << 8)),
-                began,
-                midnight: DAY * day,
+                midnight: client.began() + DAY * day,
             }
         };
         for dashboard in 0..DASHBOARDS {
@@ -89,42 +84,27 @@ fn tenant_of(number: usize, of: usize) -> usize {
 impl Caller {
     /// Sleeps until this time of the day.
     async fn until(&self, time: Duration) {
-        sleep_until(self.began + self.midnight + time).await;
+        sleep_until(self.midnight + time).await;
     }
 
     fn time(&self) -> Duration {
-        self.began.elapsed().saturating_sub(self.midnight)
+        self.midnight.elapsed()
     }
 
     fn between(&mut self, from: Duration, to: Duration) -> Duration {
         from + to.saturating_sub(from).mul_f64(self.rng.f64())
     }
 
-    async fn ask(&self, query: Query) -> Option<String> {
-        self.ask_with(query, "").await.map(|(body, _)| body)
+    async fn ask(&self, query: Query) -> Answer {
+        self.ask_with(query, "").await
     }
 
-    /// The answer and its snapshot.
-    async fn ask_with(
-        &self,
-        query: Query,
-        cache_control: &'static str,
-    ) -> Option<(String, String)> {
-        let mut headers = HeaderMap::new();
-        if !cache_control.is_empty() {
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
-        }
-        let found = self
-            .gateway
-            .query(self.tenant, query, &headers)
-            .await
-            .ok()?;
-        let body = String::from_utf8_lossy(&found.page.body).into_owned();
-        let snapshot = found.snapshot.map(|id| format!("{id:?}"));
-        Some((body, snapshot.unwrap_or_default()))
+    async fn ask_with(&self, query: Query, cache_control: &str) -> Answer {
+        self.client.query(self.tenant, query, cache_control).await
     }
 
-    /// Polls one view: the first page of three in five, else the orders in use, or the second or third page.
+    /// Polls one view: the first page of three in five, else the orders in use, or the second or
+    /// third page.
     async fn dashboard(mut self, is_on_a_wall: bool) {
         let (filter, number) = match self.rng.u8(0..10) {
             0..6 => (Filter::All, 1),
@@ -174,13 +154,15 @@ impl Caller {
             let mut number = 1;
             let is_torn = loop {
                 let page = Query::Page(Filter::All, number, IN_A_CRAWL);
-                let Some((body, snapshot)) = self.ask_with(page, "").await else {
+                let answer = self.ask(page).await;
+                if !answer.is_success() {
                     return; // refused: it comes again tomorrow
-                };
-                if *first.get_or_insert_with(|| snapshot.clone()) != snapshot {
+                }
+                let snapshot = answer.snapshot();
+                if *first.get_or_insert_with(|| snapshot.to_owned()) != snapshot {
                     break true;
                 }
-                if body.matches('[').count() < usize::try_from(IN_A_CRAWL).expect("small") {
+                if answer.orders() < IN_A_CRAWL {
                     break false;
                 }
                 number += 1;
@@ -189,7 +171,7 @@ impl Caller {
             if !is_torn {
                 return;
             }
-            lock(&self.gateway.report).torn_crawls += u64::from(self.gateway.time() >= DAY);
+            lock(&self.client.report).torn_crawls += u64::from(self.client.time() >= DAY);
         }
     }
 
@@ -248,41 +230,39 @@ impl Caller {
         }
     }
 
-    /// Orders; where nothing was sent as the vendor is down, again a minute later. Then looks at the orders of the card,
-    /// four times at most, until the new one is there.
+    /// Orders; where nothing was sent as the vendor is down, again a minute later. Then looks at
+    /// the orders of the card, four times at most, until the new one is there.
     async fn order(&self, device: u64) {
         let count = |add: fn(&mut Orders)| {
-            if self.gateway.time() >= DAY {
-                add(&mut lock(&self.gateway.report).orders);
+            if self.client.time() >= DAY {
+                add(&mut lock(&self.client.report).orders);
             }
         };
         count(|orders| orders.wanted += 1);
         let number = loop {
-            match self.gateway.order(self.tenant, device).await {
-                Ok(number) => break number,
-                Err(error) if error.sent() != Sent::No => {
+            match self.client.order(self.tenant, device).await {
+                Placed::Number(number) => break number,
+                Placed::InDoubt => {
                     count(|orders| orders.in_doubt += 1);
                     self.ask(Query::Page(Filter::Device(device), 1, ON_A_SCREEN))
                         .await;
                     return;
                 }
-                Err(_) if is_outage(self.gateway.time()) => {
+                Placed::Refused if is_outage(self.client.time()) => {
                     count(|orders| orders.turned_away += 1);
                     sleep(MINUTE).await;
                 }
-                Err(_) => {
+                Placed::Refused => {
                     count(|orders| orders.refused += 1);
                     return;
                 }
             }
         };
         count(|orders| orders.placed += 1);
-        let name = format!("[{number}]");
         for pause in [0, 2, 3, 5] {
             sleep(SECOND * pause).await;
             let orders = Query::Page(Filter::Device(device), 1, ON_A_SCREEN);
-            let seen = self.ask(orders).await;
-            if seen.is_some_and(|orders| orders.contains(&name)) {
+            if self.ask(orders).await.shows_order(number) {
                 count(|orders| orders.seen += 1);
                 return;
             }

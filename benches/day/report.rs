@@ -2,25 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use linksfield_gateway::gateway::cache::{Found, Lookup};
-use linksfield_gateway::gateway::error::Error;
-use linksfield_gateway::gateway::quota::Thrift;
+use linksfield_gateway::gateway::vendor::quota::Thrift;
 
-use super::gateway::{costs_a_call, is_page, of_queries};
+use super::client::{Answer, Source};
 use super::vendor::Highest;
 use super::{DAY, LIMITS, OUTAGE};
 
 /// Calls of the vendor, by reason.
-pub type Calls = BTreeMap<&'static str, u64>;
+pub type Calls = BTreeMap<String, u64>;
 
 /// All that is counted, on the second day.
 #[derive(Default)]
 pub struct Report {
     results: BTreeMap<&'static str, u64>,
-    refusals: BTreeMap<&'static str, u64>,
+    refusals: BTreeMap<String, u64>,
     /// Of the refusals, those while the vendor is down or has just been.
     refused_in_outage: u64,
     calls: Calls,
@@ -48,41 +45,29 @@ pub struct Orders {
 }
 
 impl Report {
-    pub fn query(&mut self, time: Duration, waited: Duration, found: &Result<Found, Arc<Error>>) {
+    pub fn query(&mut self, time: Duration, waited: Duration, answer: &Answer) {
         if time < DAY {
             return;
         }
-        let is_outage = is_outage(time);
-        let result = match found {
-            Err(error) => {
-                *self.refusals.entry(error.code()).or_default() += 1;
-                self.refused_in_outage += u64::from(is_outage);
-                "refused or failed"
+        let result = if answer.is_success() {
+            // What a call has just brought has no `Age`; it is no older than its caller has waited.
+            self.ages.push(answer.age().unwrap_or(waited));
+            match answer.source() {
+                Source::Hit => "hit",
+                Source::Stale => "stale",
+                Source::StandIn => "stale, in place of a failure",
+                Source::Coalesced => "coalesced",
+                Source::Miss => "miss",
             }
-            Ok(found) if !is_page(&found.page) => {
-                *self.refusals.entry("the vendor's own").or_default() += 1;
-                self.refused_in_outage += u64::from(is_outage);
-                "refused or failed"
-            }
-            Ok(found) => {
-                self.ages.push(found.age);
-                match found.lookup {
-                    _ if found.failure.is_some() => "stale, in place of a failure",
-                    _ if costs_a_call(found) => "miss",
-                    Lookup::Hit => "hit",
-                    Lookup::Stale => "stale",
-                    Lookup::Coalesced | Lookup::Miss => "coalesced",
-                }
-            }
+        } else {
+            let error = answer.error();
+            let error = error.unwrap_or_else(|| "the vendor's own".to_owned());
+            *self.refusals.entry(error).or_default() += 1;
+            self.refused_in_outage += u64::from(is_outage(time));
+            "refused or failed"
         };
         self.waits.push(waited);
         *self.results.entry(result).or_default() += 1;
-    }
-
-    pub fn call(&mut self, time: Duration, reason: &'static str) {
-        if time >= DAY {
-            *self.calls.entry(reason).or_default() += 1;
-        }
     }
 
     pub fn thrift(&mut self, time: Duration, thrift: Thrift) {
@@ -91,17 +76,20 @@ impl Report {
         }
     }
 
-    pub fn end(&mut self, highest: Highest) {
+    /// All has been asked. `calls` are those of the second day.
+    pub fn end(&mut self, calls: Calls, highest: Highest) {
+        self.calls = calls;
         self.highest = highest;
         self.ages.sort_unstable();
         self.waits.sort_unstable();
     }
 
-    /// Of all queries that got an answer, so many per cent cost no call. All calls that queries have caused count
-    /// against that: background refreshes, retries, and each page of a crawl.
+    /// Of all queries that got an answer, so many per cent cost no call. All calls that queries
+    /// have caused count against that: background refreshes, retries, and each page of a crawl.
     #[expect(clippy::cast_precision_loss, reason = "counts of a day")]
     pub fn saved(&self) -> f64 {
-        let calls = of_queries(&self.calls);
+        let of_queries = self.calls.iter().filter(|(reason, _)| *reason != "command");
+        let calls: u64 = of_queries.map(|(_, calls)| calls).sum();
         100.0 * (1.0 - calls as f64 / self.ages.len().max(1) as f64)
     }
 
@@ -127,7 +115,9 @@ impl Report {
     }
 }
 
-/// The breaker may stay open for a few seconds after it.
+/// The breaker may stay open for a few seconds after it. What is refused later counts as refused
+/// although the vendor is well: calls that it took during the outage and never answers keep their
+/// slots, and the fills that they are, until `upstream.hold` is over.
 pub fn is_outage(time: Duration) -> bool {
     let (from, lasts) = OUTAGE;
     time >= from && time < from + lasts + Duration::from_secs(30)

@@ -1,28 +1,51 @@
-//! A vendor that counts: the calls that may fall into one second, the connections, the calls of 24 hours.
+//! A vendor that counts: the calls that may fall into one second, the connections, the calls of 24
+//! hours.
 //!
-//! A call may count anywhere between its first byte and its answer, so here it counts for all of that time, and what is
+//! It is reached through memory, and hyper serves each connection. A call may count anywhere
+//! between its first byte and its answer, so here it counts for all of that time, and what is
 //! highest is what the least favourable vendor would see.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::future::ready;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use fastrand::Rng;
-use linksfield_gateway::gateway::page::{Head, Page, Position};
-use linksfield_gateway::gateway::quota::Shareable;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_TYPE, DATE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use linksfield_gateway::clock::WallClock;
+use linksfield_gateway::gateway::vendor::upstream::{ByteStream, Resolved, Transport};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::{DAY, SECOND, Tenant, lock};
+use super::{DAY, DEVICE, ORDER, ORDERS, SECOND, TENANTS, access_code, lock};
 
 /// What one order takes in an answer, about, in the vendor's own example.
 const ORDER_BYTES: usize = 600;
 
-/// The vendor shows a new order at the latest so long after it has taken it: the settle time that the routes have.
+/// The vendor shows a new order at the latest so long after it has taken it: the settle time that
+/// the routes have.
 const SHOWN_WITHIN: f64 = 4.0;
 
-/// The calls, and what is asked.
-pub struct Vendor {
+/// What a connection takes before its peer reads: more than any request.
+const PIPE: usize = 64 << 10;
+
+/// The calls, and what is asked. A clone is the same one.
+#[derive(Clone)]
+pub struct Vendor(Arc<Inner>);
+
+struct Inner {
     state: Mutex<State>,
+    clock: WallClock,
     began: Instant,
     /// It fails from then on, for so long.
     outage: (Duration, Duration),
@@ -58,11 +81,11 @@ struct Order {
 
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
-pub enum Asked {
+enum Asked {
     /// Orders: the filter, the page and its size.
     Orders(Filter, u64, u64),
     /// One card.
-    Device,
+    Device(u64),
     /// A new order, for this device.
     Order(u64),
 }
@@ -78,73 +101,12 @@ pub enum Filter {
     Device(u64),
 }
 
-/// What it says.
-pub enum Said {
-    /// A page of orders.
-    Page(Arc<Page>, Position),
-    /// Something else that is a success, and the number of the order if one was placed.
-    Data(Arc<Page>, u64),
-    /// It is down, and says so.
-    Fails(Arc<Page>),
-}
+/// A connection that is open.
+struct Open(Vendor);
 
-/// One connection, once it is used. With its last clone it is closed.
-#[derive(Clone, Default)]
-pub struct Slot(Arc<Connection>);
-
-#[derive(Default)]
-struct Connection(Mutex<Option<Arc<Vendor>>>);
-
-impl Shareable for Slot {
-    /// It is of HTTP/1.1.
-    fn capacity(&self) -> usize {
-        0
-    }
-
-    fn retire(&self) {}
-}
-
-impl std::fmt::Debug for Slot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let is_open = lock(&self.0.0).is_some();
-        f.debug_tuple("Slot").field(&is_open).finish()
-    }
-}
-
-impl Drop for Connection {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.close();
-    }
-}
-
-impl Connection {
-    fn close(&self) {
-        if let Some(vendor) = lock(&self.0).take() {
-            lock(&vendor.state).connections -= 1;
-        }
-    }
-}
-
-impl Slot {
-    /// Connects, unless it is; false if the vendor takes no connection.
-    pub fn connect(&self, vendor: &Arc<Vendor>) -> bool {
-        if vendor.is_down() && lock(&vendor.state).rng.u8(0..10) < 4 {
-            self.close();
-            return false;
-        }
-        let mut connection = lock(&self.0.0);
-        if connection.is_none() {
-            *connection = Some(vendor.clone());
-            let mut state = lock(&vendor.state);
-            state.connections += 1;
-            state.highest.connections = state.highest.connections.max(state.connections);
-        }
-        true
-    }
-
-    /// A call that has failed closes its connection.
-    pub fn close(&self) {
-        self.0.close();
+        lock(&self.0.0.state).connections -= 1;
     }
 }
 
@@ -153,30 +115,53 @@ struct Counting<'a>(&'a Vendor);
 
 impl Drop for Counting<'_> {
     fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
+        let mut state = lock(&self.0.0.state);
         state.running -= 1;
         state.ended.push_back(Instant::now());
     }
 }
 
+impl Transport for Vendor {
+    fn resolve<'a>(&'a self, _: &'a str, port: u16) -> Resolved<'a> {
+        Box::pin(ready(Ok(vec![([192, 0, 2, 1], port).into()])))
+    }
+
+    /// While it is down it takes six of ten connections.
+    fn dial(&self, _: SocketAddr) -> io::Result<Box<dyn ByteStream>> {
+        if self.is_down() && lock(&self.0.state).rng.u8(0..10) < 4 {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (ours, theirs) = tokio::io::duplex(PIPE);
+        let open = self.open();
+        tokio::spawn(async move {
+            let service = service_fn(|request| open.0.answer(request));
+            let server = http1::Builder::new();
+            // A caller that gives up ends it in the midst of a call.
+            let _ = server.serve_connection(TokioIo::new(theirs), service).await;
+        });
+        Ok(Box::new(ours))
+    }
+}
+
 impl Vendor {
-    pub fn new(seed: u64, tenants: &[Tenant], outage: (Duration, Duration)) -> Arc<Self> {
+    /// Its accounts are [`TENANTS`], and its day begins now.
+    pub fn new(seed: u64, clock: WallClock, outage: (Duration, Duration)) -> Self {
         let (mut rng, began) = (Rng::with_seed(seed), Instant::now());
         let mut number = 0;
-        let mut order_of = |tenant: &Tenant| {
+        let mut order_of = |devices| {
             number += 1;
             Order {
                 number,
-                device: rng.u64(0..tenant.devices()),
+                device: rng.u64(0..devices),
                 shown_from: began,
             }
         };
-        let orders = tenants.iter().map(|tenant| {
-            let of_tenant = (0..tenant.orders).map(|_| order_of(tenant));
+        let orders = TENANTS.iter().map(|tenant| {
+            let of_tenant = (0..tenant.orders).map(|_| order_of(tenant.devices()));
             of_tenant.collect()
         });
         let orders = orders.collect();
-        Arc::new(Self {
+        Self(Arc::new(Inner {
             state: Mutex::new(State {
                 rng,
                 orders,
@@ -185,26 +170,37 @@ impl Vendor {
                 connections: 0,
                 highest: Highest::default(),
             }),
+            clock,
             began,
             outage,
-        })
+        }))
     }
 
     pub fn highest(&self) -> Highest {
-        lock(&self.state).highest
+        lock(&self.0.state).highest
     }
 
     fn is_down(&self) -> bool {
-        let (from, lasts) = self.outage;
-        let time = self.began.elapsed();
+        let (from, lasts) = self.0.outage;
+        let time = self.0.began.elapsed();
         time >= from && time < from + lasts
     }
 
+    fn open(&self) -> Open {
+        let mut state = lock(&self.0.state);
+        state.connections += 1;
+        state.highest.connections = state.highest.connections.max(state.connections);
+        Open(self.clone())
+    }
+
     /// Answers after 0.5 to 8 s, short ones being more frequent: 3 s on average.
-    pub async fn answer(&self, tenant: usize, asked: Asked) -> Said {
-        let _counting = self.begin();
+    async fn answer(&self, request: Request<Incoming>) -> hyper::Result<Response<Full<Bytes>>> {
+        let _counting = self.count();
+        let (head, body) = request.into_parts();
+        let params = body.collect().await?.to_bytes();
+        let (tenant, asked) = read(head.uri.path(), &params);
         let (time, fate) = {
-            let rng = &mut lock(&self.state).rng;
+            let rng = &mut lock(&self.0.state).rng;
             (0.5 + 7.5 * rng.f64().powi(2), rng.u8(0..10))
         };
         if self.is_down() && fate < 3 {
@@ -212,17 +208,23 @@ impl Vendor {
         }
         // It does what it does halfway.
         sleep(Duration::from_secs_f64(time / 2.0)).await;
-        let said = if self.is_down() {
-            Said::Fails(page(503, String::new(), 0))
-        } else {
-            lock(&self.state).say(tenant, asked)
-        };
+        let said = (!self.is_down()).then(|| lock(&self.0.state).say(tenant, asked));
         sleep(Duration::from_secs_f64(time / 2.0)).await;
-        said
+        let response = Response::builder()
+            .header(CONTENT_TYPE, "application/json")
+            .header(DATE, httpdate::fmt_http_date(self.0.clock.now()));
+        let response = match said {
+            Some(data) => response.body(envelope("0000", &data, true)),
+            None => response
+                .status(StatusCode::SERVICE_UNAVAILABLE)
+                .header(CONNECTION, "close")
+                .body(envelope("9999", "null", false)),
+        };
+        Ok(response.expect("well-formed"))
     }
 
-    fn begin(&self) -> Counting<'_> {
-        let (mut state, now) = (lock(&self.state), Instant::now());
+    fn count(&self) -> Counting<'_> {
+        let (mut state, now) = (lock(&self.0.state), Instant::now());
         state.running += 1;
         let day_old = state.ended.partition_point(|end| *end + DAY <= now);
         state.ended.drain(..day_old);
@@ -235,12 +237,41 @@ impl Vendor {
     }
 }
 
+fn envelope(code: &str, data: &str, success: bool) -> Full<Bytes> {
+    let text = format!(r#"{{"code":"{code}","data":{data},"message":"","success":{success}}}"#);
+    Full::new(text.into())
+}
+
+/// Whose account, and what of it. What is empty is not sent.
+fn read(path: &str, params: &[u8]) -> (usize, Asked) {
+    let params: Value = serde_json::from_slice(params).expect("JSON");
+    let tenant = (0..TENANTS.len()).find(|tenant| params["access_code"] == access_code(*tenant));
+    let device = params["device_id"].as_str();
+    let device = device.map(|device| device.parse().expect("a number"));
+    let number = |name: &str| params[name].as_u64().expect("a number");
+    let asked = match path {
+        ORDERS => {
+            let filter = match device {
+                Some(device) => Filter::Device(device),
+                None if params["order_status"] == "2" => Filter::InUse,
+                None => Filter::All,
+            };
+            Asked::Orders(filter, number("page_no"), number("page_size"))
+        }
+        DEVICE => Asked::Device(device.expect("one card")),
+        ORDER => Asked::Order(device.expect("one card")),
+        path => panic!("nobody asks for {path}"),
+    };
+    (tenant.expect("an account"), asked)
+}
+
 impl State {
-    fn say(&mut self, tenant: usize, asked: Asked) -> Said {
+    /// The `data` of a success.
+    fn say(&mut self, tenant: usize, asked: Asked) -> String {
         let now = Instant::now();
         match asked {
             Asked::Orders(filter, number, size) => self.page(tenant, filter, number, size, now),
-            Asked::Device => Said::Data(page(200, String::new(), 2 * ORDER_BYTES), 0),
+            Asked::Device(device) => object("deviceId", device, 2 * ORDER_BYTES),
             Asked::Order(device) => {
                 let number = self.orders.iter().flatten().map(|order| order.number).max();
                 let number = number.unwrap_or(0) + 1;
@@ -250,13 +281,13 @@ impl State {
                     device,
                     shown_from,
                 });
-                Said::Data(page(200, String::new(), ORDER_BYTES), number)
+                object("orderCode", number, ORDER_BYTES)
             }
         }
     }
 
     /// The newest order first.
-    fn page(&self, tenant: usize, filter: Filter, number: u64, size: u64, now: Instant) -> Said {
+    fn page(&self, tenant: usize, filter: Filter, number: u64, size: u64, now: Instant) -> String {
         let is_shown = |order: &&Order| {
             order.shown_from <= now
                 && match filter {
@@ -267,40 +298,26 @@ impl State {
         };
         let shown = self.orders[tenant].iter().rev().filter(is_shown);
         let shown: Vec<u64> = shown.map(|order| order.number).collect();
-        let mut pages = shown.chunks(usize::try_from(size).expect("small"));
-        let position = Position {
-            number,
-            size,
-            total_count: shown.len() as u64,
-            total_pages: pages.len() as u64,
-            orders: pages
-                .nth(usize::try_from(number - 1).expect("small"))
-                .unwrap_or_default()
-                .to_vec(),
-        };
-        let names = position.orders.iter().map(|order| format!("[{order}]"));
-        let bytes = position.orders.len() * ORDER_BYTES;
-        Said::Page(page(200, names.collect(), bytes), position)
+        let small = |number| usize::try_from(number).expect("small");
+        let mut pages = shown.chunks(small(size));
+        let (count, all) = (shown.len(), pages.len());
+        let of_page = pages.nth(small(number - 1)).unwrap_or_default();
+        let orders = of_page
+            .iter()
+            .map(|order| object("orderCode", *order, ORDER_BYTES));
+        let orders = orders.collect::<Vec<_>>().join(",");
+        let mut data = String::new();
+        write!(
+            data,
+            r#"{{"page":{{"cur_page_no":{number},"page_size":{size},"total_count":{count},"total_pages":{all}}},"package_order":[{orders}]}}"#
+        )
+        .expect("a String takes every write");
+        data
     }
 }
 
-/// An answer of this text and size.
-pub fn page(status: u16, mut text: String, bytes: usize) -> Arc<Page> {
-    text.extend(std::iter::repeat_n(' ', bytes.saturating_sub(text.len())));
-    let status = hyper::StatusCode::from_u16(status).expect("a status");
-    Arc::new(Page {
-        head: Head::of(status).shared(),
-        body: text.into(),
-    })
-}
-
-/// Do these pages belong together? The same totals, and no order twice.
-pub fn belong_together(pages: &[Position]) -> bool {
-    let mut orders = HashSet::new();
-    let totals = |page: &Position| (page.total_count, page.total_pages);
-    pages.iter().all(|page| totals(page) == totals(&pages[0]))
-        && pages
-            .iter()
-            .flat_map(|page| &page.orders)
-            .all(|order| orders.insert(order))
+/// An object of about this size, with this number in it.
+fn object(name: &str, number: u64, bytes: usize) -> String {
+    let width = bytes - 40;
+    format!(r#"{{"{name}":"{number}","remarks":"{:width$}"}}"#, "")
 }

@@ -1,5 +1,5 @@
-//! What is the least that HTTP costs? A server and a pass-through with hyper alone, which the gateway is compared with, and a
-//! loader that keeps a rate. `benches/peers/run` starts them.
+//! What is the least that HTTP costs? A server and a pass-through with hyper alone, which the
+//! gateway is compared with, and a loader that keeps a rate. `benches/peers/run` starts them.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -53,8 +53,8 @@ enum Mode {
         listen: SocketAddr,
         upstream: SocketAddr,
     },
-    /// Ask at a rate, whether or not answers have come; print the median, the 99th percentile and how long the loader itself
-    /// was stopped, in microseconds.
+    /// Ask at a rate, whether or not answers have come; print the median, the 99th percentile and
+    /// how long the loader itself was stopped, in microseconds.
     Load(Load),
 }
 
@@ -199,9 +199,10 @@ impl Pool {
 }
 
 impl Load {
-    /// Requests are due by a timetable, and late from then on, though they be sent later because all connections are busy: so
-    /// a server that stalls does not stop the clock. The loader's own stops do: while it waits for a request to be due it looks
-    /// at the clock again and again, and when a look comes late, the loader was stopped, and nothing was due meanwhile. (What is
+    /// Requests are due by a timetable, and late from then on, though they be sent later because
+    /// all connections are busy: so a server that stalls does not stop the clock. The loader's own
+    /// stops do: while it waits for a request to be due it looks at the clock again and again, and
+    /// when a look comes late, the loader was stopped, and nothing was due meanwhile. (What is
     /// under way then counts with the stop.)
     async fn run(self) {
         let pool = Pool::new(self.server);

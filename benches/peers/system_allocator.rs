@@ -1,4 +1,5 @@
-//! The gateway with the system's allocator: what mimalloc is compared with. `benches/peers/run profile` builds it.
+//! The gateway with the system's allocator: what mimalloc is compared with. `benches/peers/run
+//! profile` builds it.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,8 @@
-//! What does the page show? The state at a glance, as a person reads it; the template makes it HTML, and escapes it.
+//! What does the page show? The state at a glance, as a person reads it; the template makes it
+//! HTML, and escapes it.
 //!
-//! The page is the only form of this: its script reads it again, and draws from the figures that stand in it.
+//! The page is the only form of this: its script reads it again, and draws from the figures that
+//! stand in it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -8,15 +10,18 @@ use std::time::{Duration, SystemTime};
 use askama::Template;
 use bytesize::ByteSize;
 
-use super::Access;
+use crate::access::Access;
 use crate::config::{Config, Kind, Route, UnlistedPaths};
-use crate::gateway::tenant::UNKNOWN;
-use crate::reload::{Current, LastRead};
+use crate::gateway::request::tenant::UNKNOWN;
+use crate::live::Current;
+use crate::reload::LastRead;
 use crate::telemetry::recent::Failure;
 use crate::telemetry::totals::{Requests, Totals};
-use crate::telemetry::{REVISION, Result, Snapshot, log};
+use crate::telemetry::{REVISION, Snapshot, log};
+use crate::words::{RequestResult, Sent};
 
-/// What a browser may do with the page: load the files beside it, and ask the listener it came from.
+/// What a browser may do with the page: load the files beside it, and ask the listener it came
+/// from.
 pub const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -145,7 +150,7 @@ struct Sums {
 }
 
 /// The page, as HTML.
-pub fn render(shown: &Shown<'_>) -> std::result::Result<String, askama::Error> {
+pub fn render(shown: &Shown<'_>) -> Result<String, askama::Error> {
     let current = shown.current;
     let (totals, snapshot) = (current.metrics.totals(), current.gateway.snapshot());
     let config = &current.config;
@@ -207,7 +212,7 @@ fn concerns(shown: &Shown<'_>, totals: &Totals, snapshot: &Snapshot) -> Vec<Conc
 type Add<'a> = &'a mut dyn FnMut(&'static str, String);
 
 fn concerns_of_us(shown: &Shown<'_>, snapshot: &Snapshot, add: Add<'_>) {
-    if snapshot.state_store_failing {
+    if snapshot.commands.store_failing {
         let text = "server.state_dir cannot be written, or its disk hangs: commands with an idempotency key are refused, all else goes on. See the log and the runbook (StateStoreLost).";
         let remedy = if snapshot.state_store_failed {
             " A write has failed: restart once the disk is well."
@@ -266,11 +271,15 @@ fn concerns_of_linksfield(shown: &Shown<'_>, snapshot: &Snapshot, add: Add<'_>) 
         );
         add(BAD, text);
     }
-    if snapshot.slots_held > 0 {
+    if snapshot.upstream.slots_held > 0 {
         let text = "Connections held by calls that Linksfield does not end, though their time has passed: {}.";
-        add(WARN, text.replace("{}", &snapshot.slots_held.to_string()));
+        add(
+            WARN,
+            text.replace("{}", &snapshot.upstream.slots_held.to_string()),
+        );
     }
     if let Some(seconds) = snapshot
+        .upstream
         .clock_skew
         .filter(|seconds| seconds.abs() >= CLOCK_APART)
     {
@@ -293,14 +302,14 @@ fn concerns_of_linksfield(shown: &Shown<'_>, snapshot: &Snapshot, add: Add<'_>) 
 }
 
 fn concerns_of_commands(totals: &Totals, snapshot: &Snapshot, add: Add<'_>) {
-    let in_doubt = snapshot.keys.in_doubt;
+    let in_doubt = snapshot.commands.keys.in_doubt;
     if in_doubt > 0 {
         let text =
             "Commands in doubt: {}. Look with a query before one is sent again under a new key.";
         add(BAD, text.replace("{}", &in_doubt.to_string()));
     }
-    if totals.commands_unknown > 0 {
-        let (all, late) = (totals.commands_unknown, totals.commands_answered_late);
+    if totals.commands.in_doubt > 0 {
+        let (all, late) = (totals.commands.in_doubt, totals.commands.answered_late);
         let text = format!(
             "Commands that were in doubt, with a key or without, since the start: {}. Answered later: {}. The log names each (in_doubt).",
             grouped(all),
@@ -365,7 +374,10 @@ fn vendor(totals: &Totals, snapshot: &Snapshot) -> Card {
     } else {
         (GOOD, "breaker closed")
     };
-    let clock = snapshot.clock_skew.map_or("not known yet".into(), ahead);
+    let clock = snapshot
+        .upstream
+        .clock_skew
+        .map_or("not known yet".into(), ahead);
     let mut lines = vec![
         format!("mean latency: {}", mean_latency(totals)),
         format!("clock: {clock}"),
@@ -394,10 +406,11 @@ fn day(snapshot: &Snapshot, windows: &[Window]) -> Card {
     if let Some(queries) = left("day_queries") {
         lines.push(format!("for queries: {}", grouped(queries.left)));
     }
-    if let Some(at) = quota.day_resets_at.filter(|_| day.left < day.limit) {
-        lines.push(format!("more comes at {}", time(since_1970(at))));
+    if day.left < day.limit {
+        let at = quota.resets_at.iter().find(|(name, _)| *name == "day");
+        lines.extend(at.map(|(_, at)| format!("more comes at {}", time(since_1970(*at)))));
     }
-    if quota.is_assumed {
+    if quota.assumed {
         lines.push("calls of before the start are not known".into());
     }
     Card {
@@ -416,7 +429,8 @@ fn second(snapshot: &Snapshot, windows: &[Window]) -> Card {
     let left = |name| windows.iter().find(|window| window.name == name);
     let of = |window: &Window| format!("{} of {}", grouped(window.left), grouped(window.limit));
     let mut lines = Vec::new();
-    if let Some(rate) = snapshot.quota.allowed_rate {
+    let rate = snapshot.quota.allowed_rate;
+    if rate.is_finite() {
         lines.push(format!("allowed now: {} a second", short(rate)));
     }
     lines.extend(left("connections").map(|window| format!("connections: {}", of(window))));
@@ -429,21 +443,23 @@ fn second(snapshot: &Snapshot, windows: &[Window]) -> Card {
 }
 
 fn under_way(current: &Current, snapshot: &Snapshot) -> Card {
+    let queue = snapshot.quota.queue_length.iter();
+    let waiting: usize = queue.map(|(_, number)| number).sum();
     Card {
         title: "Requests in flight",
         weight: PLAIN,
         value: current.metrics.requests_in_flight().get().to_string(),
         lines: vec![
-            format!("calls that wait for their turn: {}", snapshot.queue_length),
-            format!("fills: {}", snapshot.fills_in_flight),
+            format!("calls that wait for their turn: {waiting}"),
+            format!("fills: {}", snapshot.cache.fills_in_flight),
             format!("commands: {}", current.gateway.commands_in_flight()),
         ],
     }
 }
 
 fn in_doubt(totals: &Totals, snapshot: &Snapshot) -> Card {
-    let keys = snapshot.keys;
-    let weight = match (keys.in_doubt, totals.commands_unknown) {
+    let keys = snapshot.commands.keys;
+    let weight = match (keys.in_doubt, totals.commands.in_doubt) {
         (0, 0) => PLAIN,
         (0, _) => WARN,
         _ => BAD,
@@ -455,7 +471,7 @@ fn in_doubt(totals: &Totals, snapshot: &Snapshot) -> Card {
         lines: vec![
             format!(
                 "in doubt since the start: {}",
-                grouped(totals.commands_unknown)
+                grouped(totals.commands.in_doubt)
             ),
             format!("keys: {} running, {} kept", keys.running, keys.kept),
         ],
@@ -463,17 +479,17 @@ fn in_doubt(totals: &Totals, snapshot: &Snapshot) -> Card {
 }
 
 fn memory(current: &Current, totals: &Totals, snapshot: &Snapshot) -> Card {
-    let bytes = ByteSize::b(snapshot.cache_bytes);
+    let bytes = ByteSize::b(snapshot.cache.bytes);
     Card {
         title: "Queries from memory",
         weight: PLAIN,
         value: from_memory(totals.requests),
         lines: vec![
-            format!("pages: {}", grouped(snapshot.cache_entries)),
+            format!("pages: {}", grouped(snapshot.cache.entries)),
             format!("{bytes} of {}", current.config.cache.max_size),
             format!(
                 "dropped for want of room: {}",
-                grouped(snapshot.cache_evictions)
+                grouped(snapshot.cache.evictions)
             ),
         ],
     }
@@ -500,29 +516,29 @@ fn refusal<'a>(shown: &'a Shown<'_>) -> Option<&'a str> {
 
 fn windows(config: &Config, snapshot: &Snapshot) -> Vec<Window> {
     let quota = &snapshot.quota;
-    let mut all = Vec::new();
-    for (name, limit, left) in &quota.windows {
-        let title = match *name {
-            "second" => "this second",
-            "connections" => "connections",
-            _ => "the day",
+    let limit = |name| {
+        let mut limits = quota.limit.iter();
+        limits
+            .find(|(window, _)| *window == name)
+            .map_or(0.0, |(_, limit)| *limit)
+    };
+    let for_queries = 1.0 - config.upstream.limits.command_reserve;
+    let remaining = quota.remaining.iter();
+    let windows = remaining.map(|&(name, left)| {
+        let (title, limit) = match name {
+            "second" => ("this second", limit(name)),
+            "connections" => ("connections", limit(name)),
+            "day_queries" => ("the day, for queries", limit("day") * for_queries),
+            _ => ("the day", limit(name)),
         };
-        all.push(Window {
+        Window {
             name,
             title,
-            limit: whole(*limit),
-            left: whole(*left),
-        });
-        if let (&"day", Some(left)) = (name, quota.day_for_queries) {
-            all.push(Window {
-                name: "day_queries",
-                title: "the day, for queries",
-                limit: whole(limit * (1.0 - config.upstream.limits.command_reserve)),
-                left: whole(left),
-            });
+            limit: whole(limit),
+            left: whole(left),
         }
-    }
-    all
+    });
+    windows.collect()
 }
 
 fn routes<'a>(config: &'a Config, totals: &Totals) -> Vec<RouteRow<'a>> {
@@ -576,7 +592,8 @@ fn tenants<'a>(config: &'a Config, totals: &Totals) -> Vec<TenantRow<'a>> {
         }),
         sums: sums(name, &totals.by_tenant, &totals.calls_by_tenant),
         unknown: totals
-            .commands_unknown_by_tenant
+            .commands
+            .in_doubt_by_tenant
             .get(name)
             .copied()
             .unwrap_or_default(),
@@ -610,15 +627,17 @@ fn sums(label: &str, requests: &BTreeMap<String, Requests>, calls: &BTreeMap<Str
     Sums {
         requests: requests.total(),
         from_memory: from_memory(requests),
-        refused: requests.of(Result::Refused),
+        refused: requests.of(RequestResult::Refused),
         calls: calls.get(label).copied().unwrap_or_default(),
     }
 }
 
 /// The share of the queries that a page in memory answered.
 fn from_memory(requests: Requests) -> String {
-    let answered = requests.of(Result::Hit) + requests.of(Result::Stale);
-    let queries = requests.total() - requests.of(Result::Command) - requests.of(Result::Refused);
+    let answered = requests.of(RequestResult::Hit) + requests.of(RequestResult::Stale);
+    let queries = requests.total()
+        - requests.of(RequestResult::Command)
+        - requests.of(RequestResult::Refused);
     match queries {
         0 => "–".into(),
         _ => format!("{} %", (answered * 100 + queries / 2) / queries),
@@ -651,7 +670,7 @@ fn ahead(seconds: f64) -> String {
 }
 
 fn certificate_end(snapshot: &Snapshot) -> Option<SystemTime> {
-    let at = u64::try_from(snapshot.certificate_expires_at?).ok()?;
+    let at = u64::try_from(snapshot.upstream.certificate_expires_at?).ok()?;
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(at))
 }
 

@@ -1,8 +1,8 @@
 //! Which reading of the vendor's signing rule do known-good signed bodies follow?
 //!
-//! The rule leaves much open (linksfield-api.md, section 2.6). For each body every combination of the keys of `[signing]`
-//! is tried; there are some hundred thousand, and the time grows with the body: a short one is best. What reproduces all of
-//! them is the answer.
+//! The rule leaves much open (linksfield-api.md, section 2.6). For each body every combination of
+//! the keys of `[signing]` is tried; there are some hundred thousand, and the time grows with the
+//! body: a short one is best. What reproduces all of them is the answer.
 
 mod proposal;
 mod reading;
@@ -16,7 +16,8 @@ use serde_json::value::RawValue;
 
 use self::reading::{Key, OUTPUT, Sample, all_keys};
 use super::{Done, Failed, print, print_warnings, standard_input};
-use crate::config::{Signing, read_secret};
+use crate::config::read_secret;
+use crate::signing::form::Signing;
 
 pub(super) fn run(secret_file: &Path) -> Done {
     let (secret, warnings) = read_secret("--secret-file", secret_file)?;
@@ -95,7 +96,8 @@ No reading of the signing rule reproduces this signature. What may be wrong, the
    edited afterwards, or a timestamp taken from another request, cannot match.
  - the account: the Cube and Mall families sign in other ways, which this version does not know.";
 
-/// Says of each body without a reading what slip has made its signature, if one is known; else which contradict each other.
+/// Says of each body without a reading what slip has made its signature, if one is known; else
+/// which contradict each other.
 fn refusal(samples: &[Sample<'_>], secret: &SecretString) -> Failed {
     let each = samples.iter().map(|sample| sample.readings(secret));
     let each: Vec<HashSet<Signing>> = each.map(HashSet::from_iter).collect();

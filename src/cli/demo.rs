@@ -1,4 +1,5 @@
-//! One command, no configuration: a gateway with a Linksfield simulator behind it, and what to paste to see it work.
+//! One command, no configuration: a gateway with a Linksfield simulator behind it, and what to
+//! paste to see it work.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,12 +9,14 @@ use tokio::net::TcpListener;
 use super::signals::Signals;
 use super::{Done, Failed, cannot_listen, cannot_start, print, runtime};
 use crate::config::{Config, Secrets, Server, TenantSecret};
+use crate::instance::Instance;
 use crate::telemetry::log;
-use crate::{Instance, open_files, simulator};
+use crate::{open_files, simulator};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// Where the gateway listens; the admin listener takes the next port, the simulator the one after it.
+    /// Where the gateway listens; the admin listener takes the next port, the simulator the one
+    /// after it.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6180")]
     listen: SocketAddr,
 }
@@ -66,7 +69,8 @@ fn beside(mut address: SocketAddr, further: u16) -> SocketAddr {
     address
 }
 
-/// What the simulator answers to somebody who tries out: none of it is an unknown code, which would raise an alert.
+/// What the simulator answers to somebody who tries out: none of it is an unknown code, which would
+/// raise an alert.
 const CALLER_ERRORS: [simulator::code::Code; 6] = [
     simulator::code::MISSING_PARAMETER,
     simulator::code::INVALID_PARAMETER,

@@ -11,11 +11,12 @@ use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// The address of the admin listener, such as localhost:6181. Without it: `server.admin_listen` as the environment
-    /// overrides it, else as the file of --config has it, else 127.0.0.1:6181.
+    /// The address of the admin listener, such as localhost:6181. Without it: `server.admin_listen`
+    /// as the environment overrides it, else as the file of --config has it, else 127.0.0.1:6181.
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
-    /// The configuration of the gateway. Only the address is read; a file that is not there has none.
+    /// The configuration of the gateway. Only the address is read; a file that is not there has
+    /// none.
     #[arg(long, value_name = "FILE", conflicts_with = "admin")]
     config: Option<PathBuf>,
     /// Ask only whether the process lives, not whether it is ready.

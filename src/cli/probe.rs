@@ -5,30 +5,32 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use hyper::StatusCode;
 use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Done, Failed, load, print, print_warnings, runtime, unknown_tenant, wall_clock};
-use crate::body::without_mark;
 use crate::config::{BaseUrl, Files};
 use crate::gateway::brakes::Brakes;
 use crate::gateway::error::Error;
-use crate::gateway::language::Languages;
-use crate::gateway::params::Params;
 use crate::gateway::progress::Progress;
-use crate::gateway::sign::Signer;
-use crate::gateway::tenant::Tenants;
-use crate::gateway::upstream::{
-    Answer, Exchanged, Failure, Message, Outcome, Protocol, SUCCESS, Shape, Slot, Traffic,
-    UNPRINTABLE, Upstream,
+use crate::gateway::request::language::Languages;
+use crate::gateway::request::tenant::Tenants;
+use crate::gateway::vendor::upstream::{
+    Answer, Exchanged, Message, NoAnswer, Protocol, SUCCESS, Shape, Slot, Traffic, UNPRINTABLE,
+    Upstream, Vacancy,
 };
+use crate::signing::params::{Params, without_mark};
+use crate::signing::sign::Signer;
+use crate::words::Outcome;
 
 /// A query that costs nothing, and whose smallest answer is small.
 const PATH: &str = "/package/queryOrder";
 const BODY: &[u8] = br#"{"page_no":1,"page_size":1}"#;
 
-/// The clock skew that the vendor tolerates is 10 minutes for its Cube family, and not known for this one.
+/// The clock skew that the vendor tolerates is 10 minutes for its Cube family, and not known for
+/// this one.
 const TOLERABLE_SKEW: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
@@ -67,13 +69,12 @@ pub(super) fn run(options: &Options) -> Done {
     let asked = runtime(1)?.block_on(async {
         let deadline = Instant::now() + config.upstream.timeout;
         let slot = Slot::default();
-        let found = upstream.find(&slot, Duration::ZERO, true).await;
-        let Some(Err(opening)) = found else {
-            unreachable!("nobody else uses this slot")
+        let connected = match upstream.find(&slot, Duration::ZERO).await {
+            Vacancy::Connected(stream) => Ok(stream),
+            Vacancy::Empty(slot) => upstream.connect(slot, deadline).await,
         };
-        let connected = upstream.connect(opening, deadline).await;
-        let line = connected.map_err(Failure::Failed)?;
-        let protocol = line.protocol();
+        let stream = connected.map_err(NoAnswer::Failed)?;
+        let protocol = stream.protocol();
         let (progress, sent_at) = (Progress::default(), Instant::now());
         progress.begin();
         let body = signer.sign(&params, &tenant.access_code, wall_clock());
@@ -84,18 +85,20 @@ pub(super) fn run(options: &Options) -> Done {
             body,
             subject: None,
         };
-        let exchanged = upstream.exchange(line, message, deadline, &progress).await;
+        let exchanged = upstream
+            .exchange(stream, message, deadline, &progress)
+            .await;
         match exchanged {
             Exchanged::Answered(answer, _) => Ok((answer, sent_at.elapsed(), protocol)),
             Exchanged::Failed(failure) => Err(failure),
             Exchanged::Late(_) => {
                 let error = Error::UpstreamTimeout(progress.sent());
-                Err(Failure::Failed(error))
+                Err(NoAnswer::Failed(error))
             }
         }
     });
     let (answer, duration, protocol) = asked.map_err(|failure| match failure {
-        Failure::Failed(error) | Failure::NotSent(error) | Failure::Refused(error) => {
+        NoAnswer::Failed(error) | NoAnswer::NotSent(error) | NoAnswer::Refused(error) => {
             Failed(with_causes(&error))
         }
     })?;
@@ -130,10 +133,11 @@ fn describe(report: &mut String, answer: &Answer, duration: Duration, now: Syste
     let told = serde_json::from_slice::<Told>(without_mark(&answer.body))
         .ok()
         .and_then(|told| told.message);
-    let code = answer
-        .vendor_code
-        .as_deref()
-        .unwrap_or("none: the body is not the vendor's envelope");
+    let code = match answer.vendor_code.as_deref() {
+        Some(code) => code,
+        None if answer.rest.is_some() => "none: the answer is larger than upstream.max_answer",
+        None => "none: the body is not the vendor's envelope",
+    };
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(report, "{name:7} {value}");
     };
@@ -147,17 +151,25 @@ fn describe(report: &mut String, answer: &Answer, duration: Duration, now: Syste
     );
     line("code", code);
     if let Some(message) = told {
-        // Of the vendor's text only what a terminal shows as text.
-        line(
-            "message",
-            &message
-                .chars()
-                .filter(|character| !character.is_control())
-                .take(200)
-                .collect::<String>(),
-        );
+        line("message", &printable(&message));
     }
     line("clock", &clock(answer, duration, now));
+}
+
+/// Of the vendor's text what a terminal shows as text: nothing that hides, moves or turns round
+/// what stands beside it.
+fn printable(text: &str) -> String {
+    let characters = text.chars();
+    let characters = characters.map(|character| match character {
+        _ if character.is_whitespace() => ' ',
+        _ => character,
+    });
+    // What need not be escaped is seen. (A mark is only escaped where it has no letter before it.)
+    let is_seen = |character: &char| {
+        matches!(character, '"' | '\'' | '\\')
+            || format!("a{character}").escape_debug().count() == 2
+    };
+    characters.filter(is_seen).take(200).collect()
 }
 
 /// The vendor's `Date` against our clock at the middle of the exchange; `Date` has whole seconds.
@@ -247,12 +259,13 @@ fn refused(answer: &Answer, base_url: &BaseUrl) -> Result<String, String> {
     }
 }
 
-/// Why an answer that is no success says nothing about the signature, if so: what to suspect first instead.
+/// Why an answer that is no success says nothing about the signature, if so: what to suspect first
+/// instead.
 fn not_judged(answer: &Answer, base_url: &BaseUrl) -> Option<String> {
     let answered = answered(answer);
     let check = format!("check upstream.base_url, its path included; it is {base_url}");
-    let is_elsewhere =
-        answer.status.is_redirection() || matches!(answer.status.as_u16(), 404 | 405 | 410 | 421);
+    let is_redirect = answer.status.is_redirection() && answer.status != StatusCode::NOT_MODIFIED;
+    let is_elsewhere = matches!(answer.status.as_u16(), 404 | 405 | 410 | 421);
     let reason = match answer.outcome {
         Outcome::Throttled => format!(
             "The vendor's limits are reached ({answered}), so nothing is known: try again later."
@@ -263,7 +276,7 @@ fn not_judged(answer: &Answer, base_url: &BaseUrl) -> Option<String> {
         ),
         // A code that is configured is the vendor's word, whatever the status.
         Outcome::BadSignature if answer.is_envelope => return None,
-        _ if answer.status.is_redirection() => {
+        _ if is_redirect => {
             let host = answer.redirect_host.as_deref().unwrap_or("another path");
             format!(
                 "The answer is a redirect to {host} ({answered}), and none is followed: {check}."
@@ -277,6 +290,10 @@ fn not_judged(answer: &Answer, base_url: &BaseUrl) -> Option<String> {
         Outcome::BadSignature => format!(
             "Access is refused, and not by this API ({answered}): is this machine's address let in? Then {check}; last the \
              secret."
+        ),
+        _ if answer.rest.is_some() => format!(
+            "The answer is larger than upstream.max_answer and was not read to its end ({answered}), so nothing is known: raise \
+             that, or {check}."
         ),
         _ if !answer.is_envelope => {
             format!("Whoever answered is not this API ({answered}): {check}.")
@@ -294,6 +311,7 @@ fn answered(answer: &Answer) -> String {
     let status = answer.status.as_u16();
     match &answer.vendor_code {
         Some(code) => format!("HTTP {status} with code {code:?}"),
+        None if answer.rest.is_some() => format!("HTTP {status}"),
         None => format!("HTTP {status} without the vendor's envelope"),
     }
 }
@@ -311,12 +329,11 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use hyper::HeaderMap;
-    use hyper::StatusCode;
     use hyper::header::{CONTENT_ENCODING, HeaderValue};
 
     use super::*;
     use crate::config::Codes;
-    use crate::gateway::upstream::Meaning;
+    use crate::gateway::vendor::upstream::AnswerMeaning;
 
     const REFUSED: &str = r#"{"code":"4711","data":null,"message":"x","success":false}"#;
     const SIGNATURE: &str = r#"{"code":"1001","success":false}"#;
@@ -330,11 +347,12 @@ mod tests {
             ..Codes::default()
         };
         let status = StatusCode::from_u16(status).unwrap();
-        let meaning = Meaning::of(status, body.as_bytes(), &codes);
+        let meaning = AnswerMeaning::of(status, body.as_bytes(), &codes);
         Answer {
             status,
             headers: HeaderMap::new(),
-            redirect_host: status.is_redirection().then(|| "login.example".into()),
+            redirect_host: (status != 304 && status.is_redirection())
+                .then(|| "login.example".into()),
             date: None,
             body: body.into(),
             rest: None,
@@ -369,6 +387,7 @@ mod tests {
             (421, REFUSED, url, url),
             (302, "", "login.example", "login.example"),
             (307, REFUSED, url, url),
+            (304, "", "is not this API", "is not this API"),
             (200, "<html>", url, url),
             (200, "{}", url, url),
             (204, "", url, url),
@@ -412,6 +431,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn of_the_vendors_text_only_what_is_seen_is_shown() {
+        for (text, shown) in [
+            ("\u{202e}live\u{2066}", "live"),
+            ("a\u{200b}\u{feff}\u{ad}b", "ab"),
+            ("a\u{2028}b\nc\u{a0}d", "a b c d"),
+            ("\u{1b}[31mx\u{9b}\u{e000}", "[31mx"),
+            ("签名错误，\"x\" 'y' \\", "签名错误，\"x\" 'y' \\"),
+            ("e\u{301} हिन्दी", "e\u{301} हिन्दी"),
+        ] {
+            assert_eq!(printable(text), shown);
+        }
+        assert_eq!(printable(&"x".repeat(500)).len(), 200);
     }
 
     #[test]

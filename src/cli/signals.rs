@@ -1,5 +1,5 @@
-//! What do signals ask of the process? They are heeded from its first moment on: while its start waits for a disk, and as
-//! process 1, to which the kernel hands no signal that has no handler.
+//! What do signals ask of the process? They are heeded from its first moment on: while its start
+//! waits for a disk, and as process 1, to which the kernel hands no signal that has no handler.
 
 use std::io::{self, Write};
 use std::process::exit;
@@ -13,20 +13,22 @@ use tracing::{info, warn};
 
 use crate::telemetry::log;
 
-/// The handlers of a process that serves. A thread of its own heeds SIGTERM and SIGINT, so that nothing else that hangs keeps
-/// the process from ending.
+/// The handlers of a process that serves. A thread of its own heeds SIGTERM and SIGINT, so that
+/// nothing else that hangs keeps the process from ending.
 pub(super) struct Signals {
     has_started: Arc<AtomicBool>,
     asked: CancellationToken,
 }
 
 impl Signals {
-    /// Installs them. Until the start is over, the first one ends the process at once: nothing is in flight.
+    /// Installs them. Until the start is over, the first one ends the process at once: nothing is
+    /// in flight.
     pub(super) fn install() -> io::Result<Self> {
         Self::heeded_in(runtime()?)
     }
 
-    /// Installs one for SIGHUP too: every one from now on, also those that come before anybody waits for them.
+    /// Installs one for SIGHUP too: every one from now on, also those that come before anybody
+    /// waits for them.
     pub(super) fn install_with_hangups() -> io::Result<(Self, Signal)> {
         let runtime = runtime()?;
         let hangups = {
@@ -51,7 +53,8 @@ impl Signals {
         Ok(Self { has_started, asked })
     }
 
-    /// The start is over. Resolves when the process is asked to end; asked once more, it ends at once.
+    /// The start is over. Resolves when the process is asked to end; asked once more, it ends at
+    /// once.
     pub(super) fn started(self) -> impl Future<Output = ()> {
         self.has_started.store(true, Ordering::Release);
         self.asked.cancelled_owned()

@@ -1,7 +1,8 @@
 //! Where the vendor is: the one URL that every upstream request begins with.
 //!
-//! Invariant: scheme `http` or `https`, a host, no user information, no query, no fragment, no dot segments, and a path that
-//! is empty or begins with `/` and does not end with one. So joining it with a route's path is plain concatenation.
+//! Invariant: scheme `http` or `https`, a host, no user information, no query, no fragment, no dot
+//! segments, and a path that is empty or begins with `/` and does not end with one. So joining it
+//! with a route's path is plain concatenation.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,8 +10,6 @@ use std::str::FromStr;
 
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-use super::route::path_fault;
 
 /// An absolute `http` or `https` URL without user information, query and fragment.
 ///
@@ -35,13 +34,14 @@ impl BaseUrl {
         self.https
     }
 
-    /// The host in lower case, an IPv6 address without its brackets: what is resolved. A dot at its end is kept: with it, the
-    /// name is not looked for in the domains of the machine.
+    /// The host in lower case, an IPv6 address without its brackets: what is resolved. A dot at its
+    /// end is kept: with it, the name is not looked for in the domains of the machine.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The host as the vendor's certificate must name it, without a dot at its end (RFC 6066, section 3); none without TLS.
+    /// The host as the vendor's certificate must name it, without a dot at its end (RFC 6066,
+    /// section 3); none without TLS.
     pub fn server_name(&self) -> Option<ServerName<'static>> {
         let name = without_root(&self.host).to_owned();
         let name = self.https.then(|| ServerName::try_from(name));
@@ -151,7 +151,8 @@ impl FromStr for BaseUrl {
         } else {
             format!("{bracketed}:{port}")
         };
-        // No resolver need know it with a dot; it is this machine all the same (RFC 6761, section 6.3).
+        // No resolver need know it with a dot; it is this machine all the same (RFC 6761, section
+        // 6.3).
         let host = if host == "localhost." {
             "localhost".to_owned()
         } else {
@@ -271,6 +272,35 @@ impl Serialize for BaseUrl {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+/// Why a path cannot be that of the base URL, as the end of a sentence.
+fn path_fault(path: &str) -> Option<&'static str> {
+    if !path.starts_with('/') {
+        return Some("does not begin with \"/\"");
+    }
+    if path.contains(['?', '#']) {
+        return Some("has a query or a fragment");
+    }
+    if path.contains("//") {
+        return Some("has a doubled slash");
+    }
+    let lower = path.to_ascii_lowercase();
+    if lower.contains("%2f") || lower.contains("%5c") {
+        return Some("has an encoded slash");
+    }
+    if lower
+        .split('/')
+        .any(|segment| matches!(segment.replace("%2e", ".").as_str(), "." | ".."))
+    {
+        return Some("has a dot segment");
+    }
+    // RFC 3986 §3.3
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte);
+    if !path.bytes().all(allowed) {
+        return Some("has a character that must be percent-encoded");
+    }
+    None
 }
 
 #[cfg(test)]
@@ -421,6 +451,29 @@ mod tests {
                 expected,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_path_that_no_base_url_can_have_is_found() {
+        for path in ["/", "/package/queryOrder", "/a/b/", "/a%20b", "/..a"] {
+            assert_eq!(path_fault(path), None, "{path}");
+        }
+        for path in [
+            "",
+            "a",
+            "/a//b",
+            "/a/../b",
+            "/a/.",
+            "/%2E%2e/b",
+            "/a%2fb",
+            "/a?b",
+            "/a#b",
+            "/a b",
+            "/ä",
+            "/a\\b",
+        ] {
+            assert!(path_fault(path).is_some(), "{path}");
         }
     }
 }

@@ -1,10 +1,14 @@
 //! Which brakes are on?
 
-use super::{Config, Kind, UnlistedPaths, schema::dotted};
+use super::route::Kind;
+use super::schema::dotted;
+use super::sections::Config;
+use super::server::UnlistedPaths;
 
 impl Config {
-    /// The keys that have requests refused, or kept from the vendor, in the order of `config/gateway.toml`: what an operator
-    /// looks for after the line of a brake has been written or taken back.
+    /// The keys that have requests refused, or kept from the vendor, in the order of
+    /// `config/gateway.toml`: what an operator looks for after the line of a brake has been written
+    /// or taken back.
     pub fn brakes(&self) -> Vec<String> {
         let commands = |section: &str, name: &String| dotted(&[section, name, "commands"]);
         let everybody = [

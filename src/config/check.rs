@@ -1,6 +1,7 @@
 //! The rules across fields: what the types cannot say.
 //!
-//! A rule says nothing about a key that has already been reported: its value is a default that nobody wrote.
+//! A rule says nothing about a key that has already been reported: its value is a default that
+//! nobody wrote.
 
 mod names;
 mod routes;
@@ -11,11 +12,10 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path, time::Duration};
 use bytesize::ByteSize;
 use toml::Table;
 
-use super::{
-    Config, Idempotency,
-    problem::{Problem, Warning},
-    schema::dotted,
-};
+use super::problem::{Problem, Warning};
+use super::route::Idempotency;
+use super::schema::dotted;
+use super::sections::Config;
 
 /// Longer than any use, shorter than what overflows when it is added to a clock.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);

@@ -1,20 +1,19 @@
 //! The environment's overrides: `LINKSFIELD_GATEWAY__SERVER__LISTEN` is `server.listen`.
 //!
-//! Single keys outside `routes` only, so that a deployment can vary a file by a line; lists and routes are policy and belong
-//! into the file. Tenants and callers are those of the file, matched without regard to case, `-` and `.` written as `_`.
-//! An empty value takes an optional key back. `LINKSFIELD_GATEWAY_X` is not ours: Kubernetes sets such for a Service.
+//! Single keys outside `routes` only, so that a deployment can vary a file by a line; lists and
+//! routes are policy and belong into the file. Tenants and callers are those of the file, matched
+//! without regard to case, `-` and `.` written as `_`. An empty value takes an optional key back.
+//! `LINKSFIELD_GATEWAY_X` is not ours: Kubernetes sets such for a Service.
 
 use std::{collections::BTreeMap, env, ffi::OsString};
 
 use toml::{Table, Value};
 
-use super::{
-    Config,
-    problem::{Problem, Warning},
-    read,
-    schema::{ANY, dotted, find, nearest, schema},
-    show::UNSET,
-};
+use super::problem::{Problem, Warning};
+use super::read;
+use super::schema::{ANY, dotted, find, nearest, schema};
+use super::sections::Config;
+use super::written::UNSET;
 
 const PREFIX: &str = "LINKSFIELD_GATEWAY__";
 
@@ -132,8 +131,8 @@ pub fn variable_of<S: AsRef<str>>(path: &[S]) -> String {
     PREFIX.to_owned() + &path.iter().map(name).collect::<Vec<_>>().join("__")
 }
 
-/// The keys that the file sets, and that have another value by the environment. Whoever edits the file must see that it does
-/// not count, above all where it is a brake.
+/// The keys that the file sets, and that have another value by the environment. Whoever edits the
+/// file must see that it does not count, above all where it is a brake.
 pub(super) fn overruled(
     mut file: Table,
     config: &Config,
@@ -179,6 +178,18 @@ pub(super) fn overruled(
     others.map(warning).collect()
 }
 
+/// Is it meant to hold a secret, and not where one is? Whoever then takes the nearest key writes
+/// the secret there.
+fn is_for_a_secret(upper: &str, meant: Option<&str>) -> bool {
+    let last = |variable: &str| variable.rsplit("__").next().unwrap_or_default().to_owned();
+    let (key, meant) = (last(upper), meant.map(last).unwrap_or_default());
+    let has_any = |words: &[&str]| words.iter().any(|word| key.contains(word));
+    let says_where = meant.ends_with("_FILE") || meant.ends_with("_ENV") && has_any(&["ENV"]);
+    let is_secret =
+        has_any(&["SECRET", "PASSWORD", "TOKEN"]) || has_any(&["KEY"]) && meant.is_empty();
+    is_secret && !says_where
+}
+
 fn unknown(variable: String, known: &BTreeMap<String, Vec<Key>>) -> Problem {
     let upper = variable.to_uppercase();
     let section = upper[PREFIX.len()..].split("__").next().unwrap_or_default();
@@ -190,7 +201,20 @@ fn unknown(variable: String, known: &BTreeMap<String, Vec<Key>>) -> Problem {
         );
     }
     let reason = "no key answers to this variable";
-    if let Some(meant) = nearest(&upper, known.keys().map(String::as_str)) {
+    let meant = nearest(&upper, known.keys().map(String::as_str));
+    if is_for_a_secret(&upper, meant) {
+        let key = match section {
+            "TENANTS" => "secret_file of the tenant",
+            "CALLERS" => "token_file of the caller",
+            "SERVER" => "server.admin_token_file",
+            _ => "secret_file of a tenant",
+        };
+        let remedy = format!(
+            "unset it: a secret never stands in a variable of the gateway's own; write it into a file, and name that one as {key}"
+        );
+        return Problem::new(variable, reason, remedy);
+    }
+    if let Some(meant) = meant {
         return Problem::new(
             variable,
             reason,
@@ -207,7 +231,8 @@ fn unknown(variable: String, known: &BTreeMap<String, Vec<Key>>) -> Problem {
     Problem::new(variable, reason, remedy)
 }
 
-/// Puts the text in as the type that the key has by default; what does not fit stays text and is told like any wrong value.
+/// Puts the text in as the type that the key has by default; what does not fit stays text and is
+/// told like any wrong value.
 fn set(table: &mut Table, key: &Key, text: &str) {
     let Some((last, sections)) = key.path.split_last() else {
         return;
@@ -321,6 +346,46 @@ mod tests {
                 "no key",
                 "it adds none",
             ),
+            (
+                "LINKSFIELD_GATEWAY__TENANTS__ACME_EU__SECRET",
+                "no key",
+                "name that one as secret_file of the tenant",
+            ),
+            (
+                "LINKSFIELD_GATEWAY__TENANTS__ACME_EU__SECRET_KEY",
+                "no key",
+                "name that one as secret_file of the tenant",
+            ),
+            (
+                "LINKSFIELD_GATEWAY__TENANTS__OTHERS__Secret",
+                "no key",
+                "name that one as secret_file of the tenant",
+            ),
+            (
+                "LINKSFIELD_GATEWAY__TENANTS__ACME_EU__PASSWORD",
+                "no key",
+                "name that one as secret_file of the tenant",
+            ),
+            (
+                "LINKSFIELD_GATEWAY__TENANTS__ACME_EU__SECRET_FIEL",
+                "no key",
+                "did you mean LINKSFIELD_GATEWAY__TENANTS__ACME_EU__SECRET_FILE?",
+            ),
+            (
+                "LINKSFIELD_GATEWAY__CALLERS__SHOP__TOKEN",
+                "no key",
+                "name that one as token_file of the caller",
+            ),
+            (
+                "LINKSFIELD_GATEWAY__SERVER__ADMIN_TOKEN",
+                "no key",
+                "name that one as server.admin_token_file",
+            ),
+            (
+                "LINKSFIELD_GATEWAY__SECRET",
+                "no key",
+                "a secret never stands in a variable",
+            ),
         ] {
             let (table, problems) = overlaid(&[(variable, "hunter2")]);
             assert_eq!(table, FILE.parse().unwrap());
@@ -328,6 +393,10 @@ mod tests {
                 panic!("{variable}: {problems:?}")
             };
             assert_eq!(problem.key, variable);
+            assert!(
+                !problem.remedy.contains("_ENV"),
+                "who follows it writes a secret where a name belongs: {problem:?}"
+            );
             assert!(!format!("{problem:?}").contains("hunter2"), "{problem:?}");
             assert!(problem.reason.contains(reason), "{problem:?}");
             assert!(problem.remedy.contains(remedy), "{problem:?}");

@@ -1,11 +1,13 @@
 //! How is a file read that others write, and that may be anything?
 //!
-//! What is read again and again must be a regular file: of a FIFO or a device nobody knows when it ends, or what reading it does.
-//! And nobody waits for long: what hangs with its disk is a thread of its own, and none of the runtime's, so that neither the
-//! other files nor the end of the process wait for it.
+//! What is read again and again must be a regular file: of a FIFO or a device nobody knows when it
+//! ends, or what reading it does. And nobody waits for long: what hangs with its disk is a thread
+//! of its own, and none of the runtime's, so that neither the other files nor the end of the
+//! process wait for it.
 //!
-//! A thread that hangs cannot be ended, and on a mount that is dead it hangs for ever, though another one has taken the mount's
-//! place. So the file is read again by a further thread now and then.
+//! A thread that hangs cannot be ended, and on a mount that is dead it hangs for ever, though
+//! another one has taken the mount's place. So the file is read again by a further thread now and
+//! then.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -14,9 +16,10 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
 
 use crate::clock::wall_clock;
 use crate::open_files;
@@ -24,14 +27,15 @@ use crate::open_files;
 /// Bytes: more than the certificates of a whole operating system.
 pub(super) const LARGEST: usize = 4 << 20;
 
-/// So long all are read one after the other; one that takes longer is left to the thread that reads it, and the others are
-/// read beside it.
+/// So long all are read one after the other; one that takes longer is left to the thread that reads
+/// it, and the others are read beside it.
 const HEAD_START: Duration = Duration::from_secs(1);
 
 /// So much longer they have, all together.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// A file that hangs is read again after that, and each time after twice as long as before: 14 times in a day.
+/// A file that hangs is read again after that, and each time after twice as long as before: 14
+/// times in a day.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
 /// So many threads of one file may hang: more than come together in a year.
@@ -81,6 +85,14 @@ impl Hang {
         now >= self.again && self.readers.len() < MOST_READERS
     }
 
+    fn error(&self, since: SystemTime) -> io::Error {
+        let hangs = Hangs {
+            since: self.since.unwrap_or(since),
+            is_given_up: self.readers.len() >= MOST_READERS,
+        };
+        io::Error::new(io::ErrorKind::TimedOut, hangs)
+    }
+
     /// It hung for this one too.
     fn add(&mut self, reader: JoinHandle<()>, now: Instant, pause: Duration) {
         self.readers.push(reader);
@@ -101,7 +113,8 @@ pub(super) struct Content {
 pub(super) type Contents = HashMap<PathBuf, io::Result<Content>>;
 
 impl Files {
-    /// For what is read again and again: regular files only (or links to them), and nothing that hangs.
+    /// For what is read again and again: regular files only (or links to them), and nothing that
+    /// hangs.
     pub fn watched() -> Self {
         Self {
             takes_streams: false,
@@ -109,7 +122,8 @@ impl Files {
         }
     }
 
-    /// For what is read once, for somebody who waits: `<(…)` and `/dev/stdin` are as good as a file.
+    /// For what is read once, for somebody who waits: `<(…)` and `/dev/stdin` are as good as a
+    /// file.
     pub fn once() -> Self {
         Self {
             takes_streams: true,
@@ -117,14 +131,15 @@ impl Files {
         }
     }
 
-    /// What is in all of these. It takes [`HEAD_START`] and [`PATIENCE`] at most, however many hang.
+    /// What is in all of these. It takes [`HEAD_START`] and [`PATIENCE`] at most, however many
+    /// hang.
     pub(super) fn read<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Contents {
         let paths: BTreeSet<PathBuf> = paths.map(Path::to_owned).collect();
         if self.takes_streams {
             let read = |path: PathBuf| (path.clone(), stream(&path));
             return paths.into_iter().map(read).collect();
         }
-        let mut hanging = self.hanging.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hanging = self.hanging.lock();
         hanging.values_mut().for_each(Hang::look);
         hanging.retain(|_, hang| !hang.readers.is_empty());
         let (since, begun) = (wall_clock(), Instant::now());
@@ -161,8 +176,7 @@ impl Files {
             match contents.entry(path) {
                 Entry::Occupied(_) => hang.since = None,
                 Entry::Vacant(nothing) => {
-                    let since = hang.since.unwrap_or(since);
-                    nothing.insert(Err(hangs(since)));
+                    nothing.insert(Err(hang.error(since)));
                 }
             }
         }
@@ -184,10 +198,15 @@ impl Files {
 }
 
 /// The same words as long as it hangs, so that it is told once.
-fn hangs(since: SystemTime) -> io::Error {
-    let since = humantime::format_rfc3339_seconds(since);
-    let reason = format!("it hangs: nothing has come of it since {since}");
-    io::Error::new(io::ErrorKind::TimedOut, reason)
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it hangs: nothing has come of it since {}",
+    humantime::format_rfc3339_seconds(*since)
+)]
+struct Hangs {
+    since: SystemTime,
+    /// As many readers hang as may.
+    is_given_up: bool,
 }
 
 /// What to do about it.
@@ -198,12 +217,21 @@ pub(super) fn remedy(error: &io::Error) -> &'static str {
             "let the user of the gateway read it; in a pod, with an fsGroup"
         }
         io::ErrorKind::InvalidInput => "name a regular file, or a link to one",
+        io::ErrorKind::TimedOut if is_given_up(error) => {
+            "see to the disk or the mount that it is on, and restart the gateway: it has tried so often that it does not read it \
+             again, unless one of the tries comes to an end"
+        }
         io::ErrorKind::TimedOut => {
             "see to the disk or the mount that it is on; a running gateway reads it again by itself"
         }
         _ if open_files::are_exhausted(error) => open_files::REMEDY,
         _ => "name a readable file",
     }
+}
+
+fn is_given_up(error: &io::Error) -> bool {
+    let hangs = error.get_ref().and_then(|inner| inner.downcast_ref());
+    hangs.is_some_and(|hangs: &Hangs| hangs.is_given_up)
 }
 
 type Read = (PathBuf, io::Result<Content>);
@@ -313,17 +341,17 @@ fn check_regular(kind: FileType) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, PoisonError};
+    use std::sync::Arc;
 
     use super::*;
 
     #[test]
     fn a_file_that_hangs_is_read_again_soon_then_seldom_and_never_by_more_than_so_many_threads() {
         let end = Arc::new(Mutex::new(()));
-        let held = end.lock().unwrap();
+        let held = end.lock();
         let reader = || {
             let end = end.clone();
-            thread::spawn(move || drop(end.lock().unwrap_or_else(PoisonError::into_inner)))
+            thread::spawn(move || drop(end.lock()))
         };
         let begun = Instant::now();
         let mut hang = Hang::new(begun);
@@ -334,6 +362,7 @@ mod tests {
             let now = begun + Duration::from_secs(seconds);
             if hang.is_due(now) {
                 times.push(seconds);
+                assert!(remedy(&hang.error(SystemTime::UNIX_EPOCH)).contains("by itself"));
                 hang.add(reader(), now, hang.pause * 2);
             }
         }
@@ -341,6 +370,9 @@ mod tests {
         let within = |days: u64| times.iter().filter(|at| **at < days * 24 * 3600).count();
         assert_eq!((within(1), within(365)), (14, 22));
         assert_eq!(hang.readers.len(), MOST_READERS);
+
+        let told = hang.error(SystemTime::UNIX_EPOCH);
+        assert!(remedy(&told).contains("restart the gateway"), "{told}");
 
         hang.since = Some(SystemTime::UNIX_EPOCH);
         hang.look();

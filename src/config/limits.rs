@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct Limits {
     /// Requests in any one second.
     pub requests_per_second: Limit,
-    /// Connections at a time, idle ones included; with HTTP/1.1 also the requests at a time, with HTTP/2 up to [`STREAMS`]
-    /// times as many.
+    /// Connections at a time, idle ones included; with HTTP/1.1 also the requests at a time, with
+    /// HTTP/2 up to [`STREAMS`] times as many.
     pub connections: Limit,
     /// Requests in a day.
     pub requests_per_day: Limit,
@@ -141,10 +141,12 @@ impl Serialize for Limit {
     }
 }
 
-/// When the vendor's day begins: `"rolling"`, or a time with its offset from UTC such as `"00:00+08:00"`.
+/// When the vendor's day begins: `"rolling"`, or a time with its offset from UTC such as
+/// `"00:00+08:00"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Day {
-    /// Never: the limit holds in every window of 24 hours. The careful reading while the vendor has not said.
+    /// Never: the limit holds in every window of 24 hours. The careful reading while the vendor has
+    /// not said.
     #[default]
     Rolling,
     /// Every day at this time.

@@ -1,6 +1,7 @@
 //! How many files may a gateway with this configuration have open at a time?
 
-use super::{Config, problem::Warning};
+use super::problem::Warning;
+use super::sections::Config;
 use crate::open_files::{ADMIN_CONNECTIONS, BEYOND, REMEDY, Shares};
 
 /// Open whatever happens: listeners, runtimes, watches, the store, what a reload reads.

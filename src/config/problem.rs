@@ -1,4 +1,5 @@
-//! What is wrong with a configuration, for the person who has to put it right: the key, the reason, the remedy.
+//! What is wrong with a configuration, for the person who has to put it right: the key, the reason,
+//! the remedy.
 
 use std::fmt;
 
@@ -14,7 +15,8 @@ pub struct Problems {
 /// One thing that keeps a configuration from being used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The full key, such as `server.listen`; for a syntax error its place, such as `line 3, column 7`.
+    /// The full key, such as `server.listen`; for a syntax error its place, such as
+    /// `line 3, column 7`.
     pub key: String,
     /// What is wrong. It never quotes a value of the file.
     pub reason: String,

@@ -1,17 +1,16 @@
 //! From a table to a [`Config`]: every key that is unknown or has a wrong value, not the first.
 //!
-//! Invariant: no message quotes a value. serde's messages do, so they are taken apart and only what was expected is kept.
+//! Invariant: no message quotes a value. serde's messages do, so they are taken apart and only what
+//! was expected is kept.
 
 use serde_path_to_error::Segment;
 use toml::{Table, Value, de::DeTable};
 
-use super::{
-    Config,
-    problem::Problem,
-    schema::{dotted, entry, find, nearest, schema},
-    show::UNSET,
-    twice::Places,
-};
+use super::problem::Problem;
+use super::schema::{dotted, entry, find, nearest, schema};
+use super::sections::Config;
+use super::twice::Places;
+use super::written::UNSET;
 
 /// Nothing but `server.admin_listen`, where it can be found, whatever else is wrong with the text.
 pub(super) fn admin_listen(text: &str) -> Table {
@@ -74,8 +73,9 @@ fn syntax(text: &str, error: &toml::de::Error, remedy: String) -> Problem {
     )
 }
 
-/// The table as a configuration. Keys that are unknown or have a wrong value are reported and taken out of the table, so that
-/// the rest of it can still be read and checked; what was taken out has its default.
+/// The table as a configuration. Keys that are unknown or have a wrong value are reported and taken
+/// out of the table, so that the rest of it can still be read and checked; what was taken out has
+/// its default.
 pub(super) fn config(table: &mut Table, problems: &mut Vec<Problem>) -> Config {
     let schema = schema();
     take_unknown(table, (&schema, &schema), &mut Vec::new(), problems);
@@ -130,7 +130,8 @@ fn take_unknown(
 
 fn remedy_for_unknown(path: &[String], key: &str, (known, schema): (&Table, &Table)) -> String {
     if !path.is_empty() && schema.get(key).is_some_and(Value::is_table) {
-        // As `server.commands = false` at the end of a file, where it belongs to the section above it.
+        // As `server.commands = false` at the end of a file, where it belongs to the section above
+        // it.
         return format!(
             "it is read as a key of [{}]: move it to the section [{key}], or above the first section of the file",
             dotted(path)
@@ -203,10 +204,12 @@ fn wrong_value(
     Problem::new(dotted(path), reason, remedy)
 }
 
-/// What is wrong with a value, and what may have been meant. serde says `invalid type: string "the value", expected a duration`.
+/// What is wrong with a value, and what may have been meant. serde says
+/// `invalid type: string "the value", expected a duration`.
 fn reason(value: &Value, in_list: bool, message: &str) -> (String, Option<String>) {
     let Some((found, expected)) = message.rsplit_once(", expected ") else {
-        // Types of this module say it in constant words that begin so; what others say might quote the value.
+        // Types of this module say it in constant words that begin so; what others say might quote
+        // the value.
         let reason = match message {
             "invalid socket address syntax" => "it is not an IP address with its port",
             _ if message.starts_with("it ") || message.starts_with("its ") => message,

@@ -1,13 +1,16 @@
-//! Which keys count only from the next start on? What they shape is built once: listeners, threads, memory.
+//! Which keys count only from the next start on? What they shape is built once: listeners, threads,
+//! memory.
 
 use std::collections::BTreeSet;
 
 use toml::Value;
 
-use super::{Config, dotted};
+use super::schema::dotted;
+use super::sections::Config;
 
 impl Config {
-    /// Takes back what differs from the configuration that is `running` and needs a restart; the keys of that.
+    /// Takes back what differs from the configuration that is `running` and needs a restart; the
+    /// keys of that.
     pub fn keep_what_needs_a_restart(&mut self, running: &Self) -> Vec<String> {
         let mut kept = Vec::new();
         macro_rules! keep {

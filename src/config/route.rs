@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::written;
+
 /// The policy of one path. Which keys mean something depends on `kind`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Route {
-    /// Does it only read, or change something, or is it closed? The file must say so for every route.
+    /// Does it only read, or change something, or is it closed? The file must say so for every
+    /// route.
     pub kind: Kind,
     /// Query: an answer younger than this is a hit.
     #[serde(with = "humantime_serde")]
@@ -20,7 +23,8 @@ pub struct Route {
     /// Query: counted from the end of `fresh_for`; served where the vendor fails.
     #[serde(with = "humantime_serde")]
     pub stale_if_error: Duration,
-    /// Query: how long a caller who names no deadline waits, where an answer that is served on failure is there.
+    /// Query: how long a caller who names no deadline waits, where an answer that is served on
+    /// failure is there.
     #[serde(with = "humantime_serde")]
     pub stale_patience: Duration,
     /// Query: an answer younger than this is served although the caller says `no-cache`.
@@ -34,7 +38,7 @@ pub struct Route {
     #[serde(with = "humantime_serde")]
     pub crawl_timeout: Duration,
     /// Command: the queries it changes; `None` means every query of its tenant.
-    #[serde(serialize_with = "super::show::or_unset")]
+    #[serde(serialize_with = "written::or_unset")]
     pub invalidates: Option<Vec<String>>,
     /// Command: how long after it the vendor may still show the old state.
     #[serde(with = "humantime_serde")]
@@ -42,7 +46,7 @@ pub struct Route {
     /// One exchange with the vendor; `None` means `upstream.timeout`.
     #[serde(
         deserialize_with = "humantime_serde::deserialize",
-        serialize_with = "super::show::duration_or_unset"
+        serialize_with = "written::duration_or_unset"
     )]
     pub timeout: Option<Duration>,
     /// Command: must a caller send an `idempotency-key`?
@@ -75,7 +79,8 @@ impl Default for Route {
 pub enum Kind {
     /// It only reads: cached, coalesced, retried.
     Query,
-    /// It changes something and may cost money: none of these. The default, for it is the careful one.
+    /// It changes something and may cost money: none of these. The default, for it is the careful
+    /// one.
     #[default]
     Command,
     /// It is not forwarded.
@@ -115,8 +120,9 @@ pub enum Idempotency {
     Required,
 }
 
-/// Why a path is none of a request's that the gateway takes: only what reads the same everywhere, no escapes (an escaped
-/// slash or dot), no `;` (servlets cut there), no empty or dot segment, no slash at the end.
+/// Why a path is none of a request's that the gateway takes: only what reads the same everywhere,
+/// no escapes (an escaped slash or dot), no `;` (servlets cut there), no empty or dot segment, no
+/// slash at the end.
 pub fn ambiguity(path: &str) -> Option<&'static str> {
     let plain = |byte| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/');
     if !path.bytes().all(plain) {
@@ -132,61 +138,4 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
         return Some("a path has no empty segment and no dot segment");
     }
     (last == Some("")).then_some("a path has no slash at its end: leave it out")
-}
-
-/// Why a path cannot be that of the base URL, as the end of a sentence.
-pub(super) fn path_fault(path: &str) -> Option<&'static str> {
-    if !path.starts_with('/') {
-        return Some("does not begin with \"/\"");
-    }
-    if path.contains(['?', '#']) {
-        return Some("has a query or a fragment");
-    }
-    if path.contains("//") {
-        return Some("has a doubled slash");
-    }
-    let lower = path.to_ascii_lowercase();
-    if lower.contains("%2f") || lower.contains("%5c") {
-        return Some("has an encoded slash");
-    }
-    if lower
-        .split('/')
-        .any(|segment| matches!(segment.replace("%2e", ".").as_str(), "." | ".."))
-    {
-        return Some("has a dot segment");
-    }
-    // RFC 3986 §3.3
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte);
-    if !path.bytes().all(allowed) {
-        return Some("has a character that must be percent-encoded");
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_that_no_base_url_can_have_is_found() {
-        for path in ["/", "/package/queryOrder", "/a/b/", "/a%20b", "/..a"] {
-            assert_eq!(path_fault(path), None, "{path}");
-        }
-        for path in [
-            "",
-            "a",
-            "/a//b",
-            "/a/../b",
-            "/a/.",
-            "/%2E%2e/b",
-            "/a%2fb",
-            "/a?b",
-            "/a#b",
-            "/a b",
-            "/ä",
-            "/a\\b",
-        ] {
-            assert!(path_fault(path).is_some(), "{path}");
-        }
-    }
 }

@@ -1,11 +1,15 @@
 //! Which keys there are, of what type, and which of them somebody may have meant.
 //!
-//! The defaults, serialised, are the schema: what is shown, what the environment may override and what is suggested for a
-//! misspelt key can never differ from what is read.
+//! The defaults, serialised, are the schema: what is shown, what the environment may override and
+//! what is suggested for a misspelt key can never differ from what is read.
 
+use strsim::osa_distance;
 use toml::{Table, Value};
 
-use super::{Caller, Config, Route, Tenant};
+use super::caller::Caller;
+use super::route::Route;
+use super::sections::Config;
+use super::tenant::Tenant;
 
 /// Stands for any name in the sections that are named by the user.
 pub(super) const ANY: &str = "*";
@@ -64,28 +68,13 @@ pub(super) fn nearest<'a>(
 ) -> Option<&'a str> {
     let word = word.to_lowercase();
     let tolerance = (word.chars().count() / 3).clamp(1, 4);
-    let by_distance = |candidate: &'a str| (distance(&word, &candidate.to_lowercase()), candidate);
+    // Insertions, deletions, replacements and swaps of neighbours: what a hand on a keyboard does.
+    let by_distance = |candidate: &'a str| {
+        let distance = osa_distance(&word, &candidate.to_lowercase());
+        (distance, candidate)
+    };
     let (distance, candidate) = candidates.into_iter().map(by_distance).min()?;
     (distance <= tolerance).then_some(candidate)
-}
-
-/// Insertions, deletions, replacements and swaps of neighbours that lead from one word to the other.
-fn distance(from: &str, to: &str) -> usize {
-    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=to.len()).collect()];
-    for i in 1..=from.len() {
-        let mut row = vec![i];
-        for j in 1..=to.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(from[i - 1] != to[j - 1]);
-            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[from.len()][to.len()]
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The secrets that the configuration names: read once, held as [`SecretString`], never shown.
 //!
-//! Every message names the key and where the secret is, never what is there.
+//! Every message names the key and where the secret is, never what is there. Nor does it quote what
+//! may be the secret itself, written where its place belongs: the name of a variable that is not
+//! set, or of a file that cannot be read and that does not look like a path.
 
 mod content;
 
@@ -13,15 +15,18 @@ use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{
-    Config, SecretEncoding, Tenant,
-    file::{self, Content, Contents, Files},
-    problem::{Problem, Problems, Warning},
-    schema::dotted,
-};
+use super::file::{self, Content, Contents, Files};
+use super::problem::{Problem, Problems, Warning};
+use super::schema::dotted;
+use super::sections::Config;
+use super::tenant::Tenant;
+use crate::signing::form::SecretEncoding;
 
-/// More than any secret or token.
-const LARGEST_SECRET: usize = 64 * 1024;
+/// Longer than the paths that people write.
+const LONGEST_PATH: usize = 1024;
+
+/// What files of secrets, tokens and certificates are called.
+const ENDINGS: [&str; 8] = ["txt", "key", "pem", "crt", "cer", "secret", "token", "env"];
 
 /// Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
@@ -59,7 +64,8 @@ pub struct Ca {
 }
 
 impl Ca {
-    /// The certificates in a file of PEM, and what is wrong with those that cannot be used; or why there is none.
+    /// The certificates in a file of PEM, and what is wrong with those that cannot be used; or why
+    /// there is none.
     pub fn parse(pem: Vec<u8>) -> Result<(Self, Vec<String>), String> {
         let mut roots = RootCertStore::empty();
         let mut skipped = Vec::new();
@@ -87,7 +93,8 @@ impl Ca {
     }
 }
 
-/// The parts of a PEM that begin like a certificate, each up to the next one: one that is cut takes none with it.
+/// The parts of a PEM that begin like a certificate, each up to the next one: one that is cut takes
+/// none with it.
 fn certificates(pem: &[u8]) -> Vec<&[u8]> {
     const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
     let begins = (0..pem.len()).filter(|at| pem[*at..].starts_with(BEGIN));
@@ -111,7 +118,8 @@ impl PartialEq for Secrets {
 }
 
 impl Secrets {
-    /// The keys of `config` under which other secrets, or certificates, are in effect than `before`.
+    /// The keys of `config` under which other secrets, or certificates, are in effect than
+    /// `before`.
     pub fn differs_in(&self, before: &Self, config: &Config) -> Vec<String> {
         let (now, before) = (self.by_key(), before.by_key());
         let all: BTreeSet<_> = now.keys().chain(before.keys()).collect();
@@ -132,7 +140,8 @@ impl Secrets {
             .collect()
     }
 
-    /// All of them, by the keys that name where they are; one in a variable as if it were in a file.
+    /// All of them, by the keys that name where they are; one in a variable as if it were in a
+    /// file.
     fn by_key(&self) -> BTreeMap<Vec<&str>, &[u8]> {
         fn bytes(secret: &SecretString) -> &[u8] {
             secret.expose_secret().as_bytes()
@@ -185,8 +194,9 @@ pub(super) fn load(
     }
 }
 
-/// Reads again what the configuration names. What cannot be used is taken from `before`, where the `running` configuration
-/// named it in the same way; what is wrong with it is told. Without that, the configuration cannot be used.
+/// Reads again what the configuration names. What cannot be used is taken from `before`, where the
+/// `running` configuration named it in the same way; what is wrong with it is told. Without that,
+/// the configuration cannot be used.
 pub(super) fn reload(
     config: &Config,
     files: &Files,
@@ -264,6 +274,25 @@ pub fn read_secret(argument: &str, path: &Path) -> Result<(SecretString, Vec<War
         Some(secret) => Ok((secret, loader.warnings)),
         None => Err(Problems::new("arguments", loader.problems)),
     }
+}
+
+/// Can this be nothing but a path? A secret may hold dots and slashes too: Base64 has `/`, and many
+/// tokens have dots.
+fn is_plain_path(path: &Path) -> bool {
+    let Some(text) = path.to_str() else {
+        return false;
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._- ".contains(&byte);
+    if text.len() > LONGEST_PATH || !text.bytes().all(is_plain) {
+        return false;
+    }
+    let begins = ["./", "../"].iter().any(|begin| text.starts_with(begin));
+    let name = text.strip_prefix('/');
+    let is_nested = name.is_some_and(|name| name.trim_matches('/').contains('/'));
+    let is_word = name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_lowercase()));
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    let has_ending = ending.is_some_and(|ending| ENDINGS.contains(&ending));
+    begins || is_nested || is_word || has_ending
 }
 
 impl<V: Fn(&str) -> Option<String>> Loader<V> {
@@ -346,8 +375,15 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
         match self.contents.get(path) {
             Some(Ok(content)) => return Some(content.clone()),
             Some(Err(error)) => {
-                let reason = format!("the file {} cannot be read: {error}", path.display());
-                let problem = Problem::new(key, reason, file::remedy(error));
+                let (name, never) = if is_plain_path(path) {
+                    (format!("the file {}", path.display()), "")
+                } else {
+                    let never = "; write its path, never the secret itself";
+                    ("the file that it names".to_owned(), never)
+                };
+                let reason = format!("{name} cannot be read: {error}");
+                let remedy = format!("{}{never}", file::remedy(error));
+                let problem = Problem::new(key, reason, remedy);
                 self.problems.push(problem);
             }
             None => {}
@@ -363,8 +399,8 @@ impl<V: Fn(&str) -> Option<String>> Loader<V> {
         }
         self.problems.push(Problem::new(
             key,
-            format!("the variable {variable} is not set, or is not UTF-8"),
-            "set it where the gateway is started, or use secret_file",
+            "the variable that it names is not set, or is not UTF-8",
+            "set it where the gateway is started, or use secret_file; write the variable's name, never the secret itself",
         ));
         None
     }

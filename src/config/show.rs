@@ -2,25 +2,18 @@
 //!
 //! Nothing secret can be in it: a [`Config`] holds names of files and variables only.
 
-// serde hands every value over by reference.
-#![expect(
-    clippy::ref_option,
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the signatures are serde's"
-)]
-
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use bytesize::ByteSize;
-use serde::{Serialize, Serializer};
 
-use super::{CRAWLS, Config, Kind, STREAMS};
-
-/// Stands for "not set" on the way out, since TOML has no null; no text of a file can be it.
-pub(super) const UNSET: &str = "\u{1}";
+use super::limits::{CRAWLS, STREAMS};
+use super::route::Kind;
+use super::sections::Config;
+use super::written::UNSET;
 
 impl Config {
-    /// The effective configuration as TOML: every key that means something, defaults included. It can be read again.
+    /// The effective configuration as TOML: every key that means something, defaults included. It
+    /// can be read again.
     pub fn effective(&self) -> String {
         // No file can say what TOML cannot: a path that is not UTF-8, set by a program.
         let text =
@@ -209,7 +202,8 @@ impl Config {
             out,
             "memory for pages: {most} at most = {pages} (cache.max_size) + {answer} (upstream.max_answer) x ({calls} + 2 x {CRAWLS} crawls)"
         )?;
-        // A query that waits has its parameters and its key; crawls wait in a line of the same length.
+        // A query that waits has its parameters and its key; crawls wait in a line of the same
+        // length.
         let (queue, body) = (limits.queue as u64, self.server.max_body);
         let most = ByteSize::b(queue.saturating_mul(4).saturating_mul(body.as_u64()));
         writeln!(
@@ -225,40 +219,5 @@ impl Config {
             out,
             "idempotency keys: {keys} (idempotency.max_keys) with {most} (idempotency.max_size) of answers at most, {place}"
         )
-    }
-}
-
-/// An optional key, so that it is shown even where it is not set.
-pub(super) fn or_unset<T: Serialize, S: Serializer>(
-    value: &Option<T>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => value.serialize(serializer),
-        None => serializer.serialize_str(UNSET),
-    }
-}
-
-/// The same for a duration.
-pub(super) fn duration_or_unset<S: Serializer>(
-    value: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => humantime_serde::serialize(value, serializer),
-        None => serializer.serialize_str(UNSET),
-    }
-}
-
-/// A size to the byte: `bytesize` itself rounds to one digit.
-pub(super) fn size<S: Serializer>(value: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
-    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let bytes = value.as_u64();
-    match UNITS
-        .iter()
-        .find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit))
-    {
-        Some((unit, name)) => serializer.collect_str(&format_args!("{}{name}", bytes / unit)),
-        None => serializer.collect_str(&format_args!("{bytes}B")),
     }
 }

@@ -1,19 +1,22 @@
-//! The configuration as a whole: the shipped file, every problem at once, nothing secret in any message.
+//! The configuration as a whole: the shipped file, every problem at once, nothing secret in any
+//! message.
 
 mod brakes;
 mod rules;
 mod secrets;
 mod values;
 
-use std::{iter, num::NonZeroUsize, time::Duration};
+use std::collections::BTreeMap;
+use std::iter;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::{
-    schema::{ANY, dotted, schema},
-    show::UNSET,
-    *,
-};
+use super::schema::{ANY, schema};
+use super::written::UNSET;
+use super::*;
+use crate::signing::form::Signing;
 
 const SHIPPED: &str = include_str!("../../config/gateway.toml");
 

@@ -1,8 +1,9 @@
 //! What stands twice in a text: where does its line belong?
 //!
-//! It is read by an operator who has pasted a brake of the runbook into a file that has the section already, so each remedy
-//! names the line to go to. The places are those of TOML's own parser: a section may be spelt `[ tenants . acme ]`, stand in
-//! braces (`server = { … }`), or be begun by a dotted key (`server.commands = true`).
+//! It is read by an operator who has pasted a brake of the runbook into a file that has the section
+//! already, so each remedy names the line to go to. The places are those of TOML's own parser: a
+//! section may be spelt `[ tenants . acme ]`, stand in braces (`server = { … }`), or be begun by a
+//! dotted key (`server.commands = true`).
 //!
 //! Invariant: keys are quoted, values are not.
 
@@ -42,7 +43,8 @@ struct Place {
     form: Form,
     /// From the root.
     path: Vec<String>,
-    /// So many names of the path are those of the section, or of the key before the braces, that it stands in.
+    /// So many names of the path are those of the section, or of the key before the braces, that it
+    /// stands in.
     within: usize,
     is_in_braces: bool,
     span: Range<usize>,
@@ -64,7 +66,8 @@ impl Place {
         match self.form {
             Form::Section | Form::List | Form::Braces if same == self.path.len() => same,
             Form::Section | Form::List => 0,
-            // Of `limits.queue` in `[upstream]` the table `upstream.limits`; `upstream` is that of the section.
+            // Of `limits.queue` in `[upstream]` the table `upstream.limits`; `upstream` is that of
+            // the section.
             Form::Braces | Form::Value => match same.min(self.path.len() - 1) {
                 names if names > self.within => names,
                 _ => 0,
@@ -199,8 +202,8 @@ impl Places {
         Self(places)
     }
 
-    /// What to do about what stands at each of these offsets, and stands somewhere before too; none where the remedy of its
-    /// section says so already.
+    /// What to do about what stands at each of these offsets, and stands somewhere before too; none
+    /// where the remedy of its section says so already.
     pub(super) fn remedies(&self, offsets: &[usize]) -> Vec<Option<String>> {
         let places: Vec<_> = offsets.iter().map(|offset| self.at(*offset)).collect();
         let told: HashSet<usize> = places.iter().flatten().copied().collect();
@@ -317,7 +320,8 @@ impl Places {
     }
 }
 
-/// The first of the places that give the innermost table on this path, and how many names lead to it.
+/// The first of the places that give the innermost table on this path, and how many names lead to
+/// it.
 fn holder<'a>(before: &'a [Place], path: &[String]) -> Option<(&'a Place, usize)> {
     let held = before.iter().map(|place| (place, place.holds(path)));
     let held = held.filter(|(_, names)| *names > 0);

@@ -1,10 +1,11 @@
-//! What is switched off now? The switches that operators reach for when something is wrong hold for requests that have
-//! begun too.
+//! What is switched off now? The switches that operators reach for when something is wrong hold for
+//! requests that have begun too.
 //!
-//! A request is answered under the configuration that it began with, but for these: `server.commands`,
-//! `server.unlisted_paths`, `commands` of a tenant or a caller, `kind = "refuse"` of a route, and `upstream.paused`. Once
-//! [`apply`](Brakes::apply) has returned, no first byte leaves against them: who waits is dismissed, and
-//! [`leave`](Brakes::leave) guards the moment in which a request goes into its connection.
+//! A request is answered under the configuration that it began with, but for these:
+//! `server.commands`, `server.unlisted_paths`, `commands` of a tenant or a caller, `kind =
+//! "refuse"` of a route, and `upstream.paused`. Once [`apply`](Brakes::apply) has returned, no
+//! first byte leaves against them: who waits is dismissed, and [`leave`](Brakes::leave) guards the
+//! moment in which a request goes into its connection.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -64,7 +65,8 @@ impl Brakes {
         }))
     }
 
-    /// Those of another configuration, from now on. Returns once whatever was about to leave has left or been kept back.
+    /// Those of another configuration, from now on. Returns once whatever was about to leave has
+    /// left or been kept back.
     pub fn apply(&self, config: &Config) {
         let applied = Applied::of(config);
         if **self.0.applied.load() == applied {
@@ -72,7 +74,8 @@ impl Brakes {
         }
         self.0.applied.store(Arc::new(applied));
         self.0.changed.notify_waiters();
-        // A connection that moves on now may have looked before the store. Whoever moves on later looks after it.
+        // A connection that moves on now may have looked before the store. Whoever moves on later
+        // looks after it.
         drop(
             self.0
                 .leaving
@@ -81,7 +84,8 @@ impl Brakes {
         );
     }
 
-    /// Held while a connection moves on: from its look at the brakes until the bytes are with the system.
+    /// Held while a connection moves on: from its look at the brakes until the bytes are with the
+    /// system.
     pub fn leave(&self) -> RwLockReadGuard<'_, ()> {
         self.0
             .leaving

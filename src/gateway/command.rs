@@ -1,41 +1,160 @@
-//! How is a command sent once, whatever becomes of its caller, and however often it asks under one key?
+//! How is a command sent once, whatever becomes of its caller, and however often it asks under one
+//! key? The owner of the idempotency keys, and of the commands under way.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+pub mod doubt;
+pub mod keys;
+
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::Response;
-use tokio::runtime::Handle;
+use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::boxed::boxed;
-use super::cache::Named;
-use super::call::{Answered, Errand, Later, Timing, Unanswered};
-use super::error::{Error, Fault, Sent};
-use super::keys::{Claim, End, Kept, Key, Run};
+use self::keys::{Claim, End, Kept, Key, Keys, Run};
+use super::error::Error;
 use super::progress::Progress;
-use super::quota::Class;
-use super::route::Kind;
-use super::upstream::{Answer, COMMAND_MAX_IDLE, Outcome};
-use super::{Call, Gateway, doubt, keys, response};
+use super::query::cache::Named;
+use super::query::scopes::{Latest, Reach, Scopes};
+use super::request::Call;
+use super::request::route::Kind;
+use super::response;
+use super::vendor::Vendor;
+use super::vendor::call::{Answered, Errand, Later, Preparation, Timing, Unanswered};
+use super::vendor::skew::Told;
 use crate::body::Body;
 use crate::clock::Moment;
+use crate::gateway::vendor::upstream::{Answer, COMMAND_MAX_IDLE};
 use crate::id::RequestId;
-use crate::telemetry::{self, CommandEnd, Exchange, Metrics};
+use crate::task::DetachOnDrop;
+use crate::telemetry::{CommandEnd, CommandLevels, Exchange, Metrics, RouteLabel, TenantLabel};
+use crate::words::{
+    CallReason, Class, Ending, Fault, InvalidationCause, Outcome, RequestResult, Sent,
+};
 
-impl Gateway {
-    /// Under a key a command is sent once: whoever comes later gets what the first has got, or will get.
-    pub(super) async fn command(
+/// The commands of one configuration. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Commands(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    vendor: Vendor,
+    lasting: LastingCommands,
+    /// The queries that commands may change, of this configuration and of the latest one.
+    scopes: Arc<Scopes>,
+    latest: Latest,
+    metrics: Arc<Metrics>,
+}
+
+/// What is known of commands, under whatever configuration. A clone is the same.
+#[derive(Debug, Clone)]
+pub struct LastingCommands {
+    keys: Keys,
+    /// The drain waits for them.
+    under_way: TaskTracker,
+}
+
+impl LastingCommands {
+    /// Nothing is under way yet.
+    pub fn new(keys: Keys) -> Self {
+        Self {
+            keys,
+            under_way: TaskTracker::new(),
+        }
+    }
+
+    /// How many commands are under way.
+    pub fn in_flight(&self) -> usize {
+        self.under_way.len()
+    }
+
+    /// Waits until every command that is under way has ended.
+    pub async fn finished(&self) {
+        self.under_way.close();
+        self.under_way.wait().await;
+    }
+}
+
+impl Commands {
+    /// The commands of this configuration, which may change these queries.
+    pub fn new(
+        vendor: Vendor,
+        lasting: &LastingCommands,
+        scopes: Arc<Scopes>,
+        latest: Latest,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self(Arc::new(Parts {
+            vendor,
+            lasting: lasting.clone(),
+            scopes,
+            latest,
+            metrics,
+        }))
+    }
+
+    /// The idempotency keys.
+    pub fn keys(&self) -> &Keys {
+        &self.0.lasting.keys
+    }
+
+    /// How many are under way.
+    pub fn in_flight(&self) -> usize {
+        self.0.lasting.in_flight()
+    }
+
+    /// The values of now, for the metrics.
+    pub fn levels(&self) -> CommandLevels {
+        CommandLevels {
+            keys: self.keys().census(),
+            store_failing: self.keys().store_is_failing(),
+        }
+    }
+
+    /// What would be done with this command; nothing is sent.
+    pub fn explain(&self, call: &Call) -> Value {
+        let route = &call.target.route;
+        let (requires_key, settle) = match &route.kind {
+            Kind::Command {
+                requires_key,
+                settle,
+                ..
+            } => (*requires_key, *settle),
+            Kind::Query(_) | Kind::Refuse => (false, Duration::ZERO),
+        };
+        json!({
+            "kind": "command",
+            "result": RequestResult::Command.as_str(),
+            "reason": if route.is_listed {
+                "this path is configured as a command"
+            } else {
+                "this path is not configured, and what is not configured as a query is a command"
+            },
+            "invalidates": self.reach(call).paths(),
+            "settle": settle.as_secs_f64(),
+            "requires_idempotency_key": requires_key,
+        })
+    }
+
+    /// What a command may change.
+    fn reach(&self, call: &Call) -> Reach {
+        let (this, route) = (&*self.0, &call.target.route);
+        this.scopes
+            .reach(&call.tenant, route, &call.params, &this.latest)
+    }
+
+    /// Under a key a command is sent once: whoever comes later gets what the first has got, or will
+    /// get.
+    pub async fn answer(
         &self,
         call: Call,
         key: Option<Key>,
         deadline: Instant,
         exchange: &mut Exchange<'_>,
     ) -> Result<Response<Body>, Arc<Error>> {
-        exchange.result = telemetry::Result::Command;
+        exchange.result = RequestResult::Command;
         let Some(key) = key else {
             let progress = Progress::default();
             return self
@@ -44,7 +163,7 @@ impl Gateway {
         };
         loop {
             let progress = Progress::default();
-            let end = match self.0.keys.claim(&key, &progress)? {
+            let end = match self.0.lasting.keys.claim(&key, &progress)? {
                 Claim::Run(run) => {
                     return self
                         .send_command(call, Some(run), progress, deadline, exchange)
@@ -55,8 +174,8 @@ impl Gateway {
                 Claim::Wait(mut waiter) => {
                     let end = waiter.end(deadline).await;
                     if end.is_none() {
-                        let of = (exchange.route, exchange.tenant);
-                        count_doubt(&self.0.metrics, waiter.progress(), of);
+                        let (route, tenant) = (exchange.labels.route, exchange.labels.tenant);
+                        count_doubt(&self.0.metrics, waiter.progress(), route, tenant);
                     }
                     end
                 }
@@ -89,7 +208,7 @@ impl Gateway {
         let errand = Errand {
             timing: timing.clone(),
             class: Class::Command,
-            reason: "caller",
+            reason: CallReason::Caller,
             deadline,
             patience: deadline,
             ends_at: None,
@@ -101,17 +220,15 @@ impl Gateway {
             tenant: call.tenant.label,
             started: timing.begun(),
             progress: progress.clone(),
-            _counted: self.0.commands.token(),
+            _counted: self.0.lasting.under_way.token(),
         };
         let run = || self.clone().run_command(call, course, key, errand);
-        let mut command = Command {
-            run: Some(boxed(run)),
-            metrics: self.0.metrics.clone(),
-        };
+        let metrics = self.0.metrics.clone();
+        let mut command = DetachOnDrop::new(run, move |ended: Ended| ended.record(&metrics));
         let _unless_it_has_left = CancelOnDrop(progress.clone()); // dropped before the command goes on as a task
         let ended = timeout_at(deadline, &mut command).await;
         timing.tell(exchange);
-        let answered = match ended {
+        let answered = match ended.map(|ended| ended.and_then(|ended| ended.result)) {
             Ok(Some(result)) => result?,
             Ok(None) => return Err(Error::Internal(progress.sent()).into()), // it has panicked
             Err(_) if progress.cancel() => {
@@ -121,8 +238,8 @@ impl Gateway {
                 .into());
             }
             Err(_) => {
-                let of = (exchange.route, exchange.tenant);
-                count_doubt(&self.0.metrics, &progress, of);
+                let (route, tenant) = (exchange.labels.route, exchange.labels.tenant);
+                count_doubt(&self.0.metrics, &progress, route, tenant);
                 return Err(Error::UpstreamTimeout(progress.sent()).into());
             }
         };
@@ -133,16 +250,19 @@ impl Gateway {
         } else {
             response::fault_of(answer.outcome)
         };
-        exchange.fault = fault.map(Fault::as_str);
-        exchange.outcome = Some(answer.outcome.as_str());
-        exchange.vendor_code.clone_from(&answer.vendor_code);
-        exchange.redirect_host.clone_from(&answer.redirect_host);
-        exchange.sent = Some(Sent::Yes.as_str());
-        exchange.in_doubt = Some(in_doubt);
+        exchange.failure.fault = fault;
+        exchange.call.outcome = Some(answer.outcome);
+        exchange.call.vendor_code.clone_from(&answer.vendor_code);
+        exchange
+            .call
+            .redirect_host
+            .clone_from(&answer.redirect_host);
+        exchange.call.sent = Some(Sent::Yes);
+        exchange.call.in_doubt = Some(in_doubt);
         Ok(response::of_command(
             answered.answer,
             answered.deadline,
-            (answered.line, answered.permit),
+            (answered.stream, answered.permit),
         ))
     }
 
@@ -154,11 +274,12 @@ impl Gateway {
         errand: Errand,
     ) -> Ended {
         let metrics = &self.0.metrics;
-        let (this, target) = (&*self.0, &call.target);
         let (progress, route, tenant) = (&course.progress, course.route, course.tenant);
-        let reach = this
-            .scopes
-            .reach(&call.tenant, &target.route, &call.params, &this.latest);
+        let reach = self.reach(&call);
+        let start = Start {
+            key: key.as_ref(),
+            reach: &reach,
+        };
         let unless_it_ends = CutOff {
             metrics,
             course: &course,
@@ -167,7 +288,7 @@ impl Gateway {
         let result = tokio::select! {
             biased;
             () = progress.cancelled() => None, // no byte has left, and nobody waits
-            result = self.call(&call, &errand, secret, progress, key.as_ref(), || reach.invalidate(None)) => Some(result),
+            result = self.0.vendor.call(&call, &errand, secret, progress, &start) => Some(result),
         };
         let (result, later) = match result {
             None => (None, None),
@@ -176,7 +297,7 @@ impl Gateway {
         };
         if progress.sent() != Sent::No {
             reach.invalidate(Some(Moment::now()));
-            metrics.invalidation("command");
+            metrics.invalidation(InvalidationCause::Command);
         }
         let request_id = course.request_id.as_str();
         let unsettled = key.as_ref().map(Run::unsettled);
@@ -186,18 +307,18 @@ impl Gateway {
         });
         let in_doubt = ended.is_some_and(is_in_doubt);
         if in_doubt {
-            count_doubt(metrics, progress, (route, tenant)); // before those are told who wait with the key
+            count_doubt(metrics, progress, route, tenant); // before those are told who wait with the key
         }
         if let Some(key) = key
-            && let Err(error) = key.settle(ended, self.told()).await
+            && let Err(error) = key.settle(ended, self.0.vendor.told()).await
         {
-            let sent = progress.sent().as_str();
+            let sent = progress.sent();
             metrics.key_not_saved(request_id, route, tenant, sent, &error);
         }
         if let Some(Err(error)) = &result
             && let Error::StateStoreUnavailable(cause) = &**error
         {
-            metrics.key_not_saved(request_id, route, tenant, Sent::No.as_str(), cause);
+            metrics.key_not_saved(request_id, route, tenant, Sent::No, cause);
         }
         std::mem::forget(unless_it_ends);
         if let Some(later) = later {
@@ -212,7 +333,8 @@ impl Gateway {
         Ended { result, course }
     }
 
-    /// The vendor still has a command whose time has passed: what it says after all settles the doubt.
+    /// The vendor still has a command whose time has passed: what it says after all settles the
+    /// doubt.
     async fn settle_late(self, command: Unsettled, later: Later) {
         let Some((mut answer, _)) = later.answer().await else {
             return;
@@ -220,35 +342,55 @@ impl Gateway {
         let (this, call) = (&*self.0, &command.call);
         let (route, tenant) = (call.target.route.label, call.tenant.label);
         let caller = call.caller.as_deref();
-        if this
-            .usual_answers
-            .is_usual_of_queries(tenant, caller, &answer)
-        {
+        if this.vendor.is_usual_of_queries(tenant, caller, &answer) {
             answer.outcome = Outcome::Usual;
         }
-        let target = &call.target.route;
-        let reach = this
-            .scopes
-            .reach(&call.tenant, target, &call.params, &this.latest);
-        reach.invalidate(Some(Moment::now()));
-        this.metrics.invalidation("command");
+        self.reach(call).invalidate(Some(Moment::now()));
+        this.metrics.invalidation(InvalidationCause::Command);
         let request_id = command.request_id.as_str();
         if let Some(key) = command.key
-            && let Err(error) = key.settle(&answer, self.told()).await
+            && let Err(error) = key.settle(&answer, self.0.vendor.told()).await
         {
-            let sent = Sent::Yes.as_str();
             this.metrics
-                .key_not_saved(request_id, route, tenant, sent, &error);
+                .key_not_saved(request_id, route, tenant, Sent::Yes, &error);
         }
         let end = CommandEnd {
-            sent: Sent::Yes.as_str(),
-            outcome: answer.outcome.as_str(),
+            sent: Sent::Yes,
+            ending: Some(Ending::Answered(answer.outcome)),
             vendor_code: answer.vendor_code.as_deref(),
             cause: None,
             in_doubt: doubt::after_answer(&answer),
             duration: command.started.elapsed(),
         };
         this.metrics.late_answer(request_id, route, tenant, &end);
+    }
+}
+
+/// What happens right before the first byte of a command: its key is on disk, and what it may
+/// change is not found any more.
+struct Start<'a> {
+    key: Option<&'a Run>,
+    reach: &'a Reach,
+}
+
+impl Preparation for Start<'_> {
+    fn check(&self) -> Result<(), Error> {
+        self.key.map_or(Ok(()), Run::check_store)
+    }
+
+    fn is_durable(&self) -> bool {
+        self.key.is_none_or(Run::is_durable)
+    }
+
+    async fn make_durable(&self, now: Told, deadline: Instant) -> Result<Duration, Error> {
+        match self.key {
+            Some(key) => key.make_durable(now, deadline).await,
+            None => Ok(Duration::ZERO),
+        }
+    }
+
+    fn begin(&self) {
+        self.reach.invalidate(None);
     }
 }
 
@@ -261,7 +403,7 @@ struct Unsettled {
 }
 
 /// Counts a command that is in doubt: once, however many are told.
-fn count_doubt(metrics: &Metrics, progress: &Progress, (route, tenant): (usize, usize)) {
+fn count_doubt(metrics: &Metrics, progress: &Progress, route: RouteLabel, tenant: TenantLabel) {
     if progress.is_first_doubt() {
         metrics.command_in_doubt(route, tenant);
     }
@@ -277,20 +419,11 @@ fn is_in_doubt(ended: Result<&Answer, &Arc<Error>>) -> bool {
 /// The answer that an earlier command under the same key has got.
 fn replay(kept: &Kept, in_doubt: bool, exchange: &mut Exchange<'_>) -> Response<Body> {
     exchange.is_replay = true;
-    exchange.vendor_code.clone_from(&kept.vendor_code);
-    exchange.fault = in_doubt.then_some(Fault::Upstream.as_str());
-    exchange.sent = Some(Sent::Yes.as_str());
-    exchange.in_doubt = Some(in_doubt);
+    exchange.call.vendor_code.clone_from(&kept.vendor_code);
+    exchange.failure.fault = in_doubt.then_some(Fault::Upstream);
+    exchange.call.sent = Some(Sent::Yes);
+    exchange.call.in_doubt = Some(in_doubt);
     response::of_kept(kept)
-}
-
-/// A command under way. The request that waits for it drives it; once that has gone, it goes on as a task of its own.
-///
-/// (A task for every command would be one more to wake up, twice.)
-struct Command {
-    /// Until it has ended.
-    run: Option<Pin<Box<dyn Future<Output = Ended> + Send>>>,
-    metrics: Arc<Metrics>,
 }
 
 struct Ended {
@@ -299,48 +432,25 @@ struct Ended {
     course: Course,
 }
 
-impl Future for Command {
-    /// None if it was called off or has panicked.
-    type Output = Option<Result<Box<Answered>, Arc<Error>>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let run = self.run.as_mut().expect("it has not ended yet");
-        let polled = catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(cx)));
-        let ended = match polled {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(ended)) => ended.result,
-            Err(_) => None, // the hook has told of it
-        };
-        self.run = None;
-        Poll::Ready(ended)
-    }
-}
-
-impl Drop for Command {
-    fn drop(&mut self) {
-        let Some(run) = self.run.take() else { return };
-        let metrics = self.metrics.clone();
-        let to_the_end = async move {
-            // The drain waits for `course` to go, and that outlives what has been answered and its permit.
-            let Ended { course, result } = run.await;
-            match &result {
-                None => {}
-                Some(Ok(answered)) => {
-                    let answer = &answered.answer;
-                    let code = answer.vendor_code.as_deref();
-                    let in_doubt = is_in_doubt(Ok(answer));
-                    course.record(&metrics, answer.outcome.as_str(), code, None, in_doubt);
-                }
-                Some(Err(error)) => {
-                    let (cause, in_doubt) = (error.sources(), is_in_doubt(Err(error)));
-                    course.record(&metrics, error.code(), None, cause.as_deref(), in_doubt);
-                }
+impl Ended {
+    /// Nobody was there to be told. The drain waits for `course` to go, and that outlives what has
+    /// been answered and its permit.
+    fn record(self, metrics: &Metrics) {
+        let Self { course, result } = self;
+        match &result {
+            None => {}
+            Some(Ok(answered)) => {
+                let answer = &answered.answer;
+                let code = answer.vendor_code.as_deref();
+                let in_doubt = is_in_doubt(Ok(answer));
+                let ending = Ending::Answered(answer.outcome);
+                course.record(metrics, Some(ending), code, None, in_doubt);
             }
-        };
-        // At the end of the process the runtime takes no task any more, and drops it; so it is outside of a runtime. Either
-        // way `CutOff` records it.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(to_the_end);
+            Some(Err(error)) => {
+                let (cause, in_doubt) = (error.sources(), is_in_doubt(Err(error)));
+                let ending = Ending::Failed(error.code());
+                course.record(metrics, Some(ending), None, cause.as_deref(), in_doubt);
+            }
         }
     }
 }
@@ -348,8 +458,8 @@ impl Drop for Command {
 /// What a command is recorded with when its caller has gone.
 struct Course {
     request_id: RequestId,
-    route: usize,
-    tenant: usize,
+    route: RouteLabel,
+    tenant: TenantLabel,
     started: Instant,
     progress: Progress,
     /// The drain waits for it.
@@ -360,14 +470,14 @@ impl Course {
     fn record(
         &self,
         metrics: &Metrics,
-        outcome: &'static str,
+        ending: Option<Ending>,
         vendor_code: Option<&str>,
         cause: Option<&str>,
         in_doubt: bool,
     ) {
         let end = CommandEnd {
-            sent: self.progress.sent().as_str(),
-            outcome,
+            sent: self.progress.sent(),
+            ending,
             vendor_code,
             cause,
             in_doubt,
@@ -377,7 +487,8 @@ impl Course {
     }
 }
 
-/// What to ask before a command whose outcome is not known is sent once more. It names fields, not what they hold.
+/// What to ask before a command whose outcome is not known is sent once more. It names fields, not
+/// what they hold.
 fn look_first(call: &Call) -> String {
     let Kind::Command {
         invalidates: Some(queries),
@@ -406,13 +517,9 @@ impl Drop for CutOff<'_> {
         let course = self.course;
         let in_doubt = course.progress.sent() != Sent::No;
         if in_doubt {
-            count_doubt(
-                self.metrics,
-                &course.progress,
-                (course.route, course.tenant),
-            );
+            count_doubt(self.metrics, &course.progress, course.route, course.tenant);
         }
-        course.record(self.metrics, "cut_off", None, None, in_doubt);
+        course.record(self.metrics, None, None, None, in_doubt);
     }
 }
 

@@ -1,15 +1,17 @@
 //! How far has an upstream call come, and may it still be called off?
 //!
-//! Whoever makes the call and whoever gives it up race: one wants to send, the other may leave. Both go
-//! through one atomic state, so exactly one of [`Progress::begin`] and [`Progress::cancel`] succeeds.
+//! Whoever makes the call and whoever gives it up race: one wants to send, the other may leave.
+//! Both go through one atomic state, so exactly one of [`Progress::begin`] and [`Progress::cancel`]
+//! succeeds.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::error::Sent;
+use crate::words::Sent;
 
 const WAITING: u8 = 0;
 const SENDING: u8 = 1;
@@ -128,10 +130,7 @@ impl Progress {
     }
 
     fn sending(&self) -> MutexGuard<'_, Option<Arc<dyn TakeBack>>> {
-        self.0
-            .sending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.sending.lock()
     }
 
     fn step(&self, from: u8, to: u8) -> bool {
@@ -155,7 +154,7 @@ struct Waiting {
 
 impl Audience {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

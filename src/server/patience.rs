@@ -1,28 +1,33 @@
 //! How long may a peer take? An I/O wrapper that keeps the times of a connection.
 //!
-//! hyper has one timer for the head of a request and none for a peer who does not read. Here the phases are told apart:
-//! waiting for the first byte of a request, reading its head, answering it. The same place decides, when the server
-//! drains or needs room, whether a connection is idle: it is if no byte of a next request has come, so none that has
-//! goes unanswered, and no byte that nobody has read makes the kernel reset the connection. Where room is needed, a stranger
-//! that holds back the rest of a head, or of a body that nobody wants, makes some as well (`places.rs`).
+//! hyper has one timer for the head of a request and none for a peer who does not read. Here the
+//! phases are told apart: waiting for the first byte of a request, reading its head, answering it.
+//! The same place decides, when the server drains or needs room, whether a connection is idle: it
+//! is if no byte of a next request has come, so none that has goes unanswered, and no byte that
+//! nobody has read makes the kernel reset the connection. Where room is needed, a stranger that
+//! holds back the rest of a head, or of a body that nobody wants, makes some as well, and at last
+//! one that does not read (`places.rs`).
 //!
-//! hyper does not read again after an answer if it was waiting for bytes already, so whatever ends the answering phase
-//! wakes it: else neither the idle time nor the end of the server would ever be looked at.
+//! hyper does not read again after an answer if it was waiting for bytes already, so whatever ends
+//! the answering phase wakes it: else neither the idle time nor the end of the server would ever be
+//! looked at.
 //!
-//! A peer reads as long as the kernel can send to it. That shows in what the kernel takes from us, as the listener lets
-//! it take next to nothing that it cannot send yet.
+//! A peer reads as long as the kernel can send to it. That shows in what the kernel takes from us,
+//! as the listener lets it take next to nothing that it cannot send yet.
 //!
-//! One timer serves a connection. It is set anew only when it fires too early, so a request costs no timer operation.
+//! One timer serves a connection. It is set anew only when it fires too early, so a request costs
+//! no timer operation.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use parking_lot::{Mutex, MutexGuard};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -57,7 +62,7 @@ struct Answers {
     is_behind: AtomicBool,
     /// Phases that have begun and not ended: of an answer, and of the rest of the request's body.
     on: AtomicUsize,
-    /// Those of them that are of the rest of a body, which nobody wants.
+    /// Those of them that wait for the rest of a body, which nobody wants.
     discarding: AtomicUsize,
     /// How many have ended: one may begin and end between two reads.
     ended: AtomicU64,
@@ -71,14 +76,16 @@ impl Answering {
         self.0.on.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The body of the answer has been handed over to the last byte, or given up. It may still have to be written.
+    /// The body of the answer has been handed over to the last byte, or given up. It may still have
+    /// to be written.
     pub fn end(&self) {
         self.0.ended.fetch_add(1, Ordering::AcqRel);
         self.0.on.fetch_sub(1, Ordering::AcqRel);
         self.wake_reader();
     }
 
-    /// The rest of a request's body is dropped from now on, while the answer is under way and after it.
+    /// The rest of a request's body is dropped from now on, while the answer is under way and after
+    /// it.
     pub fn begin_discarding(&self) {
         self.begin();
         self.0.discarding.fetch_add(1, Ordering::AcqRel);
@@ -88,6 +95,17 @@ impl Answering {
     pub fn end_discarding(&self) {
         self.0.discarding.fetch_sub(1, Ordering::AcqRel);
         self.end();
+    }
+
+    /// The answer itself waits for that rest from now on,
+    pub fn begin_waiting(&self) {
+        self.0.discarding.fetch_add(1, Ordering::AcqRel);
+        self.wake_reader();
+    }
+
+    /// and no longer.
+    pub fn end_waiting(&self) {
+        self.0.discarding.fetch_sub(1, Ordering::AcqRel);
     }
 
     fn is_on(&self) -> bool {
@@ -117,7 +135,8 @@ impl Answering {
         }
     }
 
-    /// Had the target of the request that has come a fragment, or may it have had one? To be asked once for each.
+    /// Had the target of the request that has come a fragment, or may it have had one? To be asked
+    /// once for each.
     pub fn had_fragment(&self) -> bool {
         if self.0.has_own_line.swap(false, Ordering::AcqRel) {
             self.0.has_fragment.load(Ordering::Acquire)
@@ -126,7 +145,8 @@ impl Answering {
         }
     }
 
-    /// Is there a fragment in the target of a request that follows? No other one is answered on this connection.
+    /// Is there a fragment in the target of a request that follows? No other one is answered on
+    /// this connection.
     pub fn is_fragment_behind(&self) -> bool {
         self.0.is_behind.load(Ordering::Acquire)
     }
@@ -146,8 +166,8 @@ impl Answering {
         }
     }
 
-    fn reader(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
-        self.0.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reader(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.0.reader.lock()
     }
 }
 
@@ -166,7 +186,12 @@ pub struct PatientStream {
     has_ended: bool,
     /// When the peer was first found not to read.
     write_blocked_since: Option<Instant>,
-    /// When the rest of a body that is dropped was first waited for, with nothing else under way.
+    /// The same, but what the peer reads or asks meanwhile does not end it: all that it asked must
+    /// have been written.
+    stuck_since: Option<Instant>,
+    accepted: Instant,
+    /// Since when the rest of a body that is dropped is waited for, with nothing else under way:
+    /// since the last answer; before the first, since accept.
     discarding_since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -185,8 +210,8 @@ enum Phase {
 }
 
 impl PatientStream {
-    /// Wraps a connection that was accepted then. Once `drain` is cancelled, or `place` is wanted while the connection is idle, the
-    /// connection ends as soon as it is idle.
+    /// Wraps a connection that was accepted then. Once `drain` is cancelled, or `place` is wanted
+    /// while the connection is idle, the connection ends as soon as it is idle.
     pub fn new(
         stream: TcpStream,
         accepted: Instant,
@@ -206,14 +231,16 @@ impl PatientStream {
             unread: Bytes::new(),
             has_ended: false,
             write_blocked_since: None,
+            stuck_since: None,
+            accepted,
             discarding_since: None,
             timer: Box::pin(sleep_until(accepted + times.header)),
             draining: Box::pin(drain.clone().cancelled_owned()),
         }
     }
 
-    /// The same connection, if it was ended from this side although `read` is the begin of a request; else what it went
-    /// through, whose peer has no times any more.
+    /// The same connection, if it was ended from this side although `read` is the begin of a
+    /// request; else what it went through, whose peer has no times any more.
     pub fn resume(mut self, read: Bytes) -> Result<Self, TcpStream> {
         if !self.has_ended || read.is_empty() {
             return Err(self.stream);
@@ -223,8 +250,8 @@ impl PatientStream {
         Ok(self)
     }
 
-    /// The service knows when a request begins and ends being answered; the phase follows it. An answer has not ended
-    /// while the peer has not taken it.
+    /// The service knows when a request begins and ends being answered; the phase follows it. An
+    /// answer has not ended while the peer has not taken it.
     fn follow_service(&mut self) {
         if self.answering.is_on() || self.write_blocked_since.is_some() {
             self.phase = Phase::Answering;
@@ -290,13 +317,28 @@ impl PatientStream {
         self.poll_deadline(cx, since + self.times.header)
     }
 
-    /// Ready if somebody wants the place of a connection on which the rest of a body is all that is waited for.
+    /// Ready if somebody wants the place of a connection on which the rest of a body is all that is
+    /// waited for.
     fn poll_discarding(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.write_blocked_since.is_some() || !self.answering.is_discarding_alone() {
+        if self.write_blocked_since.is_some() {
             self.discarding_since = None;
             return Poll::Pending;
         }
-        let since = *self.discarding_since.get_or_insert_with(Instant::now);
+        if !self.answering.is_discarding_alone() {
+            if self.discarding_since.take().is_some() {
+                self.place.busy(); // whoever wants it would wait for the answer
+            }
+            return Poll::Pending;
+        }
+        let ended = self.answering.ended();
+        if ended != self.answers_seen {
+            self.answers_seen = ended;
+            self.discarding_since = None;
+        }
+        let since = *self.discarding_since.get_or_insert_with(|| match ended {
+            0 => self.accepted,
+            _ => Instant::now(),
+        });
         if self.place.unfinished(since, cx.waker()) {
             return Poll::Ready(());
         }
@@ -325,6 +367,9 @@ impl PatientStream {
         if written.is_ready() {
             if self.write_blocked_since.take().is_some() {
                 self.answering.wake_reader();
+                if self.place.unstuck() {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
             }
             return written;
         }
@@ -332,7 +377,10 @@ impl PatientStream {
             self.place.busy(); // whoever wants it would wait until the peer reads
         }
         let since = *self.write_blocked_since.get_or_insert_with(Instant::now);
-        ready!(self.poll_deadline(cx, since + self.times.write));
+        let stuck_since = *self.stuck_since.get_or_insert(since);
+        if !self.place.stuck(stuck_since, cx.waker()) {
+            ready!(self.poll_deadline(cx, since + self.times.write));
+        }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -351,6 +399,9 @@ impl AsyncRead for PatientStream {
                 this.bytes_read(&buf.filled()[before..]);
             }
             return Poll::Ready(read);
+        }
+        if this.phase != Phase::Answering {
+            this.stuck_since = None;
         }
         let no_bytes = Poll::Ready(Ok(())); // the end of the connection
         match &mut this.phase {
@@ -437,7 +488,8 @@ mod tests {
         PatientStream::new(stream, accepted, TIMES, Answering::default(), place, drain)
     }
 
-    /// The kernel has a byte, and the runtime has not asked it since: no task is polled but the test.
+    /// The kernel has a byte, and the runtime has not asked it since: no task is polled but the
+    /// test.
     #[tokio::test]
     async fn a_byte_that_has_come_keeps_the_connection_though_the_runtime_does_not_know_of_it() {
         for is_draining in [false, true] {

@@ -1,10 +1,11 @@
 //! What becomes of the bytes that an answer did not wait for?
 //!
-//! A refusal does not wait for the body of its request. A connection that is closed while bytes are on their way is reset, and
-//! a reset destroys what the peer has not read yet, the refusal first of all. So what is unread is read and dropped. Where
-//! the end of the body is certain and near, it is *discarded* while the refusal is written, and the connection goes on
-//! (RFC 9112, section 9.3). Elsewhere the connection *lingers* (section 9.6): it is closed for writing, and what still comes is
-//! dropped until the peer has closed it too.
+//! A refusal does not wait for the body of its request. A connection that is closed while bytes are
+//! on their way is reset, and a reset destroys what the peer has not read yet, the refusal first of
+//! all. So what is unread is read and dropped. Where the end of the body is certain and near, it is
+//! *discarded* while the refusal is written, and the connection goes on (RFC 9112, section 9.3).
+//! Elsewhere the connection *lingers* (section 9.6): it is closed for writing, and what still comes
+//! is dropped until the peer has closed it too.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,14 +22,16 @@ use tokio::time::timeout;
 
 use crate::body::Received;
 
-/// How long a body is discarded in all, and how long a connection lingers: a drip of bytes is worth no more.
+/// How long a body is discarded in all, and how long a connection lingers: a drip of bytes is worth
+/// no more.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long the answer waits for the end of a body of unknown length: by then most have ended, or are found too long, and it
-/// is known whether the connection goes on.
+/// How long the answer waits for the end of a body of unknown length: by then most have ended, or
+/// are found too long, and it is known whether the connection goes on.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Bytes that a lingering connection drops: some clients send all of a body before they read why it was refused.
+/// Bytes that a lingering connection drops: some clients send all of a body before they read why it
+/// was refused.
 const MAX_LINGERING: u64 = 64 * 1024 * 1024;
 
 /// Bytes that are dropped at a time.
@@ -44,8 +47,8 @@ impl Unread {
         self.0.load(Ordering::Acquire) > 0
     }
 
-    /// Nobody wants the rest of this body. It is discarded, at most `most` bytes of the whole, else the `answer` ends the
-    /// connection. The `guard` is dropped with the body.
+    /// Nobody wants the rest of this body. It is discarded, at most `most` bytes of the whole, else
+    /// the `answer` ends the connection. The `guard` is dropped with the body.
     pub async fn leave(
         &self,
         head: &request::Parts,
@@ -92,12 +95,14 @@ pub fn closes(answer: &HeaderMap) -> bool {
     answer.contains_key(CONNECTION) // which has no other value here
 }
 
-/// Is it certain that the rest of a body comes, where it ends, and that the whole has at most `most` bytes?
+/// Is it certain that the rest of a body comes, where it ends, and that the whole has at most
+/// `most` bytes?
 ///
-/// With both `Transfer-Encoding` and `Content-Length` hyper frames by the former, shows no trace of the latter, and ends the
-/// connection with the answer (section 6.1). Such a body is dropped as if it had no length: within the same bounds, so it costs
-/// what anybody can cost who leaves the length out, and nothing behind it runs. To know better, each head would have to be
-/// searched before hyper reads it, those of hits too.
+/// With both `Transfer-Encoding` and `Content-Length` hyper frames by the former, shows no trace of
+/// the latter, and ends the connection with the answer (section 6.1). Such a body is dropped as if
+/// it had no length: within the same bounds, so it costs what anybody can cost who leaves the
+/// length out, and nothing behind it runs. To know better, each head would have to be searched
+/// before hyper reads it, those of hits too.
 fn is_discardable(head: &request::Parts, body: &Received, most: u64) -> bool {
     let may_stay_away = head.headers.contains_key(EXPECT) && !body.is_asked_for();
     head.version == Version::HTTP_11 // an older peer may count on the end of the connection

@@ -1,4 +1,5 @@
-//! How does the vendor write a moment? In China's time (UTC+8, an assumption: its dates bear no zone), in two formats.
+//! How does the vendor write a moment? In China's time (UTC+8, an assumption: its dates bear no
+//! zone), in two formats.
 
 pub(super) const DAY: i64 = 86_400;
 const ZONE: i64 = 8 * 3_600;

@@ -1,7 +1,8 @@
 //! Which `code` means what? One table, and the envelope that carries its rows.
 //!
-//! **Simulated:** the vendor's table is not public but for `0000`, so every other code here is made up, begins with `SIM-`, and must
-//! not be taken for one of Linksfield's. As at the vendor, what goes wrong in the business comes with HTTP 200.
+//! **Simulated:** the vendor's table is not public but for `0000`, so every other code here is made
+//! up, begins with `SIM-`, and must not be taken for one of Linksfield's. As at the vendor, what
+//! goes wrong in the business comes with HTTP 200.
 
 use serde::Serialize;
 use serde_json::value::RawValue;

@@ -1,4 +1,5 @@
-//! One client's connection: from its bytes to a call, and from a reply to bytes, or to the end that was asked for.
+//! One client's connection: from its bytes to a call, and from a reply to bytes, or to the end that
+//! was asked for.
 
 use std::io;
 use std::net::IpAddr;
@@ -35,8 +36,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const HANG: Duration = Duration::from_secs(300);
 /// What a call under way gets when the simulator stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
-/// A connection that its client has closed may not have been seen to close when the next one's first call is read. The network would
-/// have kept their order.
+/// A connection that its client has closed may not have been seen to close when the next one's
+/// first call is read. The network would have kept their order.
 const CLOSING_GRACE: Duration = Duration::from_millis(20);
 
 type Body = Full<Bytes>;
@@ -82,7 +83,8 @@ pub(super) async fn serve(
             }
         }
     };
-    // hyper gives up on an answer that it gets no body for, without a byte of it; the rest is up to us.
+    // hyper gives up on an answer that it gets no body for, without a byte of it; the rest is up to
+    // us.
     let Err(error) = ended else { return };
     let severed = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
     let stream = connection.into_parts().io.into_inner();
@@ -101,8 +103,8 @@ async fn write_out(mut stream: TcpStream, bytes: &[u8]) -> io::Result<()> {
 struct Client {
     source: IpAddr,
     simulator: Arc<Simulator>,
-    /// Whether this connection is one of those that are limited. Those that only use the control endpoint are not: looking on must
-    /// not change what is seen.
+    /// Whether this connection is one of those that are limited. Those that only use the control
+    /// endpoint are not: looking on must not change what is seen.
     counted: AtomicBool,
 }
 
@@ -191,7 +193,8 @@ impl Client {
     }
 }
 
-/// The body of a call, if it is one: POST, declared as JSON, without a query string (none of the endpoints has one), and not too large.
+/// The body of a call, if it is one: POST, declared as JSON, without a query string (none of the
+/// endpoints has one), and not too large.
 async fn read(request: Request<Incoming>) -> Result<Result<Bytes, Refusal>, Severed> {
     let (head, body) = request.into_parts();
     let body = collect(body).await?;

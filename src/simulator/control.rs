@@ -1,4 +1,5 @@
-//! What may be changed and seen while the simulator runs: `GET` and `POST /_simulator/control`, `POST /_simulator/reset`.
+//! What may be changed and seen while the simulator runs: `GET` and `POST /_simulator/control`,
+//! `POST /_simulator/reset`.
 
 use hyper::Method;
 use serde::Serialize;

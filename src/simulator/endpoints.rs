@@ -1,7 +1,9 @@
-//! What does each endpoint answer, and what does it change? The paths of the vendor's documentation that are known.
+//! What does each endpoint answer, and what does it change? The paths of the vendor's documentation
+//! that are known.
 //!
-//! **Made up**, because no public page shows it: the whole `data` of `queryDevice`, `batchOrderPackages`, `createOtaOrder` (that of
-//! `orderPackage`), `pauseService` and `getInfoByDeviceId`; the parameters of `pauseService` and `getInfoByDeviceId` (`device_id`);
+//! **Made up**, because no public page shows it: the whole `data` of `queryDevice`,
+//! `batchOrderPackages`, `createOtaOrder` (that of `orderPackage`), `pauseService` and
+//! `getInfoByDeviceId`; the parameters of `pauseService` and `getInfoByDeviceId` (`device_id`);
 //! what is refused, and with which code. `syncAssetInfo` has the two documented fields of eight.
 
 use serde::Serialize;
@@ -145,7 +147,8 @@ fn batch_order_packages(world: &mut World, call: &Call<'_>) -> Outcome {
 
     let placement = placement(call)?;
     let devices = call.params.strings("deviceList")?;
-    // One unfit device makes the whole order impossible: look at all before the first is ordered for.
+    // One unfit device makes the whole order impossible: look at all before the first is ordered
+    // for.
     for (index, device) in devices.iter().enumerate() {
         if !world.knows(device) {
             return Err(Refusal::of(&code::UNKNOWN_DEVICE, device));

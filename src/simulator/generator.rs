@@ -1,4 +1,5 @@
-//! Numbers that look random and are the same in every run: the world, and which calls fail (`SplitMix64`).
+//! Numbers that look random and are the same in every run: the world, and which calls fail
+//! (`SplitMix64`).
 
 #[derive(Debug)]
 pub(super) struct Generator(u64);

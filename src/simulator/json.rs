@@ -1,7 +1,8 @@
 //! What did the client write? JSON without the loss of a digit.
 //!
-//! A signature covers the text of a number (`1.50`, a 23-digit integer), so numbers stay the tokens they were. Keys are unique and
-//! stand in the order of Java's `String.compareTo`, at every depth: what the signature is made of can be written down as it lies.
+//! A signature covers the text of a number (`1.50`, a 23-digit integer), so numbers stay the tokens
+//! they were. Keys are unique and stand in the order of Java's `String.compareTo`, at every depth:
+//! what the signature is made of can be written down as it lies.
 
 use std::cmp::Ordering;
 

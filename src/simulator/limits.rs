@@ -1,4 +1,5 @@
-//! How much may one source address do? The vendor's three limits, and the highest that was seen of each, enforced or not.
+//! How much may one source address do? The vendor's three limits, and the highest that was seen of
+//! each, enforced or not.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -161,7 +162,8 @@ mod tests {
         assert_eq!(limits.call(HERE, at(999), &enforced()), refused);
         // Another address has limits of its own.
         assert_eq!(limits.call(THERE, at(999), &enforced()), Ok(()));
-        // The call at 0 ms is out of the window, the one at 90 ms is not; no bucket has been refilled in between.
+        // The call at 0 ms is out of the window, the one at 90 ms is not; no bucket has been
+        // refilled in between.
         assert_eq!(limits.call(HERE, at(1_000), &enforced()), Ok(()));
         assert_eq!(limits.call(HERE, at(1_089), &enforced()), refused);
         assert_eq!(limits.call(HERE, at(1_090), &enforced()), Ok(()));

@@ -1,4 +1,5 @@
-//! Which values does an endpoint get? Reading them one by one, and the refusal that names the one that is missing or wrong.
+//! Which values does an endpoint get? Reading them one by one, and the refusal that names the one
+//! that is missing or wrong.
 
 use super::code::{self, Refusal};
 use super::json::{Object, Value};

@@ -1,16 +1,18 @@
-//! How does the simulator behave? What is given as flags at the start and can be changed at `/_simulator/control` later, under the
-//! same names.
+//! How does the simulator behave? What is given as flags at the start and can be changed at
+//! `/_simulator/control` later, under the same names.
 
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-/// Delay, limits, failures and the clock's window. One unknown or missing key in the JSON form is an error.
+/// Delay, limits, failures and the clock's window. One unknown or missing key in the JSON form is
+/// an error.
 #[derive(Args, Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// How long each answer takes. A command has its effect before the wait, a query reads before it
+    /// How long each answer takes. A command has its effect before the wait, a query reads before
+    /// it
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     #[serde(with = "humantime_serde")]
     pub latency: Duration,
@@ -132,7 +134,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What the types let through and the flags' parsers do not: settings also come as JSON and from code.
+    /// What the types let through and the flags' parsers do not: settings also come as JSON and
+    /// from code.
     pub(super) fn check(&self) -> Result<(), String> {
         if !(0.0..=1.0).contains(&self.fail_rate) {
             return Err("fail_rate: a share is between 0.0 and 1.0".to_owned());

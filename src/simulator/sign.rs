@@ -1,6 +1,8 @@
-//! Did the owner of the secret write these parameters? The vendor's signing rule, seen from the vendor's side.
+//! Did the owner of the secret write these parameters? The vendor's signing rule, seen from the
+//! vendor's side.
 //!
-//! It shares no line with the gateway: two readings of the rule that agree are worth more than one that is used twice.
+//! It shares no line with the gateway: two readings of the rule that agree are worth more than one
+//! that is used twice.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,8 +29,8 @@ impl Signer {
         mac.verify_slice(&sign).is_ok()
     }
 
-    /// The `data.sign` of an answer. What the vendor signs there is not documented; this only looks the same, and is never that of
-    /// the request.
+    /// The `data.sign` of an answer. What the vendor signs there is not documented; this only looks
+    /// the same, and is never that of the request.
     pub(super) fn answer(&self, request_sign: &str) -> String {
         self.sign(&format!("answer:{request_sign}"))
     }
@@ -108,22 +110,23 @@ fn write_string(text: &mut String, string: &str) {
     text.push('"');
 }
 
+/// `params`, an object without `sign`, signed as a client would.
 #[cfg(test)]
-pub(super) mod tests {
+pub(super) fn signed(secret: &str, params: &str) -> String {
+    let object = super::json::parse(params.as_bytes()).unwrap();
+    let sign = Signer::new(secret.as_bytes()).sign(&canonical(&object));
+    let open = params.trim_end().strip_suffix('}').unwrap();
+    let comma = if object == Object::default() { "" } else { "," };
+    format!("{open}{comma}\"sign\":\"{sign}\"}}")
+}
+
+#[cfg(test)]
+mod tests {
     use serde::Deserialize;
     use serde_json::value::RawValue;
 
     use super::super::json::parse;
     use super::*;
-
-    /// `params`, an object without `sign`, signed as a client would.
-    pub(in super::super) fn signed(secret: &str, params: &str) -> String {
-        let object = parse(params.as_bytes()).unwrap();
-        let sign = Signer::new(secret.as_bytes()).sign(&canonical(&object));
-        let open = params.trim_end().strip_suffix('}').unwrap();
-        let comma = if object == Object::default() { "" } else { "," };
-        format!("{open}{comma}\"sign\":\"{sign}\"}}")
-    }
 
     #[derive(Deserialize)]
     struct Vector<'a> {

@@ -1,4 +1,5 @@
-//! What does a call get? The order of the checks, the failures that strike between them, the effect, and the counters.
+//! What does a call get? The order of the checks, the failures that strike between them, the
+//! effect, and the counters.
 //!
 //! Nothing here waits: all of a call happens at one moment, under one lock, and is told later.
 
@@ -18,7 +19,8 @@ use super::settings::{Breakage, Settings, Stage, TimestampUnit};
 use super::sign::Signer;
 use super::world::World;
 
-/// Timestamps from here on are milliseconds, if either unit is accepted: the year 5138 in seconds, 1973 in milliseconds.
+/// Timestamps from here on are milliseconds, if either unit is accepted: the year 5138 in seconds,
+/// 1973 in milliseconds.
 const MILLISECONDS_BEGIN: u64 = 100_000_000_000;
 /// Which calls fail, where it is a share of them.
 const FAILURES_SEED: u64 = 7;
@@ -196,7 +198,8 @@ impl State {
         }
     }
 
-    /// The parameters, if their signature and timestamp are good. The timestamp is judged last: before the signature it is anybody's.
+    /// The parameters, if their signature and timestamp are good. The timestamp is judged last:
+    /// before the signature it is anybody's.
     fn verify(&mut self, account: &Account, call: &Received<'_>) -> Result<Object, Refusal> {
         let object = json::parse(call.body)
             .map_err(|error| Refusal::of(&code::INVALID_BODY, &error.to_string()))?;
@@ -221,7 +224,8 @@ impl State {
         Ok(object)
     }
 
-    /// The failure that strikes here, if one was asked for. A connection that only breaks breaks on `answer`, if there is one already.
+    /// The failure that strikes here, if one was asked for. A connection that only breaks breaks on
+    /// `answer`, if there is one already.
     fn fail(
         &mut self,
         stage: Stage,

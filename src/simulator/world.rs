@@ -1,8 +1,9 @@
-//! Which SIMs and orders are there? The same ones after every start: the vendor page's two orders, then 103 made from a fixed seed.
+//! Which SIMs and orders are there? The same ones after every start: the vendor page's two orders,
+//! then 103 made from a fixed seed.
 //!
-//! The world stands still in 2019, as the page does: nothing expires by itself, only commands change it. **Made up:** the meaning of
-//! `orderStatus` (1 ordered, 2 in use, 3 ended, 4 paused), that `order_type` is what an order shows as `buyType`, and how many days
-//! a period has.
+//! The world stands still in 2019, as the page does: nothing expires by itself, only commands
+//! change it. **Made up:** the meaning of `orderStatus` (1 ordered, 2 in use, 3 ended, 4 paused),
+//! that `order_type` is what an order shows as `buyType`, and how many days a period has.
 
 use serde::Serialize;
 
@@ -287,8 +288,8 @@ impl World {
         code
     }
 
-    /// When the order ends now; one that was never enabled answers as if it were enabled at once. `None` if it has ended, an error if
-    /// there is none.
+    /// When the order ends now; one that was never enabled answers as if it were enabled at once.
+    /// `None` if it has ended, an error if there is none.
     pub(super) fn renew(&mut self, code: &str, periods: u32, now: i64) -> Result<Option<i64>, ()> {
         let order = self.orders.iter_mut().find(|order| order.code == code);
         let order = order.ok_or(())?;

@@ -1,26 +1,31 @@
-//! What refuses a start can be seen before it? Nothing is made, locked or changed for it, so that this may be asked while a
-//! gateway has the store.
+//! What refuses a start can be seen before it? Nothing is made, locked or changed for it, so that
+//! this may be asked while a gateway has the store.
 //!
-//! It is not asked whether another process has the store, or whether all in it is sound: that needs the lock.
+//! It is not asked whether another process has the store: that needs the lock. Whether all in it is
+//! sound is asked of a copy, where that is small and nobody writes to the store meanwhile.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use redb::StorageBackend as _;
-use redb::backends::InMemoryBackend;
+use redb::StorageBackend;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::error::{ALTERED, OpenError, REPLACED, UNREADABLE};
+use super::format::{DAMAGED, FILE, LARGEST_NEW, MAGIC, builder, read, why_blank};
 use super::marker::Marker;
-use super::{DAMAGED, FILE, MAGIC, OpenError, REPLACED};
-use super::{altered, builder, lost, read, why_blank};
+use super::quiet::quietly;
 
-/// Bytes: a store that has never held a key has the calls of two days at most, and is smaller.
-const LARGEST_NEW: u64 = 8 << 20;
+/// So often it is looked whether a store stays as it is while it is read. One that a gateway writes
+/// to says nothing.
+const LOOKS: usize = 5;
+
+/// As many links as the system follows.
+const MOST_LINKS: usize = 40;
 
 /// What is there.
 pub(super) enum Found<'a> {
@@ -33,14 +38,15 @@ pub(super) enum Found<'a> {
 /// A store's file, and the marker beside it.
 pub(super) struct Store {
     path: PathBuf,
-    length: u64,
+    is_blank: bool,
     owner: u32,
     mode: u32,
     file: File,
     marker: Marker,
 }
 
-/// Why a start with this folder would be refused, if that can be seen. What a start learns by doing it is asked for here.
+/// Why a start with this folder would be refused, if that can be seen. What a start learns by doing
+/// it is asked for here.
 pub fn refusal(folder: &Path) -> Option<OpenError> {
     let found = match look(folder) {
         Ok(found) => found,
@@ -56,12 +62,12 @@ pub fn refusal(folder: &Path) -> Option<OpenError> {
         Found::Nothing(above) if above != folder => {
             forbids(above, Access::WRITE_OK | Access::EXEC_OK, above)
         }
-        Found::Nothing(folder) => forbids(folder, Access::WRITE_OK, &file)
+        Found::Nothing(folder) => forbids(&place_of(&file), Access::WRITE_OK, &file)
             .or_else(|| forbids(folder, Access::READ_OK, folder)),
         Found::Store(store) => forbids(&file, Access::WRITE_OK, &file)
             .or_else(|| store.foreign())
             .or_else(|| forbids(folder, Access::READ_OK, folder))
-            .or_else(|| store.replaced()),
+            .or_else(|| store.content_refusal()),
     }
 }
 
@@ -77,13 +83,13 @@ pub(super) fn look(folder: &Path) -> Result<Found<'_>, OpenError> {
         return Ok(Found::Nothing(nearest));
     }
     if folder.join(DAMAGED).exists() {
-        return Err(altered(folder));
+        return Err(OpenError::altered(folder.join(DAMAGED)));
     }
     let marker = Marker::find(folder).map_err(unusable(folder))?;
     let about = match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return if marker.is_there() {
-                Err(lost(&path, &marker, "is missing"))
+                Err(OpenError::lost(&path, marker.path(), "is missing"))
             } else {
                 Ok(Found::Nothing(folder))
             };
@@ -98,7 +104,7 @@ pub(super) fn look(folder: &Path) -> Result<Found<'_>, OpenError> {
     let blank = why_blank(about.len(), |length| read_first(&file, length));
     let blank = blank.map_err(unusable(&path))?;
     if let Some(reason) = blank.filter(|_| marker.is_there()) {
-        return Err(lost(&path, &marker, reason));
+        return Err(OpenError::lost(&path, marker.path(), reason));
     }
     let beginning = read_first(&file, MAGIC.len()).map_err(unusable(&path))?;
     if blank.is_none() && beginning != MAGIC {
@@ -107,7 +113,7 @@ pub(super) fn look(folder: &Path) -> Result<Found<'_>, OpenError> {
     }
     Ok(Found::Store(Store {
         path,
-        length: about.len(),
+        is_blank: blank.is_some(),
         owner: about.uid(),
         mode: about.permissions().mode(),
         file,
@@ -160,25 +166,125 @@ impl Store {
         })
     }
 
-    /// Is it another one, which has never held a key? A small copy is asked. It may be cut by who writes to the file
-    /// meanwhile: then it says nothing. But a store that has its marker has had its note before.
-    fn replaced(&self) -> Option<OpenError> {
-        if !self.marker.is_there() || self.length > LARGEST_NEW {
-            return None;
+    /// Is it damaged, or another one, which has never held a key?
+    fn content_refusal(&self) -> Option<OpenError> {
+        if self.is_blank {
+            return None; // a start makes it anew
         }
-        let has_held_keys = catch_unwind(AssertUnwindSafe(|| self.has_held_keys()));
-        let is_new = matches!(has_held_keys, Ok(Some(false)));
-        is_new.then(|| lost(&self.path, &self.marker, REPLACED))
+        let path = || self.path.clone();
+        let content = match self.content() {
+            Ok(content) => content?,
+            Err(source) => {
+                let path = path();
+                return Some(OpenError::Unusable { path, source });
+            }
+        };
+        let damaged = |reason| OpenError::Damaged {
+            path: path(),
+            reason,
+        };
+        match quietly(|| has_held_keys(content)) {
+            None => Some(damaged(UNREADABLE.into())),
+            Some(Err(error)) => Some(damaged(error.to_string())),
+            Some(Ok(None)) => Some(damaged(ALTERED.into())),
+            Some(Ok(Some(false))) if self.marker.is_there() => {
+                Some(OpenError::lost(&self.path, self.marker.path(), REPLACED))
+            }
+            Some(Ok(Some(_))) => None,
+        }
     }
 
-    fn has_held_keys(&self) -> Option<bool> {
-        let copy = InMemoryBackend::new();
-        copy.set_len(self.length).ok()?;
-        let content = read_first(&self.file, self.length.try_into().ok()?).ok()?;
-        copy.write(0, &content).ok()?;
-        let mut database = builder().create_with_backend(copy).ok()?;
-        let is_sound = database.check_integrity().ok()?;
-        let (_, has_held_keys) = read(&database, 0).ok()?;
-        is_sound.then_some(has_held_keys)
+    /// All of it, as it was at one moment: what is the same when it is read again was so when that
+    /// began. A gateway whose process ended then would leave this, and could be started with it.
+    /// Nothing of a store that is large, or is written to.
+    fn content(&self) -> io::Result<Option<Vec<u8>>> {
+        let most = usize::try_from(LARGEST_NEW).map_err(io::Error::other)?;
+        let read = || read_first(&self.file, most + 1);
+        let mut before = read()?;
+        for _ in 0..LOOKS {
+            if before.len() > most {
+                break;
+            }
+            let content = read()?;
+            if content == before {
+                return Ok(Some(content));
+            }
+            before = content;
+        }
+        Ok(None)
+    }
+}
+
+/// The folder in which this file would be made: another one where the file is a link to nothing.
+fn place_of(file: &Path) -> PathBuf {
+    let mut file = file.to_owned();
+    let mut folder = file.clone();
+    for _ in 0..MOST_LINKS {
+        folder.clone_from(&file);
+        folder.pop();
+        match file.read_link() {
+            Ok(target) => file = folder.join(target),
+            Err(_) => break,
+        }
+    }
+    folder.join(".") // which only a folder has
+}
+
+/// Has the store with this content ever held a key? Nothing if something in it was altered.
+fn has_held_keys(content: Vec<u8>) -> Result<Option<bool>, redb::Error> {
+    let mut database = builder().create_with_backend(Copy(Mutex::new(content)))?;
+    let is_sound = database.check_integrity()?;
+    let (_, has_held_keys) = read(&database, 0)?;
+    Ok(is_sound.then_some(has_held_keys))
+}
+
+/// A store in memory. It fails where a file would, and does not grow without bound, whatever a
+/// damaged store asks for.
+#[derive(Debug)]
+struct Copy(Mutex<Vec<u8>>);
+
+impl Copy {
+    fn part<T>(
+        &self,
+        offset: u64,
+        length: usize,
+        with: impl FnOnce(&mut [u8]) -> T,
+    ) -> io::Result<T> {
+        let mut content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = usize::try_from(offset).ok();
+        let part = begin.and_then(|begin| content.get_mut(begin..begin.checked_add(length)?));
+        let beyond = || {
+            let reason = "failed to fill whole buffer"; // as of a file
+            io::Error::new(io::ErrorKind::UnexpectedEof, reason)
+        };
+        part.map(with).ok_or_else(beyond)
+    }
+}
+
+impl StorageBackend for Copy {
+    fn len(&self) -> io::Result<u64> {
+        let content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(content.len() as u64)
+    }
+
+    fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        self.part(offset, length, |part| part.to_vec())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        if length > 2 * LARGEST_NEW {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let mut content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        content.resize(length.try_into().map_err(io::Error::other)?, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.part(offset, data.len(), |part| part.copy_from_slice(data))
     }
 }

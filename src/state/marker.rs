@@ -1,7 +1,9 @@
-//! Has the store ever held a key? A file beside it says so, so that a store that is lost is never taken for a new one.
+//! Has the store ever held a key? A file beside it says so, so that a store that is lost is never
+//! taken for a new one.
 //!
-//! It is on disk before the first key is, and after the store's own note of the same: a store without the note is not the one
-//! that it speaks of. Its presence is all that it says: what it holds is for people, and may be cut.
+//! It is on disk before the first key is, and after the store's own note of the same: a store
+//! without the note is not the one that it speaks of. Its presence is all that it says: what it
+//! holds is for people, and may be cut.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};

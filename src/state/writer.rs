@@ -1,9 +1,11 @@
-//! Who writes? One thread, one thing after the other, so that a disk that hangs holds up nobody else.
+//! Who writes? One thread, one thing after the other, so that a disk that hangs holds up nobody
+//! else.
 //!
-//! The thread is not one of the runtime's: the end of the process waits for those, and would hang with the disk.
-//! Whoever wants something written waits for it for a second at most. What was given up before its turn is not written;
-//! what has begun is finished, whoever waits, and what was asked for later comes later. So the queue is bounded by those
-//! who wait, by the removals of what they have given up, and by the ends of commands that were under way when a hang began.
+//! The thread is not one of the runtime's: the end of the process waits for those, and would hang
+//! with the disk. Whoever wants something written waits for it for a second at most. What was given
+//! up before its turn is not written; what has begun is finished, whoever waits, and what was asked
+//! for later comes later. So the queue is bounded by those who wait, by the removals of what they
+//! have given up, and by the ends of commands that were under way when a hang began.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +17,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Calls, Change, WriteError};
+use super::error::WriteError;
+use super::record::{Calls, Change};
 
 /// So long does anybody wait for the disk. A write that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -74,7 +77,8 @@ pub struct Hangs {
 }
 
 impl Writer {
-    /// `carry_out` does one work after the other, on the thread; it is dropped when the thread ends.
+    /// `carry_out` does one work after the other, on the thread; it is dropped when the thread
+    /// ends.
     pub fn start(
         carry_out: impl FnMut(Work) -> Result<(), WriteError> + Send + 'static,
     ) -> io::Result<Self> {
@@ -210,7 +214,8 @@ impl Queue {
 }
 
 impl Drop for Handle {
-    /// What is left is written, and the file is free for the next process then; but nobody waits for a disk that hangs.
+    /// What is left is written, and the file is free for the next process then; but nobody waits
+    /// for a disk that hangs.
     fn drop(&mut self) {
         let mut queue = self.0.lock();
         queue.is_closed = true;
@@ -232,7 +237,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::state::{Record, State, Time};
+    use crate::state::record::{Record, State, Time};
 
     /// A disk that writes one thing for each that it is told to.
     struct Disk {

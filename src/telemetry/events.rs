@@ -1,19 +1,26 @@
-//! What is counted, and told, beside the exchanges? Calls of Linksfield and what they say, the configuration, and what is rare.
+//! What is counted, and told, beside the exchanges? Calls of Linksfield and what they say, the
+//! configuration, and what is rare.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Episode, Metrics, log};
+use super::labels::{RouteLabel, TenantLabel};
+use super::log;
+use super::metrics::Metrics;
+use super::snapshot::Episode;
+use crate::words::{
+    CallEnd, CallReason, Ending, InvalidationCause, ListenerName, Sent, WhichSecret,
+};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy)]
 pub struct CommandEnd<'a> {
     /// Did it reach Linksfield?
-    pub sent: &'static str,
-    /// What the answer means, or the code of the failure.
-    pub outcome: &'static str,
+    pub sent: Sent,
+    /// What came of it; none if it was still under way when the process ended, or if it panicked.
+    pub ending: Option<Ending>,
     /// The envelope's `code`.
     pub vendor_code: Option<&'a str>,
     /// What the sources of the failure say.
@@ -24,82 +31,97 @@ pub struct CommandEnd<'a> {
     pub duration: Duration,
 }
 
+impl CommandEnd<'_> {
+    /// The spelling of its end in logs and on the admin page.
+    fn outcome(&self) -> &'static str {
+        self.ending.map_or("cut_off", Ending::as_str)
+    }
+}
+
 impl Metrics {
-    /// The configuration's file was read, at this time in seconds since 1970, and could be used or not.
+    /// The configuration's file was read, at this time in seconds since 1970, and could be used or
+    /// not.
     pub fn configuration_read(&self, usable: bool, at: f64) {
-        let families = &self.families;
-        families.config_reload_successful.set(usable.into());
+        let families = &self.families.configuration;
+        families.file_usable.set(usable.into());
         if usable {
-            families.config_reload_success_timestamp.set(at);
+            families.file_usable_at.set(at);
         }
     }
 
     /// The configuration in effect.
     pub fn configuration_in_effect(&self, hash: &str) {
-        self.families.config_info.reset();
-        self.families.config_info.with_label_values(&[hash]).set(1);
+        let info = &self.families.configuration.info;
+        info.reset();
+        info.with_label_values(&[hash]).set(1);
     }
 
     /// So many of the secrets, tokens and files of certificates could not be used.
     pub fn secrets_refused(&self, number: usize) {
         let number = i64::try_from(number).unwrap_or(i64::MAX);
-        self.families.secrets_refused.set(number);
+        self.families.configuration.secrets_refused.set(number);
     }
 
     /// A tenant's secrets were read, and could be used or not.
     pub fn secret_read(&self, tenant: &str, usable: bool, at: f64) {
-        let families = &self.families;
-        let successful = families
-            .secret_reload_successful
-            .with_label_values(&[tenant]);
-        successful.set(usable.into());
+        let families = &self.families.configuration;
+        let is_usable = families.secret_usable.with_label_values(&[tenant]);
+        is_usable.set(usable.into());
         if usable {
-            let timestamp = families
-                .secret_reload_success_timestamp
-                .with_label_values(&[tenant]);
-            timestamp.set(at);
+            let usable_at = families.secret_usable_at.with_label_values(&[tenant]);
+            usable_at.set(at);
         }
     }
 
     /// A call of Linksfield has ended.
     pub fn upstream_call(
         &self,
-        route: usize,
-        tenant: usize,
-        outcome: &str,
-        reason: &str,
+        route: RouteLabel,
+        tenant: TenantLabel,
+        ending: Ending,
+        reason: CallReason,
         duration: Duration,
     ) {
         let (route, tenant) = self.names(route, tenant);
-        self.families
-            .upstream_requests
+        let (outcome, reason) = (ending.as_str(), reason.as_str());
+        let families = &self.families.calls;
+        families
+            .by_outcome
             .with_label_values(&[route, tenant, outcome, reason])
             .inc();
-        self.families
-            .upstream_duration
+        families
+            .duration
             .with_label_values(&[route, outcome])
             .observe(duration.as_secs_f64());
     }
 
     /// What a call says about the vendor, as the breaker takes it.
-    pub fn upstream_ended(&self, end: &str) {
-        self.families.upstream_calls.with_label_values(&[end]).inc();
+    pub fn upstream_ended(&self, end: CallEnd) {
+        let family = &self.families.calls.by_end;
+        family.with_label_values(&[end.as_str()]).inc();
     }
 
     /// The vendor did not accept a tenant's signature.
-    pub fn bad_signature(&self, tenant: usize) {
-        let tenant = self.labels.tenants[tenant].as_str();
-        let family = &self.families.bad_signatures;
+    pub fn bad_signature(&self, tenant: TenantLabel) {
+        let tenant = self.labels.tenant(tenant);
+        let family = &self.families.calls.bad_signatures;
         family.with_label_values(&[tenant]).inc();
     }
 
     /// The vendor answered with a `code` that the configuration does not know.
     pub fn unknown_code(&self) {
-        self.families.unknown_codes.inc();
+        self.families.calls.unknown_codes.inc();
     }
 
-    /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the usual one there.
-    pub fn episode_begins(&self, route: usize, tenant: usize, answer: &dyn Display, remedy: &str) {
+    /// From now on an answer that nothing classifies is taken for the vendor's failure: it is the
+    /// usual one there.
+    pub fn episode_begins(
+        &self,
+        route: RouteLabel,
+        tenant: TenantLabel,
+        answer: &dyn Display,
+        remedy: &str,
+    ) {
         let (route, tenant) = self.names(route, tenant);
         warn!(
             tenant,
@@ -111,7 +133,7 @@ impl Metrics {
     }
 
     /// Something else was answered there.
-    pub fn episode_ends(&self, route: usize, tenant: usize) {
+    pub fn episode_ends(&self, route: RouteLabel, tenant: TenantLabel) {
         let (route, tenant) = self.names(route, tenant);
         info!(
             tenant,
@@ -120,7 +142,7 @@ impl Metrics {
     }
 
     /// Where an answer that nothing classifies is the usual one, for a person to read.
-    pub fn episode(&self, route: usize, tenant: usize, answer: String) -> Episode {
+    pub fn episode(&self, route: RouteLabel, tenant: TenantLabel, answer: String) -> Episode {
         let (route, tenant) = self.names(route, tenant);
         Episode {
             route: route.to_owned(),
@@ -131,29 +153,30 @@ impl Metrics {
 
     /// The vendor encoded an answer, which nobody had asked for.
     pub fn encoded_answer(&self) {
-        self.families.encoded_answers.inc();
+        self.families.calls.encoded_answers.inc();
     }
 
     /// A path came that is not configured.
     pub fn unlisted_path(&self) {
-        self.families.unlisted_paths.inc();
+        self.families.requests.unlisted_paths.inc();
     }
 
     /// The vendor had too many calls, although by our count there was room.
     pub fn foreign_throttle(&self) {
-        self.families.foreign_throttles.inc();
+        self.families.calls.foreign_throttles.inc();
     }
 
     /// A query is asked again.
     pub fn retried(&self) {
-        self.families.retries.inc();
+        self.families.calls.retries.inc();
     }
 
     /// A query was taken with the tenant's other secret, which is the active one from now on.
-    pub fn secret_switched(&self, tenant: usize, secret: &'static str) {
-        let tenant = self.labels.tenants[tenant].as_str();
+    pub fn secret_switched(&self, tenant: TenantLabel, secret: WhichSecret) {
+        let (tenant, secret) = (self.labels.tenant(tenant), secret.as_str());
         let switches = self
             .families
+            .configuration
             .secret_switches
             .with_label_values(&[tenant, secret]);
         switches.inc();
@@ -172,30 +195,34 @@ impl Metrics {
     }
 
     /// A command left, and may have been carried out without anybody knowing.
-    pub fn command_in_doubt(&self, route: usize, tenant: usize) {
+    pub fn command_in_doubt(&self, route: RouteLabel, tenant: TenantLabel) {
         let (route, tenant) = self.names(route, tenant);
         self.families
-            .commands_unknown_outcome
+            .commands
+            .unknown_outcome
             .with_label_values(&[route, tenant])
             .inc();
     }
 
     /// Something was refused before it was an exchange.
     pub fn refused(&self, code: &str) {
-        self.families.errors.with_label_values(&[code, "no"]).inc();
+        let family = &self.families.requests.errors;
+        family.with_label_values(&[code, Sent::No.as_str()]).inc();
     }
 
-    /// A connection without a whole request was closed on this listener to make room for another one.
-    pub fn connection_evicted(&self, listener: &str) {
-        let evicted = &self.families.connections_evicted;
-        evicted.with_label_values(&[listener]).inc();
+    /// A connection without a whole request was closed on this listener to make room for another
+    /// one.
+    pub fn connection_evicted(&self, listener: ListenerName) {
+        let evicted = &self.families.connections.evicted;
+        evicted.with_label_values(&[listener.as_str()]).inc();
     }
 
     /// Pages were made unfindable.
-    pub fn invalidation(&self, cause: &str) {
+    pub fn invalidation(&self, cause: InvalidationCause) {
         self.families
+            .cache
             .invalidations
-            .with_label_values(&[cause])
+            .with_label_values(&[cause.as_str()])
             .inc();
     }
 
@@ -203,72 +230,82 @@ impl Metrics {
     pub fn abandoned_command(
         &self,
         request_id: &str,
-        route: usize,
-        tenant: usize,
+        route: RouteLabel,
+        tenant: TenantLabel,
         ended: &CommandEnd<'_>,
     ) {
-        let names = self.names(route, tenant);
+        let (route, tenant) = self.names(route, tenant);
         if ended.in_doubt {
-            let recent = &self.families.recent;
-            recent.add(request_id, names, ended.outcome, ended.sent);
+            self.recent
+                .add(request_id, route, tenant, ended.outcome(), ended.sent);
         }
         let message = "command finished without its caller";
-        command_line(request_id, names, ended, ended.in_doubt, message);
+        command_line(request_id, route, tenant, ended, ended.in_doubt, message);
     }
 
     /// A command in doubt was answered after all.
     pub fn late_answer(
         &self,
         request_id: &str,
-        route: usize,
-        tenant: usize,
+        route: RouteLabel,
+        tenant: TenantLabel,
         ended: &CommandEnd<'_>,
     ) {
-        let names @ (route, tenant) = self.names(route, tenant);
-        let family = &self.families.commands_answered_late;
+        let (route, tenant) = self.names(route, tenant);
+        let family = &self.families.commands.answered_late;
         family.with_label_values(&[route, tenant]).inc();
         let message = "command answered after its time";
-        command_line(request_id, names, ended, false, message);
+        command_line(request_id, route, tenant, ended, false, message);
     }
 
-    /// What became of a command could not be saved under its key, or not in time: a repeat gets it from memory; after a restart
-    /// that comes before it is on disk, it finds the command in doubt.
+    /// What became of a command could not be saved under its key, or not in time: a repeat gets it
+    /// from memory; after a restart that comes before it is on disk, it finds the command in doubt.
     pub fn key_not_saved(
         &self,
         request_id: &str,
-        route: usize,
-        tenant: usize,
-        sent: &str,
+        route: RouteLabel,
+        tenant: TenantLabel,
+        sent: Sent,
         error: &(dyn std::error::Error + 'static),
     ) {
         let (route, tenant) = self.names(route, tenant);
-        self.families.keys_not_saved.inc();
-        warn!(target: log::COMMANDS, request_id, tenant, route, sent, error, "idempotency key not saved");
+        self.families.commands.keys_not_saved.inc();
+        warn!(
+            target: log::COMMANDS,
+            request_id,
+            tenant,
+            route,
+            sent = sent.as_str(),
+            error,
+            "idempotency key not saved"
+        );
     }
 
-    fn names(&self, route: usize, tenant: usize) -> (&str, &str) {
-        let labels = &self.labels;
-        (&labels.routes[route], &labels.tenants[tenant])
+    /// The names of these labels.
+    pub(super) fn names(&self, route: RouteLabel, tenant: TenantLabel) -> (&str, &str) {
+        (self.labels.route(route), self.labels.tenant(tenant))
     }
 }
 
 /// The line of a command's end that nobody waits for.
 fn command_line(
     request_id: &str,
-    (route, tenant): (&str, &str),
+    route: &str,
+    tenant: &str,
     ended: &CommandEnd<'_>,
     is_warning: bool,
     message: &'static str,
 ) {
+    let outcome = ended.outcome();
     let CommandEnd {
         sent,
-        outcome,
+        ending: _,
         vendor_code,
         cause,
         in_doubt,
         duration,
     } = *ended;
-    let duration = duration.as_secs_f64();
+    let (sent, duration) = (sent.as_str(), duration.as_secs_f64());
     macro_rules! line {
         ($level:ident) => {
             $level!(

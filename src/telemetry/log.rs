@@ -4,10 +4,11 @@ mod json;
 mod lines;
 
 use std::io::{self, IsTerminal};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tracing::Metadata;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -17,6 +18,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::json::JsonLines;
+pub use self::lines::COMMANDS;
 use self::lines::{Bound, Lines};
 
 /// How lines are written.
@@ -30,16 +32,14 @@ pub enum Format {
     Text,
 }
 
-/// The target of lines about commands, which no level drops.
-pub const COMMANDS: &str = "linksfield_gateway::commands";
-
 /// How long the end of the process waits for whoever reads the log.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Sends the log to standard error: standard output belongs to the commands that print results.
 ///
-/// `levels` is a level, or targets with their levels: `info,hyper=debug`. Does nothing if the process has a log already.
-/// What is written until the end is kept back for some milliseconds: the result is to be dropped last.
+/// `levels` is a level, or targets with their levels: `info,hyper=debug`. Does nothing if the
+/// process has a log already. What is written until the end is kept back for some milliseconds: the
+/// result is to be dropped last.
 pub fn init(levels: &str, format: Format) -> io::Result<Flush> {
     let (filter, handle) = reload::Layer::new(filter_of(levels));
     let is_terminal = io::stderr().is_terminal();
@@ -139,7 +139,7 @@ struct Levels {
 
 impl Levels {
     fn now(&self) -> MutexGuard<'_, String> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        self.now.lock()
     }
 }
 

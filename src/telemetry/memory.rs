@@ -3,14 +3,15 @@
 use std::fs::read_to_string;
 use std::path::Path;
 
-/// Where a control group says so: what its line in `/proc/self/cgroup` has before the path, where its folders are, and the
-/// file; for both versions of control groups.
+/// Where a control group says so: what its line in `/proc/self/cgroup` has before the path, where
+/// its folders are, and the file; for both versions of control groups.
 const GROUPS: [(&str, &str, &str); 2] = [
     ("0::", "sys/fs/cgroup", "memory.max"),
     (":memory:", "sys/fs/cgroup/memory", "memory.limit_in_bytes"),
 ];
 
-/// The least of the limits of its control groups and of what the machine has. None where the system tells neither.
+/// The least of the limits of its control groups and of what the machine has. None where the system
+/// tells neither.
 pub fn limit() -> Option<u64> {
     limit_under(Path::new("/"))
 }

@@ -1,8 +1,12 @@
-//! Which failures were the last? A few of them, for whoever looks at the admin page; the log has them all.
+//! Which failures were the last? A few of them, for whoever looks at the admin page; the log has
+//! them all.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::words::Sent;
 
 /// Older ones are forgotten.
 const REMEMBERED: usize = 50;
@@ -21,7 +25,7 @@ pub struct Failure {
     /// Why.
     pub code: &'static str,
     /// Did the request reach Linksfield?
-    pub sent: &'static str,
+    pub sent: Sent,
 }
 
 /// The last failures, whatever the configuration.
@@ -31,13 +35,7 @@ pub struct Recent(Mutex<VecDeque<Failure>>);
 impl Recent {
     /// One that ends now.
     #[expect(clippy::disallowed_methods, reason = "a time for people to read")]
-    pub fn add(
-        &self,
-        request_id: &str,
-        (route, tenant): (&str, &str),
-        code: &'static str,
-        sent: &'static str,
-    ) {
+    pub fn add(&self, request_id: &str, route: &str, tenant: &str, code: &'static str, sent: Sent) {
         let failure = Failure {
             at: SystemTime::now(),
             request_id: request_id.to_owned(),
@@ -57,7 +55,7 @@ impl Recent {
     }
 
     fn failures(&self) -> MutexGuard<'_, VecDeque<Failure>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -70,7 +68,7 @@ mod tests {
         let recent = Recent::default();
         for number in 0..120 {
             let id = number.to_string();
-            recent.add(&id, ("/a", "acme"), "overloaded", "no");
+            recent.add(&id, "/a", "acme", "overloaded", Sent::No);
         }
         let all = recent.all();
         assert_eq!(all.len(), REMEMBERED);

@@ -1,44 +1,43 @@
-//! Which series are there before anything has happened, and which end? Prometheus sees a counter's first step only if it has
-//! seen it at 0 before. So every series that an alert waits for, and those of each route and result and of each tenant and
-//! result, are there from the start on; of the product of routes, tenants and callers only what has been used.
+//! Which series are there before anything has happened, and which end? Prometheus sees a counter's
+//! first step only if it has seen it at 0 before. So every series that an alert waits for, and
+//! those of each route and result and of each tenant and result, are there from the start on; of
+//! the product of routes, tenants and callers only what has been used.
 
-use std::collections::HashMap;
-
-use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
-use prometheus::proto::MetricFamily;
-
-use super::{Constants, Labels, Metrics, Result, RouteKind};
-
-const SENT: [&str; 3] = ["no", "yes", "unknown"];
-const CAUSES: [&str; 2] = ["command", "purge"];
-const FAULTS: [&str; 3] = ["caller", "gateway", "upstream"];
-const LISTENERS: [&str; 2] = ["data", "admin"];
-const ENDS: [&str; 4] = ["success", "refused", "failure", "neither"];
-const SECRETS: [&str; 2] = ["current", "previous"];
+use super::labels::RouteKind;
+use super::metrics::Metrics;
+use super::snapshot::Constants;
+use crate::words::{
+    CallEnd, Fault, InvalidationCause, ListenerName, RequestResult, Sent, WhichSecret,
+};
 
 impl RouteKind {
     /// How its exchanges can end.
-    const fn results(self) -> &'static [Result] {
+    const fn results(self) -> &'static [RequestResult] {
         match self {
             Self::Query => &[
-                Result::Hit,
-                Result::Stale,
-                Result::Coalesced,
-                Result::Miss,
-                Result::Bypass,
-                Result::Refused,
+                RequestResult::Hit,
+                RequestResult::Stale,
+                RequestResult::Coalesced,
+                RequestResult::Miss,
+                RequestResult::Bypass,
+                RequestResult::Refused,
             ],
-            Self::Command => &[Result::Command, Result::Refused],
+            Self::Command => &[RequestResult::Command, RequestResult::Refused],
             Self::Refuse => &[], // they are counted as "other"
         }
     }
 }
 
 impl Metrics {
-    /// The configuration of these labels is in effect: their series begin, those of names that it does not have end.
+    /// The configuration of these labels is in effect: their series begin, those of names that it
+    /// does not have end.
     pub fn take_effect(&self, constants: &Constants) {
-        self.families.set(constants);
-        self.end_what_is_gone();
+        let families = &self.families;
+        let capacity = i64::try_from(constants.cache_capacity).unwrap_or(i64::MAX);
+        families.cache.capacity.set(capacity);
+        families.commands.enabled.set(constants.commands.into());
+        families.upstream.paused.set(constants.is_paused.into());
+        families.end_others(&self.labels);
         self.begin_once(constants);
         for (route, kind) in self.labels.routes.iter().zip(&self.labels.kinds) {
             self.begin_route(route, *kind);
@@ -52,26 +51,27 @@ impl Metrics {
     fn begin_once(&self, constants: &Constants) {
         let families = &self.families;
         for code in constants.error_codes {
-            for sent in SENT {
-                families.errors.with_label_values(&[code, sent]);
+            for sent in Sent::ALL {
+                let series = [code, sent.as_str()];
+                families.requests.errors.with_label_values(&series);
             }
         }
-        for fault in FAULTS {
-            families.failed_requests.with_label_values(&[fault]);
+        for fault in Fault::ALL.map(Fault::as_str) {
+            families.requests.failed.with_label_values(&[fault]);
         }
-        for end in ENDS {
-            families.upstream_calls.with_label_values(&[end]);
+        for end in CallEnd::ALL.map(CallEnd::as_str) {
+            families.calls.by_end.with_label_values(&[end]);
         }
-        for listener in LISTENERS {
-            families.connections_evicted.with_label_values(&[listener]);
+        for listener in ListenerName::ALL.map(ListenerName::as_str) {
+            families.connections.evicted.with_label_values(&[listener]);
         }
-        for cause in CAUSES {
-            families.invalidations.with_label_values(&[cause]);
+        for cause in InvalidationCause::ALL.map(InvalidationCause::as_str) {
+            families.cache.invalidations.with_label_values(&[cause]);
         }
         for tenant in &self.labels.tenants {
-            for result in Result::ALL {
+            for result in RequestResult::ALL {
                 let series = [tenant.as_str(), result.as_str()];
-                families.tenant_requests.with_label_values(&series);
+                families.requests.by_tenant.with_label_values(&series);
             }
         }
     }
@@ -80,24 +80,24 @@ impl Metrics {
         let (families, labels) = (&self.families, &self.labels);
         for result in kind.results() {
             let series = [route, result.as_str()];
-            families.request_duration.with_label_values(&series);
+            families.requests.duration.with_label_values(&series);
             // Where there is one tenant and nobody has a token, the product is no product.
             if let ([tenant, _], [caller]) = (&*labels.tenants, &*labels.callers) {
                 let series = [route, tenant, caller, result.as_str()];
-                families.requests.with_label_values(&series);
+                families.requests.total.with_label_values(&series);
             }
         }
         match kind {
             RouteKind::Query => {
-                families.served_age.with_label_values(&[route]);
+                families.requests.served_age.with_label_values(&[route]);
             }
             RouteKind::Command => {
                 let (_, tenants) = labels.tenants.split_last().expect("the last is other");
                 for tenant in tenants {
                     let series = [route, tenant.as_str()];
-                    let unknown = &families.commands_unknown_outcome;
+                    let unknown = &families.commands.unknown_outcome;
                     unknown.with_label_values(&series);
-                    let late = &families.commands_answered_late;
+                    let late = &families.commands.answered_late;
                     late.with_label_values(&series);
                 }
             }
@@ -106,49 +106,12 @@ impl Metrics {
     }
 
     fn begin_tenant(&self, tenant: &str) {
-        self.families.bad_signatures.with_label_values(&[tenant]);
-        for secret in SECRETS {
-            let family = &self.families.secret_switches;
+        let families = &self.families;
+        families.calls.bad_signatures.with_label_values(&[tenant]);
+        for secret in WhichSecret::ALL.map(WhichSecret::as_str) {
+            let family = &families.configuration.secret_switches;
             family.with_label_values(&[tenant, secret]);
         }
-    }
-
-    fn end_what_is_gone(&self) {
-        let (families, labels) = (&self.families, &self.labels);
-        labels.end_others(&families.requests);
-        labels.end_others(&families.request_duration);
-        labels.end_others(&families.served_age);
-        labels.end_others(&families.tenant_requests);
-        labels.end_others(&families.upstream_requests);
-        labels.end_others(&families.upstream_duration);
-        labels.end_others(&families.commands_unknown_outcome);
-        labels.end_others(&families.commands_answered_late);
-        labels.end_others(&families.bad_signatures);
-        labels.end_others(&families.secret_switches);
-        labels.end_others(&families.secret_reload_successful);
-        labels.end_others(&families.secret_reload_success_timestamp);
-    }
-}
-
-impl Labels {
-    fn end_others<B: MetricVecBuilder>(&self, family: &MetricVec<B>) {
-        for series in family.collect().iter().flat_map(MetricFamily::get_metric) {
-            let labels = series.get_label().iter();
-            let labels: HashMap<_, _> = labels.map(|it| (it.name(), it.value())).collect();
-            if !labels.iter().all(|(name, value)| self.has(name, value)) {
-                let _ = family.remove(&labels); // it may be gone already
-            }
-        }
-    }
-
-    fn has(&self, label: &str, value: &str) -> bool {
-        let names = match label {
-            "route" => &self.routes,
-            "tenant" => &self.tenants,
-            "caller" => &self.callers,
-            _ => return true,
-        };
-        names.iter().any(|name| name == value)
     }
 }
 
@@ -156,9 +119,12 @@ impl Labels {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::families::{Families, REGISTERED};
-    use super::super::{Keys, QuotaLevels, Snapshot};
+    use super::super::families::{Families, QuotaLevels, UpstreamLevels};
+    use super::super::family::Row;
+    use super::super::labels::{CallerLabel, Labels, RouteLabel, TenantLabel};
+    use super::super::snapshot::Snapshot;
     use super::*;
+    use crate::words::{CallReason, Class, Ending, Outcome};
 
     const DOCUMENT: &str = include_str!("../../docs/metrics.md");
     const CODES: &[&str] = crate::gateway::error::CODES;
@@ -173,24 +139,51 @@ mod tests {
 
     #[test]
     fn every_family_has_its_row_and_every_row_its_family() {
-        REGISTERED.take();
-        Families::register();
-        let registered = REGISTERED.take().into_iter();
-        let described: BTreeMap<_, _> = registered
-            .map(|(name, kind, labels)| {
-                let labels = if labels.is_empty() {
-                    "–".to_owned()
-                } else {
-                    labels.join(", ")
+        let metrics = metrics(1, 1, 1, 0);
+        metrics.upstream_call(
+            RouteLabel(0),
+            TenantLabel(0),
+            Ending::Answered(Outcome::Success),
+            CallReason::Caller,
+            std::time::Duration::ZERO,
+        );
+        let text = scrape(&metrics);
+        let described: BTreeMap<_, _> = families()
+            .map(|row| {
+                let labels = match row.labels {
+                    [] => "–".to_owned(),
+                    labels => labels.join(", "),
                 };
-                let name = name.strip_prefix("linksfield_gateway_").unwrap();
-                (format!("`{name}`"), (kind, labels))
+                let kind = kind(&text, row).unwrap_or("without series");
+                (format!("`{}`", row.name), (kind.to_owned(), labels))
             })
             .collect();
         let documented = rows().filter(|row| row[0].starts_with('`'));
         let documented =
             documented.map(|row| (row[0].to_owned(), (row[1].to_owned(), row[2].to_owned())));
         assert_eq!(described, documented.collect());
+    }
+
+    /// The rows of the table of metrics.
+    fn families() -> impl Iterator<Item = &'static Row> {
+        Families::ROWS.iter().copied().flatten()
+    }
+
+    /// The type that a scrape tells; none of a family without series.
+    fn kind<'a>(scrape: &'a str, row: &Row) -> Option<&'a str> {
+        let head = format!("# TYPE linksfield_gateway_{} ", row.name);
+        scrape.lines().find_map(|line| line.strip_prefix(&head))
+    }
+
+    #[test]
+    fn a_counter_is_there_before_it_counts_unless_the_document_says_otherwise() {
+        const FROM_FIRST_USE: [&str; 2] = ["requests_total", "upstream_requests_total"];
+        let text = scrape(&metrics(1, 1, 2, 1));
+        for row in families().filter(|row| row.name.ends_with("_total")) {
+            let is_there = kind(&text, row).is_some();
+            let expected = !FROM_FIRST_USE.contains(&row.name);
+            assert_eq!(is_there, expected, "{}", row.name);
+        }
     }
 
     fn named(prefix: &str, number: usize) -> impl Iterator<Item = String> {
@@ -232,52 +225,53 @@ mod tests {
     }
 
     fn snapshot() -> Snapshot {
+        let protocols = || ["http/1.1", "h2"].map(|name| (name, 0)).into();
+        let windows = ["second", "connections", "day"].map(|name| (name, 1.0));
         Snapshot {
-            cache_entries: 0,
-            cache_bytes: 0,
-            cache_evictions: 0,
-            fills_in_flight: 0,
-            queue_length: 0,
-            queue: ["command", "query", "crawl", "refresh"].map(|class| (class, 0)),
-            quota: QuotaLevels {
-                windows: ["second", "connections", "day"]
-                    .map(|name| (name, 1.0, 1.0))
-                    .into(),
-                day_for_queries: Some(1.0),
-                day_resets_at: Some(1.0),
-                is_assumed: false,
-                allowed_rate: Some(1.0),
-                thrift: 0,
+            upstream: UpstreamLevels {
+                connections: protocols(),
+                requests_in_flight: protocols(),
+                ..UpstreamLevels::default()
             },
-            keys: Keys::default(),
-            state_store_failing: false,
-            state_store_failed: false,
-            slots_held: 0,
-            breaker_open: false,
-            episodes: Vec::new(),
-            clock_skew: None,
-            protocols: ["http/1.1", "h2"].map(|name| (name, 0, 0)).into(),
-            certificate_expires_at: None,
+            quota: QuotaLevels {
+                queue_length: Class::ALL.map(|class| (class.as_str(), 0)).into(),
+                limit: windows.into(),
+                remaining: windows.into_iter().chain([("day_queries", 1.0)]).collect(),
+                resets_at: vec![("day", 1.0)],
+                ..QuotaLevels::default()
+            },
+            ..Snapshot::default()
         }
+    }
+
+    fn scrape(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.render(&snapshot())).unwrap()
     }
 
     /// How many there are.
     fn series(metrics: &Metrics) -> usize {
-        let text = String::from_utf8(metrics.render(&snapshot())).unwrap();
         let is_ours = |line: &&str| line.starts_with("linksfield_gateway_");
-        text.lines().filter(is_ours).count()
+        scrape(metrics).lines().filter(is_ours).count()
     }
 
     #[test]
     fn what_a_reload_has_taken_away_ends() {
         let before = metrics(2, 1, 3, 2);
-        before.upstream_call(0, 2, "success", "caller", std::time::Duration::ZERO);
+        before.upstream_call(
+            RouteLabel(0),
+            TenantLabel(2),
+            Ending::Answered(Outcome::Success),
+            CallReason::Caller,
+            std::time::Duration::ZERO,
+        );
         let mut exchange = before.exchange(before.request_id());
-        (exchange.route, exchange.tenant, exchange.caller) = (1, 1, 1);
+        exchange.labels.route = RouteLabel(1);
+        exchange.labels.tenant = TenantLabel(1);
+        exchange.labels.caller = CallerLabel(1);
         drop(exchange);
         let after = before.relabelled(labels(1, 1, 1, 0));
         take_effect(&after);
-        let text = String::from_utf8(after.render(&snapshot())).unwrap();
+        let text = scrape(&after);
         for gone in ["\"/q1\"", "\"t1\"", "\"t2\"", "\"s1\""] {
             assert!(!text.contains(gone), "{gone}");
         }

@@ -7,7 +7,8 @@ use hyper::header::HeaderValue;
 /// The header's name.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// The bits of the flags that are known, and so passed on: sampled, and (of level 2) a random trace id.
+/// The bits of the flags that are known, and so passed on: sampled, and (of level 2) a random trace
+/// id.
 const KNOWN_FLAGS: u8 = 0b11;
 
 /// A caller's trace, as its `traceparent` names it.
@@ -36,15 +37,16 @@ impl fmt::Display for Id<u64> {
 }
 
 impl Trace {
-    /// The trace that a `traceparent` names; none where it names what cannot be one. With `forward` the exchange gets a span
-    /// of its own, for Linksfield to see as the parent.
+    /// The trace that a `traceparent` names; none where it names what cannot be one. With `forward`
+    /// the exchange gets a span of its own, for Linksfield to see as the parent.
     pub fn of(traceparent: &HeaderValue, forward: bool) -> Option<Self> {
         let mut trace = Self::parse(traceparent.as_bytes())?;
         trace.span = forward.then(|| fastrand::u64(1..));
         Some(trace)
     }
 
-    /// Version, trace id, parent id and flags. A later version begins with the same four, and may go on.
+    /// Version, trace id, parent id and flags. A later version begins with the same four, and may
+    /// go on.
     fn parse(text: &[u8]) -> Option<Self> {
         let (fields, more) = text.split_at_checked(55)?;
         let fields = std::str::from_utf8(fields).ok()?;

@@ -225,7 +225,8 @@ async fn what_cannot_be_purged_is_refused_and_purges_nothing() {
         assert_eq!(reply.status, status, "{body} {said}");
         assert!(said.contains(text), "{body}: {said}");
     }
-    // The head alone: it is refused before its body comes, which then could not be written any more.
+    // The head alone: it is refused before its body comes, which then could not be written any
+    // more.
     let large = post("/cache/purge", &[], &vec![b' '; 1024 * 1024 + 1]);
     let mut connection = connect(&gateway.admin).await;
     connection

@@ -1,4 +1,5 @@
-//! What Linksfield answers, where it is not what was expected: odd heads, codings, pages, and the words of balancers.
+//! What Linksfield answers, where it is not what was expected: odd heads, codings, pages, and the
+//! words of balancers.
 
 use std::sync::{Arc, Mutex};
 
@@ -369,7 +370,8 @@ async fn bytes_that_nobody_asked_for_answer_nobody() {
     }
     assert_eq!(upstream.connections_opened(), 40, "none is used again");
 
-    // Right after the answer: whether they are there when the next request leaves is left to chance. They are not its answer.
+    // Right after the answer: whether they are there when the next request leaves is left to
+    // chance. They are not its answer.
     let open = Gate::new();
     open.open();
     let (forged_later, later) = (forged.clone(), open.clone());

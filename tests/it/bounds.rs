@@ -246,8 +246,8 @@ async fn a_client_that_reads_slowly_and_never_stops_gets_its_whole_answer() {
         .run()
         .await;
     let request = post("/package/queryOrder", &[], BODY);
-    // Each part is more than the window. What the kernel could hold of an answer is so much more that the reader would take
-    // longer for a third of it than a stop may last.
+    // Each part is more than the window. What the kernel could hold of an answer is so much more
+    // that the reader would take longer for a third of it than a stop may last.
     let part = 192 * 1024;
     loop {
         let mut slow = connect_with_window(&gateway.address, 64 * 1024).await;

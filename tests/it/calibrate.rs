@@ -1,4 +1,5 @@
-//! What `calibrate` says of bodies as people have them. Each signature of `tests/data/slips.json` was made by Python.
+//! What `calibrate` says of bodies as people have them. Each signature of `tests/data/slips.json`
+//! was made by Python.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

@@ -1,5 +1,5 @@
-//! Clocks that are wrong, or are set, and machines that sleep: nothing is forgotten by the wall clock alone, and what
-//! grows old does so in one's sleep too.
+//! Clocks that are wrong, or are set, and machines that sleep: nothing is forgotten by the wall
+//! clock alone, and what grows old does so in one's sleep too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -42,7 +42,8 @@ fn now(ahead: i64) -> SystemTime {
     if ahead < 0 { now - by } else { now + by }
 }
 
-/// A vendor that tells the time. It takes timestamps of any time: the gateways here have the wrong one.
+/// A vendor that tells the time. It takes timestamps of any time: the gateways here have the wrong
+/// one.
 async fn vendor(
     told: &Told,
     script: impl Fn(&Request) -> Answer + Send + Sync + 'static,

@@ -109,7 +109,8 @@ impl Machine {
         fs::write(self.folder.path().join(name), text).unwrap();
     }
 
-    /// A shell in the folder. What a test must have of its own comes by the environment: the text stands as it is.
+    /// A shell in the folder. What a test must have of its own comes by the environment: the text
+    /// stands as it is.
     fn shell(&self, command: &str) -> Command {
         let binary = Path::new(env!("CARGO_BIN_EXE_linksfield-gateway"));
         let folder = binary.parent().unwrap().display();

@@ -1,4 +1,5 @@
-//! A command is in doubt, or is not, by one rule: with a key or without, in headers, log, counter and key.
+//! A command is in doubt, or is not, by one rule: with a key or without, in headers, log, counter
+//! and key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,8 @@ use crate::support::{Gate, Reply, Upstream, failure, gateway, page, success, unt
 
 const ORDER: &str = "/package/orderPackage";
 
-/// A gateway whose breaker stays closed, and for which a vendor is slow after 300 ms and an answer large beyond 4 KiB.
+/// A gateway whose breaker stays closed, and for which a vendor is slow after 300 ms and an answer
+/// large beyond 4 KiB.
 fn patient(upstream: &Upstream) -> Builder {
     gateway(upstream)
         .set("upstream.max_answer", "\"4KiB\"")

@@ -4,7 +4,8 @@ use serde_json::json;
 
 use crate::support::{gateway, upstream};
 
-/// The request of the vendor's page for `POST /package/queryOrder`, as it stands there, with its old signature.
+/// The request of the vendor's page for `POST /package/queryOrder`, as it stands there, with its
+/// old signature.
 const VENDOR_REQUEST: &str = include_str!("../../benches/peers/request.json");
 
 #[tokio::test]

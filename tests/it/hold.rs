@@ -1,5 +1,6 @@
-//! A vendor that does not notice when a connection is closed: a server with a thread for each request works on, and so counts
-//! it on. Behind a [`Gate`] the upstream of the tests is such a one.
+//! A vendor that does not notice when a connection is closed: a server with a thread for each
+//! request works on, and so counts it on. Behind a [`Gate`] the upstream of the tests is such a
+//! one.
 
 use serde_json::json;
 
@@ -32,7 +33,8 @@ fn impatient(upstream: &Upstream) -> Builder {
     gateway(upstream).set("upstream.timeout", "\"200ms\"")
 }
 
-/// Asks for this page until its call has been given up; on a slow machine one may end before it was sent.
+/// Asks for this page until its call has been given up; on a slow machine one may end before it was
+/// sent.
 async fn give_up(gateway: &Gateway, number: u64) {
     let before = held(gateway).await;
     until("its slot is held", async || {

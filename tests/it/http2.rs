@@ -1,4 +1,5 @@
-//! HTTP/2 to the vendor: many calls on few connections, and what becomes of them when streams and connections end.
+//! HTTP/2 to the vendor: many calls on few connections, and what becomes of them when streams and
+//! connections end.
 
 use std::time::{Duration, Instant};
 

@@ -1,14 +1,17 @@
-//! The behaviours that the `cache-tests` suites (<https://cache-tests.fyi>) ask of HTTP caches, asked of a cache of
-//! answers to POST; the identifiers are theirs. `docs/caching.md` lists what is supported, and why the rest is not.
+//! The behaviours that the `cache-tests` suites (<https://cache-tests.fyi>) ask of HTTP caches,
+//! asked of a cache of answers to POST; the identifiers are theirs. `docs/caching.md` lists what is
+//! supported, and why the rest is not.
 //!
-//! Freshness comes from the route, so a page is made stale by a route whose pages are fresh for no time at all.
+//! Freshness comes from the route, so a page is made stale by a route whose pages are fresh for no
+//! time at all.
 
 use serde_json::json;
 
 use crate::support::answer::{Answer, Fault, raw};
 use crate::support::{Gate, Reply, failure, gateway, page, success, until, upstream};
 
-/// A page is fresh for a minute; stale at once, and served while one fill runs; stale, and served where a fill fails.
+/// A page is fresh for a minute; stale at once, and served while one fill runs; stale, and served
+/// where a fill fails.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kept {
     Fresh,
@@ -42,7 +45,8 @@ fn how(reply: &Reply) -> String {
 
 const ONE: &str = r#"{"page_no":1,"page_size":2}"#;
 
-/// The first answer is a page of 105 orders, the second one is `next`. What does the second request get?
+/// The first answer is a page of 105 orders, the second one is `next`. What does the second request
+/// get?
 async fn second(kept: Kept, headers: &[(&str, &str)], next: Answer) -> (Reply, usize) {
     let upstream = upstream()
         .answers_in_turn([page(1, 2, 105), next])

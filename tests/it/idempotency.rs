@@ -1,4 +1,5 @@
-//! Under one key a command is sent once, whatever its callers, the vendor, the network and the process do.
+//! Under one key a command is sent once, whatever its callers, the vendor, the network and the
+//! process do.
 
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::PermissionsExt;
@@ -545,7 +546,8 @@ async fn what_stands_behind_a_key_in_quotes_is_refused_with_the_reason() {
     assert_eq!(upstream.calls(), 0);
 }
 
-/// The file was written by the last version that told `"k"` from `k`: `gzip -9n` of its `state.redb`.
+/// The file was written by the last version that told `"k"` from `k`: `gzip -9n` of its
+/// `state.redb`.
 fn state_of_an_older_version(folder: &std::path::Path) {
     let fixture = concat!(
         env!("CARGO_MANIFEST_DIR"),

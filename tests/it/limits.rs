@@ -390,7 +390,8 @@ async fn two_hundred_callers_in_bursts_stay_within_the_limits_however_the_vendor
         .collect();
     let answered = |reply: &&Reply| reply.status == 200;
     assert_eq!(replies.len(), 200);
-    // 20 fail whatever is tried; of those that meet a closing connection some, once the budget of retries is spent.
+    // 20 fail whatever is tried; of those that meet a closing connection some, once the budget of
+    // retries is spent.
     let failed = replies.iter().filter(|reply| !answered(reply));
     let failed: Vec<_> = failed.map(Reply::problem).collect();
     assert!(failed.len() <= 50, "{failed:?}");
@@ -514,7 +515,8 @@ async fn of_ten_tenants_each_that_always_wants_calls_gets_nine_tenths_of_its_sha
         let body = json!({"access_code": format!("P{tenant}"), "page_no": number});
         assert_eq!(gateway.query(&body).await.status, 200);
     };
-    // All wait before the first of them has its turn: who is served is not a matter of who comes in time.
+    // All wait before the first of them has its turn: who is served is not a matter of who comes in
+    // time.
     let first = json!({"access_code": "P000270", "page_no": HELD});
     let hold = gateway.query(&first);
     let callers = APPETITES

@@ -111,7 +111,7 @@ impl Case {
             .await;
         let is_slow = matches!(failure, Failure::Answers(answer)
             if matches!(answer.fault, Some(Fault::Hang | Fault::Trickle)));
-        let timeout = if is_slow { "\"1s\"" } else { "\"15s\"" };
+        let timeout = if is_slow { "\"3s\"" } else { "\"15s\"" };
         let gateway = gateway(&upstream)
             .set("routes./package/queryOrder.fresh_for", fresh_for)
             .set("routes./package/queryOrder.stale_for", "\"0s\"")
@@ -165,7 +165,8 @@ impl Case {
     }
 }
 
-/// Status; `sent` of an error of ours, else what memory had to do with it; the calls that the vendor has seen.
+/// Status; `sent` of an error of ours, else what memory had to do with it; the calls that the
+/// vendor has seen.
 pub fn cell(reply: &Reply, calls: usize) -> String {
     let status = reply.header("cache-status").unwrap_or_default();
     let is_ours = reply.header("content-type") == Some("application/problem+json");
@@ -260,7 +261,8 @@ async fn row(failure: Failure) -> Vec<String> {
     vec![miss, fresh, stale, command, keyed]
 }
 
-/// A cell of the document: several outcomes where both can be, as the reset may be noticed before a byte has left.
+/// A cell of the document: several outcomes where both can be, as the reset may be noticed before a
+/// byte has left.
 fn is_told(cell: &str, told: &str) -> bool {
     told.split(" or ").any(|one| one == cell)
 }
@@ -382,7 +384,7 @@ async fn row_of_http2(fate: Fate) -> Vec<String> {
         let (acceptor, authority) = certificate_with("localhost", &["h2"]);
         let vendor = Frames::listen(acceptor).await;
         let timeout = if matches!(fate, Fate::Hangs) {
-            "\"1s\""
+            "\"3s\""
         } else {
             "\"15s\""
         };

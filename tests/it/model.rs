@@ -1,4 +1,5 @@
-//! What a caller may be shown: the cache against a model of it, in random interleavings on a clock that does not run.
+//! What a caller may be shown: the cache against a model of it, in random interleavings on a clock
+//! that does not run.
 //!
 //! The sentences that `docs/caching.md` promises are the names of the checks below (`promise`).
 
@@ -8,16 +9,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use linksfield_gateway::clock::Moment;
-use linksfield_gateway::gateway::cache::{
+use linksfield_gateway::gateway::error::Error;
+use linksfield_gateway::gateway::page::{Head, Page, Position};
+use linksfield_gateway::gateway::progress::Progress;
+use linksfield_gateway::gateway::query::cache::{
     Cache, Filled, Found, Key, Lookup, Named, NotStored, PageOfAll, Pages, Question, Reason, Scope,
     Sparing,
 };
-use linksfield_gateway::gateway::directives::Directives;
-use linksfield_gateway::gateway::error::Error;
-use linksfield_gateway::gateway::page::{Head, Page, Position};
-use linksfield_gateway::gateway::params::Params;
-use linksfield_gateway::gateway::progress::Progress;
-use linksfield_gateway::gateway::route::Policy;
+use linksfield_gateway::gateway::request::directives::Directives;
+use linksfield_gateway::gateway::request::route::Policy;
+use linksfield_gateway::signing::params::Params;
+use linksfield_gateway::words::Outcome;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::json;
@@ -29,8 +31,8 @@ const PAGE_SIZE: usize = 2;
 /// The number of the page that stands for all pages of a query as one document.
 const ALL: u64 = 0;
 
-/// The times of a route in seconds: fresh, stale, stale if error, the least between two forced fills. A reload brings
-/// others.
+/// The times of a route in seconds: fresh, stale, stale if error, the least between two forced
+/// fills. A reload brings others.
 const TIMES: [[u64; 4]; 3] = [[30, 20, 90, 0], [5, 0, 20, 3], [60, 60, 0, 0]];
 
 fn policy(pages: bool, times: usize) -> Policy {
@@ -433,7 +435,7 @@ impl World {
                 Some(position) if self.pages => Pages::One(position),
                 _ => Pages::None,
             },
-            failure: (mood == Mood::Throttles).then_some("throttled"),
+            failure: (mood == Mood::Throttles).then_some(Outcome::Throttled),
             sent_at: fill.sent_at,
         })
     }
@@ -492,7 +494,8 @@ impl World {
             .unwrap();
         let fill = self.fills.lock().unwrap()[index].clone();
         let from_memory = matches!(found.lookup, Lookup::Hit | Lookup::Stale);
-        // What comes from memory instead of a fill that failed was looked up when that was known; else no time passes.
+        // What comes from memory instead of a fill that failed was looked up when that was known;
+        // else no time passes.
         let (looked, looked_at) = if from_memory && now > question.arrived_at {
             (self.moment(), now)
         } else {

@@ -66,6 +66,11 @@ async fn is_refused(gateway: &Gateway) {
     connection.ended().await;
 }
 
+async fn is_answered(address: &str, request: &[u8]) -> bool {
+    let answer = connect(address).await.exchange_again(request).await;
+    matches!(answer, Ok(Some(reply)) if reply.status == 200)
+}
+
 async fn has_connections(gateway: &Gateway, number: f64) {
     until("so many connections", async || {
         gateway.metric("connections", &[]).await == number
@@ -123,7 +128,7 @@ async fn however_many_are_idle_whoever_asks_is_answered() {
 }
 
 #[tokio::test]
-async fn a_request_in_flight_never_makes_room() {
+async fn a_request_in_flight_of_a_caller_never_makes_room() {
     let gate = Gate::new();
     let large = raw_success(&"x".repeat(7_000_000));
     let upstream = upstream()
@@ -131,16 +136,20 @@ async fn a_request_in_flight_never_makes_room() {
         .run()
         .await;
     let gateway = gateway(&upstream)
+        .caller("reader", TOKEN, &["acme"], false)
         .set("server.max_connections", "4")
         .set("routes./package/queryOrder.pages", "false")
         .run()
         .await;
     let mut unread = connect_with_window(&gateway.address, 64 * 1024).await;
-    unread.send(&request()).await;
+    let request = post(QUERY, &[BEARER], BODY);
+    unread.send(&request).await;
     unread.answered().await;
-    let mut waiting = gateway.connect_and_ask(r#"{"page_no":2}"#).await;
+    let mut waiting = gateway.connect().await;
+    waiting
+        .send(&post(QUERY, &[BEARER], br#"{"page_no":2}"#))
+        .await;
     gate.arrived().await;
-    let request = request();
     let mut parts = Vec::new();
     for length in [request.len() - BODY.len(), request.len() - 1] {
         let mut part = gateway.connect().await;
@@ -230,7 +239,7 @@ async fn callers_who_connect_at_once_all_get_a_place_of_known_ones() {
         }
         until(
             "as many of them as strangers may be have places",
-            async || evicted(&gateway, "data").await >= 6.0,
+            async || evicted(&gateway, "data").await >= 5.0,
         )
         .await;
         let request = post(QUERY, &[BEARER], BODY);
@@ -291,6 +300,96 @@ async fn a_crowd_keeps_nobody_out_whatever_it_holds_back_and_takes_no_place_of_a
             crowds(head, true, size),
         );
     }
+}
+
+#[tokio::test]
+async fn who_leaves_a_chunked_body_out_holds_no_place_though_its_refusal_waits_for_it() {
+    let upstream = upstream().run().await;
+    let gateway = with_tokens(&upstream, 20).await;
+    let head = format!("POST {QUERY} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let again = async || {
+        loop {
+            let mut stranger = gateway.connect().await;
+            let _ = stranger.try_send(head.as_bytes()).await;
+            let _ = stranger.exchange_again(b"").await; // until it is told, or has left
+        }
+    };
+    let newcomers = async {
+        for _ in 0..12 {
+            known(&gateway).await;
+        }
+    };
+    tokio::select! {
+        _ = join_all((0..80).map(|_| again())) => {}
+        () = newcomers => {}
+    }
+}
+
+/// Sends so many requests at once on each of as many connections that hold few bytes, and reads
+/// nothing.
+async fn with_much_unread(address: &str, connections: usize, request: &[u8]) -> Vec<Connection> {
+    let requests = request.repeat(200);
+    join_all((0..connections).map(async |_| {
+        let mut connection = connect_with_window(address, 2048).await;
+        connection.send(&requests).await;
+        connection
+    }))
+    .await
+}
+
+/// Never ends: a few answers are read on each, and more are asked for, again and again.
+async fn read_slowly(connections: &mut [Connection], request: &[u8]) {
+    let requests = request.repeat(5);
+    loop {
+        for connection in &mut *connections {
+            if connection.try_bytes(1_000).await.is_ok() {
+                let _ = connection.try_send(&requests).await; // it may have left
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await; // its pace
+    }
+}
+
+#[tokio::test]
+async fn strangers_who_read_their_answers_slowly_keep_nobody_out_and_a_caller_may() {
+    let upstream = upstream().run().await;
+    let gateway = with_tokens(&upstream, 20).await;
+    let _ = known(&gateway).await;
+    let caller = post(QUERY, &[BEARER], BODY);
+    let mut callers = with_much_unread(&gateway.address, 1, &caller).await;
+    callers[0].answered().await;
+    let mut strangers = with_much_unread(&gateway.address, 19, &request()).await;
+    has_connections(&gateway, 20.0).await;
+    let newcomers = async {
+        for _ in 0..25 {
+            until("a newcomer is served", async || {
+                is_answered(&gateway.address, &caller).await
+            })
+            .await;
+        }
+    };
+    let request = request();
+    tokio::select! {
+        () = read_slowly(&mut strangers, &request) => {}
+        () = newcomers => {}
+    }
+    assert!(evicted(&gateway, "data").await > 0.0);
+    for _ in 0..200 {
+        assert_eq!(callers[0].reply().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn probes_are_answered_however_many_do_not_read_on_the_admin_listener() {
+    let upstream = upstream().run().await;
+    let gateway = gateway(&upstream).run().await;
+    let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
+    let _crowd = with_much_unread(&gateway.admin, 300, request).await;
+    until("a probe is answered", async || {
+        is_answered(&gateway.admin, b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await
+    })
+    .await;
+    assert!(evicted(&gateway, "admin").await > 0.0);
 }
 
 #[tokio::test]

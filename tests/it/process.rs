@@ -223,7 +223,8 @@ async fn a_port_that_is_taken_is_told_with_the_option_that_changes_it() {
         ("demo", 2, "the simulator"),
         ("simulate", 0, "the simulator"),
     ] {
-        // The ports before it may be taken too, by whoever else runs on this machine: then another one is tried.
+        // The ports before it may be taken too, by whoever else runs on this machine: then another
+        // one is tried.
         let told = (0..20).find_map(|_| {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let taken = listener.local_addr().unwrap();
@@ -377,6 +378,10 @@ async fn probe_says_what_is_wrong() {
         (raw(403, failure("1").body), "signature was not accepted"),
         (raw(404, "<html>"), "check upstream.base_url"),
         (raw(429, failure("1").body), "limits are reached"),
+        (
+            raw(200, format!("{{\"data\":{:?}}}", "x".repeat(9 << 20))),
+            "larger than upstream.max_answer",
+        ),
     ] {
         let upstream = upstream().answers(answer).run().await;
         let builder = gateway(&upstream);

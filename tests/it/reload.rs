@@ -473,7 +473,8 @@ async fn a_secret_that_cannot_be_used_is_refused_and_the_last_good_one_stays() {
     );
 }
 
-/// As Kubernetes mounts a Secret: `secret` is a link to `..data/secret`, and `..data` a link to the folder of a version.
+/// As Kubernetes mounts a Secret: `secret` is a link to `..data/secret`, and `..data` a link to the
+/// folder of a version.
 struct Mount(std::path::PathBuf);
 
 impl Mount {

@@ -1,4 +1,5 @@
-//! What a caller sends arrives signed and unchanged. The upstream verifies each signature over the raw tokens.
+//! What a caller sends arrives signed and unchanged. The upstream verifies each signature over the
+//! raw tokens.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Signals that come before a start is over: while it hangs at its configuration, at its state disk, at whoever reads what it
-//! prints.
+//! Signals that come before a start is over: while it hangs at its configuration, at its state
+//! disk, at whoever reads what it prints.
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;

@@ -1,4 +1,5 @@
-//! Pages belong together, and reads see writes: what a caller in mid-crawl and a caller who has just ordered see.
+//! Pages belong together, and reads see writes: what a caller in mid-crawl and a caller who has
+//! just ordered see.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

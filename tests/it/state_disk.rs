@@ -1,5 +1,6 @@
-//! A state disk that hangs: calls go on, keyed commands are refused, hits wait for nothing, and nothing is Linksfield's
-//! fault. A state file that is lost: what had keys is never taken for new, and what is new is told.
+//! A state disk that hangs: calls go on, keyed commands are refused, hits wait for nothing, and
+//! nothing is Linksfield's fault. A state file that is lost: what had keys is never taken for new,
+//! and what is new is told.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -315,6 +316,83 @@ async fn a_state_that_has_had_keys_and_is_lost_is_a_reason_not_to_start_until_so
 }
 
 #[tokio::test]
+async fn a_state_that_is_damaged_is_told_by_check_as_by_the_start_without_what_the_library_prints()
+{
+    let upstream = upstream().run().await;
+    let folder = tempfile::tempdir().unwrap();
+    let builder = || with_state(gateway(&upstream), &folder);
+    let gateway = builder().run().await;
+    assert_eq!(order(&gateway, "one").await.status, 200);
+    drop(gateway);
+    let state = folder.path().join("state");
+    let (file, marker) = (state.join("state.redb"), state.join("state.redb.used"));
+    let good = std::fs::read(&file).unwrap();
+    let longer = [&good[..], b"key"].concat();
+    let cuts = [9, 20, 5000, 700_000].map(|length| &good[..length]);
+    for is_marked in [true, false] {
+        if !is_marked {
+            std::fs::remove_file(&marker).unwrap();
+        }
+        for content in cuts.into_iter().chain([&longer[..]]) {
+            std::fs::write(&file, content).unwrap();
+            let (code, checked) = check(&builder());
+            assert_eq!(code, Some(1), "{} bytes: {checked}", content.len());
+            assert_eq!(std::fs::read(&file).unwrap(), content);
+            let started = builder().refused().await;
+            assert_same(&started, &checked);
+            for told in [started, checked] {
+                assert!(!told.contains("panicked"), "{told}");
+                assert!(told.contains("is damaged"), "{told}");
+            }
+        }
+    }
+    std::fs::write(&file, &good).unwrap();
+    assert_eq!(check(&builder()).0, Some(0));
+}
+
+#[tokio::test]
+async fn a_state_that_is_written_to_while_it_is_checked_is_not_told_to_be_damaged() {
+    let upstream = upstream().run().await;
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = with_state(gateway(&upstream), &folder).run().await;
+    let builder = with_state(crate::support::gateway(&upstream), &folder);
+    let checks = tokio::task::spawn_blocking(move || [(); 5].map(|()| check(&builder)));
+    let mut count = 0;
+    while !checks.is_finished() {
+        let orders = [(); 8].map(|()| {
+            count += 1;
+            format!("key-{count}")
+        });
+        let orders = orders.iter().map(|key| order(&gateway, key));
+        for reply in futures::future::join_all(orders).await {
+            assert_eq!(reply.status, 200);
+        }
+    }
+    for (code, told) in checks.await.unwrap() {
+        assert_eq!(code, Some(0), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_hangs_is_told_by_check_which_does_not_wait_for_it() {
+    let (folder, shim) = (tempfile::tempdir().unwrap(), Shim::new());
+    let file = folder.path().join("state/state.redb");
+    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "").unwrap();
+    let builder = with_state(gateway_to("http://127.0.0.1:1"), &folder).under(&shim);
+    shim.hang_at(&file);
+    let checks = tokio::task::spawn_blocking(move || check(&builder));
+    let checked = tokio::time::timeout(std::time::Duration::from_secs(60), checks).await;
+    if checked.is_err() {
+        shim.let_go_of_it();
+    }
+    let (code, told) = checked.expect("it waits").unwrap();
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("server.state_dir"), "{told}");
+    assert!(told.contains("state hangs: nothing has come"), "{told}");
+}
+
+#[tokio::test]
 async fn a_state_of_before_the_marker_is_taken_and_marked() {
     let upstream = upstream().run().await;
     let folder = tempfile::tempdir().unwrap();
@@ -368,8 +446,8 @@ async fn a_state_that_is_begun_anew_is_told_at_that_start_and_at_no_other() {
     assert!(new_states(&gateway(&upstream).run().await).is_empty());
 }
 
-/// What stands in the way of a state: its name, the rights that a superuser gives up to meet it, and how it comes there. It
-/// returns the folder of the state.
+/// What stands in the way of a state: its name, the rights that a superuser gives up to meet it,
+/// and how it comes there. It returns the folder of the state.
 type Obstacle = (&'static str, &'static [&'static str], fn(&Path) -> PathBuf);
 
 /// Rights of files count, whoever it is.
@@ -392,7 +470,7 @@ fn allow(path: &Path, mode: u32) {
     std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-const OBSTACLES: [Obstacle; 15] = [
+const OBSTACLES: [Obstacle; 18] = [
     ("a file in its place", &[], |root| {
         let state = root.join("state");
         std::fs::write(&state, "").unwrap();
@@ -432,6 +510,24 @@ const OBSTACLES: [Obstacle; 15] = [
     ("a device as the file", &[], |root| {
         let state = state_in(root);
         symlink("/dev/zero", state.join("state.redb")).unwrap();
+        state
+    }),
+    ("a link into a missing folder as the file", &[], |root| {
+        let state = state_in(root);
+        symlink("missing/state.redb", state.join("state.redb")).unwrap();
+        state
+    }),
+    ("a link to a link into a file as the file", &[], |root| {
+        let state = state_in(root);
+        std::fs::write(state.join("file"), "").unwrap();
+        symlink("file/state.redb", state.join("link")).unwrap();
+        symlink("link", state.join("state.redb")).unwrap();
+        state
+    }),
+    ("more zeros than a new one has", &[], |root| {
+        let state = state_in(root);
+        let file = std::fs::File::create(state.join("state.redb")).unwrap();
+        file.set_len(64 << 20).unwrap();
         state
     }),
     ("a damaged one that was set aside", &[], |root| {

@@ -1,4 +1,5 @@
-//! Near the end of the day's budget nobody can have a page fetched again that memory has fresh, whatever the words.
+//! Near the end of the day's budget nobody can have a page fetched again that memory has fresh,
+//! whatever the words.
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! An answer that no list knows and that becomes the usual one is Linksfield's failure, where it is usual and nowhere else.
+//! An answer that no list knows and that becomes the usual one is Linksfield's failure, where it is
+//! usual and nowhere else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,8 @@ const DEVICE: &str = "/device/queryDevice";
 /// Answers of which the last begins an episode, if one success came right before them.
 const ENOUGH: u64 = 19;
 
-/// What Linksfield is asked, and how it answers: one of these, by the place of the one that is switched to.
+/// What Linksfield is asked, and how it answers: one of these, by the place of the one that is
+/// switched to.
 struct Vendor {
     upstream: Upstream,
     mood: Arc<AtomicUsize>,

@@ -1,4 +1,5 @@
-//! A refusal does not wait for the body of its request, and costs neither itself nor the next request.
+//! A refusal does not wait for the body of its request, and costs neither itself nor the next
+//! request.
 
 use futures::future::join_all;
 
@@ -226,7 +227,8 @@ async fn nothing_in_a_dropped_body_runs_as_a_request() {
     assert!(!upstream.requests().iter().any(from_inside));
 }
 
-/// Sends `first`, and `rest` once an answer has come: that is still whole, and the connection ends without a reset.
+/// Sends `first`, and `rest` once an answer has come: that is still whole, and the connection ends
+/// without a reset.
 async fn is_answered_and_ends(address: &str, name: &str, first: &[u8], rest: &[u8], status: u16) {
     let mut connection = connect(address).await;
     connection.send(first).await;

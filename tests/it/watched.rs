@@ -1,4 +1,5 @@
-//! What is read again and again may be anything: none of it ends the reloads, the brakes or the end of the process.
+//! What is read again and again may be anything: none of it ends the reloads, the brakes or the end
+//! of the process.
 
 use std::os::unix::net::UnixListener;
 use std::path::Path;

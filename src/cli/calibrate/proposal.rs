@@ -1,15 +1,15 @@
 //! Which bodies would settle what is open?
 //!
-//! They are requests of the vendor's documentation, each field of its documented type, so that a typed client can send
-//! them. U+007F, which tells fastjson from the others best, is not in them: Python's `json.dumps` escapes it by default,
-//! which no reading does.
+//! They are requests of the vendor's documentation, each field of its documented type, so that a
+//! typed client can send them. U+007F, which tells fastjson from the others best, is not in them:
+//! Python's `json.dumps` escapes it by default, which no reading does.
 
 use std::collections::HashMap;
 
 use super::reading::{Key, OUTPUT, all_keys};
-use crate::config::{Signing, Timestamp, TimestampType};
-use crate::gateway::params::parse_object;
-use crate::gateway::sign::canonical_text;
+use crate::signing::form::{Signing, Timestamp, TimestampType};
+use crate::signing::params::parse_object;
+use crate::signing::sign::canonical_text;
 
 /// A body that comes out differently under different readings. Its keys are in no order on purpose.
 pub(super) struct Proposal {
@@ -38,7 +38,8 @@ static PROPOSALS: [Proposal; 4] = [
 ];
 
 impl Proposal {
-    /// The whole body, to be signed with the account and in the form that the bodies so far have shown.
+    /// The whole body, to be signed with the account and in the form that the bodies so far have
+    /// shown.
     pub(super) fn body(&self, form: &Signing, access_code: &str) -> String {
         let timestamp = match form.timestamp {
             Timestamp::Seconds => "1700000000",
@@ -68,7 +69,8 @@ pub(super) struct Proposed {
     pub(super) open: Vec<&'static Key>,
 }
 
-/// The proposals that tell some of these readings apart, each of which does so after those before it.
+/// The proposals that tell some of these readings apart, each of which does so after those before
+/// it.
 pub(super) fn propose(readings: &[Signing]) -> Proposed {
     let mut bodies = Vec::new();
     let mut alike: Vec<Vec<&Signing>> = vec![readings.iter().collect()];

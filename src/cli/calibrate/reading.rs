@@ -7,12 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
 
 use super::super::Failed;
-use crate::config::{
+use crate::signing::form::{
     Empty, EmptyDepth, Escapes, KeyOrder, NestedOrder, NestedValues, NonAscii, Output, Scalars,
     SecretEncoding, Signing, Spaces, Timestamp, TimestampType, hex_decode,
 };
-use crate::gateway::params::{Object, Value, parse_object};
-use crate::gateway::sign::{Signer, canonical_text};
+use crate::signing::params::{Object, Value, parse_object};
+use crate::signing::sign::{Signer, canonical_text};
 
 /// A key of `[signing]` that shapes the signature.
 pub(super) struct Key {
@@ -188,8 +188,8 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// A signature of this form in Base64, if it has the form. One with - or _ is left as it is: it equals none. One without + / -
-/// and _ has both forms of Base64.
+/// A signature of this form in Base64, if it has the form. One with - or _ is left as it is: it
+/// equals none. One without + / - and _ has both forms of Base64.
 fn in_base64(signature: &str, output: Output) -> Option<String> {
     let has = |case: fn(&u8) -> bool| signature.as_bytes().iter().any(case);
     let of_hex = || Some(STANDARD.encode(hex_decode(signature)?));

@@ -1,8 +1,9 @@
 //! Which slip has made a signature that no reading of the rule makes?
 //!
-//! Each of these has been made by people who signed by hand, and none can be the rule: the vendor has only the parameters
-//! to sign, not the text that they were written in. A slip is looked for in four places: which fields, which text, which
-//! key or algorithm, which form of the digest. It is proven by the signature, so a wrong one is never named.
+//! Each of these has been made by people who signed by hand, and none can be the rule: the vendor
+//! has only the parameters to sign, not the text that they were written in. A slip is looked for in
+//! four places: which fields, which text, which key or algorithm, which form of the digest. It is
+//! proven by the signature, so a wrong one is never named.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
@@ -16,11 +17,11 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
 use super::reading::{self, Key, Sample};
-use crate::config::{
+use crate::signing::form::{
     EmptyDepth, KeyOrder, NestedValues, SecretEncoding, Signing, Spaces, hex_decode,
 };
-use crate::gateway::params::{GLOBALS, Object, Value, parse_object, write_object};
-use crate::gateway::sign::canonical_text;
+use crate::signing::params::{GLOBALS, Object, Value, parse_object, write_object};
+use crate::signing::sign::canonical_text;
 
 /// What somebody did, and what to do instead.
 #[derive(Clone)]
@@ -86,7 +87,8 @@ impl Kind {
 /// A slip is farther from the right text than any reading is.
 const SLIP: usize = 100;
 
-/// So many bytes are signed in search of a slip, which bounds the time: a secret that is wrong explains none, and all are tried.
+/// So many bytes are signed in search of a slip, which bounds the time: a secret that is wrong
+/// explains none, and all are tried.
 const MOST_SIGNED: usize = 256 << 20;
 
 /// The slips behind this signature, the fewest that explain it, as a text for who made them.
@@ -222,7 +224,8 @@ fn orders<'a>(members: &Object<'a>) -> Vec<Object<'a>> {
         .collect()
 }
 
-/// Those of the text, each with its distance from the default, the nearest first: a slip can be made beside each of them.
+/// Those of the text, each with its distance from the default, the nearest first: a slip can be
+/// made beside each of them.
 fn readings(base: &Signing) -> Vec<(usize, Signing)> {
     let mut all: Vec<(usize, Signing)> = reading::forms_of_text(base)
         .map(|form| (non_default_keys(&form).count(), form))
@@ -231,8 +234,8 @@ fn readings(base: &Signing) -> Vec<(usize, Signing)> {
     all
 }
 
-/// Is it one that people's own code is often in? Only these are tried together with other parameters, as all readings times all
-/// sets of parameters are more than somebody waits for.
+/// Is it one that people's own code is often in? Only these are tried together with other
+/// parameters, as all readings times all sets of parameters are more than somebody waits for.
 fn is_usual(form: &Signing) -> bool {
     form.key_order != KeyOrder::CaseInsensitive
         && form.empty_depth == EmptyDepth::TopLevel
@@ -317,7 +320,8 @@ fn indented(compact: &str, step: usize) -> String {
     })
 }
 
-/// Writes a JSON text anew: what is in no string by `write`, which also sees NUL where a string begins.
+/// Writes a JSON text anew: what is in no string by `write`, which also sees NUL where a string
+/// begins.
 fn outside_strings(json: &str, mut write: impl FnMut(&mut String, char)) -> String {
     let mut text = String::with_capacity(2 * json.len());
     let (mut in_string, mut escaped) = (false, false);

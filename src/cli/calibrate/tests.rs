@@ -1,9 +1,9 @@
 use super::reading::Sample;
 use super::slip::spaced;
 use super::*;
-use crate::config::{Empty, Escapes, NonAscii, Output, Timestamp, TimestampType};
-use crate::gateway::params::parse_object;
-use crate::gateway::sign::{Signer, canonical_text};
+use crate::signing::form::{Empty, Escapes, NonAscii, Output, Timestamp, TimestampType};
+use crate::signing::params::parse_object;
+use crate::signing::sign::{Signer, canonical_text};
 
 const SECRET: &str = "0123456789abcdef"; // text, hexadecimal and Base64 at once
 
@@ -180,7 +180,7 @@ fn nothing_left_out_and_upper_case_digits_are_readings() {
 #[test]
 fn bodies_that_contradict_each_other_are_named_with_the_keys_they_differ_in() {
     let stringified = Signing {
-        scalars: crate::config::Scalars::Stringified,
+        scalars: crate::signing::form::Scalars::Stringified,
         ..Signing::default()
     };
     let right = signed(PLAIN, &Signing::default());

@@ -59,7 +59,8 @@ impl Check<'_> {
         self.table.get("routes")?.get(path)?.as_table()
     }
 
-    /// Keys that mean nothing for the route's kind: whoever wrote them expects something that will not happen.
+    /// Keys that mean nothing for the route's kind: whoever wrote them expects something that will
+    /// not happen.
     fn foreign_keys(&mut self, path: &str, route: &Route) {
         let kind = route.kind;
         if kind == Kind::Refuse {
@@ -98,7 +99,8 @@ impl Check<'_> {
         self.duration(&key("settle"), route.settle, true);
         if let Some(timeout) = route.timeout {
             self.duration(&key("timeout"), timeout, false);
-            // A command goes on without its caller; a query that nobody waits for helps the next one only.
+            // A command goes on without its caller; a query that nobody waits for helps the next
+            // one only.
             if route.kind == Kind::Query && timeout >= self.config.server.request_timeout {
                 self.warn(
                     &key("timeout"),

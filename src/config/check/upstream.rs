@@ -73,7 +73,8 @@ impl Check<'_> {
         self.end_of_base_url();
     }
 
-    /// A URL of the vendor's documentation, pasted whole: every call would be signed well and find nothing.
+    /// A URL of the vendor's documentation, pasted whole: every call would be signed well and find
+    /// nothing.
     fn end_of_base_url(&mut self) {
         let base = self.config.upstream.base_url.path();
         let is_start = |path: &str, end: &str| {

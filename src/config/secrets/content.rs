@@ -1,8 +1,10 @@
 //! Can this be a secret, and is it all of it meant? What is said shows nothing of it.
 
-use super::LARGEST_SECRET;
+/// More than any secret or token.
+const LARGEST_SECRET: usize = 64 * 1024;
 
-/// The secret and what is doubtful about it, as the end of a sentence; or why it can be none, and the remedy.
+/// The secret and what is doubtful about it, as the end of a sentence; or why it can be none, and
+/// the remedy.
 pub(super) fn check(
     bytes: Vec<u8>,
 ) -> Result<(String, Option<String>), (&'static str, &'static str)> {
@@ -26,7 +28,8 @@ pub(super) fn check(
     Err(refused)
 }
 
-/// What a hand, an editor or a template has left around a secret, mostly: each signature would be wrong without a word.
+/// What a hand, an editor or a template has left around a secret, mostly: each signature would be
+/// wrong without a word.
 fn doubtful(text: &str) -> Option<String> {
     let first = text.chars().next().and_then(|first| around(first));
     let last = text.chars().next_back().and_then(|last| around(last));

@@ -42,7 +42,8 @@ const BRAKES: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 
-/// The configuration of a file with this in it, under this environment, and what is told of these keys.
+/// The configuration of a file with this in it, under this environment, and what is told of these
+/// keys.
 fn told(addition: &str, environment: &[(&str, &str)]) -> (Config, Vec<Warning>) {
     let variables = environment.iter().map(|(name, value)| {
         let name = format!("LINKSFIELD_GATEWAY__{name}");

@@ -230,7 +230,61 @@ fn a_secret_may_come_from_the_environment() {
     for variable in [unset, |_: &str| Some("\n".to_owned())] {
         let problems = load(&config, variable).unwrap_err();
         assert_eq!(keys(&problems), ["tenants.acme.secret_env"]);
-        assert!(problems.to_string().contains("the variable ACME"));
+        assert!(problems.to_string().contains("the variable "));
+    }
+}
+
+#[test]
+fn a_secret_that_stands_where_its_place_belongs_is_not_shown() {
+    for written in [
+        "hunter2",
+        "HUNTER_2",
+        "hunter.2",
+        "eyJ.hunter2.c2ln",
+        "a/hunter2+x==",
+        "/hunter2",
+        "/a/hunter2==",
+        "hunter 2/x",
+        &"hunter2".repeat(60),
+    ] {
+        let mut config = tenant(Path::new(written));
+        let previous = Some(written.into());
+        config.tenants.get_mut("acme").unwrap().previous_secret_file = previous;
+        let in_a_variable = Tenant {
+            secret_env: Some(written.to_owned()),
+            ..Tenant::default()
+        };
+        config.tenants.insert("b".to_owned(), in_a_variable);
+        caller(&mut config, "shop", written.into());
+        config.server.admin_token_file = Some(written.into());
+        let problems = load(&config, unset).unwrap_err();
+        let expected = [
+            "tenants.acme.secret_file",
+            "tenants.acme.previous_secret_file",
+            "tenants.b.secret_env",
+            "callers.shop.token_file",
+            "server.admin_token_file",
+        ];
+        assert_eq!(keys(&problems), expected);
+        let shown = problems.to_string();
+        assert!(!shown.contains(written), "{shown}");
+        assert!(shown.contains("never the secret itself"), "{shown}");
+    }
+    for path in [
+        "/etc/linksfield/acme",
+        "/none",
+        "./acme",
+        "../secrets/acme",
+        "acme.txt",
+        "secrets/acme.key",
+        "/var/run/My Secrets/acme-eu_1.old",
+    ] {
+        let problems = load(&tenant(Path::new(path)), unset).unwrap_err();
+        let shown = problems.to_string();
+        assert!(
+            shown.contains(&format!("the file {path} cannot")),
+            "{shown}"
+        );
     }
 }
 

@@ -475,7 +475,8 @@ fn each_of_several_that_stand_twice_is_told() {
 }
 
 proptest! {
-    /// Whatever is pasted into whatever: there is no panic, and a line that is named is one before it.
+    /// Whatever is pasted into whatever: there is no panic, and a line that is named is one before
+    /// it.
     #[test]
     fn what_stands_twice_is_told_by_a_line_of_before(pieces in vec(select(&[
         "[server]", "[ server ]", "[[server]]", "[server.a]", "[\"server\".'a']", "[", "]", "server = {", "server = { a = 1 }", "}",

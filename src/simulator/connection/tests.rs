@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::super::sign::tests::signed;
+use super::super::sign::signed;
 use super::super::{DEMO_SECRET, Options, Settings, run};
 use super::*;
 

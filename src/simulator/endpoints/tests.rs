@@ -1,4 +1,5 @@
-//! The shapes of the documented answers, the law of paging, and that a query sees what a command did.
+//! The shapes of the documented answers, the law of paging, and that a query sees what a command
+//! did.
 
 use serde_json::Value;
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::sign::tests::signed;
+use super::super::sign::signed;
 use super::*;
 
 const NOW: u64 = 1_643_251_754;

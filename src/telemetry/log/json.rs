@@ -15,7 +15,8 @@ use super::lines::{Bound, Lines};
 /// More than the line of an exchange has.
 const USUAL_LENGTH: usize = 1024;
 
-/// Writes events as JSON, without what the library's own formatter does for spans, which there are none of.
+/// Writes events as JSON, without what the library's own formatter does for spans, which there are
+/// none of.
 pub struct JsonLines(pub &'static Lines);
 
 impl<S: Subscriber> Layer<S> for JsonLines {
@@ -72,7 +73,8 @@ impl Fields<'_> {
     }
 }
 
-/// A string, as which most are written as they are: to look at each byte by itself took a third of a line's time.
+/// A string, as which most are written as they are: to look at each byte by itself took a third of
+/// a line's time.
 fn write_text(line: &mut Vec<u8>, text: &str) {
     let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
     if text.bytes().fold(true, |all, byte| all & is_plain(byte)) {

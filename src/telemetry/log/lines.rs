@@ -1,7 +1,9 @@
-//! Who waits for standard error? Only a thread of its own: lines are handed over to it, and it writes many at a time.
+//! Who waits for standard error? Only a thread of its own: lines are handed over to it, and it
+//! writes many at a time.
 //!
-//! What waits is bounded, and what finds no room is dropped and counted. The lines keep their order, so there is one
-//! queue with two bounds: what belongs to commands has room when other lines no longer have.
+//! What waits is bounded, and what finds no room is dropped and counted. The lines keep their
+//! order, so there is one queue with two bounds: what belongs to commands has room when other lines
+//! no longer have.
 
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,9 +13,12 @@ use std::{mem, thread};
 
 use tracing::warn;
 
-use super::COMMANDS;
+/// The target of lines about commands: no level drops them, and they have room when others have
+/// none.
+pub const COMMANDS: &str = "linksfield_gateway::commands";
 
-/// Between two writes. A line of an idle process is written at once; at load there is one write for all of this time.
+/// Between two writes. A line of an idle process is written at once; at load there is one write for
+/// all of this time.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// How many bytes may wait when a line comes, that line included.
@@ -150,8 +155,8 @@ impl Lines {
         batch.shrink_to(KEPT_ROOM);
     }
 
-    /// A line where lines are missing. Not before something could be written: on a full disk it would be lost too, and
-    /// be told of in its turn.
+    /// A line where lines are missing. Not before something could be written: on a full disk it
+    /// would be lost too, and be told of in its turn.
     fn tell_from(&self, told: u64) -> u64 {
         let dropped = self.dropped();
         if dropped > told {

@@ -43,11 +43,14 @@ pub enum Fault {
     Wire,
     /// The same, and then the end of the connection.
     WireThenClose,
-    /// HTTP/2: the stream is reset for this reason (RFC 9113, section 7) before a byte of the answer.
+    /// HTTP/2: the stream is reset for this reason (RFC 9113, section 7) before a byte of the
+    /// answer.
     ResetStream(u32),
-    /// HTTP/2: the stream is reset for this reason after half of the body, whose length the head does not tell.
+    /// HTTP/2: the stream is reset for this reason after half of the body, whose length the head
+    /// does not tell.
     ResetMidBody(u32),
-    /// HTTP/2: no new stream is taken from now on; this request and the others that have come are answered.
+    /// HTTP/2: no new stream is taken from now on; this request and the others that have come are
+    /// answered.
     GoAway,
 }
 

@@ -31,7 +31,8 @@ pub async fn try_to_connect(address: &str) -> io::Result<Connection> {
     Ok(Connection(BufReader::new(stream)))
 }
 
-/// As [`connect`], with room for so many bytes that have come and are not read; the kernel may double it.
+/// As [`connect`], with room for so many bytes that have come and are not read; the kernel may
+/// double it.
 pub async fn connect_with_window(address: &str, bytes: u32) -> Connection {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(bytes).unwrap();
@@ -118,7 +119,8 @@ impl Connection {
         }
     }
 
-    /// Waits until the other side closes the connection; a reset will not do, nor will anything more.
+    /// Waits until the other side closes the connection; a reset will not do, nor will anything
+    /// more.
     pub async fn end(&mut self) {
         let more = timeout(PATIENCE, self.0.fill_buf()).await;
         let more = more.expect("the connection stays open");

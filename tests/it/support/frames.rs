@@ -1,4 +1,5 @@
-//! A vendor that speaks HTTP/2 frame by frame (RFC 9113, section 4.1), for what no library would do.
+//! A vendor that speaks HTTP/2 frame by frame (RFC 9113, section 4.1), for what no library would
+//! do.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,8 @@ pub struct Frames {
     acceptor: TlsAcceptor,
 }
 
-/// To be kept until all is said: closed with something unread it is reset, which may overtake what it has sent.
+/// To be kept until all is said: closed with something unread it is reset, which may overtake what
+/// it has sent.
 pub struct Peer {
     stream: TlsStream<TcpStream>,
     /// When it last sent something.

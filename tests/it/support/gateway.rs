@@ -18,7 +18,8 @@ pub struct Builder {
     limits: String,
 }
 
-/// A gateway with one tenant, one query and one command, no limit but three connections, and no retries.
+/// A gateway with one tenant, one query and one command, no limit but three connections, and no
+/// retries.
 pub fn gateway(upstream: &Upstream) -> Builder {
     gateway_to(&upstream.url())
 }

@@ -1,4 +1,5 @@
-//! A disk or a file that hangs, a wall clock that is wrong, a machine that has slept: for one process, as `shim.c` makes them.
+//! A disk or a file that hangs, a wall clock that is wrong, a machine that has slept: for one
+//! process, as `shim.c` makes them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,7 +31,8 @@ impl Shim {
         self.tell("stuck", path.to_str().unwrap());
     }
 
-    /// From now on it can, as on a mount that has taken the place of a dead one; who waits already goes on waiting.
+    /// From now on it can, as on a mount that has taken the place of a dead one; who waits already
+    /// goes on waiting.
     pub fn replace_what_hangs(&self) {
         self.tell("stuck", "");
     }

@@ -324,15 +324,15 @@ impl Upstream {
         self.shared.seen.lock().unwrap().most_open
     }
 
-    /// As many as may count in any one second, wherever the vendor counts each call: anywhere between its first byte and
-    /// the end of its answer.
+    /// As many as may count in any one second, wherever the vendor counts each call: anywhere
+    /// between its first byte and the end of its answer.
     pub fn highest_calls_in_any_second(&self) -> usize {
         let (_, together) = self.counting_together(|_| true);
         together
     }
 
-    /// Of the calls that are `picked`: how many there are, and the most that may count together in one second of which
-    /// such a call is the last to begin, with others that began before.
+    /// Of the calls that are `picked`: how many there are, and the most that may count together in
+    /// one second of which such a call is the last to begin, with others that began before.
     pub fn counting_together(&self, picked: impl Fn(&Request) -> bool) -> (usize, usize) {
         let seen = self.shared.seen.lock().unwrap();
         let calls = || seen.requests.iter().zip(&seen.ends);
@@ -556,7 +556,8 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(Some(request))
 }
 
-/// What is wrong with a request, if anything: the vendor would refuse it, or it tells more than it should.
+/// What is wrong with a request, if anything: the vendor would refuse it, or it tells more than it
+/// should.
 fn fault_of(
     request: &Request,
     secrets: &BTreeMap<String, String>,
@@ -591,7 +592,8 @@ fn fault_of(
     signature_fault(&request.body, secrets).err()
 }
 
-/// The default profile of linksfield-api.md §2.2 over the raw tokens, so that nothing can get lost on the way.
+/// The default profile of linksfield-api.md §2.2 over the raw tokens, so that nothing can get lost
+/// on the way.
 fn signature_fault(body: &str, secrets: &BTreeMap<String, String>) -> Result<(), String> {
     let members: BTreeMap<Vec<u16>, Box<RawValue>> =
         serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(body)
