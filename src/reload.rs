@@ -381,7 +381,7 @@ fn tell(
             }
         }
         Err(cause) if is_news || is_asked => {
-            error!(%cause, "configuration refused, the last good one stays")
+            error!(%cause, "configuration refused, the last good one stays");
         }
         Err(_) => {}
     }
