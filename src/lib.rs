@@ -30,7 +30,7 @@
 //!    *crawl* (`query/crawl.rs`, `query/document.rs`). A **command** goes to `gateway/command.rs`.
 //!    One that comes with an idempotency key asks `command/keys.rs` whether one was sent under it.
 //!    Its request drives it; where that has gone, it goes on as a task of its own. It raises the
-//!    *generation* of what it may change (`query/scopes.rs`): right before its first byte, and
+//!    *generation* of what it may change (`query/reach.rs`): right before its first byte, and
 //!    again after any outcome but "proven not sent".
 //! 5. Both call Linksfield through `gateway/vendor.rs`, and where a query fails and the budget
 //!    allows, once more (`vendor/call.rs`). Nothing is asked while the *breaker* is open, nor
@@ -62,7 +62,9 @@
 //! main → cli → instance → admin, reload → build → gateway → query, command → vendor → upstream
 //!                                │           └─→ live ┘         └────────────┴─→ request → signing
 //!                                └─→ server (which knows none of the others)
-//! leaves: words, config, telemetry, body, id, state, clock, open_files, target; in the gateway: error, page, progress, brakes
+//! leaves: words, task, config, telemetry, body, id, state, clock, open_files, target, and signing,
+//!         which imports nothing of ours;
+//!         in the gateway: error, page, progress, brakes
 //! simulator imports nothing of ours: the vendor's double is independent of what it judges
 //! ```
 //!

@@ -17,7 +17,7 @@ use self::keys::{Claim, End, Kept, Key, Keys, Run};
 use super::error::Error;
 use super::progress::Progress;
 use super::query::cache::Named;
-use super::query::scopes::{Latest, Reach, Scopes};
+use super::query::reach::{Latest, Reach, Scopes};
 use super::request::Call;
 use super::request::route::Kind;
 use super::response;

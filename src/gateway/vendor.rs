@@ -6,8 +6,8 @@
 
 pub mod breaker;
 pub mod call;
+pub mod latency;
 pub mod levels;
-pub mod pace;
 pub mod quota;
 pub mod retry;
 pub mod skew;
@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 
 use self::breaker::Breaker;
-use self::pace::{Pace, Paces};
+use self::latency::{Latencies, Latency};
 use self::quota::{History, Limits, Quota, Share, Thrift};
 use self::retry::Retries;
 use self::skew::{Skew, Told};
@@ -48,7 +48,7 @@ struct Parts {
     upstream: Arc<Upstream>,
     usual_answers: Usual,
     /// How long calls take, by the label of their route.
-    paces: Vec<Arc<Pace>>,
+    latencies: Vec<Arc<Latency>>,
     exchange_timeout: Duration,
     /// How long a slot stays taken by an exchange whose time has passed.
     hold: Duration,
@@ -66,7 +66,7 @@ pub struct LastingVendor {
     usual_answers: KnownScopes,
     skew: Skew,
     thriftiness: Thriftiness,
-    paces: Paces,
+    latencies: Latencies,
     transport: Arc<dyn Transport>,
     last_upstream: Arc<Mutex<Option<LastUpstream>>>,
     traffic: Traffic,
@@ -109,7 +109,7 @@ impl LastingVendor {
             usual_answers: KnownScopes::default(),
             skew,
             thriftiness: Thriftiness::default(),
-            paces: Paces::default(),
+            latencies: Latencies::default(),
             transport,
             last_upstream: Arc::default(),
             traffic: Traffic::default(),
@@ -191,7 +191,7 @@ impl Vendor {
         Self(Arc::new(Parts {
             upstream: lasting.upstream(config, ca),
             usual_answers: lasting.usual_answers(config, tenants),
-            paces: lasting.paces.of(&Routes::labels(config)),
+            latencies: lasting.latencies.of(&Routes::labels(config)),
             lasting: lasting.clone(),
             exchange_timeout: config.upstream.timeout,
             hold: config.upstream.hold,
@@ -222,7 +222,7 @@ impl Vendor {
     /// How long a call of this route and tenant usually takes from now on: the wait for its turn,
     /// and the call itself.
     pub fn usual_wait(&self, route: RouteLabel, tenant: TenantLabel) -> (Duration, Duration) {
-        let call = self.0.paces[route.0].p90();
+        let call = self.0.latencies[route.0].p90();
         (self.0.lasting.quota.expected_wait(tenant.0, call), call)
     }
 

@@ -10,10 +10,10 @@
 //! fetched once for all who can wait for it.
 
 mod flight;
+mod found;
 mod heads;
 pub mod inspect;
 mod key;
-mod lookup;
 mod narrowing;
 mod scope;
 mod snapshot;
@@ -31,8 +31,8 @@ use tokio::time::Instant;
 
 pub use self::flight::Terms;
 use self::flight::{FillResult, Flight, Landed, Teller};
+pub use self::found::{Failure, Forwarded, Found, Lifetime, Lookup, NotStored};
 pub use self::key::Key;
-pub use self::lookup::{Failure, Forwarded, Found, Lifetime, Lookup, NotStored};
 pub use self::narrowing::Named;
 pub use self::scope::Scope;
 pub use self::scope::Validity;

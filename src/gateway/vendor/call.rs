@@ -374,7 +374,7 @@ impl Vendor {
             breaker.trip(ended_at);
         }
         let duration = ended_at - granted_at;
-        this.paces[at.route.0].record(duration); // who waits for the next one waits for the disk too
+        this.latencies[at.route.0].record(duration); // who waits for the next one waits for the disk too
         let on_disk = attempt.deadline - given;
         self.record(&attempt, ending, duration.saturating_sub(on_disk));
         result
@@ -530,7 +530,7 @@ impl Vendor {
         progress: &Progress,
         until: Instant,
     ) -> Result<Permit<Slot>, Error> {
-        let usual = || self.0.paces[call.target.route.label.0].p90();
+        let usual = || self.0.latencies[call.target.route.label.0].p90();
         let ask = Ask {
             tenant: call.tenant.label.0,
             class: errand.class,

@@ -11,7 +11,7 @@ const REMEMBERED: usize = 64;
 
 /// The durations of a route's recent calls.
 #[derive(Debug, Default)]
-pub struct Pace(Mutex<Recent>);
+pub struct Latency(Mutex<Recent>);
 
 #[derive(Debug, Default)]
 struct Recent {
@@ -21,7 +21,7 @@ struct Recent {
     sorted: Vec<Duration>,
 }
 
-impl Pace {
+impl Latency {
     /// Remembers a call.
     pub fn record(&self, duration: Duration) {
         let Recent { durations, sorted } = &mut *self.recent();
@@ -46,20 +46,20 @@ impl Pace {
     }
 }
 
-/// The paces of routes, by their names, which say the same in every configuration. A clone is the
+/// The latencies of routes, by their names, which say the same in every configuration. A clone is the
 /// same one.
 #[derive(Debug, Clone, Default)]
-pub struct Paces(Arc<Mutex<HashMap<String, Arc<Pace>>>>);
+pub struct Latencies(Arc<Mutex<HashMap<String, Arc<Latency>>>>);
 
-impl Paces {
+impl Latencies {
     /// Those of these routes, in this order. What is known of them stays, of others it is
     /// forgotten.
-    pub fn of(&self, routes: &[String]) -> Vec<Arc<Pace>> {
+    pub fn of(&self, routes: &[String]) -> Vec<Arc<Latency>> {
         let mut known = self.0.lock();
-        let pace = |route: &String| known.get(route).cloned().unwrap_or_default();
-        let paces: Vec<_> = routes.iter().map(pace).collect();
-        *known = routes.iter().cloned().zip(paces.clone()).collect();
-        paces
+        let latency = |route: &String| known.get(route).cloned().unwrap_or_default();
+        let latencies: Vec<_> = routes.iter().map(latency).collect();
+        *known = routes.iter().cloned().zip(latencies.clone()).collect();
+        latencies
     }
 }
 
@@ -69,14 +69,14 @@ mod tests {
 
     #[test]
     fn nine_of_ten_recent_calls_stay_below() {
-        let pace = Pace::default();
-        assert_eq!(pace.p90(), Duration::ZERO);
-        pace.record(Duration::from_secs(7));
-        assert_eq!(pace.p90(), Duration::from_secs(7));
+        let latency = Latency::default();
+        assert_eq!(latency.p90(), Duration::ZERO);
+        latency.record(Duration::from_secs(7));
+        assert_eq!(latency.p90(), Duration::from_secs(7));
         for millis in 1..=1000 {
-            pace.record(Duration::from_millis(millis));
+            latency.record(Duration::from_millis(millis));
         }
         // The last 64 are 937 to 1000, of which 58 are at most 994.
-        assert_eq!(pace.p90(), Duration::from_millis(994));
+        assert_eq!(latency.p90(), Duration::from_millis(994));
     }
 }
