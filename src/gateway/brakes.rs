@@ -19,10 +19,10 @@ use crate::config::{Config, Kind, UnlistedPaths};
 
 /// The brakes of the process. A clone is the same one.
 #[derive(Debug, Clone)]
-pub struct Brakes(Arc<Inner>);
+pub struct Brakes(Arc<BrakesState>);
 
 #[derive(Debug)]
-struct Inner {
+struct BrakesState {
     applied: ArcSwap<Applied>,
     changed: Notify,
     /// Shared by connections that move on, exclusive to whoever waits until all have done so.
@@ -58,7 +58,7 @@ pub struct Subject {
 impl Brakes {
     /// Those of the first configuration.
     pub fn new(config: &Config) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(BrakesState {
             applied: ArcSwap::from_pointee(Applied::of(config)),
             changed: Notify::new(),
             leaving: RwLock::new(()),

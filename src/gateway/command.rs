@@ -36,10 +36,10 @@ use crate::words::{
 
 /// The commands of one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Commands(Arc<Parts>);
+pub struct Commands(Arc<CommandParts>);
 
 #[derive(Debug)]
-struct Parts {
+struct CommandParts {
     vendor: Vendor,
     lasting: LastingCommands,
     /// The queries that commands may change, of this configuration and of the latest one.
@@ -86,7 +86,7 @@ impl Commands {
         latest: Latest,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self(Arc::new(Parts {
+        Self(Arc::new(CommandParts {
             vendor,
             lasting: lasting.clone(),
             scopes,
@@ -224,7 +224,7 @@ impl Commands {
         };
         let run = || self.clone().run_command(call, course, key, errand);
         let metrics = self.0.metrics.clone();
-        let mut command = DetachOnDrop::new(run, move |ended: Ended| ended.record(&metrics));
+        let mut command = DetachOnDrop::new(run, move |ended: EndedCommand| ended.record(&metrics));
         let _unless_it_has_left = CancelOnDrop(progress.clone()); // dropped before the command goes on as a task
         let ended = timeout_at(deadline, &mut command).await;
         timing.tell(exchange);
@@ -272,7 +272,7 @@ impl Commands {
         course: Course, // dropped after the key: the drain waits for that
         key: Option<Run>,
         errand: Errand,
-    ) -> Ended {
+    ) -> EndedCommand {
         let metrics = &self.0.metrics;
         let (progress, route, tenant) = (&course.progress, course.route, course.tenant);
         let reach = self.reach(&call);
@@ -322,7 +322,7 @@ impl Commands {
         }
         std::mem::forget(unless_it_ends);
         if let Some(later) = later {
-            let late = Unsettled {
+            let late = LateCommand {
                 request_id: course.request_id.clone(),
                 started: course.started,
                 call: call.clone(),
@@ -330,12 +330,12 @@ impl Commands {
             };
             tokio::spawn(self.clone().settle_late(late, later)); // the drain does not wait for it
         }
-        Ended { result, course }
+        EndedCommand { result, course }
     }
 
     /// The vendor still has a command whose time has passed: what it says after all settles the
     /// doubt.
-    async fn settle_late(self, command: Unsettled, later: Later) {
+    async fn settle_late(self, command: LateCommand, later: Later) {
         let Some((mut answer, _)) = later.answer().await else {
             return;
         };
@@ -395,7 +395,7 @@ impl Preparation for Start<'_> {
 }
 
 /// A command whose answer has not come in time.
-struct Unsettled {
+struct LateCommand {
     request_id: RequestId,
     started: Instant,
     call: Call,
@@ -426,13 +426,13 @@ fn replay(kept: &Kept, in_doubt: bool, exchange: &mut Exchange<'_>) -> Response<
     response::of_kept(kept)
 }
 
-struct Ended {
+struct EndedCommand {
     /// None: it was called off. (Boxed, as it is handed on a few times.)
     result: Option<Result<Box<Answered>, Arc<Error>>>,
     course: Course,
 }
 
-impl Ended {
+impl EndedCommand {
     /// Nobody was there to be told. The drain waits for `course` to go, and that outlives what has
     /// been answered and its permit.
     fn record(self, metrics: &Metrics) {

@@ -431,7 +431,7 @@ impl std::fmt::Display for InvalidAnswer {
 }
 
 /// What the outside sees of a failure.
-struct Row {
+struct ErrorRow {
     code: &'static str,
     status: StatusCode,
     title: &'static str,
@@ -449,11 +449,11 @@ macro_rules! table {
         /// All codes.
         pub const CODES: &[&str] = &[$($code),+];
 
-        fn row_of(error: &Error) -> Row {
+        fn row_of(error: &Error) -> ErrorRow {
             match error {
                 // A crawl of which pages have come: what stops it is why, but its calls were made.
-                Error::MidCrawl(error) => Row { sent: Sent::Yes, ..row_of(error) },
-                $($($failure => Row {
+                Error::MidCrawl(error) => ErrorRow { sent: Sent::Yes, ..row_of(error) },
+                $($($failure => ErrorRow {
                     code: $code,
                     status: StatusCode::$status,
                     title: $title,
@@ -749,7 +749,7 @@ impl Error {
 
     fn response(&self, request_id: &RequestId, detail: &str) -> Response<Body> {
         let row = row_of(self);
-        let problem = Problem {
+        let problem = ProblemBody {
             r#type: format!("{DOCUMENT}#{}", row.code),
             title: row.title,
             status: row.status.as_u16(),
@@ -829,7 +829,7 @@ impl Error {
 
 /// The members of RFC 9457, section 3.1, then those of the vendor's envelope, then ours.
 #[derive(Serialize)]
-struct Problem<'a> {
+struct ProblemBody<'a> {
     r#type: String,
     title: &'static str,
     status: u16,

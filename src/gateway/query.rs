@@ -43,10 +43,10 @@ use crate::words::{Class, RequestResult, Sent};
 
 /// The queries of one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Queries(Arc<Parts>);
+pub struct Queries(Arc<QueryParts>);
 
 #[derive(Debug)]
-struct Parts {
+struct QueryParts {
     vendor: Vendor,
     cache: Cache,
     scopes: Arc<Scopes>,
@@ -103,7 +103,7 @@ impl Queries {
         let scopes = Arc::new(Scopes::new(config, routes, tenants, &known));
         lasting.latest.store(scopes.clone());
         let max_document = config.upstream.max_answer.as_u64();
-        Self(Arc::new(Parts {
+        Self(Arc::new(QueryParts {
             vendor,
             cache: lasting.cache.clone(),
             scopes,

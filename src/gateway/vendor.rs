@@ -40,10 +40,10 @@ const WINDOWS: u32 = 10;
 
 /// Linksfield, under one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Vendor(Arc<Parts>);
+pub struct Vendor(Arc<VendorParts>);
 
 #[derive(Debug)]
-struct Parts {
+struct VendorParts {
     lasting: LastingVendor,
     upstream: Arc<Upstream>,
     usual_answers: Usual,
@@ -188,7 +188,7 @@ impl Vendor {
         metrics: Arc<Metrics>,
     ) -> Self {
         lasting.change(config);
-        Self(Arc::new(Parts {
+        Self(Arc::new(VendorParts {
             upstream: lasting.upstream(config, ca),
             usual_answers: lasting.usual_answers(config, tenants),
             latencies: lasting.latencies.of(&Routes::labels(config)),

@@ -57,18 +57,18 @@ pub struct Errand {
 
 /// When a call began to wait for its permit and when it got it, for the record of who began it.
 #[derive(Debug, Clone)]
-pub struct Timing(Arc<Times>);
+pub struct Timing(Arc<CallTimes>);
 
 #[derive(Debug)]
-struct Times {
+struct CallTimes {
     begun: Instant,
     granted: OnceLock<Instant>,
-    disk: Mutex<Disk>,
+    disk: Mutex<DiskWait>,
 }
 
 /// How long the state disk was waited for, which is no time of the vendor's.
 #[derive(Debug, Default)]
-struct Disk {
+struct DiskWait {
     waited: Duration,
     /// Since when it is waited for now.
     since: Option<Instant>,
@@ -77,7 +77,7 @@ struct Disk {
 impl Timing {
     /// Of a call that begins now.
     pub fn begin() -> Self {
-        Self(Arc::new(Times {
+        Self(Arc::new(CallTimes {
             begun: Instant::now(),
             granted: OnceLock::new(),
             disk: Mutex::default(),
@@ -108,7 +108,7 @@ impl Timing {
         done
     }
 
-    fn disk(&self) -> MutexGuard<'_, Disk> {
+    fn disk(&self) -> MutexGuard<'_, DiskWait> {
         self.0.disk.lock()
     }
 

@@ -11,10 +11,10 @@ const REMEMBERED: usize = 64;
 
 /// The durations of a route's recent calls.
 #[derive(Debug, Default)]
-pub struct Latency(Mutex<Recent>);
+pub struct Latency(Mutex<RecentDurations>);
 
 #[derive(Debug, Default)]
-struct Recent {
+struct RecentDurations {
     /// The oldest first.
     durations: VecDeque<Duration>,
     /// The same, the shortest first: they are asked for more often than they change.
@@ -24,7 +24,7 @@ struct Recent {
 impl Latency {
     /// Remembers a call.
     pub fn record(&self, duration: Duration) {
-        let Recent { durations, sorted } = &mut *self.recent();
+        let RecentDurations { durations, sorted } = &mut *self.recent();
         if durations.len() == REMEMBERED
             && let Some(oldest) = durations.pop_front()
         {
@@ -41,7 +41,7 @@ impl Latency {
         rank.checked_sub(1).map_or(Duration::ZERO, |at| sorted[at])
     }
 
-    fn recent(&self) -> MutexGuard<'_, Recent> {
+    fn recent(&self) -> MutexGuard<'_, RecentDurations> {
         self.0.lock()
     }
 }
