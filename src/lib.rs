@@ -75,9 +75,9 @@
 //! - One tenant never reads another's page: the [`Scope`](gateway::query::cache::Scope) of a cache
 //!   key has no default.
 //! - A command is sent at most once, but for one that the vendor has refused unread (HTTP/2). It is
-//!   cancelled only while it is certain that no byte has left (with HTTP/2 its head may have, and
-//!   the first byte of its body, which are no order), or that it was refused (`gateway/progress.rs`
-//!   is where the two sides of that race meet).
+//!   cancelled only while too little of it has left to be carried out (nothing; with HTTP/2 its
+//!   head and one byte of its body may have), or once it was refused (`gateway/progress.rs` is
+//!   where the two sides of that race meet).
 //! - Under an idempotency key one command is sent, until the key's window ends. With a state
 //!   directory the key is on disk before the first byte leaves, and what it may have done is in
 //!   doubt after a restart, never forgotten; where the store of before is lost, there is no start.

@@ -310,7 +310,7 @@ impl Commands {
             count_doubt(metrics, progress, route, tenant); // before those are told who wait with the key
         }
         if let Some(key) = key
-            && let Err(error) = key.settle(ended, self.0.vendor.told()).await
+            && let Err(error) = key.settle(ended, self.0.vendor.time_known()).await
         {
             let sent = progress.sent();
             metrics.key_not_saved(request_id, route, tenant, sent, &error);
@@ -349,7 +349,7 @@ impl Commands {
         this.metrics.invalidation(InvalidationCause::Command);
         let request_id = command.request_id.as_str();
         if let Some(key) = command.key
-            && let Err(error) = key.settle(&answer, self.0.vendor.told()).await
+            && let Err(error) = key.settle(&answer, self.0.vendor.time_known()).await
         {
             this.metrics
                 .key_not_saved(request_id, route, tenant, Sent::Yes, &error);
@@ -447,7 +447,7 @@ impl EndedCommand {
                 course.record(metrics, Some(ending), code, None, in_doubt);
             }
             Some(Err(error)) => {
-                let (cause, in_doubt) = (error.sources(), is_in_doubt(Err(error)));
+                let (cause, in_doubt) = (error.cause_text(), is_in_doubt(Err(error)));
                 let ending = Ending::Failed(error.code());
                 course.record(metrics, Some(ending), None, cause.as_deref(), in_doubt);
             }

@@ -188,7 +188,7 @@ impl Queries {
         exchange.call.vendor_code.clone_from(&head.vendor_code);
         exchange.failure.fault = head.fault;
         if let Some(error) = &found.stood_in_for {
-            exchange.failure.cause = error.sources();
+            exchange.failure.cause = error.cause_text();
             exchange.call.redirect_host = error.redirect_host().map(str::to_owned);
         }
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();

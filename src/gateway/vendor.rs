@@ -204,9 +204,9 @@ impl Vendor {
         &self.0.lasting
     }
 
-    /// What time it is, as far as is known.
-    pub fn told(&self) -> Told {
-        self.0.lasting.skew.told()
+    /// What time it is by our clock and by Linksfield's `Date`, and whether the two agree.
+    pub fn time_known(&self) -> Told {
+        self.0.lasting.skew.time_known()
     }
 
     /// What our clock shows, which goes into signatures.

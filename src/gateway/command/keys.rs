@@ -299,7 +299,7 @@ impl SharedKeys {
         let mut table = self.table();
         table.end(Moment::now());
         if !table.loaded.is_empty()
-            && let Some(agreed) = self.skew.told().agreed()
+            && let Some(agreed) = self.skew.time_known().agreed()
         {
             table.end_loaded(seconds(agreed));
         }

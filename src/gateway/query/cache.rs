@@ -298,7 +298,7 @@ impl Cache {
                     status: Some(landed.page.head.status),
                 },
             },
-            Some(Err(error)) if error.stays() => return Err(error.clone()),
+            Some(Err(error)) if error.is_permanent() => return Err(error.clone()),
             Some(Err(error)) => Failure {
                 reason: Ending::Failed(error.code()),
                 status: error.answer_status(),

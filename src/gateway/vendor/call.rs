@@ -215,7 +215,8 @@ struct Attempt<'a, P> {
     deadline: Instant,
     /// Are the calls of the day on disk with this one among them, or is there no store?
     is_saved: bool,
-    /// Does it hold the last slot that was not held?
+    /// With this call every slot is held: by calls whose time has passed, and that the vendor has
+    /// not ended.
     is_stuck: bool,
 }
 
@@ -476,10 +477,10 @@ impl Vendor {
             if !attempt.preparation.is_durable() {
                 let durable = attempt
                     .preparation
-                    .make_durable(self.told(), attempt.deadline);
+                    .make_durable(self.time_known(), attempt.deadline);
                 attempt.deadline += timing.on_disk(durable).await?;
             } else if !attempt.is_saved {
-                permit.count(self.told());
+                permit.count(self.time_known());
                 let saved = self.save_calls(attempt.deadline);
                 attempt.deadline += timing.on_disk(saved).await;
                 attempt.is_saved = true;
@@ -562,7 +563,7 @@ impl Vendor {
     }
 
     /// The calls of the day are on disk before one more leaves, so that not even a crash begins a
-    /// new day. Where that fails the call is made all the same: [`keep_saving`](crate::keep_saving)
+    /// new day. Where that fails the call is made all the same: `keep_saving` (`instance.rs`)
     /// tells of it. Tells how long it took.
     async fn save_calls(&self, deadline: Instant) -> Duration {
         let began = Instant::now();
@@ -662,7 +663,7 @@ impl Vendor {
         if let Some(seconds) = skew.record(date, sent_at, signed_at, sent_at.elapsed()) {
             this.metrics.clocks_differ(seconds);
         }
-        quota.learn(self.told());
+        quota.learn(self.time_known());
     }
 }
 

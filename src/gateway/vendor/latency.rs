@@ -46,8 +46,8 @@ impl Latency {
     }
 }
 
-/// The latencies of routes, by their names, which say the same in every configuration. A clone is the
-/// same one.
+/// The latencies of routes, by their names, which say the same in every configuration. A clone is
+/// the same one.
 #[derive(Debug, Clone, Default)]
 pub struct Latencies(Arc<Mutex<HashMap<String, Arc<Latency>>>>);
 

@@ -38,7 +38,7 @@ use crate::gateway::error::Error;
 use crate::gateway::progress::Progress;
 use crate::words::Class;
 
-/// A new duration's part in the mean is one in so many.
+/// The weight of the latest duration in the moving average is one in so many.
 const PACE_MEMORY: u32 = 8;
 
 /// Most connections that are given up are closed for the vendor too within this time. One that is

@@ -130,8 +130,8 @@ impl Skew {
         Some(median + ahead(self.steady(Moment::now()), self.wall_clock()))
     }
 
-    /// What time is it?
-    pub fn told(&self) -> Told {
+    /// What time it is by our clock and by Linksfield's `Date`, and whether the two agree.
+    pub fn time_known(&self) -> Told {
         self.tell(self.wall_clock())
     }
 
