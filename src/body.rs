@@ -110,11 +110,11 @@ pub struct Received<B = Incoming> {
     body: B,
     version: Version,
     bytes: u64,
-    state: State,
+    state: ReadState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ReadState {
     /// Nobody has asked for it: an `Expect: 100-continue` is not answered.
     Unasked,
     Asked,
@@ -140,7 +140,7 @@ impl<B> Received<B> {
             body,
             version,
             bytes: 0,
-            state: State::Unasked,
+            state: ReadState::Unasked,
         }
     }
 
@@ -151,12 +151,12 @@ impl<B> Received<B> {
 
     /// Has anybody begun to read it?
     pub fn is_asked_for(&self) -> bool {
-        self.state != State::Unasked
+        self.state != ReadState::Unasked
     }
 
     /// Has the peer gone in the midst of it, or broken the framing?
     pub fn is_broken(&self) -> bool {
-        self.state == State::Broken
+        self.state == ReadState::Broken
     }
 }
 
@@ -172,8 +172,8 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.state == State::Unasked {
-            self.state = State::Asked;
+        if self.state == ReadState::Unasked {
+            self.state = ReadState::Asked;
         }
         let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             // A stream that is reset with NO_ERROR has ended for hyper, wherever that was.
@@ -184,15 +184,15 @@ where
         };
         match &frame {
             Some(Ok(frame)) => self.bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
-            Some(Err(_)) => self.state = State::Broken,
+            Some(Err(_)) => self.state = ReadState::Broken,
             None if self.is_broken() => {}
-            None => self.state = State::Ended,
+            None => self.state = ReadState::Ended,
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.state == State::Ended || self.body.is_end_stream()
+        self.state == ReadState::Ended || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -176,7 +176,7 @@ impl Gateway {
             }
             Err(error) => {
                 exchange.failure.error = Some(error.code());
-                exchange.failure.cause = error.sources();
+                exchange.failure.cause = error.cause_text();
                 exchange.call.outcome = error.answer_outcome();
                 exchange.call.redirect_host = error.redirect_host().map(str::to_owned);
                 exchange.failure.fault = Some(error.fault());
@@ -309,7 +309,10 @@ impl Gateway {
             caller.authorize(&call.tenant)?;
         }
         if !is_query {
-            this.vendor.lasting().brakes().refuse(&call.subject())?;
+            this.vendor
+                .lasting()
+                .brakes()
+                .check_refusal(&call.subject())?;
         }
         let caller = caller.map(|caller| &*caller.name);
         let key = key.map(|key| {

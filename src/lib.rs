@@ -30,7 +30,7 @@
 //!    *crawl* (`query/crawl.rs`, `query/document.rs`). A **command** goes to `gateway/command.rs`.
 //!    One that comes with an idempotency key asks `command/keys.rs` whether one was sent under it.
 //!    Its request drives it; where that has gone, it goes on as a task of its own. It raises the
-//!    *generation* of what it may change (`query/scopes.rs`): right before its first byte, and
+//!    *generation* of what it may change (`query/reach.rs`): right before its first byte, and
 //!    again after any outcome but "proven not sent".
 //! 5. Both call Linksfield through `gateway/vendor.rs`, and where a query fails and the budget
 //!    allows, once more (`vendor/call.rs`). Nothing is asked while the *breaker* is open, nor
@@ -62,7 +62,9 @@
 //! main → cli → instance → admin, reload → build → gateway → query, command → vendor → upstream
 //!                                │           └─→ live ┘         └────────────┴─→ request → signing
 //!                                └─→ server (which knows none of the others)
-//! leaves: words, config, telemetry, body, id, state, clock, open_files, target; in the gateway: error, page, progress, brakes
+//! leaves: words, task, config, telemetry, body, id, state, clock, open_files, target, and signing,
+//!         which imports nothing of ours;
+//!         in the gateway: error, page, progress, brakes
 //! simulator imports nothing of ours: the vendor's double is independent of what it judges
 //! ```
 //!
@@ -73,9 +75,9 @@
 //! - One tenant never reads another's page: the [`Scope`](gateway::query::cache::Scope) of a cache
 //!   key has no default.
 //! - A command is sent at most once, but for one that the vendor has refused unread (HTTP/2). It is
-//!   cancelled only while it is certain that no byte has left (with HTTP/2 its head may have, and
-//!   the first byte of its body, which are no order), or that it was refused (`gateway/progress.rs`
-//!   is where the two sides of that race meet).
+//!   cancelled only while too little of it has left to be carried out (nothing; with HTTP/2 its
+//!   head and one byte of its body may have), or once it was refused (`gateway/progress.rs` is
+//!   where the two sides of that race meet).
 //! - Under an idempotency key one command is sent, until the key's window ends. With a state
 //!   directory the key is on disk before the first byte leaves, and what it may have done is in
 //!   doubt after a restart, never forgotten; where the store of before is lost, there is no start.

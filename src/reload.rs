@@ -33,15 +33,15 @@ const SETTLED: Duration = Duration::from_millis(100);
 
 /// Reads the configuration's file again. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Reloader(Arc<Inner>);
+pub struct Reloader(Arc<ReloaderParts>);
 
 #[derive(Debug)]
-struct Inner {
+struct ReloaderParts {
     path: PathBuf,
     files: Files,
     live: Live,
     lasting: Lasting,
-    read: Mutex<Read>,
+    read: Mutex<LastGood>,
     last: Mutex<LastRead>,
 }
 
@@ -94,7 +94,7 @@ pub struct LastChange {
 
 /// What was read last and could be used.
 #[derive(Debug)]
-struct Read {
+struct LastGood {
     config: Config,
     secrets: Secrets,
     last_change: LastChange,
@@ -152,12 +152,12 @@ impl Reloader {
             keys: Vec::new(),
             secrets: Vec::new(),
         };
-        Self(Arc::new(Inner {
+        Self(Arc::new(ReloaderParts {
             path: path.to_owned(),
             files: Files::watched(),
             live,
             lasting,
-            read: Mutex::new(Read {
+            read: Mutex::new(LastGood {
                 config,
                 secrets,
                 last_change,
@@ -214,7 +214,7 @@ impl Reloader {
         result
     }
 
-    fn bring_into_effect(&self, read: &mut Read, by: Trigger) -> Result<Reloaded, ReloadError> {
+    fn bring_into_effect(&self, read: &mut LastGood, by: Trigger) -> Result<Reloaded, ReloadError> {
         let files = &self.0.files;
         let (mut config, mut warnings) = Config::load(&self.0.path, files)?;
         let (secrets, kept) = config.reload_secrets(files, &read.secrets, &read.config)?;
@@ -317,7 +317,7 @@ impl Reloader {
         self.0.last.lock()
     }
 
-    fn read(&self) -> MutexGuard<'_, Read> {
+    fn read(&self) -> MutexGuard<'_, LastGood> {
         self.0.read.lock()
     }
 }

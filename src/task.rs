@@ -14,7 +14,7 @@ pub fn boxed<F>(future: impl FnOnce() -> F) -> Pin<Box<F>> {
     Box::into_pin(Box::write(place, future()))
 }
 
-type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type BoxedWork<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Work that is driven by whoever waits for it. Dropped before its end, it goes on as a task of its
 /// own, and what comes of it is handed to `left`.
@@ -26,7 +26,7 @@ where
     L: FnOnce(T) + Send + 'static,
 {
     /// Both until it has ended.
-    rest: Option<(Work<T>, L)>,
+    rest: Option<(BoxedWork<T>, L)>,
 }
 
 impl<T, L> DetachOnDrop<T, L>
@@ -39,7 +39,7 @@ where
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let rest = Some((boxed(work) as Work<T>, left));
+        let rest = Some((boxed(work) as BoxedWork<T>, left));
         Self { rest }
     }
 }

@@ -85,8 +85,8 @@ vocabularies! {
         Transient => "transient",
         /// Anything else, an unconfigured business code above all.
         Unknown => "unknown",
-        /// Nothing classifies it, and it is what is usually answered now: the vendor fails
-        /// (`vendor/unclassified.rs`). To who reads metrics and logs it is unknown too.
+        /// Nothing classifies it, and it has become so common that it is taken for an outage
+        /// (`vendor/unclassified.rs`). Metrics and logs show it as unknown, too.
         Usual => "unknown",
     }
 

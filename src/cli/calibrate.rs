@@ -27,7 +27,7 @@ pub(super) fn run(secret_file: &Path) -> Done {
 }
 
 /// What the bodies have shown.
-struct Found {
+struct Calibration {
     /// What reproduces every signature; at least one, the nearest to the default first.
     readings: Vec<Signing>,
     access_code: String,
@@ -35,7 +35,7 @@ struct Found {
 }
 
 /// Tries every reading with each of the bodies, which stand one after another.
-fn calibrate(input: &[u8], secret: &SecretString) -> Result<Found, Failed> {
+fn calibrate(input: &[u8], secret: &SecretString) -> Result<Calibration, Failed> {
     let texts = bodies(input)?;
     let mut samples = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
@@ -56,7 +56,7 @@ fn calibrate(input: &[u8], secret: &SecretString) -> Result<Found, Failed> {
             place,
         )
     });
-    Ok(Found {
+    Ok(Calibration {
         readings,
         access_code: samples[0].access_code.clone(),
         bodies: samples.len(),
@@ -164,7 +164,7 @@ fn either(values: &BTreeSet<String>) -> String {
         .join(" or ")
 }
 
-impl Found {
+impl Calibration {
     /// The matching section nearest to the default.
     fn section(&self) -> &Signing {
         &self.readings[0]

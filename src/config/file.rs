@@ -234,7 +234,7 @@ fn is_given_up(error: &io::Error) -> bool {
     hangs.is_some_and(|hangs: &Hangs| hangs.is_given_up)
 }
 
-type Read = (PathBuf, io::Result<Content>);
+type FileRead = (PathBuf, io::Result<Content>);
 
 /// Reads these, and returns who still reads the others.
 fn read_beside(wanted: Vec<PathBuf>, contents: &mut Contents) -> HashMap<PathBuf, JoinHandle<()>> {
@@ -269,7 +269,7 @@ fn read_beside(wanted: Vec<PathBuf>, contents: &mut Contents) -> HashMap<PathBuf
 /// Takes what these readers tell until then, and leaves those that have told nothing.
 fn wait_for(
     readers: &mut HashMap<PathBuf, JoinHandle<()>>,
-    told: &Receiver<Read>,
+    told: &Receiver<FileRead>,
     until: Instant,
     contents: &mut Contents,
 ) {
@@ -285,7 +285,7 @@ fn wait_for(
 
 fn spawn(
     paths: impl IntoIterator<Item = PathBuf> + Send + 'static,
-    tell: Sender<Read>,
+    tell: Sender<FileRead>,
 ) -> io::Result<JoinHandle<()>> {
     let read_all = move || {
         for path in paths {

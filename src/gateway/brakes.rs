@@ -19,10 +19,10 @@ use crate::config::{Config, Kind, UnlistedPaths};
 
 /// The brakes of the process. A clone is the same one.
 #[derive(Debug, Clone)]
-pub struct Brakes(Arc<Inner>);
+pub struct Brakes(Arc<BrakesState>);
 
 #[derive(Debug)]
-struct Inner {
+struct BrakesState {
     applied: ArcSwap<Applied>,
     changed: Notify,
     /// Shared by connections that move on, exclusive to whoever waits until all have done so.
@@ -58,7 +58,7 @@ pub struct Subject {
 impl Brakes {
     /// Those of the first configuration.
     pub fn new(config: &Config) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(BrakesState {
             applied: ArcSwap::from_pointee(Applied::of(config)),
             changed: Notify::new(),
             leaving: RwLock::new(()),
@@ -96,16 +96,16 @@ impl Brakes {
     /// May a request be sent now?
     pub fn check(&self, subject: &Subject) -> Result<(), Error> {
         let applied = self.0.applied.load();
-        applied.refuse(subject)?;
+        applied.check_refusal(subject)?;
         if applied.is_paused {
             return Err(Error::UpstreamPaused);
         }
         Ok(())
     }
 
-    /// Is a request refused, whatever memory has for it?
-    pub fn refuse(&self, subject: &Subject) -> Result<(), Error> {
-        self.0.applied.load().refuse(subject)
+    /// An error if a brake forbids this request even where memory could answer it.
+    pub fn check_refusal(&self, subject: &Subject) -> Result<(), Error> {
+        self.0.applied.load().check_refusal(subject)
     }
 
     /// Waits until a request may not be sent, and tells why.
@@ -158,7 +158,7 @@ impl Applied {
         }
     }
 
-    fn refuse(&self, subject: &Subject) -> Result<(), Error> {
+    fn check_refusal(&self, subject: &Subject) -> Result<(), Error> {
         match self.routes.get(&*subject.path) {
             Some(true) => return Err(Error::RouteRefused),
             None if self.refuses_unlisted => return Err(Error::UnlistedPath),

@@ -17,7 +17,7 @@ use self::keys::{Claim, End, Kept, Key, Keys, Run};
 use super::error::Error;
 use super::progress::Progress;
 use super::query::cache::Named;
-use super::query::scopes::{Latest, Reach, Scopes};
+use super::query::reach::{Latest, Reach, Scopes};
 use super::request::Call;
 use super::request::route::Kind;
 use super::response;
@@ -36,10 +36,10 @@ use crate::words::{
 
 /// The commands of one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Commands(Arc<Parts>);
+pub struct Commands(Arc<CommandParts>);
 
 #[derive(Debug)]
-struct Parts {
+struct CommandParts {
     vendor: Vendor,
     lasting: LastingCommands,
     /// The queries that commands may change, of this configuration and of the latest one.
@@ -86,7 +86,7 @@ impl Commands {
         latest: Latest,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self(Arc::new(Parts {
+        Self(Arc::new(CommandParts {
             vendor,
             lasting: lasting.clone(),
             scopes,
@@ -224,7 +224,7 @@ impl Commands {
         };
         let run = || self.clone().run_command(call, course, key, errand);
         let metrics = self.0.metrics.clone();
-        let mut command = DetachOnDrop::new(run, move |ended: Ended| ended.record(&metrics));
+        let mut command = DetachOnDrop::new(run, move |ended: EndedCommand| ended.record(&metrics));
         let _unless_it_has_left = CancelOnDrop(progress.clone()); // dropped before the command goes on as a task
         let ended = timeout_at(deadline, &mut command).await;
         timing.tell(exchange);
@@ -272,7 +272,7 @@ impl Commands {
         course: Course, // dropped after the key: the drain waits for that
         key: Option<Run>,
         errand: Errand,
-    ) -> Ended {
+    ) -> EndedCommand {
         let metrics = &self.0.metrics;
         let (progress, route, tenant) = (&course.progress, course.route, course.tenant);
         let reach = self.reach(&call);
@@ -310,7 +310,7 @@ impl Commands {
             count_doubt(metrics, progress, route, tenant); // before those are told who wait with the key
         }
         if let Some(key) = key
-            && let Err(error) = key.settle(ended, self.0.vendor.told()).await
+            && let Err(error) = key.settle(ended, self.0.vendor.time_known()).await
         {
             let sent = progress.sent();
             metrics.key_not_saved(request_id, route, tenant, sent, &error);
@@ -322,7 +322,7 @@ impl Commands {
         }
         std::mem::forget(unless_it_ends);
         if let Some(later) = later {
-            let late = Unsettled {
+            let late = LateCommand {
                 request_id: course.request_id.clone(),
                 started: course.started,
                 call: call.clone(),
@@ -330,12 +330,12 @@ impl Commands {
             };
             tokio::spawn(self.clone().settle_late(late, later)); // the drain does not wait for it
         }
-        Ended { result, course }
+        EndedCommand { result, course }
     }
 
     /// The vendor still has a command whose time has passed: what it says after all settles the
     /// doubt.
-    async fn settle_late(self, command: Unsettled, later: Later) {
+    async fn settle_late(self, command: LateCommand, later: Later) {
         let Some((mut answer, _)) = later.answer().await else {
             return;
         };
@@ -349,7 +349,7 @@ impl Commands {
         this.metrics.invalidation(InvalidationCause::Command);
         let request_id = command.request_id.as_str();
         if let Some(key) = command.key
-            && let Err(error) = key.settle(&answer, self.0.vendor.told()).await
+            && let Err(error) = key.settle(&answer, self.0.vendor.time_known()).await
         {
             this.metrics
                 .key_not_saved(request_id, route, tenant, Sent::Yes, &error);
@@ -395,7 +395,7 @@ impl Preparation for Start<'_> {
 }
 
 /// A command whose answer has not come in time.
-struct Unsettled {
+struct LateCommand {
     request_id: RequestId,
     started: Instant,
     call: Call,
@@ -426,13 +426,13 @@ fn replay(kept: &Kept, in_doubt: bool, exchange: &mut Exchange<'_>) -> Response<
     response::of_kept(kept)
 }
 
-struct Ended {
+struct EndedCommand {
     /// None: it was called off. (Boxed, as it is handed on a few times.)
     result: Option<Result<Box<Answered>, Arc<Error>>>,
     course: Course,
 }
 
-impl Ended {
+impl EndedCommand {
     /// Nobody was there to be told. The drain waits for `course` to go, and that outlives what has
     /// been answered and its permit.
     fn record(self, metrics: &Metrics) {
@@ -447,7 +447,7 @@ impl Ended {
                 course.record(metrics, Some(ending), code, None, in_doubt);
             }
             Some(Err(error)) => {
-                let (cause, in_doubt) = (error.sources(), is_in_doubt(Err(error)));
+                let (cause, in_doubt) = (error.cause_text(), is_in_doubt(Err(error)));
                 let ending = Ending::Failed(error.code());
                 course.record(metrics, Some(ending), None, cause.as_deref(), in_doubt);
             }

@@ -431,7 +431,7 @@ impl std::fmt::Display for InvalidAnswer {
 }
 
 /// What the outside sees of a failure.
-struct Row {
+struct ErrorRow {
     code: &'static str,
     status: StatusCode,
     title: &'static str,
@@ -449,11 +449,11 @@ macro_rules! table {
         /// All codes.
         pub const CODES: &[&str] = &[$($code),+];
 
-        fn row_of(error: &Error) -> Row {
+        fn row_of(error: &Error) -> ErrorRow {
             match error {
                 // A crawl of which pages have come: what stops it is why, but its calls were made.
-                Error::MidCrawl(error) => Row { sent: Sent::Yes, ..row_of(error) },
-                $($($failure => Row {
+                Error::MidCrawl(error) => ErrorRow { sent: Sent::Yes, ..row_of(error) },
+                $($($failure => ErrorRow {
                     code: $code,
                     status: StatusCode::$status,
                     title: $title,
@@ -658,9 +658,9 @@ impl Error {
 
     /// Would the same request fail again, whatever time passes? No old answer stands in for such a
     /// failure.
-    pub fn stays(&self) -> bool {
+    pub fn is_permanent(&self) -> bool {
         matches!(
-            self.cause(),
+            self.unwrapped(),
             Self::TooManyPages { .. } | Self::DocumentTooLarge { .. } | Self::RouteRefused
         )
     }
@@ -672,7 +672,7 @@ impl Error {
 
     /// The status of the vendor's answer, where that is why.
     pub fn answer_status(&self) -> Option<StatusCode> {
-        match self.cause() {
+        match self.unwrapped() {
             Self::UpstreamInvalidAnswer { status, .. } | Self::UpstreamRedirects { status, .. } => {
                 Some(*status)
             }
@@ -684,7 +684,7 @@ impl Error {
 
     /// What the vendor's answer means, where that is why.
     pub fn answer_outcome(&self) -> Option<Outcome> {
-        match self.cause() {
+        match self.unwrapped() {
             Self::UpstreamInvalidAnswer { outcome, .. }
             | Self::UpstreamRedirects { outcome, .. } => Some(*outcome),
             Self::UpstreamThrottled { .. } => Some(Outcome::Throttled),
@@ -695,9 +695,9 @@ impl Error {
 
     /// What its sources say, for the log: the system's, TLS', hyper's and our own words, and none
     /// of a caller's. Where the vendor's answer is why: its status, and what is wrong with it.
-    pub fn sources(&self) -> Option<String> {
+    pub fn cause_text(&self) -> Option<String> {
         if let Some(status) = self.answer_status() {
-            let wrong: &dyn std::fmt::Display = match self.cause() {
+            let wrong: &dyn std::fmt::Display = match self.unwrapped() {
                 Self::UpstreamInvalidAnswer { reason, .. } => reason,
                 Self::UpstreamRedirects { .. } => &"a redirect",
                 _ => &InvalidAnswer::NotAnEnvelope,
@@ -719,15 +719,15 @@ impl Error {
 
     /// Where a redirect leads to.
     pub fn redirect_host(&self) -> Option<&str> {
-        match self.cause() {
+        match self.unwrapped() {
             Self::UpstreamRedirects { host, .. } => host.as_deref(),
             _ => None,
         }
     }
 
-    fn cause(&self) -> &Self {
+    fn unwrapped(&self) -> &Self {
         match self {
-            Self::MidCrawl(error) => error.cause(),
+            Self::MidCrawl(error) => error.unwrapped(),
             error => error,
         }
     }
@@ -749,7 +749,7 @@ impl Error {
 
     fn response(&self, request_id: &RequestId, detail: &str) -> Response<Body> {
         let row = row_of(self);
-        let problem = Problem {
+        let problem = ProblemBody {
             r#type: format!("{DOCUMENT}#{}", row.code),
             title: row.title,
             status: row.status.as_u16(),
@@ -780,7 +780,7 @@ impl Error {
             PROXY_STATUS,
             HeaderValue::from_str(&proxy_status).expect("made of tokens"),
         );
-        match self.cause() {
+        match self.unwrapped() {
             Self::MethodNotAllowed { allow } => {
                 headers.insert(ALLOW, HeaderValue::from_static(allow));
             }
@@ -829,7 +829,7 @@ impl Error {
 
 /// The members of RFC 9457, section 3.1, then those of the vendor's envelope, then ours.
 #[derive(Serialize)]
-struct Problem<'a> {
+struct ProblemBody<'a> {
     r#type: String,
     title: &'static str,
     status: u16,

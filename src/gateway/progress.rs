@@ -20,10 +20,10 @@ const CANCELLED: u8 = 3;
 
 /// The state of one upstream call, shared by the one who makes it and by those who wait for it.
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Arc<Inner>);
+pub struct Progress(Arc<ProgressState>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct ProgressState {
     state: AtomicU8,
     is_in_doubt: AtomicBool,
     audience: Audience,
@@ -42,9 +42,9 @@ impl Progress {
     /// One attempt of several: its own state, and the same who wait.
     #[must_use]
     pub fn attempt(&self) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(ProgressState {
             audience: self.0.audience.clone(),
-            ..Inner::default()
+            ..ProgressState::default()
         }))
     }
 

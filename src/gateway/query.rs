@@ -1,7 +1,7 @@
 //! What is a query answered with? The owner of what memory holds, and of the fills that bring it.
 //!
 //! `query/cache.rs` answers from memory or joins a fill; a fill is a call of Linksfield, or for all
-//! pages of a query as many as there are (`query/crawl.rs`). `query/scopes.rs` says what of memory
+//! pages of a query as many as there are (`query/crawl.rs`). `query/reach.rs` says what of memory
 //! a command makes unfindable.
 
 pub mod cache;
@@ -10,7 +10,7 @@ pub mod document;
 pub mod fill;
 pub mod places;
 pub mod purge;
-pub mod scopes;
+pub mod reach;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +24,7 @@ use self::cache::{Cache, Fetched, Key, Lookup, Question, Sparing};
 use self::document::Document;
 use self::fill::{Expected, errand, filled_later, to_filled};
 use self::places::CrawlPlaces;
-use self::scopes::{Latest, Scopes};
+use self::reach::{Latest, Scopes};
 use super::error::Error;
 use super::progress::Progress;
 use super::request::route::{Kind, Policy, Routes};
@@ -33,7 +33,7 @@ use super::request::{Call, Wishes};
 use super::response;
 use super::vendor::Vendor;
 use super::vendor::call::{Answered, Errand, Timing, Unanswered};
-use super::vendor::pace::{Pace, Paces};
+use super::vendor::latency::{Latencies, Latency};
 use super::vendor::quota::Thrift;
 use crate::body::Body;
 use crate::clock::Moment;
@@ -43,10 +43,10 @@ use crate::words::{Class, RequestResult, Sent};
 
 /// The queries of one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Queries(Arc<Parts>);
+pub struct Queries(Arc<QueryParts>);
 
 #[derive(Debug)]
-struct Parts {
+struct QueryParts {
     vendor: Vendor,
     cache: Cache,
     scopes: Arc<Scopes>,
@@ -54,7 +54,7 @@ struct Parts {
     configuration: u64,
     crawls: CrawlPlaces,
     /// How long crawls take, by the label of their route.
-    crawl_paces: Vec<Arc<Pace>>,
+    crawl_latencies: Vec<Arc<Latency>>,
     /// No caller waits longer for a fill that is no crawl.
     request_timeout: Duration,
     /// The longest document of all pages of a query, in bytes.
@@ -69,7 +69,7 @@ pub struct LastingQueries {
     /// Commands of an earlier configuration reach what a later one holds.
     latest: Latest,
     configurations: Arc<AtomicU64>,
-    crawl_paces: Paces,
+    crawl_latencies: Latencies,
 }
 
 impl LastingQueries {
@@ -79,7 +79,7 @@ impl LastingQueries {
             cache: Cache::new(config.cache.max_size.as_u64()),
             latest: Latest::default(),
             configurations: Arc::default(),
-            crawl_paces: Paces::default(),
+            crawl_latencies: Latencies::default(),
         }
     }
 
@@ -103,13 +103,13 @@ impl Queries {
         let scopes = Arc::new(Scopes::new(config, routes, tenants, &known));
         lasting.latest.store(scopes.clone());
         let max_document = config.upstream.max_answer.as_u64();
-        Self(Arc::new(Parts {
+        Self(Arc::new(QueryParts {
             vendor,
             cache: lasting.cache.clone(),
             scopes,
             configuration: lasting.configurations.fetch_add(1, Ordering::Relaxed) + 1,
             crawls: CrawlPlaces::new(config.tenants.len(), config.upstream.limits.queue),
-            crawl_paces: lasting.crawl_paces.of(&Routes::labels(config)),
+            crawl_latencies: lasting.crawl_latencies.of(&Routes::labels(config)),
             request_timeout: config.server.request_timeout,
             max_document: usize::try_from(max_document).unwrap_or(usize::MAX),
             metrics,
@@ -188,7 +188,7 @@ impl Queries {
         exchange.call.vendor_code.clone_from(&head.vendor_code);
         exchange.failure.fault = head.fault;
         if let Some(error) = &found.stood_in_for {
-            exchange.failure.cause = error.sources();
+            exchange.failure.cause = error.cause_text();
             exchange.call.redirect_host = error.redirect_host().map(str::to_owned);
         }
         exchange.saved_a_call = found.lookup != Lookup::Miss && found.failure.is_none();
@@ -268,7 +268,7 @@ impl Queries {
     fn usual_wait(&self, route: RouteLabel, tenant: TenantLabel, all_pages: bool) -> Duration {
         let (wait, call) = self.0.vendor.usual_wait(route, tenant);
         wait + if all_pages {
-            self.0.crawl_paces[route.0].p90()
+            self.0.crawl_latencies[route.0].p90()
         } else {
             call
         }
@@ -282,7 +282,7 @@ impl Queries {
         if errand.class == Class::Crawl {
             let started = Instant::now();
             let crawled = self.crawl(&call, policy, &errand, &progress).await;
-            self.0.crawl_paces[call.target.route.label.0].record(started.elapsed());
+            self.0.crawl_latencies[call.target.route.label.0].record(started.elapsed());
             return crawled.into();
         }
         let expected = || {

@@ -34,9 +34,9 @@ pub fn fault_of(outcome: Outcome) -> Option<Fault> {
 
 /// The bytes of a page, which keep it: a clone of them would count those who share them in memory
 /// that nothing else of a hit touches.
-struct Shown(Arc<Page>);
+struct PageBytes(Arc<Page>);
 
-impl AsRef<[u8]> for Shown {
+impl AsRef<[u8]> for PageBytes {
     fn as_ref(&self) -> &[u8] {
         &self.0.body
     }
@@ -45,7 +45,7 @@ impl AsRef<[u8]> for Shown {
 /// The answer to a query.
 pub fn of_page(found: &Found) -> Response<Body> {
     let (page, head) = (&found.page, &found.page.head);
-    let shown = Bytes::from_owner(Shown(page.clone()));
+    let shown = Bytes::from_owner(PageBytes(page.clone()));
     let mut response = Response::new(Body::from(shown));
     *response.status_mut() = head.status;
     let headers = response.headers_mut();

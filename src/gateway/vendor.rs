@@ -6,8 +6,8 @@
 
 pub mod breaker;
 pub mod call;
+pub mod latency;
 pub mod levels;
-pub mod pace;
 pub mod quota;
 pub mod retry;
 pub mod skew;
@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 
 use self::breaker::Breaker;
-use self::pace::{Pace, Paces};
+use self::latency::{Latencies, Latency};
 use self::quota::{History, Limits, Quota, Share, Thrift};
 use self::retry::Retries;
 use self::skew::{Skew, Told};
@@ -40,15 +40,15 @@ const WINDOWS: u32 = 10;
 
 /// Linksfield, under one configuration. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Vendor(Arc<Parts>);
+pub struct Vendor(Arc<VendorParts>);
 
 #[derive(Debug)]
-struct Parts {
+struct VendorParts {
     lasting: LastingVendor,
     upstream: Arc<Upstream>,
     usual_answers: Usual,
     /// How long calls take, by the label of their route.
-    paces: Vec<Arc<Pace>>,
+    latencies: Vec<Arc<Latency>>,
     exchange_timeout: Duration,
     /// How long a slot stays taken by an exchange whose time has passed.
     hold: Duration,
@@ -66,7 +66,7 @@ pub struct LastingVendor {
     usual_answers: KnownScopes,
     skew: Skew,
     thriftiness: Thriftiness,
-    paces: Paces,
+    latencies: Latencies,
     transport: Arc<dyn Transport>,
     last_upstream: Arc<Mutex<Option<LastUpstream>>>,
     traffic: Traffic,
@@ -109,7 +109,7 @@ impl LastingVendor {
             usual_answers: KnownScopes::default(),
             skew,
             thriftiness: Thriftiness::default(),
-            paces: Paces::default(),
+            latencies: Latencies::default(),
             transport,
             last_upstream: Arc::default(),
             traffic: Traffic::default(),
@@ -188,10 +188,10 @@ impl Vendor {
         metrics: Arc<Metrics>,
     ) -> Self {
         lasting.change(config);
-        Self(Arc::new(Parts {
+        Self(Arc::new(VendorParts {
             upstream: lasting.upstream(config, ca),
             usual_answers: lasting.usual_answers(config, tenants),
-            paces: lasting.paces.of(&Routes::labels(config)),
+            latencies: lasting.latencies.of(&Routes::labels(config)),
             lasting: lasting.clone(),
             exchange_timeout: config.upstream.timeout,
             hold: config.upstream.hold,
@@ -204,9 +204,9 @@ impl Vendor {
         &self.0.lasting
     }
 
-    /// What time it is, as far as is known.
-    pub fn told(&self) -> Told {
-        self.0.lasting.skew.told()
+    /// What time it is by our clock and by Linksfield's `Date`, and whether the two agree.
+    pub fn time_known(&self) -> Told {
+        self.0.lasting.skew.time_known()
     }
 
     /// What our clock shows, which goes into signatures.
@@ -222,7 +222,7 @@ impl Vendor {
     /// How long a call of this route and tenant usually takes from now on: the wait for its turn,
     /// and the call itself.
     pub fn usual_wait(&self, route: RouteLabel, tenant: TenantLabel) -> (Duration, Duration) {
-        let call = self.0.paces[route.0].p90();
+        let call = self.0.latencies[route.0].p90();
         (self.0.lasting.quota.expected_wait(tenant.0, call), call)
     }
 

@@ -103,12 +103,12 @@ struct Standing {
     number: u64,
     /// Changes with the list.
     is_known: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<PlacesState>,
 }
 
 /// To hold the list and a place's state, take the list first.
 #[derive(Debug)]
-struct State {
+struct PlacesState {
     /// Where it is in the list.
     listed_at: Instant,
     waits_since: Option<Instant>,
@@ -129,7 +129,7 @@ impl Places {
         let standing = Arc::new(Standing {
             number: listed.entered,
             is_known: AtomicBool::new(false),
-            state: Mutex::new(State {
+            state: Mutex::new(PlacesState {
                 listed_at: accepted,
                 waits_since: Some(accepted),
                 stuck_since: None,
@@ -354,12 +354,12 @@ impl Standing {
         answer
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PlacesState> {
         self.state.lock()
     }
 }
 
-impl State {
+impl PlacesState {
     /// Since when it waits, unless somebody wants it already.
     fn free_since(&self) -> Option<Instant> {
         self.waits_since.filter(|_| self.wanted.is_none())

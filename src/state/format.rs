@@ -23,8 +23,8 @@ pub(super) const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 const CACHE: usize = 4 << 20;
 
 /// State, seconds since 1970, fingerprint, status, the envelope's `code`, headers, body.
-type Row<'a> = (u8, u64, &'a [u8; 32], u16, &'a str, &'a [u8], &'a [u8]);
-const KEYS: TableDefinition<'_, &[u8; 32], Row<'_>> = TableDefinition::new("idempotency_keys");
+type KeyRow<'a> = (u8, u64, &'a [u8; 32], u16, &'a str, &'a [u8], &'a [u8]);
+const KEYS: TableDefinition<'_, &[u8; 32], KeyRow<'_>> = TableDefinition::new("idempotency_keys");
 /// Minutes since 1970, and the calls begun in them.
 const CALLS: TableDefinition<'_, u64, u32> = TableDefinition::new("calls_by_minute");
 /// The minute since 1970 in which the store was made: of calls before it nothing is known.
@@ -154,7 +154,7 @@ const RUNNING: u8 = 0;
 const IN_DOUBT: u8 = 1;
 const KEPT: u8 = 2;
 
-fn row(record: &Record) -> Row<'_> {
+fn row(record: &Record) -> KeyRow<'_> {
     let (since, fingerprint) = (record.since.save(), &record.fingerprint);
     let bare = |state| (state, since, fingerprint, 0, "", &[][..], &[][..]);
     match &record.state {
@@ -173,7 +173,7 @@ fn row(record: &Record) -> Row<'_> {
 }
 
 /// What is not understood may have been sent.
-fn record((state, since, fingerprint, status, vendor_code, headers, body): Row<'_>) -> Record {
+fn record((state, since, fingerprint, status, vendor_code, headers, body): KeyRow<'_>) -> Record {
     let state = match state {
         RUNNING => State::Running,
         KEPT => State::Kept(Answer {

@@ -26,7 +26,7 @@ fn signed_as(body: &str, form: &Signing, slip: fn(&str) -> String) -> String {
     )
 }
 
-fn found(bodies: &str) -> Found {
+fn found(bodies: &str) -> Calibration {
     calibrate(bodies.as_bytes(), &SECRET.into()).unwrap_or_else(|Failed(reason)| panic!("{reason}"))
 }
 
@@ -43,7 +43,7 @@ fn proposed(report: &str) -> Vec<&str> {
     bodies.filter(|line| line.starts_with('{')).collect()
 }
 
-fn unsettled(found: &Found) -> Vec<&'static str> {
+fn unsettled(found: &Calibration) -> Vec<&'static str> {
     let keys = found.unsettled();
     let names = keys.iter().map(|key| key.name);
     names.filter(|name| *name != "output").collect() // a matter of luck: there may be no + or /

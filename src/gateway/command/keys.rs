@@ -39,10 +39,10 @@ use crate::words::Sent;
 
 /// All keys.
 #[derive(Debug, Clone)]
-pub struct Keys(Arc<Shared>);
+pub struct Keys(Arc<SharedKeys>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedKeys {
     window: Duration,
     max_keys: usize,
     max_bytes: u64,
@@ -53,7 +53,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Table {
-    entries: HashMap<KeyId, Entry>,
+    entries: HashMap<KeyId, KeyEntry>,
     /// Which of them end when; one that runs has no end yet.
     ends: BTreeSet<(Moment, KeyId)>,
     /// Which of those that the store held end by which second since 1970, if our clock and
@@ -69,12 +69,12 @@ struct Table {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct KeyEntry {
     fingerprint: [u8; 32],
     /// Which command claimed it; 0 before the start. The same key and parameters may be claimed
     /// anew after the window.
     run: u64,
-    state: State,
+    state: KeyState,
     /// Its place in `ends`.
     end: Option<Moment>,
     /// Its place in `loaded`.
@@ -82,7 +82,7 @@ struct Entry {
 }
 
 #[derive(Debug)]
-enum State {
+enum KeyState {
     Running(Waiter),
     Kept(Arc<Kept>),
     InDoubt,
@@ -108,8 +108,8 @@ impl Keys {
                 Saved::Kept(answer) => Kept::load(answer),
                 Saved::Running | Saved::InDoubt => None,
             };
-            let state = kept.map_or(State::InDoubt, |kept| State::Kept(Arc::new(kept)));
-            let entry = Entry {
+            let state = kept.map_or(KeyState::InDoubt, |kept| KeyState::Kept(Arc::new(kept)));
+            let entry = KeyEntry {
                 fingerprint: record.fingerprint,
                 run: 0,
                 state,
@@ -118,7 +118,7 @@ impl Keys {
             };
             table.put(id, entry);
         }
-        Self(Arc::new(Shared {
+        Self(Arc::new(SharedKeys {
             window: config.window,
             max_keys: config.max_keys.get(),
             max_bytes: config.max_size.as_u64(),
@@ -142,9 +142,9 @@ impl Keys {
             .find(|(entry, asked)| entry.fingerprint == **asked);
         if let Some((entry, _)) = same {
             return Ok(match &entry.state {
-                State::Running(waiter) => Claim::Wait(waiter.clone()),
-                State::Kept(kept) => Claim::Known(kept.clone()),
-                State::InDoubt => Claim::InDoubt,
+                KeyState::Running(waiter) => Claim::Wait(waiter.clone()),
+                KeyState::Kept(kept) => Claim::Known(kept.clone()),
+                KeyState::InDoubt => Claim::InDoubt,
             });
         }
         if !known.is_empty() {
@@ -156,10 +156,10 @@ impl Keys {
         let (tell, end) = watch::channel(None);
         table.runs += 1;
         let run = table.runs;
-        let entry = Entry {
+        let entry = KeyEntry {
             fingerprint: key.fingerprint,
             run,
-            state: State::Running(Waiter {
+            state: KeyState::Running(Waiter {
                 end,
                 progress: progress.clone(),
             }),
@@ -288,7 +288,7 @@ impl Waiter {
     }
 }
 
-impl Shared {
+impl SharedKeys {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Each change is made whole before anything can panic.
         self.table.lock()
@@ -299,7 +299,7 @@ impl Shared {
         let mut table = self.table();
         table.end(Moment::now());
         if !table.loaded.is_empty()
-            && let Some(agreed) = self.skew.told().agreed()
+            && let Some(agreed) = self.skew.time_known().agreed()
         {
             table.end_loaded(seconds(agreed));
         }
@@ -357,10 +357,10 @@ impl Shared {
 }
 
 impl Table {
-    fn put(&mut self, id: KeyId, entry: Entry) {
+    fn put(&mut self, id: KeyId, entry: KeyEntry) {
         self.remove(&id);
         *place(&mut self.census, &entry.state) += 1;
-        if let State::Kept(kept) = &entry.state {
+        if let KeyState::Kept(kept) = &entry.state {
             self.bytes += kept.size();
         }
         self.ends.extend(entry.end.map(|end| (end, id)));
@@ -371,7 +371,7 @@ impl Table {
     /// Has this command left the key in doubt?
     fn is_in_doubt(&self, id: &KeyId, run: u64) -> bool {
         let entry = self.entries.get(id);
-        entry.is_some_and(|entry| entry.run == run && matches!(entry.state, State::InDoubt))
+        entry.is_some_and(|entry| entry.run == run && matches!(entry.state, KeyState::InDoubt))
     }
 
     /// Has another command the key now?
@@ -380,23 +380,23 @@ impl Table {
     }
 
     /// A key in doubt is so no more; its window goes on. None: it is free.
-    fn resolve(&mut self, id: KeyId, state: Option<State>) {
+    fn resolve(&mut self, id: KeyId, state: Option<KeyState>) {
         let Some(entry) = self.remove(&id) else {
             return;
         };
         if let Some(state) = state {
-            self.put(id, Entry { state, ..entry });
+            self.put(id, KeyEntry { state, ..entry });
         }
     }
 
-    fn remove(&mut self, id: &KeyId) -> Option<Entry> {
+    fn remove(&mut self, id: &KeyId) -> Option<KeyEntry> {
         let entry = self.entries.remove(id);
         if let Some(entry) = &entry {
             // Else a command that claims it anew would be forgotten then.
             entry.end.map(|end| self.ends.remove(&(end, *id)));
             entry.until.map(|until| self.loaded.remove(&(until, *id)));
             *place(&mut self.census, &entry.state) -= 1;
-            if let State::Kept(kept) = &entry.state {
+            if let KeyState::Kept(kept) = &entry.state {
                 self.bytes -= kept.size();
             }
         }
@@ -421,11 +421,11 @@ impl Table {
     }
 }
 
-fn place<'a>(census: &'a mut Census, state: &State) -> &'a mut usize {
+fn place<'a>(census: &'a mut Census, state: &KeyState) -> &'a mut usize {
     match state {
-        State::Running(_) => &mut census.running,
-        State::Kept(_) => &mut census.kept,
-        State::InDoubt => &mut census.in_doubt,
+        KeyState::Running(_) => &mut census.running,
+        KeyState::Kept(_) => &mut census.kept,
+        KeyState::InDoubt => &mut census.in_doubt,
     }
 }
 
@@ -433,7 +433,7 @@ fn place<'a>(census: &'a mut Census, state: &State) -> &'a mut usize {
 /// doubt, unless no byte has left.
 #[derive(Debug)]
 pub struct Run {
-    shared: Arc<Shared>,
+    shared: Arc<SharedKeys>,
     key: Key,
     /// Which command this is.
     number: u64,
@@ -491,8 +491,8 @@ impl Run {
         };
         let end = End::of(&fate, ended);
         let state = match fate {
-            Fate::Keep(kept) => Some(State::Kept(kept)),
-            Fate::Doubt => Some(State::InDoubt),
+            Fate::Keep(kept) => Some(KeyState::Kept(kept)),
+            Fate::Doubt => Some(KeyState::InDoubt),
             Fate::Free => None,
         };
         self.settle_as(state);
@@ -501,7 +501,7 @@ impl Run {
     }
 
     /// From now on the key is in this state, or free.
-    fn settle_as(&mut self, state: Option<State>) {
+    fn settle_as(&mut self, state: Option<KeyState>) {
         self.is_settled = true;
         let (id, fingerprint) = (self.key.id, self.key.fingerprint);
         if state.is_none() && *self.is_written.get_mut() {
@@ -510,7 +510,7 @@ impl Run {
         let mut table = self.shared.table();
         table.remove(&id);
         if let Some(state) = state {
-            let entry = Entry {
+            let entry = KeyEntry {
                 fingerprint,
                 run: self.number,
                 state,
@@ -539,7 +539,7 @@ impl Run {
 /// A key whose command is in doubt, as its answer has not come in time.
 #[derive(Debug)]
 pub struct Unsettled {
-    shared: Arc<Shared>,
+    shared: Arc<SharedKeys>,
     key: Key,
     /// The command.
     run: u64,
@@ -566,7 +566,7 @@ impl Unsettled {
         let saved = shared.save_end((id, run), change).await;
         let mut table = shared.table();
         if table.is_in_doubt(&id, run) {
-            table.resolve(id, kept.map(State::Kept));
+            table.resolve(id, kept.map(KeyState::Kept));
         }
         saved
     }
@@ -576,7 +576,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         if !self.is_settled {
             let may_have_left = self.progress.sent() != Sent::No;
-            self.settle_as(may_have_left.then_some(State::InDoubt));
+            self.settle_as(may_have_left.then_some(KeyState::InDoubt));
         }
     }
 }

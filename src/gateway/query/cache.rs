@@ -10,10 +10,10 @@
 //! fetched once for all who can wait for it.
 
 mod flight;
+mod found;
 mod heads;
 pub mod inspect;
 mod key;
-mod lookup;
 mod narrowing;
 mod scope;
 mod snapshot;
@@ -31,8 +31,8 @@ use tokio::time::Instant;
 
 pub use self::flight::Terms;
 use self::flight::{FillResult, Flight, Landed, Teller};
+pub use self::found::{Failure, Forwarded, Found, Lifetime, Lookup, NotStored};
 pub use self::key::Key;
-pub use self::lookup::{Failure, Forwarded, Found, Lifetime, Lookup, NotStored};
 pub use self::narrowing::Named;
 pub use self::scope::Scope;
 pub use self::scope::Validity;
@@ -53,19 +53,19 @@ const LONGEST_KEY: usize = 8 * 1024;
 
 /// The pages in memory and the fills that run.
 #[derive(Debug, Clone)]
-pub struct Cache(Arc<Inner>);
+pub struct Cache(Arc<SharedCache>);
 
 #[derive(Debug)]
-struct Inner {
-    entries: moka::sync::Cache<Key, Entry, RandomState>,
+struct SharedCache {
+    entries: moka::sync::Cache<Key, CacheEntry, RandomState>,
     evictions: Arc<AtomicU64>,
-    state: Mutex<State>,
+    state: Mutex<FillState>,
     next_flight: AtomicU64,
 }
 
 /// What only fills change.
 #[derive(Debug, Default)]
-struct State {
+struct FillState {
     /// More than one for a key where a caller would not wait for the one that ran. The one that
     /// began last is last.
     flights: HashMap<Key, Vec<Flight>, RandomState>,
@@ -73,7 +73,7 @@ struct State {
 }
 
 #[derive(Debug, Clone)]
-struct Entry {
+struct CacheEntry {
     page: Arc<Page>,
     sent_at: Moment,
     snapshot: Arc<Snapshot>,
@@ -217,7 +217,7 @@ impl Cache {
         let evicted = evictions.clone();
         let entries = moka::sync::Cache::builder()
             .max_capacity(max_size)
-            .weigher(|key, entry: &Entry| weigh(key, &entry.page))
+            .weigher(|key, entry: &CacheEntry| weigh(key, &entry.page))
             // The default policy admits by frequency: a warm cache would fetch every new query
             // again and again.
             .eviction_policy(EvictionPolicy::lru())
@@ -228,7 +228,7 @@ impl Cache {
                 }
             })
             .build_with_hasher(RandomState::default());
-        Self(Arc::new(Inner {
+        Self(Arc::new(SharedCache {
             entries,
             evictions,
             state: Mutex::default(),
@@ -298,7 +298,7 @@ impl Cache {
                     status: Some(landed.page.head.status),
                 },
             },
-            Some(Err(error)) if error.stays() => return Err(error.clone()),
+            Some(Err(error)) if error.is_permanent() => return Err(error.clone()),
             Some(Err(error)) => Failure {
                 reason: Ending::Failed(error.code()),
                 status: error.answer_status(),
@@ -410,7 +410,7 @@ impl Cache {
     }
 }
 
-impl State {
+impl FillState {
     /// The youngest running fill that answers this question.
     fn serving(&self, question: &Question<'_>, now: Moment) -> Option<&Flight> {
         let running = self.flights.get(&question.key).into_iter().flatten();
@@ -513,8 +513,8 @@ enum Use {
     None,
 }
 
-impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl SharedCache {
+    fn state(&self) -> MutexGuard<'_, FillState> {
         self.state.lock()
     }
 
@@ -555,7 +555,7 @@ impl Inner {
 
     /// Keeps an entry, unless there is one that was asked for later. Only under the lock of the
     /// state.
-    fn keep(&self, key: Key, entry: Entry, now: Moment) -> bool {
+    fn keep(&self, key: Key, entry: CacheEntry, now: Moment) -> bool {
         let known = self.entries.get(&key);
         let is_newer = known.is_none_or(|known| {
             known.sent_at <= entry.sent_at || !known.snapshot.is_valid(&key, now)
@@ -566,7 +566,7 @@ impl Inner {
         is_newer
     }
 
-    fn drop_if(&self, is_gone: impl Fn(&Key, &Entry) -> bool) -> usize {
+    fn drop_if(&self, is_gone: impl Fn(&Key, &CacheEntry) -> bool) -> usize {
         let entries = self.entries.iter();
         let gone: Vec<_> = entries
             .filter(|(key, entry)| is_gone(key, entry))
@@ -600,7 +600,7 @@ impl Inner {
     }
 }
 
-impl Entry {
+impl CacheEntry {
     fn found(self, lookup: Lookup, lifetime: Duration, age: Duration) -> Found {
         let fresh_for = match lookup {
             Lookup::Stale => lifetime.min(age), // a snapshot that ended early is not fresh any more
@@ -647,7 +647,7 @@ impl Landed {
 
 /// Ends a fill's flight, even if its task panics.
 struct Landing {
-    cache: Arc<Inner>,
+    cache: Arc<SharedCache>,
     key: Key,
     flight: Flight,
     teller: Teller,
@@ -691,7 +691,7 @@ impl Landing {
     }
 }
 
-impl Inner {
+impl SharedCache {
     /// Keeps what a fill has brought, if it may be kept.
     fn land(&self, key: &Key, filled: Filled, terms: Terms, policy: &Policy) -> Landed {
         let mut landed = Landed {
@@ -752,7 +752,7 @@ impl Inner {
             let keep_for = snapshot.lifetime(policy) + policy.stale_for.max(policy.stale_if_error);
             let rounded_up = keep_for.as_secs().saturating_add(1);
             let keep_for = u32::try_from(rounded_up).unwrap_or(u32::MAX);
-            let entry = |page, sent_at| Entry {
+            let entry = |page, sent_at| CacheEntry {
                 page,
                 sent_at,
                 keep_for,
@@ -807,12 +807,12 @@ fn weigh(key: &Key, page: &Page) -> u32 {
 /// own.
 struct UntilUnusable;
 
-impl moka::Expiry<Key, Entry> for UntilUnusable {
+impl moka::Expiry<Key, CacheEntry> for UntilUnusable {
     // Always `Some`: `None` met memory-safety bugs in moka's timer wheel before 0.12.14.
     fn expire_after_create(
         &self,
         _: &Key,
-        entry: &Entry,
+        entry: &CacheEntry,
         _: std::time::Instant,
     ) -> Option<Duration> {
         Some(Duration::from_secs(entry.keep_for.into()))
@@ -821,7 +821,7 @@ impl moka::Expiry<Key, Entry> for UntilUnusable {
     fn expire_after_update(
         &self,
         key: &Key,
-        entry: &Entry,
+        entry: &CacheEntry,
         now: std::time::Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {

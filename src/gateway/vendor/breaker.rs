@@ -29,10 +29,10 @@ pub struct Settings {
 
 /// The breaker of one vendor. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Breaker(Arc<Mutex<State>>);
+pub struct Breaker(Arc<Mutex<BreakerState>>);
 
 #[derive(Debug)]
-struct State {
+struct BreakerState {
     settings: Settings,
     in_a_row: u32,
     recent: VecDeque<(Instant, bool)>,
@@ -91,7 +91,7 @@ const REMEMBERED: usize = 1024;
 impl Breaker {
     /// Closed.
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(BreakerState {
             settings,
             in_a_row: 0,
             recent: VecDeque::new(),
@@ -136,12 +136,12 @@ impl Breaker {
         self.lock().opened_at.is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BreakerState> {
         self.0.lock()
     }
 }
 
-impl State {
+impl BreakerState {
     /// May a call be made, and would it be the one that sees whether the vendor is well again?
     fn may_pass(&self) -> Result<bool, Open> {
         let Some(opened_at) = self.opened_at else {

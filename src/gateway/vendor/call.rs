@@ -57,18 +57,18 @@ pub struct Errand {
 
 /// When a call began to wait for its permit and when it got it, for the record of who began it.
 #[derive(Debug, Clone)]
-pub struct Timing(Arc<Times>);
+pub struct Timing(Arc<CallTimes>);
 
 #[derive(Debug)]
-struct Times {
+struct CallTimes {
     begun: Instant,
     granted: OnceLock<Instant>,
-    disk: Mutex<Disk>,
+    disk: Mutex<DiskWait>,
 }
 
 /// How long the state disk was waited for, which is no time of the vendor's.
 #[derive(Debug, Default)]
-struct Disk {
+struct DiskWait {
     waited: Duration,
     /// Since when it is waited for now.
     since: Option<Instant>,
@@ -77,7 +77,7 @@ struct Disk {
 impl Timing {
     /// Of a call that begins now.
     pub fn begin() -> Self {
-        Self(Arc::new(Times {
+        Self(Arc::new(CallTimes {
             begun: Instant::now(),
             granted: OnceLock::new(),
             disk: Mutex::default(),
@@ -108,7 +108,7 @@ impl Timing {
         done
     }
 
-    fn disk(&self) -> MutexGuard<'_, Disk> {
+    fn disk(&self) -> MutexGuard<'_, DiskWait> {
         self.0.disk.lock()
     }
 
@@ -215,7 +215,8 @@ struct Attempt<'a, P> {
     deadline: Instant,
     /// Are the calls of the day on disk with this one among them, or is there no store?
     is_saved: bool,
-    /// Does it hold the last slot that was not held?
+    /// With this call every slot is held: by calls whose time has passed, and that the vendor has
+    /// not ended.
     is_stuck: bool,
 }
 
@@ -374,7 +375,7 @@ impl Vendor {
             breaker.trip(ended_at);
         }
         let duration = ended_at - granted_at;
-        this.paces[at.route.0].record(duration); // who waits for the next one waits for the disk too
+        this.latencies[at.route.0].record(duration); // who waits for the next one waits for the disk too
         let on_disk = attempt.deadline - given;
         self.record(&attempt, ending, duration.saturating_sub(on_disk));
         result
@@ -476,10 +477,10 @@ impl Vendor {
             if !attempt.preparation.is_durable() {
                 let durable = attempt
                     .preparation
-                    .make_durable(self.told(), attempt.deadline);
+                    .make_durable(self.time_known(), attempt.deadline);
                 attempt.deadline += timing.on_disk(durable).await?;
             } else if !attempt.is_saved {
-                permit.count(self.told());
+                permit.count(self.time_known());
                 let saved = self.save_calls(attempt.deadline);
                 attempt.deadline += timing.on_disk(saved).await;
                 attempt.is_saved = true;
@@ -530,7 +531,7 @@ impl Vendor {
         progress: &Progress,
         until: Instant,
     ) -> Result<Permit<Slot>, Error> {
-        let usual = || self.0.paces[call.target.route.label.0].p90();
+        let usual = || self.0.latencies[call.target.route.label.0].p90();
         let ask = Ask {
             tenant: call.tenant.label.0,
             class: errand.class,
@@ -562,7 +563,7 @@ impl Vendor {
     }
 
     /// The calls of the day are on disk before one more leaves, so that not even a crash begins a
-    /// new day. Where that fails the call is made all the same: [`keep_saving`](crate::keep_saving)
+    /// new day. Where that fails the call is made all the same: `keep_saving` (`instance.rs`)
     /// tells of it. Tells how long it took.
     async fn save_calls(&self, deadline: Instant) -> Duration {
         let began = Instant::now();
@@ -662,7 +663,7 @@ impl Vendor {
         if let Some(seconds) = skew.record(date, sent_at, signed_at, sent_at.elapsed()) {
             this.metrics.clocks_differ(seconds);
         }
-        quota.learn(self.told());
+        quota.learn(self.time_known());
     }
 }
 

@@ -38,7 +38,7 @@ use crate::gateway::error::Error;
 use crate::gateway::progress::Progress;
 use crate::words::Class;
 
-/// A new duration's part in the mean is one in so many.
+/// The weight of the latest duration in the moving average is one in so many.
 const PACE_MEMORY: u32 = 8;
 
 /// Most connections that are given up are closed for the vendor too within this time. One that is
@@ -63,7 +63,7 @@ pub enum Throttled {
 
 /// The vendor's limits, as slots of type `T`.
 #[derive(Debug)]
-pub struct Quota<T: Shareable>(Arc<Shared<T>>);
+pub struct Quota<T: Shareable>(Arc<SharedQuota<T>>);
 
 impl<T: Shareable> Clone for Quota<T> {
     fn clone(&self) -> Self {
@@ -72,10 +72,10 @@ impl<T: Shareable> Clone for Quota<T> {
 }
 
 #[derive(Debug)]
-struct Shared<T: Shareable>(Mutex<State<T>>);
+struct SharedQuota<T: Shareable>(Mutex<QuotaState<T>>);
 
 #[derive(Debug)]
-struct State<T: Shareable> {
+struct QuotaState<T: Shareable> {
     slots: Slots<T>,
     /// Calls that cannot use the slot that they have, the first first.
     movers: Vec<Mover<T>>,
@@ -95,19 +95,19 @@ struct State<T: Shareable> {
 #[derive(Debug)]
 struct Mover<T: Shareable> {
     number: u64,
-    tell: oneshot::Sender<Place<T>>,
+    tell: oneshot::Sender<SlotPlace<T>>,
 }
 
 /// A call's place in a slot, given back unless it is used.
 #[derive(Debug)]
-struct Place<T: Shareable> {
+struct SlotPlace<T: Shareable> {
     slot: T,
     number: u64,
     is_over: bool,
-    shared: Arc<Shared<T>>,
+    shared: Arc<SharedQuota<T>>,
 }
 
-impl<T: Shareable> Drop for Place<T> {
+impl<T: Shareable> Drop for SlotPlace<T> {
     fn drop(&mut self) {
         if !self.is_over {
             let mut state = self.shared.lock();
@@ -124,7 +124,7 @@ pub struct Permit<T: Shareable> {
     slot: T,
     /// That of the slot while it is busy.
     number: u64,
-    stage: Stage,
+    stage: PermitStage,
     tenant: usize,
     class: Class,
     granted_at: Instant,
@@ -133,12 +133,12 @@ pub struct Permit<T: Shareable> {
     /// Had the second's limit room for another call beside it?
     had_spare: bool,
     counted: Option<Counted>,
-    shared: Arc<Shared<T>>,
+    shared: Arc<SharedQuota<T>>,
 }
 
 /// How far a permit has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum PermitStage {
     /// The call is under way, or is about to be.
     Granted,
     /// The time for the call has passed, and the vendor has not ended it.
@@ -152,7 +152,7 @@ impl<T: Shareable> Quota<T> {
     /// day has seen is assumed to be nothing. What the last second has seen is not: its turns are
     /// free one second from now.
     pub fn new(limits: &Limits, now: SystemTime, history: Option<&History>) -> Self {
-        let state = State {
+        let state = QuotaState {
             slots: Slots::new(limits.connections),
             movers: Vec::new(),
             is_crawling: false,
@@ -163,7 +163,7 @@ impl<T: Shareable> Quota<T> {
             pace: None,
             alarm: None,
         };
-        Self(Arc::new(Shared(Mutex::new(state))))
+        Self(Arc::new(SharedQuota(Mutex::new(state))))
     }
 
     /// Other limits from now on. Who waits goes on waiting, what was counted stays counted. Of
@@ -284,7 +284,7 @@ impl<T: Shareable> Quota<T> {
     }
 }
 
-impl<T: Shareable> State<T> {
+impl<T: Shareable> QuotaState<T> {
     /// A call that was granted is not made: no turn is used.
     fn take_back(&mut self, number: u64, tenant: usize) {
         self.slots.put_back(number);
@@ -411,8 +411,8 @@ enum Entered<T: Shareable> {
     Waits(oneshot::Receiver<Result<Permit<T>, Error>>),
 }
 
-impl<T: Shareable> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<T: Shareable> SharedQuota<T> {
+    fn lock(&self) -> MutexGuard<'_, QuotaState<T>> {
         // Nothing in here panics between two halves of a change.
         self.0.lock()
     }
@@ -442,7 +442,7 @@ impl<T: Shareable> Shared<T> {
 
     /// Grants what can be granted now, and sees to it that somebody looks again when a turn becomes
     /// free.
-    fn dispatch(self: &Arc<Self>, state: &mut State<T>, now: Instant) {
+    fn dispatch(self: &Arc<Self>, state: &mut QuotaState<T>, now: Instant) {
         state.dismiss(now);
         self.move_on(state);
         while !state.queue.is_empty() && state.rate.room(now).is_ok() {
@@ -468,7 +468,7 @@ impl<T: Shareable> Shared<T> {
     }
 
     /// Calls that have their permit already go before those that wait for one.
-    fn move_on(self: &Arc<Self>, state: &mut State<T>) {
+    fn move_on(self: &Arc<Self>, state: &mut QuotaState<T>) {
         for mover in std::mem::take(&mut state.movers) {
             if mover.tell.is_closed() {
                 continue;
@@ -477,7 +477,7 @@ impl<T: Shareable> Shared<T> {
                 state.movers.push(mover);
                 continue;
             };
-            let place = Place {
+            let place = SlotPlace {
                 slot,
                 number,
                 is_over: false,
@@ -492,7 +492,7 @@ impl<T: Shareable> Shared<T> {
 
     fn grant(
         self: &Arc<Self>,
-        state: &mut State<T>,
+        state: &mut QuotaState<T>,
         waiting: Waiting<oneshot::Sender<Result<Permit<T>, Error>>>,
         (number, slot): (u64, T),
         now: Instant,
@@ -501,7 +501,7 @@ impl<T: Shareable> Shared<T> {
         let mut permit = self.permit(state, (tenant, class), (number, slot), now);
         permit.has_waited = waiting.since < now;
         if let Err(Ok(mut permit)) = waiting.granted.send(Ok(permit)) {
-            permit.stage = Stage::Over; // its caller has gone
+            permit.stage = PermitStage::Over; // its caller has gone
             state.is_crawling = was_crawling;
             state.take_back(number, tenant);
         }
@@ -510,7 +510,7 @@ impl<T: Shareable> Shared<T> {
     /// The permit of a call that is counted for its tenant, in a slot that has been taken.
     fn permit(
         self: &Arc<Self>,
-        state: &mut State<T>,
+        state: &mut QuotaState<T>,
         (tenant, class): (usize, Class),
         (number, slot): (u64, T),
         now: Instant,
@@ -520,7 +520,7 @@ impl<T: Shareable> Shared<T> {
         Permit {
             slot,
             number,
-            stage: Stage::Granted,
+            stage: PermitStage::Granted,
             tenant,
             class,
             granted_at: now,
@@ -560,7 +560,7 @@ impl<T: Shareable> Shared<T> {
 
     fn give_back(self: &Arc<Self>, permit: &Permit<T>) {
         let (mut state, now) = (self.lock(), Instant::now());
-        let is_held = permit.stage == Stage::Held;
+        let is_held = permit.stage == PermitStage::Held;
         state.slots.held -= usize::from(is_held);
         state.slots.put_back(permit.number);
         state.is_crawling &= permit.class != Class::Crawl;
@@ -600,8 +600,8 @@ impl<T: Shareable> Permit<T> {
     /// True if now every slot is held, so that no call can be made.
     pub fn hold(&mut self) -> bool {
         let mut state = self.shared.lock();
-        state.slots.held += usize::from(self.stage == Stage::Granted);
-        self.stage = Stage::Held;
+        state.slots.held += usize::from(self.stage == PermitStage::Granted);
+        self.stage = PermitStage::Held;
         if self.class == Class::Crawl {
             state.is_crawling = false; // nobody waits for it any more
             self.class = Class::Query;
@@ -614,7 +614,7 @@ impl<T: Shareable> Permit<T> {
     /// No call is made after all: the turn is the next one's.
     pub fn decline(mut self) {
         debug_assert!(self.counted.is_none(), "a call that has begun is made");
-        self.stage = Stage::Over;
+        self.stage = PermitStage::Over;
         let mut state = self.shared.lock();
         state.is_crawling &= self.class != Class::Crawl;
         state.take_back(self.number, self.tenant);
@@ -679,7 +679,7 @@ impl<T: Shareable> Deref for Permit<T> {
 
 impl<T: Shareable> Drop for Permit<T> {
     fn drop(&mut self) {
-        if self.stage != Stage::Over {
+        if self.stage != PermitStage::Over {
             self.shared.give_back(self);
         }
     }

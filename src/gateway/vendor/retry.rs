@@ -27,10 +27,10 @@ const MOST: f64 = 10.0;
 
 /// The budget of all queries together. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Retries(Arc<Mutex<State>>);
+pub struct Retries(Arc<Mutex<RetryState>>);
 
 #[derive(Debug)]
-struct State {
+struct RetryState {
     settings: Settings,
     tokens: f64,
     filled_at: Instant,
@@ -39,7 +39,7 @@ struct State {
 impl Retries {
     /// With what may be saved up.
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(RetryState {
             settings,
             tokens: MOST,
             filled_at: Instant::now(),
@@ -82,12 +82,12 @@ impl Retries {
         })
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, change: impl FnOnce(&mut RetryState) -> T) -> T {
         change(&mut self.0.lock())
     }
 }
 
-impl State {
+impl RetryState {
     fn add(&mut self, tokens: f64) {
         self.tokens = (self.tokens + tokens).min(MOST);
     }

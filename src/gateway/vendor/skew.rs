@@ -26,18 +26,18 @@ const GROSS: f64 = 600.0;
 
 /// The differences that recent answers show. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Skew(Arc<Inner>);
+pub struct Skew(Arc<SkewState>);
 
 #[derive(Debug)]
-struct Inner {
+struct SkewState {
     clock: WallClock,
     /// Our clock then: it goes on from there, and is not set.
     began: (Moment, SystemTime),
-    recent: Mutex<Recent>,
+    recent: Mutex<RecentDifferences>,
 }
 
 #[derive(Debug, Default)]
-struct Recent {
+struct RecentDifferences {
     /// In the order they came, in seconds.
     differences: Vec<f64>,
     next: usize,
@@ -76,7 +76,7 @@ impl Skew {
 
     /// The same, if our clock showed `then` at the start: it may have been set since.
     pub(in crate::gateway) fn begun(clock: WallClock, then: SystemTime) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(SkewState {
             clock,
             began: (Moment::now(), then),
             recent: Mutex::default(),
@@ -130,8 +130,8 @@ impl Skew {
         Some(median + ahead(self.steady(Moment::now()), self.wall_clock()))
     }
 
-    /// What time is it?
-    pub fn told(&self) -> Told {
+    /// What time it is by our clock and by Linksfield's `Date`, and whether the two agree.
+    pub fn time_known(&self) -> Told {
         self.tell(self.wall_clock())
     }
 
@@ -157,12 +157,12 @@ impl Skew {
         wall + at.saturating_duration_since(began)
     }
 
-    fn recent(&self) -> MutexGuard<'_, Recent> {
+    fn recent(&self) -> MutexGuard<'_, RecentDifferences> {
         self.0.recent.lock()
     }
 }
 
-impl Recent {
+impl RecentDifferences {
     /// There is one at least.
     fn find_median(&mut self) -> f64 {
         let (mut differences, length) = ([0.0; REMEMBERED], self.differences.len());

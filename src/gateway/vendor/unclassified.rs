@@ -34,7 +34,7 @@ use tokio::time::Instant;
 
 use self::episode::{Callers, Episode, Heard, Pass};
 pub use self::said::{Asked, Meaning, Said};
-use self::scope::State;
+use self::scope::ScopeState;
 pub use self::settings::Settings;
 use super::breaker::Open;
 use crate::gateway::vendor::upstream::Answer;
@@ -58,7 +58,7 @@ pub struct Usual {
     /// Which of them are queries.
     queries: Box<[bool]>,
     /// By tenant, then by route.
-    scopes: Box<[Arc<Scope>]>,
+    scopes: Box<[Arc<UsualScope>]>,
 }
 
 /// The scopes of the last configuration by names, tenant and route, that say the same in every one.
@@ -66,11 +66,11 @@ pub struct Usual {
 #[derive(Debug, Clone, Default)]
 pub struct KnownScopes(Arc<Mutex<ByName>>);
 
-type ByName = HashMap<(String, String), Arc<Scope>>;
+type ByName = HashMap<(String, String), Arc<UsualScope>>;
 
 /// One route of one tenant.
 #[derive(Debug, Default)]
-struct Scope(Mutex<State>);
+struct UsualScope(Mutex<ScopeState>);
 
 /// One call that may be made. Dropped without an end, it says nothing.
 #[derive(Debug)]
@@ -196,7 +196,7 @@ impl Usual {
         Meaning::of(answer).is_some_and(is_usual)
     }
 
-    fn scope(&self, At { route, tenant }: At) -> MutexGuard<'_, State> {
+    fn scope(&self, At { route, tenant }: At) -> MutexGuard<'_, ScopeState> {
         let scope = &self.scopes[tenant.0 * self.routes + route.0];
         scope.0.lock()
     }

@@ -46,7 +46,7 @@ const KEPT_ROOM: usize = 256 << 10;
 /// Lines that are to be written.
 #[derive(Debug)]
 pub struct Lines {
-    state: Mutex<State>,
+    state: Mutex<LinesState>,
     /// There is something for the writer to do.
     work: Condvar,
     /// Something has been written.
@@ -55,7 +55,7 @@ pub struct Lines {
 }
 
 #[derive(Debug)]
-struct State {
+struct LinesState {
     waiting: Vec<u8>,
     /// Bytes of all lines so far that were taken, and of those that the writer is done with.
     taken: u64,
@@ -69,7 +69,7 @@ struct State {
 impl Lines {
     pub const fn new() -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(LinesState {
                 waiting: Vec::new(),
                 taken: 0,
                 done: 0,
@@ -139,7 +139,7 @@ impl Lines {
 
     /// The lines that wait, when there are some.
     fn next(&self, batch: &mut Vec<u8>) {
-        let nothing_to_do = |state: &mut State| {
+        let nothing_to_do = |state: &mut LinesState| {
             state.is_idle = state.waiting.is_empty();
             state.is_idle
         };
@@ -178,7 +178,7 @@ impl Lines {
         String::from_utf8(self.state().waiting.clone()).expect("lines are text")
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LinesState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -50,7 +50,8 @@ pub enum End {
     Doubted(Arc<Kept>),
     /// Why there is none.
     Failed(Arc<Error>),
-    /// Its answer is too large to be shared.
+    /// It is in doubt, and its answer was too large to be kept: those who wait are told the doubt
+    /// alone.
     InDoubt,
     /// Its caller had no more time, and it was not sent: the key can be claimed anew.
     CalledOff,

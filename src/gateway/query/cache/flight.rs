@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::found::NotStored;
 use super::key::Key;
-use super::lookup::NotStored;
 use super::scope::Validity;
 use super::snapshot::Snapshot;
 use crate::clock::Moment;

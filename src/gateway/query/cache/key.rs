@@ -15,14 +15,14 @@ use crate::signing::params::Params;
 /// The text of parameters, in the key itself if it is as short as queries mostly are: elsewhere in
 /// memory it would be one more place that no core has at hand when it is compared. (With 72 bytes
 /// of it a key, counted, is two lines of memory.)
-type Text = SmallVec<[u8; 72]>;
+type KeyText = SmallVec<[u8; 72]>;
 
 /// The key of a page.
 #[derive(Clone)]
 pub struct Key {
     scope: Arc<Scope>,
     language: Arc<str>,
-    params: Text,
+    params: KeyText,
     /// All pages of the query, as one document.
     is_whole: bool,
 }
@@ -33,7 +33,7 @@ impl Key {
         Self {
             scope,
             language,
-            params: Text::from_slice(params.as_str().as_bytes()),
+            params: KeyText::from_slice(params.as_str().as_bytes()),
             is_whole: false,
         }
     }

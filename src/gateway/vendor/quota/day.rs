@@ -264,8 +264,8 @@ impl Day {
         (used >= part && !self.asks_the_time(now, used, part)).then(|| self.exhausted(now, part))
     }
 
-    /// Is this call refused only because of minutes that may be over, and does no other find out
-    /// whether they are?
+    /// May this call go, to learn Linksfield's time? Only where old minutes, which may be over,
+    /// fill the day, and no other call is under way that would tell.
     fn asks_the_time(&self, now: Instant, used: u32, part: u32) -> bool {
         let doubtful = || {
             let loaded = self.loaded_counting(now);

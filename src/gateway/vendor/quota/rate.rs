@@ -46,13 +46,13 @@ pub(super) struct Window {
     /// The others, the oldest first. Those that ended within [`GRAIN`] of the first of them are
     /// one, which counts until the second of the last is over. With a limit in the thousands the
     /// list would else be too long to be searched quickly.
-    ended: VecDeque<Ended>,
+    ended: VecDeque<EndedTurns>,
     /// So many ended before them.
     forgotten: usize,
 }
 
 #[derive(Debug)]
-struct Ended {
+struct EndedTurns {
     /// When the first of them had.
     since: Instant,
     /// When the last of them had; from then on all of them count for their second.
@@ -100,7 +100,7 @@ impl Window {
         let total = self.total() + calls;
         match self.ended.back_mut() {
             Some(last) if at < last.since + GRAIN => (last.at, last.total) = (at, total),
-            _ => self.ended.push_back(Ended {
+            _ => self.ended.push_back(EndedTurns {
                 since: at,
                 at,
                 total,
@@ -154,7 +154,7 @@ impl Window {
 
     /// When this one of the ended calls ended, from 0; none if there are not so many.
     fn end_of(&self, call: usize) -> Option<Instant> {
-        let before = |end: &Ended| end.total - self.forgotten <= call;
+        let before = |end: &EndedTurns| end.total - self.forgotten <= call;
         let place = self.ended.partition_point(before);
         self.ended.get(place).map(|end| end.at)
     }

@@ -13,7 +13,7 @@ use crate::gateway::vendor::breaker::Open;
 const KNOWN: usize = 256;
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct ScopeState {
     /// The oldest first.
     answers: VecDeque<Remembered>,
     has_succeeded: bool,
@@ -93,7 +93,7 @@ impl Refuted {
     }
 }
 
-impl State {
+impl ScopeState {
     /// What is usual, if that was seen of late: where nobody asks any more, nothing is.
     pub fn episode_now(&self, settings: Settings) -> Option<&Episode> {
         let episode = self.episode.as_ref()?;

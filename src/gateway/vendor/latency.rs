@@ -11,20 +11,20 @@ const REMEMBERED: usize = 64;
 
 /// The durations of a route's recent calls.
 #[derive(Debug, Default)]
-pub struct Pace(Mutex<Recent>);
+pub struct Latency(Mutex<RecentDurations>);
 
 #[derive(Debug, Default)]
-struct Recent {
+struct RecentDurations {
     /// The oldest first.
     durations: VecDeque<Duration>,
     /// The same, the shortest first: they are asked for more often than they change.
     sorted: Vec<Duration>,
 }
 
-impl Pace {
+impl Latency {
     /// Remembers a call.
     pub fn record(&self, duration: Duration) {
-        let Recent { durations, sorted } = &mut *self.recent();
+        let RecentDurations { durations, sorted } = &mut *self.recent();
         if durations.len() == REMEMBERED
             && let Some(oldest) = durations.pop_front()
         {
@@ -41,25 +41,25 @@ impl Pace {
         rank.checked_sub(1).map_or(Duration::ZERO, |at| sorted[at])
     }
 
-    fn recent(&self) -> MutexGuard<'_, Recent> {
+    fn recent(&self) -> MutexGuard<'_, RecentDurations> {
         self.0.lock()
     }
 }
 
-/// The paces of routes, by their names, which say the same in every configuration. A clone is the
-/// same one.
+/// The latencies of routes, by their names, which say the same in every configuration. A clone is
+/// the same one.
 #[derive(Debug, Clone, Default)]
-pub struct Paces(Arc<Mutex<HashMap<String, Arc<Pace>>>>);
+pub struct Latencies(Arc<Mutex<HashMap<String, Arc<Latency>>>>);
 
-impl Paces {
+impl Latencies {
     /// Those of these routes, in this order. What is known of them stays, of others it is
     /// forgotten.
-    pub fn of(&self, routes: &[String]) -> Vec<Arc<Pace>> {
+    pub fn of(&self, routes: &[String]) -> Vec<Arc<Latency>> {
         let mut known = self.0.lock();
-        let pace = |route: &String| known.get(route).cloned().unwrap_or_default();
-        let paces: Vec<_> = routes.iter().map(pace).collect();
-        *known = routes.iter().cloned().zip(paces.clone()).collect();
-        paces
+        let latency = |route: &String| known.get(route).cloned().unwrap_or_default();
+        let latencies: Vec<_> = routes.iter().map(latency).collect();
+        *known = routes.iter().cloned().zip(latencies.clone()).collect();
+        latencies
     }
 }
 
@@ -69,14 +69,14 @@ mod tests {
 
     #[test]
     fn nine_of_ten_recent_calls_stay_below() {
-        let pace = Pace::default();
-        assert_eq!(pace.p90(), Duration::ZERO);
-        pace.record(Duration::from_secs(7));
-        assert_eq!(pace.p90(), Duration::from_secs(7));
+        let latency = Latency::default();
+        assert_eq!(latency.p90(), Duration::ZERO);
+        latency.record(Duration::from_secs(7));
+        assert_eq!(latency.p90(), Duration::from_secs(7));
         for millis in 1..=1000 {
-            pace.record(Duration::from_millis(millis));
+            latency.record(Duration::from_millis(millis));
         }
         // The last 64 are 937 to 1000, of which 58 are at most 994.
-        assert_eq!(pace.p90(), Duration::from_millis(994));
+        assert_eq!(latency.p90(), Duration::from_millis(994));
     }
 }
